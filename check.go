@@ -1,0 +1,120 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+type checkOptions struct {
+	config  string
+	verbose bool
+}
+
+func (o *checkOptions) options() []option {
+	o.config = defaultConfigFile
+	return append([]option{
+		stringOption('c', "config", "FILE", "configuration (default "+defaultConfigFile+")", &o.config),
+		flagOption('v', "verbose", "show the sequences and commands, too: they are secret", &o.verbose),
+	}, helpOptions()...)
+}
+
+// check reads a configuration as serve would, and prints what it understood. What would surprise goes to standard
+// error as warnings.
+func check(e env, name string, args []string) error {
+	var o checkOptions
+	rest, err := getopt(name, args, o.options())
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return usageError{fmt.Sprintf("%q is one argument too many: a file is named by -c", rest[0]), name}
+	}
+	c, err := openConfig(o.config)
+	if err != nil {
+		return err
+	}
+	warnings := append(c.Warnings, hostWarnings(c)...)
+	for _, err := range unserved(c) {
+		warnings = append(warnings, err.text)
+	}
+	for _, w := range warnings {
+		fmt.Fprintf(e.stderr, "warning: %s\n", w)
+	}
+	fmt.Fprintln(e.stdout, "configuration OK")
+	for _, d := range c.Doors {
+		fmt.Fprintln(e.stdout, describeDoor(d, o.verbose))
+	}
+	return nil
+}
+
+// describeDoor is one line that begins with the door's name and a colon. Only with secrets it shows the sequence.
+func describeDoor(d *Door, secrets bool) string {
+	var s strings.Builder
+	switch {
+	case d.Sequence == nil:
+		fmt.Fprintf(&s, "%s: one-time sequences from %s", d.Name, d.OneTime)
+	case secrets:
+		fmt.Fprintf(&s, "%s: %s", d.Name, d.sequence())
+	default:
+		fmt.Fprintf(&s, "%s: %d %s", d.Name, len(d.Sequence), plural(len(d.Sequence), "knock"))
+	}
+	fmt.Fprintf(&s, " within %v", d.SeqTimeout)
+	switch {
+	case d.Start == "":
+		s.WriteString(", runs nothing")
+	case d.Stop == "":
+		s.WriteString(", runs a command")
+	default:
+		fmt.Fprintf(&s, ", opens for %v", d.CmdTimeout)
+	}
+	if secrets && d.Start != "" {
+		fmt.Fprintf(&s, ": %s", d.Start)
+	}
+	return s.String()
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return noun
+	}
+	return noun + "s"
+}
+
+// hostWarnings are about what the configuration asks for and this host does not have.
+func hostWarnings(c *Config) (warnings []string) {
+	if links, err := readLinks(); err == nil && c.Interfaces != nil {
+		if _, err := listenedOn(links, c.Interfaces); err != nil {
+			warnings = append(warnings, fmt.Sprintf("%s: %v", c.File, err))
+		}
+	}
+	for _, d := range c.Doors {
+		var missing []string
+		for _, line := range []string{d.Start, d.Start6, d.Stop, d.Stop6} {
+			if p := program(line); p != "" && !slices.Contains(missing, p) {
+				if _, err := exec.LookPath(p); err != nil {
+					missing = append(missing, p)
+					warnings = append(warnings, fmt.Sprintf("%s:%d: door %q: there is no program %q on this host", c.File, d.Line, d.Name, p))
+				}
+			}
+		}
+		if d.OneTime != "" {
+			if _, err := os.Stat(d.OneTime); err != nil {
+				warnings = append(warnings, fmt.Sprintf("%s:%d: door %q: One_Time_Sequences: %v", c.File, d.Line, d.Name, err))
+			}
+		}
+	}
+	return warnings
+}
+
+// program is the first word of a shell line where it plainly is a program's path, else "".
+func program(line string) string {
+	word, _, _ := strings.Cut(line, " ")
+	word = strings.TrimRight(word, ";")
+	if !strings.HasPrefix(word, "/") || strings.ContainsAny(word, "$`'\"\\*?[]{}()<>|&;") {
+		return ""
+	}
+	return word
+}

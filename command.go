@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	maxOutput = 4096 // bytes of a command's output that are kept for the log
+	// lateOutput is how long after a command's end its output is waited for, where a process that it left behind
+	// holds the pipe open.
+	lateOutput = 100 * time.Millisecond
+)
+
+// Command is a shell line to run for a source.
+type Command struct {
+	Line string
+	Env  []string
+}
+
+// doorCommand puts the source's address in place of %IP%. A netip.Addr without zone prints as digits, letters, dots and
+// colons only: nothing else that comes from the network reaches a shell.
+func doorCommand(line string, g Grant) Command {
+	ip := g.Source.WithZone("").String()
+	family := "4"
+	if g.Source.Is6() {
+		family = "6"
+	}
+	return Command{
+		Line: strings.ReplaceAll(line, "%IP%", ip),
+		Env:  []string{"KNOCK_IP=" + ip, "KNOCK_DOOR=" + g.Door.Name, "KNOCK_FAMILY=" + family, "KNOCK_INTERFACE=" + g.Link},
+	}
+}
+
+// Outcome is how a command ended.
+type Outcome struct {
+	Err    error          // it could not be started
+	Status int            // exit status, if it was not ended by Signal
+	Signal syscall.Signal // 0: none
+	Took   time.Duration
+	Output string // its first maxOutput bytes
+	More   int    // bytes of output beyond that
+}
+
+// Process is a running command.
+type Process struct{ pid int }
+
+// end signals the command's process group, so that what the shell has started ends too.
+func (p Process) end(sig syscall.Signal) { _ = syscall.Kill(-p.pid, sig) }
+
+// start runs c with /bin/sh in a process group of its own and calls ended, from another goroutine, when it has ended.
+// It returns an error if it could not be started; ended is not called then.
+func (c Command) start(ended func(Outcome)) (Process, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return Process{}, fmt.Errorf("making a pipe: %w", err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", c.Line)
+	cmd.Env = append(os.Environ(), c.Env...)
+	if os.Getenv("PATH") == "" {
+		cmd.Env = append(cmd.Env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	began := time.Now()
+	err = cmd.Start()
+	_ = w.Close()
+	if err != nil {
+		_ = r.Close()
+		return Process{}, fmt.Errorf("starting /bin/sh: %w", err)
+	}
+	output := make(chan Outcome, 1)
+	go collect(r, output)
+	go func() {
+		err := cmd.Wait()
+		took := time.Since(began)
+		_ = r.SetReadDeadline(time.Now().Add(lateOutput))
+		o := <-output
+		o.Took = took
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			status := exit.Sys().(syscall.WaitStatus)
+			if status.Signaled() {
+				o.Signal = status.Signal()
+			}
+			o.Status = status.ExitStatus()
+		}
+		ended(o)
+	}()
+	return Process{cmd.Process.Pid}, nil
+}
+
+// collect reads a command's output until it ends or the read deadline passes, sends the beginning of it, and goes on
+// reading for a process left behind, which would else get SIGPIPE.
+func collect(r *os.File, output chan<- Outcome) {
+	defer r.Close()
+	var o Outcome
+	var kept strings.Builder
+	buf := make([]byte, maxOutput)
+	for {
+		n, err := r.Read(buf)
+		keep := min(n, maxOutput-kept.Len())
+		kept.Write(buf[:keep])
+		o.More += n - keep
+		if err != nil {
+			o.Output = kept.String()
+			output <- o
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				_ = r.SetReadDeadline(time.Time{})
+				_, _ = io.Copy(io.Discard, r)
+			}
+			return
+		}
+	}
+}
+
+// Grant is the matcher's word that a door may be opened for a source.
+type Grant struct {
+	Door   *Door
+	Source netip.Addr
+	Link   string // the interface that the last knock came in on
+}

@@ -1,0 +1,632 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/netip"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Protocol is an IP protocol number (RFC 791, section 3.1): tcp or udp.
+type Protocol uint8
+
+const (
+	tcp Protocol = 6
+	udp Protocol = 17
+)
+
+func (p Protocol) String() string {
+	switch p {
+	case tcp:
+		return "tcp"
+	case udp:
+		return "udp"
+	}
+	return "protocol " + strconv.Itoa(int(p))
+}
+
+// Knock is one port of a sequence, from 1 to 65535, and its protocol. It prints as 7000:tcp.
+type Knock struct {
+	Port  uint16
+	Proto Protocol
+}
+
+func (k Knock) String() string { return fmt.Sprintf("%d:%v", k.Port, k.Proto) }
+
+// maxKnocks bounds a sequence, as in knockd. An attempt's bit mask has one bit for each.
+const maxKnocks = 32
+
+// The TCP flags (RFC 9293, section 3.1), as they stand in byte 13 of the header.
+const (
+	flagFIN = 1 << iota
+	flagSYN
+	flagRST
+	flagPSH
+	flagACK
+	flagURG
+)
+
+var flagBits = map[string]uint8{
+	"fin": flagFIN, "syn": flagSYN, "rst": flagRST, "psh": flagPSH, "ack": flagACK, "urg": flagURG,
+}
+
+// TCPFlags is what a door asks of a TCP packet's flags: those in Mask must be as in Value. The zero value asks nothing.
+type TCPFlags struct{ Mask, Value uint8 }
+
+func (f TCPFlags) fit(flags uint8) bool { return flags&f.Mask == f.Value }
+
+// Door is one section of the configuration: who knocks its sequence gets its command run.
+type Door struct {
+	Name     string
+	Line     int // of the section in the file
+	Sequence []Knock
+	// SeqTimeout is how long after its first knock the sequence must be complete.
+	SeqTimeout time.Duration
+	Flags      TCPFlags
+	// Start and Stop are shell lines for IPv4 sources, Start6 and Stop6 for IPv6 ones; "" is none. Stop runs
+	// CmdTimeout after Start has ended.
+	Start, Start6, Stop, Stop6 string
+	CmdTimeout                 time.Duration
+	// Cooldown is how long after an opening the door takes no notice of knocks.
+	Cooldown time.Duration
+	OneTime  string     // file of one-time sequences, or ""
+	Target   netip.Addr // the address knocked on, or the zero Addr: this host's own
+}
+
+// commands returns the start and stop line for a source.
+func (d *Door) commands(source netip.Addr) (start, stop string) {
+	if source.Is4() {
+		return d.Start, d.Stop
+	}
+	return d.Start6, d.Stop6
+}
+
+// mask has a bit for each place of the sequence where knock stands, bit 0 for the first one.
+func (d *Door) mask(knock Knock) (mask uint32) {
+	for i, k := range d.Sequence {
+		if k == knock {
+			mask |= 1 << i
+		}
+	}
+	return mask
+}
+
+// sequence prints the secret: 7000:tcp,8000:udp.
+func (d *Door) sequence() string {
+	var s []string
+	for _, k := range d.Sequence {
+		s = append(s, k.String())
+	}
+	return strings.Join(s, ",")
+}
+
+// Config is a configuration as read by parseConfig.
+type Config struct {
+	File       string
+	Doors      []*Door
+	Interfaces []string // none: all
+	LogFile    string
+	PidFile    string
+	UseSyslog  bool
+	// Warnings are about what is accepted and will surprise, each "file:line: ...", without the secret.
+	Warnings []string
+}
+
+// configError is a mistake in a configuration. The value at fault is kept apart where it may be part of a secret:
+// it is shown to the person who runs the program, and not written to a log.
+type configError struct{ text, secret string }
+
+// configErrors are all mistakes of one file, each a line that begins with file:line.
+type configErrors []configError
+
+func (e configErrors) Error() string {
+	lines := e.withoutSecrets()
+	for i := range e {
+		if e[i].secret != "" {
+			lines[i] += fmt.Sprintf(", not %q", e[i].secret)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (e configErrors) withoutSecrets() []string {
+	var lines []string
+	for _, err := range e {
+		lines = append(lines, err.text)
+	}
+	return lines
+}
+
+const (
+	maxConfigSize     = 1 << 20
+	maxConfigErrors   = 100
+	defaultSeqTimeout = 25 * time.Second
+	defaultCmdTimeout = 10 * time.Second
+	maxSeconds        = 1<<31 - 1 // knockd's atoi
+)
+
+// parseConfig reads a configuration in knockd's syntax. name stands in messages. The error is a configErrors with
+// everything that is wrong, or that of reading r.
+func parseConfig(name string, r io.Reader) (*Config, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxConfigSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading configuration: %w", err)
+	}
+	p := parser{config: &Config{File: name}, optionsSeen: map[string]int{}}
+	if len(text) > maxConfigSize {
+		p.fail("a configuration is at most %d bytes", maxConfigSize)
+		return nil, p.errors
+	}
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // byte order mark
+	for line := range strings.SplitSeq(string(text), "\n") {
+		p.line++
+		p.parseLine(strings.TrimSpace(line))
+		if len(p.errors) >= maxConfigErrors {
+			p.fail("too many mistakes: reading ends here")
+			return nil, p.errors
+		}
+	}
+	p.finish()
+	if p.errors != nil {
+		return nil, p.errors
+	}
+	return p.config, nil
+}
+
+// section is a door while it is being read.
+type section struct {
+	door   *Door
+	seen   map[string]int // line of each directive, by canonical name
+	start6 *string
+	stop6  *string
+}
+
+type parser struct {
+	config      *Config
+	line        int
+	errors      configErrors
+	inOptions   bool
+	optionsSeen map[string]int
+	sections    []*section
+	open        *section // the door being read, nil in [options] and before the first section
+}
+
+func (p *parser) where(line int, s *section) string {
+	at := fmt.Sprintf("%s:%d: ", p.config.File, line)
+	if s != nil {
+		at += fmt.Sprintf("door %q: ", s.door.Name)
+	}
+	return at
+}
+
+// fail notes a mistake on the present line, failSecret one whose value is not for logs, warn what only surprises.
+func (p *parser) fail(format string, a ...any) {
+	p.failSecret("", format, a...)
+}
+
+func (p *parser) failSecret(secret, format string, a ...any) {
+	p.errors = append(p.errors, configError{p.where(p.line, p.open) + fmt.Sprintf(format, a...), secret})
+}
+
+func (p *parser) warn(format string, a ...any) {
+	p.config.Warnings = append(p.config.Warnings, p.where(p.line, p.open)+fmt.Sprintf(format, a...))
+}
+
+// directive is one key of the configuration.
+type directive struct {
+	name     string // as it is written in messages
+	alias    string // another name for it, or ""
+	inDoor   bool
+	inOption bool
+	set      func(p *parser, value string)
+}
+
+var directives = []directive{
+	{"UseSyslog", "", true, true, (*parser).setUseSyslog},
+	{"LogFile", "", false, true, func(p *parser, v string) { p.setPath("LogFile", &p.config.LogFile, v) }},
+	{"PidFile", "", false, true, func(p *parser, v string) { p.setPath("PidFile", &p.config.PidFile, v) }},
+	{"Interface", "", false, true, (*parser).setInterface},
+	{"Sequence", "", true, false, (*parser).setSequence},
+	{"One_Time_Sequences", "", true, false, func(p *parser, v string) { p.setPath("One_Time_Sequences", &p.open.door.OneTime, v) }},
+	{"Seq_Timeout", "Timeout", true, false, func(p *parser, v string) { p.setSeconds("Seq_Timeout", &p.open.door.SeqTimeout, v) }},
+	{"TCPFlags", "", true, false, (*parser).setFlags},
+	{"Target", "", true, false, (*parser).setTarget},
+	{"Start_Command", "Command", true, false, func(p *parser, v string) { p.setCommand(&p.open.door.Start, v) }},
+	{"Start_Command_6", "Command_6", true, false, func(p *parser, v string) { p.open.start6 = p.setCommand(new(string), v) }},
+	{"Cmd_Timeout", "", true, false, func(p *parser, v string) { p.setSeconds("Cmd_Timeout", &p.open.door.CmdTimeout, v) }},
+	{"Stop_Command", "", true, false, func(p *parser, v string) { p.setCommand(&p.open.door.Stop, v) }},
+	{"Stop_Command_6", "", true, false, func(p *parser, v string) { p.open.stop6 = p.setCommand(new(string), v) }},
+	{"Seq_Cooldown", "", true, false, func(p *parser, v string) { p.setSeconds("Seq_Cooldown", &p.open.door.Cooldown, v) }},
+}
+
+// accumulates are the directives that add to what an earlier line of the same name said, or that the first one of
+// decides, as in knockd. Of all others the last line holds.
+var accumulates = map[string]bool{"TCPFlags": true, "Interface": true, "UseSyslog": true}
+
+func findDirective(key string) (directive, bool) {
+	for _, d := range directives {
+		if strings.EqualFold(key, d.name) || d.alias != "" && strings.EqualFold(key, d.alias) {
+			return d, true
+		}
+	}
+	return directive{}, false
+}
+
+func (p *parser) parseLine(line string) {
+	if line == "" || line[0] == '#' {
+		return
+	}
+	if i := strings.IndexFunc(line, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }); i >= 0 {
+		p.fail("a control character (%#02x) has no place in a configuration: delete it", line[i])
+		return
+	}
+	if line[0] == '[' && line[len(line)-1] == ']' {
+		p.startSection(strings.TrimSpace(line[1 : len(line)-1]))
+		return
+	}
+	key, value, hasValue := strings.Cut(line, "=")
+	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+	d, known := findDirective(key)
+	switch {
+	case line[0] == '[':
+		p.fail("a section is [name] and nothing behind it: put the rest on a line of its own")
+	case !known:
+		if !hasValue {
+			p.fail("%q is no directive: a line is [section], Directive = value or # comment%s", key, didYouMean(key, directiveNames()))
+		} else {
+			p.fail("unknown directive %q%s", key, didYouMean(key, directiveNames()))
+		}
+	case !hasValue && d.name != "UseSyslog":
+		p.fail("%s needs a value: %s = ...", d.name, d.name)
+	case !p.inOptions && p.open == nil:
+		p.fail("%s stands before the first section: write [options] or a door's [name] above it", d.name)
+	case p.inOptions && !d.inOption:
+		p.fail("%s belongs in a door's section, not in [options]", d.name)
+	case p.open != nil && !d.inDoor:
+		p.fail("%s belongs in [options]", d.name)
+	default:
+		seen := p.optionsSeen
+		if p.open != nil {
+			seen = p.open.seen
+		}
+		if before := seen[d.name]; before != 0 && !accumulates[d.name] {
+			p.warn("%s stands on line %d already: this line holds", d.name, before)
+		}
+		d.set(p, value)
+		seen[d.name] = p.line
+	}
+}
+
+func directiveNames() (names []string) {
+	for _, d := range directives {
+		names = append(names, d.name)
+	}
+	return names
+}
+
+func (p *parser) startSection(name string) {
+	p.open, p.inOptions = nil, false
+	switch {
+	case name == "":
+		p.fail("a section needs a name: [options] or a door's [name]")
+		name = "?" // so that what follows is still checked
+	case strings.EqualFold(name, "options"):
+		p.inOptions = true
+		return
+	case !utf8.ValidString(name):
+		p.fail("a door's name must be UTF-8 text: it stands in the log")
+	}
+	p.open = &section{
+		door: &Door{Name: name, Line: p.line, SeqTimeout: defaultSeqTimeout, CmdTimeout: defaultCmdTimeout},
+		seen: map[string]int{},
+	}
+	p.sections = append(p.sections, p.open)
+}
+
+// setUseSyslog takes knockd's bare UseSyslog and also "UseSyslog = yes".
+func (p *parser) setUseSyslog(value string) {
+	switch strings.ToLower(withoutComment(value)) {
+	case "", "yes", "true", "on", "1":
+		p.config.UseSyslog = true
+	case "no", "false", "off", "0":
+		p.config.UseSyslog = false
+	default:
+		p.fail("UseSyslog stands alone on its line, or is yes or no, not %q", value)
+	}
+}
+
+func (p *parser) setPath(name string, to *string, value string) {
+	if value != withoutComment(value) {
+		p.warn("%s: the comment behind the path is read as a part of it: put it on a line of its own", name)
+	}
+	if value == "" && name == "One_Time_Sequences" {
+		p.fail("%s needs a file", name)
+	}
+	*to = value
+}
+
+// setInterface takes a name, a list with commas, or any (also all, *). Of several lines the first one holds.
+func (p *parser) setInterface(value string) {
+	if before := p.optionsSeen["Interface"]; before != 0 {
+		p.warn("Interface stands on line %d already: that line holds", before)
+		return
+	}
+	value = strings.Trim(withoutComment(value), `"'`)
+	if value == "" {
+		p.warn("Interface is empty: all interfaces are listened on")
+		return
+	}
+	names, err := parseInterfaces(value)
+	if err != nil {
+		p.fail("Interface: %v", err)
+		return
+	}
+	p.config.Interfaces = names
+}
+
+// parseInterfaces splits a list of interface names. None at all means every interface.
+func parseInterfaces(list string) (names []string, err error) {
+	for name := range strings.SplitSeq(list, ",") {
+		name = strings.TrimSpace(name)
+		switch {
+		case strings.EqualFold(name, "any"), strings.EqualFold(name, "all"), name == "*":
+			return nil, nil
+		// dev_valid_name in the kernel's net/core/dev.c.
+		case name == "", name == ".", name == "..", len(name) > 15, strings.ContainsAny(name, "/: \t"):
+			return nil, fmt.Errorf("%q is no interface name: names separated by commas (eth0,ppp0) or any", name)
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+func (p *parser) setSequence(value string) {
+	items := strings.Split(withoutComment(value), ",")
+	if len(items) > maxKnocks {
+		p.fail("Sequence: a sequence has 1 to %d knocks, not %d", maxKnocks, len(items))
+		return
+	}
+	var sequence []Knock
+	for _, item := range items {
+		k, err := parseKnock(item, tcp)
+		if err != nil {
+			p.failSecret(strings.TrimSpace(item), "Sequence: %v", err)
+			continue
+		}
+		sequence = append(sequence, k)
+	}
+	p.open.door.Sequence = sequence
+}
+
+// parseKnock reads PORT or PORT:PROTOCOL. The error tells what is allowed, and not what was given: it may be a secret.
+func parseKnock(s string, otherwise Protocol) (Knock, error) {
+	port, proto, hasProto := strings.Cut(s, ":")
+	k := Knock{Proto: otherwise}
+	if hasProto {
+		switch strings.ToLower(strings.TrimSpace(proto)) {
+		case "tcp":
+			k.Proto = tcp
+		case "udp":
+			k.Proto = udp
+		default:
+			return Knock{}, fmt.Errorf("a knock is PORT, PORT:tcp or PORT:udp")
+		}
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(port), 10, 16)
+	if err != nil || n == 0 {
+		return Knock{}, fmt.Errorf("a port is a number from 1 to 65535")
+	}
+	k.Port = uint16(n)
+	return k, nil
+}
+
+func (p *parser) setFlags(value string) {
+	flags := &p.open.door.Flags
+	for item := range strings.SplitSeq(withoutComment(value), ",") {
+		item = strings.TrimSpace(item)
+		name, not := strings.CutPrefix(item, "!")
+		bit, known := flagBits[strings.ToLower(strings.TrimSpace(name))]
+		if !known {
+			p.fail("TCPFlags: %q is no flag: fin, syn, rst, psh, ack, urg, each also with ! before it", item)
+			continue
+		}
+		value := bit
+		if not {
+			value = 0
+		}
+		if flags.Mask&bit != 0 && flags.Value&bit != value {
+			p.warn("TCPFlags asks for %s and for its opposite: the last one holds", name)
+		}
+		flags.Mask |= bit
+		flags.Value = flags.Value&^bit | value
+	}
+}
+
+func (p *parser) setTarget(value string) {
+	addr, err := netip.ParseAddr(withoutComment(value))
+	if err != nil || addr.Zone() != "" {
+		p.fail("Target is an address such as 192.0.2.7 or 2001:db8::7, not %q", value)
+		return
+	}
+	p.open.door.Target = addr.Unmap()
+}
+
+func (p *parser) setCommand(to *string, value string) *string {
+	*to = value
+	return to
+}
+
+// setSeconds reads a whole number of seconds. Like knockd it takes the leading digits of "5s" or "10 # comment".
+func (p *parser) setSeconds(name string, to *time.Duration, value string) {
+	digits := value[:len(value)-len(strings.TrimLeft(value, "0123456789"))]
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n > maxSeconds {
+		p.fail("%s is a number of seconds from 0 to %d, not %q", name, maxSeconds, value)
+		return
+	}
+	if digits != withoutComment(value) {
+		p.warn("%s: %q is read as %d seconds", name, value, n)
+	}
+	*to = time.Duration(n) * time.Second
+}
+
+// withoutComment takes off a comment, which in knockd's syntax belongs to the value: nobody means it to.
+func withoutComment(value string) string {
+	for i := 1; i < len(value); i++ {
+		if value[i] == '#' && (value[i-1] == ' ' || value[i-1] == '\t') {
+			return strings.TrimSpace(value[:i])
+		}
+	}
+	if strings.HasPrefix(value, "#") {
+		return ""
+	}
+	return value
+}
+
+// finish resolves what depends on several lines and looks for what will surprise.
+func (p *parser) finish() {
+	p.open = nil
+	for _, s := range p.sections {
+		d := s.door
+		p.line = d.Line
+		p.open = s
+		d.Start6, d.Stop6 = d.Start, d.Stop
+		if s.start6 != nil {
+			d.Start6 = *s.start6
+		}
+		if s.stop6 != nil {
+			d.Stop6 = *s.stop6
+		}
+		if d.Sequence == nil && s.seen["Sequence"] == 0 && d.OneTime == "" {
+			p.fail("a door needs a Sequence: Sequence = 7000,8000:udp,9000")
+		}
+		p.warnSurprises(s)
+		p.config.Doors = append(p.config.Doors, d)
+	}
+	p.warnPrefixes()
+	p.open = nil
+	if len(p.sections) == 0 {
+		p.warn("there is no door: nothing can be opened")
+	}
+	sort.SliceStable(p.config.Warnings, func(i, j int) bool {
+		return lineOf(p.config, p.config.Warnings[i]) < lineOf(p.config, p.config.Warnings[j])
+	})
+}
+
+func lineOf(c *Config, warning string) (line int) {
+	n, _, _ := strings.Cut(strings.TrimPrefix(warning, c.File+":"), ":")
+	line, _ = strconv.Atoi(n)
+	return line
+}
+
+func (p *parser) warnSurprises(s *section) {
+	d := s.door
+	start, stop := d.Start+d.Start6, d.Stop+d.Stop6
+	switch {
+	case start == "" && stop != "":
+		p.warn("a Stop_Command without a Start_Command is never run")
+	case start == "":
+		p.warn("it has no command: knocking is only logged")
+	case stop != "" && s.seen["Cmd_Timeout"] == 0:
+		p.warn("Stop_Command without Cmd_Timeout: it runs after %d seconds", int(defaultCmdTimeout.Seconds()))
+	case stop == "" && s.seen["Cmd_Timeout"] != 0:
+		p.warn("Cmd_Timeout without Stop_Command has no effect")
+	}
+	if d.SeqTimeout == 0 && len(d.Sequence) > 1 {
+		p.warn("Seq_Timeout = 0 leaves no time: the sequence can never be completed")
+	}
+	hasTCP := false
+	for _, k := range d.Sequence {
+		hasTCP = hasTCP || k.Proto == tcp
+	}
+	if hasTCP && !d.Flags.fit(flagSYN) {
+		p.warn("TCPFlags do not fit a connection's first packet, which carries SYN alone: knock clients cannot open it")
+	}
+	switch ascending, span := ascent(d.Sequence); {
+	case len(d.Sequence) == 1:
+		p.warn("a sequence of one knock is opened by any port scan")
+	case ascending && (len(d.Sequence) == 2 || span <= scanSpan):
+		p.warn("a scan of a few adjacent ports in order completes the sequence: let it go up and down, over thousands of ports")
+	}
+}
+
+// scanSpan is how far apart the first and the last of three or more ascending knocks are at most where check warns.
+const scanSpan = 20
+
+// ascent tells whether the ports go strictly up in one protocol, and how far the last is from the first.
+func ascent(sequence []Knock) (ascending bool, span int) {
+	for i := 1; i < len(sequence); i++ {
+		before, k := sequence[i-1], sequence[i]
+		if k.Proto != before.Proto || k.Port <= before.Port {
+			return false, 0
+		}
+		span += int(k.Port - before.Port)
+	}
+	return len(sequence) > 0, span
+}
+
+// warnPrefixes finds doors that open while another one's sequence is being knocked.
+func (p *parser) warnPrefixes() {
+	// Sorted, a sequence stands directly before those that begin with it, or before a run of such ones.
+	byText := make([]*section, len(p.sections))
+	copy(byText, p.sections)
+	for _, s := range byText {
+		if s.door.Sequence == nil {
+			return
+		}
+	}
+	text := func(i int) string { return byText[i].door.sequence() + "," }
+	sort.SliceStable(byText, func(i, j int) bool { return text(i) < text(j) })
+	for i := 0; i+1 < len(byText); i++ {
+		if !strings.HasPrefix(text(i+1), text(i)) {
+			continue
+		}
+		p.open, p.line = byText[i], byText[i].door.Line
+		other := byText[i+1].door
+		if text(i) == text(i+1) {
+			p.warn("it has the same sequence as door %q (line %d): both open at once", other.Name, other.Line)
+		} else {
+			p.warn("its sequence is the beginning of that of door %q (line %d): it opens on the way", other.Name, other.Line)
+		}
+	}
+}
+
+// didYouMean names the nearest of the names, if one is near: ` (did you mean Sequence?)`.
+func didYouMean(word string, names []string) string {
+	best, at := 3, ""
+	for _, name := range names {
+		if d := editDistance(strings.ToLower(word), strings.ToLower(name)); d < best {
+			best, at = d, name
+		}
+	}
+	if at == "" {
+		return ""
+	}
+	return " (did you mean " + at + "?)"
+}
+
+// editDistance counts the letters to insert, delete or replace (Levenshtein).
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := diagonal
+			if a[i-1] != b[j-1] {
+				cost++
+			}
+			diagonal = row[j]
+			row[j] = min(cost, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,382 @@
+package main
+
+import (
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	// headStart is how long a command has the firewall to itself before the next one is started, if it has not ended
+	// by then. Commands are mostly iptables calls of milliseconds: one after the other they keep their order and do
+	// not fail on each other's lock, and one that hangs holds up nobody.
+	headStart = 250 * time.Millisecond
+	// stopSpread is the time within which all stop commands have been started when the daemon stops.
+	stopSpread = 2 * time.Second
+	// stopDeadline is how long the daemon waits for commands when it stops.
+	stopDeadline = 10 * time.Second
+	// startGrace is how long beyond Cmd_Timeout a start command may run before it is ended, so that its door can be
+	// closed. A stop command has stopLimit.
+	startGrace = time.Minute
+	stopLimit  = 10 * time.Minute
+	// retryAfter is the pause before a stop command that could not be started (no memory, no process) is tried again.
+	retryAfter = time.Second
+	// killAfter is how long a command has between SIGTERM and SIGKILL.
+	killAfter = time.Second
+
+	maxRunning     = 32  // start commands at once
+	maxRunningDoor = 8   // of one door
+	maxOpenings    = 256 // sources of one door at once
+
+	doorsBurst    = 1000 // log lines about commands
+	doorsInterval = 200 * time.Millisecond
+)
+
+// Doors is the goroutine that owns what is open: its timers and its commands.
+type Doors struct {
+	now     func() time.Duration
+	log     Throttle
+	run     func(c Command, ended func(Outcome)) (Process, error)
+	ended   chan endedJob
+	open    map[openKey]*opening
+	count   map[string]int // openings by door name
+	queue   []*job         // not yet started
+	running map[*job]bool
+	last    *job // the latest one started
+	closing bool // the daemon stops
+}
+
+// openKey tells openings apart. It has the commands and not the door, so that a door is still the same one after a
+// reload, unless its commands have changed.
+type openKey struct {
+	door, start, stop string
+	source            netip.Addr
+}
+
+// openState is how far an opening is.
+type openState uint8
+
+const (
+	starting openState = iota // the start command waits or runs
+	opened                    // until the time is up
+	stopping                  // the stop command waits or runs
+)
+
+// opening is a door that is open, or being opened or closed, for one source.
+type opening struct {
+	key   openKey
+	grant Grant // the latest
+	state openState
+	until time.Duration // when opened: when it is to be closed
+	again bool          // granted while stopping: to be opened anew after that
+	more  int           // grants that found the command of a door without Stop_Command still running
+}
+
+// job is a command of an opening.
+type job struct {
+	opening *opening
+	command Command
+	proc    Process
+	began   time.Duration
+	limit   time.Duration // when it is ended by force; 0: never
+	ending  bool          // SIGTERM has been sent
+	after   time.Duration // not started before
+}
+
+type endedJob struct {
+	job     *job
+	outcome Outcome
+}
+
+func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome)) (Process, error)) *Doors {
+	return &Doors{
+		now: now, run: run,
+		log:     Throttle{log: log, burst: doorsBurst, interval: doorsInterval},
+		ended:   make(chan endedJob),
+		open:    map[openKey]*opening{},
+		count:   map[string]int{},
+		running: map[*job]bool{},
+	}
+}
+
+// serve opens doors for the grants until their channel is closed. Then it closes all doors, side by side, waits for
+// their commands for stopDeadline, and returns.
+func (d *Doors) serve(grants <-chan Grant) {
+	timer := time.NewTimer(0)
+	deadline := time.Duration(math.MaxInt64)
+	for {
+		select {
+		case g, ok := <-grants:
+			if ok {
+				d.grant(d.now(), g)
+				break
+			}
+			grants = nil
+			deadline = d.now() + stopDeadline
+			d.closeAll(d.now())
+		case e := <-d.ended:
+			d.end(d.now(), e.job, e.outcome)
+		case <-timer.C:
+		}
+		now := d.now()
+		d.tick(now)
+		if d.closing && (len(d.open) == 0 || now >= deadline) {
+			d.abandon()
+			return
+		}
+		timer.Reset(max(min(d.next(now), deadline)-now, 0))
+	}
+}
+
+// grant opens the door for the source, or lengthens its time.
+func (d *Doors) grant(now time.Duration, g Grant) {
+	start, stop := g.Door.commands(g.Source)
+	if start == "" {
+		return
+	}
+	key := openKey{g.Door.Name, start, stop, g.Source}
+	o := d.open[key]
+	switch {
+	case d.closing:
+		return
+	case o != nil:
+		o.grant = g
+		switch {
+		case o.state == opened:
+			o.until = now + g.Door.CmdTimeout
+			d.log.printf(now, "%v: %s: open already: %v from now on", g.Source, g.Door.Name, g.Door.CmdTimeout)
+		case o.state == stopping:
+			o.again = true
+		case stop == "":
+			o.more++
+		}
+		return
+	case d.count[g.Door.Name] >= maxOpenings:
+		d.log.printf(now, "%v: %s: not opened: it is open for %d sources already", g.Source, g.Door.Name, maxOpenings)
+		return
+	}
+	o = &opening{key: key, grant: g}
+	d.open[key] = o
+	d.count[key.door]++
+	d.enqueue(o, start)
+}
+
+func (d *Doors) enqueue(o *opening, line string) {
+	d.queue = append(d.queue, &job{opening: o, command: doorCommand(line, o.grant)})
+}
+
+// tick does what the time asks for: doors to close, commands to end, and commands to start.
+func (d *Doors) tick(now time.Duration) {
+	for _, o := range d.open {
+		if o.state == opened && o.until <= now {
+			d.log.printf(now, "%v: %s: command timeout", o.key.source, o.key.door)
+			d.close(o)
+		}
+	}
+	for j := range d.running {
+		if j.limit != 0 && j.limit <= now {
+			d.terminate(now, j)
+		}
+	}
+	d.launch(now)
+	d.log.flush(now)
+}
+
+// next is when tick will have something to do.
+func (d *Doors) next(now time.Duration) time.Duration {
+	next := time.Duration(math.MaxInt64)
+	for _, o := range d.open {
+		if o.state == opened {
+			next = min(next, o.until)
+		}
+	}
+	for j := range d.running {
+		if j.limit != 0 {
+			next = min(next, j.limit)
+		}
+	}
+	for _, j := range d.queue {
+		if j.after > now {
+			next = min(next, j.after)
+		}
+	}
+	if len(d.queue) > 0 && d.last != nil && d.last.began+d.spread() > now {
+		next = min(next, d.last.began+d.spread())
+	}
+	if at, ok := d.log.next(); ok {
+		next = min(next, at)
+	}
+	return next
+}
+
+func (d *Doors) close(o *opening) {
+	o.state = stopping
+	d.enqueue(o, o.key.stop)
+}
+
+// spread is how long a command that has not ended holds up the next one.
+func (d *Doors) spread() time.Duration {
+	if d.closing {
+		return min(headStart, stopSpread/time.Duration(max(len(d.open), 1)))
+	}
+	return headStart
+}
+
+// launch starts what may start now, in the order of the queue.
+func (d *Doors) launch(now time.Duration) {
+	for {
+		if d.last != nil && d.running[d.last] && now < d.last.began+d.spread() {
+			return
+		}
+		i := slices.IndexFunc(d.queue, func(j *job) bool { return j.after <= now && d.mayRun(j) })
+		if i < 0 {
+			return
+		}
+		j := d.queue[i]
+		d.queue = slices.Delete(d.queue, i, i+1)
+		d.start(now, j)
+	}
+}
+
+// mayRun bounds the start commands. Stop commands are as many as there are openings, and always may.
+func (d *Doors) mayRun(j *job) bool {
+	if j.opening.state == stopping {
+		return true
+	}
+	all, same := 0, 0
+	for r := range d.running {
+		if r.opening.state == starting {
+			all++
+			if r.opening.key.door == j.opening.key.door {
+				same++
+			}
+		}
+	}
+	return all < maxRunning && same < maxRunningDoor
+}
+
+func (d *Doors) start(now time.Duration, j *job) {
+	o := j.opening
+	d.log.printf(now, "%s: running command: %s", o.key.door, j.command.Line)
+	j.began = now
+	switch {
+	case o.state == stopping:
+		j.limit = now + stopLimit
+	case o.key.stop != "":
+		j.limit = now + o.grant.Door.CmdTimeout + startGrace
+	}
+	d.last = j
+	d.running[j] = true
+	proc, err := d.run(j.command, func(out Outcome) { d.ended <- endedJob{j, out} })
+	switch {
+	case err == nil:
+		j.proc = proc
+	case o.state == stopping && !d.closing:
+		delete(d.running, j)
+		d.logOutcome(now, o.key.door, Outcome{Err: err})
+		j.after = now + retryAfter
+		d.queue = append(d.queue, j)
+	default:
+		d.end(now, j, Outcome{Err: err})
+	}
+}
+
+// terminate ends a command by SIGTERM, and at the next call by SIGKILL.
+func (d *Doors) terminate(now time.Duration, j *job) {
+	sig := syscall.SIGTERM
+	if j.ending {
+		sig = syscall.SIGKILL
+	} else {
+		d.log.printf(now, "%s: ending a command that has run for %v", j.opening.key.door, (now - j.began).Round(time.Second))
+	}
+	j.ending = true
+	j.limit = now + killAfter
+	j.proc.end(sig)
+}
+
+// end takes note that a command has ended, and goes on with its opening.
+func (d *Doors) end(now time.Duration, j *job, out Outcome) {
+	delete(d.running, j)
+	o := j.opening
+	d.logOutcome(now, o.key.door, out)
+	switch {
+	case o.state == starting && o.key.stop != "":
+		// Also when it has failed: it may have done half of its work.
+		if d.closing || j.ending {
+			d.close(o)
+			return
+		}
+		o.state = opened
+		o.until = now + o.grant.Door.CmdTimeout
+	default:
+		d.forget(o)
+		if o.more > 0 {
+			d.log.printf(now, "%v: %s: opened %d times more while its command ran: not run again", o.key.source, o.key.door, o.more)
+		}
+		if o.again {
+			d.grant(now, o.grant)
+		}
+	}
+}
+
+func (d *Doors) forget(o *opening) {
+	delete(d.open, o.key)
+	if d.count[o.key.door]--; d.count[o.key.door] == 0 {
+		delete(d.count, o.key.door)
+	}
+}
+
+func (d *Doors) logOutcome(now time.Duration, door string, out Outcome) {
+	for line := range strings.Lines(out.Output) {
+		d.log.printf(now, "%s: command output: %s", door, strings.TrimRight(line, "\n"))
+	}
+	if out.More > 0 {
+		d.log.printf(now, "%s: command output: %d bytes more", door, out.More)
+	}
+	switch {
+	case out.Err != nil:
+		d.log.printf(now, "%s: command not run: %v", door, out.Err)
+		return
+	case out.Signal != 0:
+		d.log.printf(now, "%s: command ended by signal %d (%v)", door, out.Signal, out.Signal)
+	case out.Status != 0:
+		d.log.printf(now, "%s: command returned non-zero status code (%d)", door, out.Status)
+	}
+	d.log.printf(now, "%s: command took %v", door, out.Took.Round(time.Millisecond))
+}
+
+// closeAll closes every door at once. A start command that has not begun will not; one that runs is ended first.
+func (d *Doors) closeAll(now time.Duration) {
+	d.closing = true
+	d.queue = slices.DeleteFunc(d.queue, func(j *job) bool {
+		if j.opening.state == starting {
+			d.forget(j.opening)
+			return true
+		}
+		return false
+	})
+	for _, o := range d.open {
+		o.again = false
+		if o.state == opened {
+			d.close(o)
+		}
+	}
+	for j := range d.running {
+		if j.opening.state == starting && j.opening.key.stop != "" {
+			d.terminate(now, j)
+		}
+	}
+}
+
+// abandon says which commands have not ended.
+func (d *Doors) abandon() {
+	for j := range d.running {
+		d.log.log.printf("%s: command did not end within %v: %s", j.opening.key.door, stopDeadline, j.command.Line)
+	}
+	for _, j := range d.queue {
+		d.log.log.printf("%s: command not run: no time was left: %s", j.opening.key.door, j.command.Line)
+	}
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// defaultDelay lets knocks arrive in their order where a network would overtake them.
+const defaultDelay = 50 * time.Millisecond
+
+// lookupTime bounds the resolving of a name.
+const lookupTime = 10 * time.Second
+
+type knockOptions struct {
+	udp, ipv4, ipv6, verbose bool
+	delay                    time.Duration
+}
+
+func (o *knockOptions) options() []option {
+	o.delay = defaultDelay
+	return append([]option{
+		flagOption('u', "udp", "make all knocks UDP", &o.udp),
+		{'d', "delay", "MS", "milliseconds between two knocks (default 50)", o.setDelay},
+		flagOption('4', "ipv4", "knock over IPv4 only", &o.ipv4),
+		flagOption('6', "ipv6", "knock over IPv6 only", &o.ipv6),
+		flagOption('v', "verbose", "print each knock", &o.verbose),
+	}, helpOptions()...)
+}
+
+func (o *knockOptions) setDelay(value string) error {
+	ms, err := strconv.Atoi(value)
+	if err != nil || ms < 0 || ms > 3600*1000 {
+		return fmt.Errorf("a delay is milliseconds, a number from 0 to 3600000, not %q", value)
+	}
+	o.delay = time.Duration(ms) * time.Millisecond
+	return nil
+}
+
+// knock sends a sequence to a host. A TCP knock is the kernel's own connect(), so that no root is needed; a UDP knock is
+// one datagram. Of a name with addresses of both families, the first of each is knocked on: who knocks cannot know
+// which of them the daemon will see.
+func knock(e env, name string, args []string) error {
+	var o knockOptions
+	rest, err := getopt(name, args, o.options())
+	if err != nil {
+		return err
+	}
+	host, sequence, err := o.parseArguments(rest)
+	if err != nil {
+		return usageError{err.Error(), name}
+	}
+	addresses, err := o.resolve(host)
+	if err != nil {
+		return err
+	}
+	failed := make([]error, len(addresses))
+	for i, k := range sequence {
+		if i > 0 {
+			time.Sleep(o.delay)
+		}
+		for j, addr := range addresses {
+			if o.verbose {
+				fmt.Fprintf(e.stdout, "hitting %v %v:%d\n", k.Proto, addr, k.Port)
+			}
+			if err := hit(addr, k); err != nil && failed[j] == nil {
+				failed[j] = fmt.Errorf("knocking on %v port %d: %w", addr, k.Port, err)
+			}
+		}
+	}
+	for _, err := range failed {
+		if err == nil {
+			return nil
+		}
+	}
+	return failed[0]
+}
+
+// parseArguments reads HOST and the knocks, also with commas between them.
+func (o *knockOptions) parseArguments(args []string) (host string, sequence []Knock, err error) {
+	if len(args) == 0 {
+		return "", nil, errors.New("a host and its ports are needed: HOST 7000 8000:udp 9000")
+	}
+	if o.ipv4 && o.ipv6 {
+		return "", nil, errors.New("-4 and -6 exclude each other: give none for both")
+	}
+	host = args[0]
+	if _, err := strconv.ParseUint(strings.TrimSuffix(host, ","), 10, 32); err == nil {
+		return "", nil, fmt.Errorf("%s is a port and no host: write the host before the ports: HOST %s", host, strings.Join(args, " "))
+	}
+	for _, item := range strings.Split(strings.Join(args[1:], ","), ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue // "15000, 16000" is two arguments, the first with a comma
+		}
+		k, err := parseKnock(item, tcp)
+		if err != nil {
+			return "", nil, fmt.Errorf("%v, not %q", err, item)
+		}
+		if o.udp {
+			k.Proto = udp
+		}
+		sequence = append(sequence, k)
+	}
+	if len(sequence) == 0 {
+		return "", nil, fmt.Errorf("the ports to knock on are needed: %s 7000 8000:udp 9000", host)
+	}
+	return host, sequence, nil
+}
+
+// resolve looks the name up once: an address, or the first one of each family asked for.
+func (o *knockOptions) resolve(host string) (addresses []netip.Addr, err error) {
+	network := "ip"
+	switch {
+	case o.ipv4:
+		network = "ip4"
+	case o.ipv6:
+		network = "ip6"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTime)
+	defer cancel()
+	all, err := net.DefaultResolver.LookupNetIP(ctx, network, host)
+	if err != nil {
+		return nil, fmt.Errorf("looking up the host: %w", err)
+	}
+	for _, want4 := range []bool{true, false} {
+		for _, addr := range all {
+			if addr = addr.Unmap(); addr.Is4() == want4 {
+				addresses = append(addresses, addr)
+				break
+			}
+		}
+	}
+	if addresses == nil {
+		return nil, fmt.Errorf("looking up the host: %s has no such address", host)
+	}
+	return addresses, nil
+}
+
+// hit sends one knock and does not wait for an answer.
+func hit(addr netip.Addr, k Knock) error {
+	kind := unix.SOCK_STREAM
+	if k.Proto == udp {
+		kind = unix.SOCK_DGRAM
+	}
+	family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(k.Port), Addr: as4(addr)})
+	if addr.Is6() {
+		in6 := &unix.SockaddrInet6{Port: int(k.Port), Addr: addr.As16()}
+		if zone := addr.Zone(); zone != "" {
+			link, err := net.InterfaceByName(zone)
+			if err != nil {
+				return fmt.Errorf("interface %q: %w", zone, err)
+			}
+			in6.ZoneId = uint32(link.Index)
+		}
+		family, to = unix.AF_INET6, in6
+	}
+	fd, err := unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	if k.Proto == udp {
+		return os.NewSyscallError("sendto", unix.Sendto(fd, []byte{0}, 0, to))
+	}
+	switch err := unix.Connect(fd, to); err {
+	case unix.EINPROGRESS, unix.ECONNREFUSED: // sent, and on loopback answered at once
+		return nil
+	default:
+		return os.NewSyscallError("connect", err)
+	}
+}
+
+func as4(addr netip.Addr) (a [4]byte) {
+	if addr.Is4() {
+		a = addr.As4()
+	}
+	return a
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Log writes knockd's log lines: to a file, each preceded by "[2006-01-02 15:04] ", or else to out as they are. Each
+// line is one write, so that two goroutines may log at once.
+type Log struct {
+	out  io.Writer // where there is no file
+	copy io.Writer // gets every line that goes to the file too (-v); may be nil
+	file atomic.Pointer[os.File]
+	date func() time.Time
+}
+
+// open makes path the log file, also when there is one already (logrotate); "" is none. What was open stays in use on
+// an error.
+func (l *Log) open(path string) error {
+	var f *os.File
+	if path != "" {
+		var err error
+		// The mode is 640: the log tells who may come in.
+		if f, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640); err != nil {
+			return fmt.Errorf("opening the log file: %w", err)
+		}
+	}
+	if old := l.file.Swap(f); old != nil {
+		_ = old.Close()
+	}
+	return nil
+}
+
+// printf writes one line. An error of writing has nowhere to go: the doors matter more.
+func (l *Log) printf(format string, a ...any) {
+	line := printable(fmt.Sprintf(format, a...)) + "\n"
+	f := l.file.Load()
+	if f == nil {
+		_, _ = io.WriteString(l.out, line)
+		return
+	}
+	_, _ = f.WriteString(l.date().Format("[2006-01-02 15:04] ") + line)
+	if l.copy != nil {
+		_, _ = io.WriteString(l.copy, line)
+	}
+}
+
+// printable replaces what could forge a line or drive a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// Throttle lets lines that others can cause into the log at a bounded rate, so that they cannot fill a disk: burst
+// lines at once, and one more every interval. One goroutine owns it.
+type Throttle struct {
+	log      *Log
+	burst    int
+	interval time.Duration
+	spent    time.Duration // when the allowance will be full again
+	leftOut  int
+}
+
+func (t *Throttle) printf(now time.Duration, format string, a ...any) {
+	if !t.take(now) {
+		t.leftOut++
+		return
+	}
+	t.flush(now)
+	t.log.printf(format, a...)
+}
+
+// take is the generic cell rate algorithm: a line costs interval, and at most burst lines are paid in advance.
+func (t *Throttle) take(now time.Duration) bool {
+	spent := max(t.spent, now) + t.interval
+	if spent-now > time.Duration(t.burst)*t.interval {
+		return false
+	}
+	t.spent = spent
+	return true
+}
+
+// flush says how many lines were left out, once there is room for that.
+func (t *Throttle) flush(now time.Duration) {
+	if t.leftOut > 0 && t.take(now) {
+		t.log.printf("%d lines left out, as there were too many", t.leftOut)
+		t.leftOut = 0
+	}
+}
+
+// next is when flush will have something to say.
+func (t *Throttle) next() (at time.Duration, ok bool) {
+	return t.spent - time.Duration(t.burst-1)*t.interval, t.leftOut > 0
+}

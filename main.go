@@ -1,0 +1,169 @@
+// Sesame is port knocking in one static file: the daemon that watches for knocks and opens doors, the client that
+// knocks, and the small tools round them.
+//
+//	sesame serve [options]               watch for knocks; the same when the file is called knockd
+//	sesame knock [options] HOST PORT ... knock; the same when the file is called knock
+//	sesame check [-v] [-c FILE]          read a configuration and say what is wrong with it
+//	sesame demo                          show a hidden port open and close, in a network of its own
+//	sesame version                       print the version
+//	sesame help [COMMAND]                print the options of a command
+//
+// The configuration is knockd's (/etc/knockd.conf), and so are the options and the log lines.
+//
+// A packet goes down one line: capture_linux.go takes it from the kernel, packet.go parses it into a Hit, matcher.go
+// says which doors it advances or opens, doors.go keeps what is open, and command.go runs the door's commands. The
+// reader goroutine owns capture and matcher, the doors goroutine owns what is open; grants cross one channel.
+//
+// Exit status: 0 done, 1 failed, 2 wrong usage.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// version is set by the build (-ldflags -X main.version=...).
+var version = "unreleased"
+
+func main() { os.Exit(run(realEnv(), os.Args)) }
+
+// env is the outside world as the program sees it.
+type env struct {
+	stdout, stderr io.Writer
+	now            func() time.Duration // monotonic
+}
+
+func realEnv() env { return env{stdout: os.Stdout, stderr: os.Stderr, now: bootTime} }
+
+// subcommand is one row of the table that main goes by.
+type subcommand struct {
+	name  string
+	alias string // the file name that means this subcommand, or ""
+	usage string // what stands after the program's name
+	help  string // one line
+	opts  func() []option
+	run   func(e env, name string, args []string) error
+}
+
+// subcommands is a function, as help refers to the table that it stands in.
+func subcommands() []subcommand {
+	return []subcommand{
+		{"serve", "knockd", "[options]", "watch for knocks and open doors",
+			func() []option { return new(serveOptions).options() }, serve},
+		{"knock", "knock", "[options] HOST PORT[:tcp|:udp] ...", "knock on a host's ports",
+			func() []option { return new(knockOptions).options() }, knock},
+		{"check", "", "[-v] [-c FILE]", "read a configuration and say what is wrong with it",
+			func() []option { return new(checkOptions).options() }, check},
+		{"demo", "", "", "show a hidden port open and close, in a network of its own", noOptions, demo},
+		{"version", "", "", "print the version", noOptions, printVersion},
+		{"help", "", "[COMMAND]", "print the options of a command", noOptions, help},
+	}
+}
+
+func noOptions() []option { return nil }
+
+// usageError is a command line that cannot be understood. Its program is what --help is to be given to.
+type usageError struct{ msg, program string }
+
+func (u usageError) Error() string { return u.msg }
+
+// errHelp asks for the subcommand's help on standard output; errVersion for the version.
+var (
+	errHelp    = errors.New("help asked for")
+	errVersion = errors.New("version asked for")
+)
+
+// run is the whole program: args[0] is the name it was called by. It returns the exit status.
+func run(e env, args []string) int {
+	name := strings.TrimSuffix(filepath.Base(args[0]), ".exe")
+	args = args[1:]
+	for _, c := range subcommands() {
+		if name == c.alias {
+			return e.finish(c, name, c.run(e, name, args))
+		}
+	}
+	if len(args) == 0 {
+		e.printOverview(e.stderr)
+		return 2
+	}
+	switch args[0] {
+	case "-h", "--help":
+		args[0] = "help"
+	case "-V", "--version":
+		args[0] = "version"
+	}
+	var names []string
+	for _, c := range subcommands() {
+		if args[0] == c.name {
+			return e.finish(c, name+" "+c.name, c.run(e, name+" "+c.name, args[1:]))
+		}
+		names = append(names, c.name)
+	}
+	unknown := usageError{msg: fmt.Sprintf("unknown command %q%s", args[0], didYouMean(args[0], names)), program: name}
+	return e.finish(subcommand{}, name, unknown)
+}
+
+// finish prints what err says, once, and returns the exit status. Mistakes in a configuration are printed as they
+// are, so that each line begins with file:line.
+func (e env) finish(c subcommand, program string, err error) int {
+	var usage usageError
+	var mistakes configErrors
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errHelp):
+		e.printHelp(e.stdout, c, program)
+		return 0
+	case errors.Is(err, errVersion):
+		_ = printVersion(e, program, nil)
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintf(e.stderr, "%s: %s (%s --help shows what there is)\n", program, usage.msg, program)
+		return 2
+	case errors.As(err, &mistakes):
+		fmt.Fprintln(e.stderr, mistakes)
+	default:
+		fmt.Fprintf(e.stderr, "%s: %v\n", program, err)
+	}
+	return 1
+}
+
+func (e env) printOverview(w io.Writer) {
+	fmt.Fprintln(w, "sesame: port knocking in one static file\n\nusage:")
+	for _, c := range subcommands() {
+		fmt.Fprintf(w, "  %-46s %s\n", strings.TrimSpace("sesame "+c.name+" "+c.usage), c.help)
+	}
+}
+
+func (e env) printHelp(w io.Writer, c subcommand, program string) {
+	fmt.Fprintf(w, "usage: %s\n%s\n", strings.TrimSpace(program+" "+c.usage), c.help)
+	if opts := c.opts(); len(opts) > 0 {
+		fmt.Fprintln(w)
+		printOptions(w, opts)
+	}
+}
+
+func printVersion(e env, _ string, _ []string) error {
+	_, err := fmt.Fprintf(e.stdout, "sesame %s (%s %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
+}
+
+func help(e env, program string, args []string) error {
+	if len(args) == 0 {
+		e.printOverview(e.stdout)
+		return nil
+	}
+	for _, c := range subcommands() {
+		if args[0] == c.name || args[0] == c.alias {
+			e.printHelp(e.stdout, c, "sesame "+c.name)
+			return nil
+		}
+	}
+	return usageError{msg: fmt.Sprintf("no command %q", args[0]), program: program}
+}

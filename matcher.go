@@ -1,0 +1,459 @@
+package main
+
+import (
+	"hash/maphash"
+	"math"
+	"math/bits"
+	"time"
+)
+
+// The matcher keeps, for each source and door, how far the source has got. It is bit-parallel (Shift-And, Baeza-Yates
+// and Gonnet 1992): bit i of an attempt says that knocks 0 to i of the sequence have been matched. With mask holding a
+// bit for each place where the knock at hand stands in the sequence, a hit turns the bits S into
+//
+//	(S<<1 | 1 | S) & mask
+//
+// S<<1 goes on to the next knock, 1 starts anew, S tolerates a repeat of the knock just matched, and a wrong port
+// clears everything, as its mask is 0. Each bit has the latest start that can have led to it; bits whose start is
+// Seq_Timeout ago are cleared first. The last bit opens the door.
+
+// maxAttempts bounds the table. When it is full, what anybody can make goes first: the oldest attempt at stage 1, or
+// that has opened its door already; only without such ones the oldest of all. So a flood of first knocks does not push
+// out who is further.
+const maxAttempts = 16384
+
+// none ends the lists of attempts, which are linked by index.
+const none = -1
+
+// attempt is a source's progress at a door. It outlives the opening of the door until its time is up, to know copies
+// of the SYNs that opened it. Attempts hold no pointers, so that the collector need not look at the table.
+type attempt struct {
+	from  [16]byte
+	link  uint32 // of a link-local source, else 0
+	door  uint32 // index in Matcher.doors
+	bits  uint32
+	stage uint8 // highest stage reached since the attempt began, for the log
+	// prints is how many fingerprints of hits were noted since the attempt began.
+	prints uint32
+	// until is when its latest start is Seq_Timeout ago, or later: it is set anew when the attempt starts anew, and not
+	// when an older start is the one that leads on. Which bits are in time is looked at with every hit.
+	until time.Duration
+	// next is the next attempt in the same hash bucket, or free slot.
+	next int32
+	// byEnd links the attempts of doors with equal Seq_Timeout in the order of their ends; cheap links those at stage 1
+	// or 0 in the order of their last start or opening.
+	byEnd, cheap links
+}
+
+type links struct{ prev, next int32 }
+
+// queue is a list of attempts through one of their links.
+type queue struct{ head, tail int32 }
+
+// StepKind says what a hit did to an attempt.
+type StepKind uint8
+
+const (
+	Advanced  StepKind = iota // to the next stage, or started
+	Opened                    // the sequence is complete: a Grant
+	Repeated                  // the knock just matched came again
+	Copied                    // a retransmitted SYN: no knock
+	Discarded                 // a wrong port ended the attempt
+	TimedOut                  // Seq_Timeout is up
+	Unfit                     // the TCP flags are not those asked for
+	Cooling                   // Seq_Cooldown is not over
+	Evicted                   // the table was full
+)
+
+// Step is one thing that a hit, or the time, did at one door.
+type Step struct {
+	Kind  StepKind
+	Door  *Door
+	From  [16]byte
+	Stage int // knocks matched so far; of an ended attempt, how far it had come
+}
+
+// Matcher knows who is how far at which door. It has no clock, reads no socket and writes no log.
+type Matcher struct {
+	doors    []*Door
+	byFirst  map[Knock][]uint32 // doors by the first knock of their sequence
+	cooling  []time.Duration    // until when each door takes no notice
+	queueOf  []uint8            // index in byEnd for each door
+	byEnd    []queue            // one for each different Seq_Timeout
+	timeouts []time.Duration    // of each of byEnd
+	cheap    queue
+	seed     maphash.Seed
+	buckets  []int32
+	attempts []attempt
+	// starts has, for each attempt, the start that led to each set bit, lowest bit first; prints the fingerprints of
+	// its latest hits. Both are slabs with a fixed number for each attempt.
+	starts      []time.Duration
+	prints      []uint32
+	startsEach  int
+	printsEach  int
+	used        int   // slots of attempts ever used
+	free        int32 // list of slots free again
+	live        int
+	steps       []Step
+	onlyChanges bool // leave out the steps that only -D shows: Repeated, Copied, Unfit, Cooling
+}
+
+// newMatcher makes a matcher for doors with sequences. bound is how many attempts it keeps at most.
+func newMatcher(doors []*Door, bound int) *Matcher {
+	m := &Matcher{
+		doors:   doors,
+		byFirst: map[Knock][]uint32{},
+		cooling: make([]time.Duration, len(doors)),
+		cheap:   queue{none, none},
+		seed:    maphash.MakeSeed(),
+		buckets: make([]int32, 1<<bits.Len(uint(bound-1))),
+		// Pages that no attempt has touched take no memory.
+		attempts: make([]attempt, bound),
+		free:     none,
+		steps:    make([]Step, 0, 64),
+	}
+	for i := range m.buckets {
+		m.buckets[i] = none
+	}
+	for i, d := range doors {
+		m.byFirst[d.Sequence[0]] = append(m.byFirst[d.Sequence[0]], uint32(i))
+		m.cooling[i] = math.MinInt64
+		m.queueOf = append(m.queueOf, m.queueFor(d.SeqTimeout))
+		for _, k := range d.Sequence {
+			m.startsEach = max(m.startsEach, bits.OnesCount32(d.mask(k)))
+		}
+		m.printsEach = max(m.printsEach, len(d.Sequence))
+	}
+	m.starts = make([]time.Duration, bound*m.startsEach)
+	m.prints = make([]uint32, bound*m.printsEach)
+	return m
+}
+
+// queueFor finds or makes the list of attempts that end timeout after their start. So many different timeouts that a
+// byte does not hold them share the last list; their ends are then noticed late, at worst by the longest of them.
+func (m *Matcher) queueFor(timeout time.Duration) uint8 {
+	for i, t := range m.timeouts {
+		if t == timeout {
+			return uint8(i)
+		}
+	}
+	if len(m.timeouts) < math.MaxUint8 {
+		m.timeouts = append(m.timeouts, timeout)
+		m.byEnd = append(m.byEnd, queue{none, none})
+	}
+	return uint8(len(m.timeouts) - 1)
+}
+
+// Observe takes one hit and says what it did. The steps are valid until the next call.
+func (m *Matcher) Observe(hit *Hit) []Step {
+	m.steps = m.steps[:0]
+	m.expire(hit.When)
+	key := m.bucketOf(hit)
+	print, printed := uint32(0), false
+	for i := m.buckets[key]; i != none; {
+		a := &m.attempts[i]
+		this := i
+		i = a.next
+		if a.from != hit.From || a.link != sourceLink(hit) {
+			continue
+		}
+		d := m.doors[a.door]
+		switch {
+		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
+			m.remark(Unfit, d, hit, 0)
+			continue
+		case hit.When < m.cooling[a.door]:
+			m.remark(Cooling, d, hit, 0)
+			continue
+		}
+		if hit.Flags&flagSYN != 0 {
+			if !printed {
+				print, printed = m.fingerprint(hit), true
+			}
+			if m.copied(this, print) {
+				m.remark(Copied, d, hit, int(a.stage))
+				continue
+			}
+			m.note(this, print)
+		}
+		m.advance(this, hit)
+	}
+	for _, door := range m.byFirst[hit.Knock] {
+		d := m.doors[door]
+		switch {
+		case m.has(key, door, hit):
+			// It was looked at above.
+		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
+			m.remark(Unfit, d, hit, 0)
+		case hit.When < m.cooling[door]:
+			m.remark(Cooling, d, hit, 0)
+		default:
+			i := m.take(key, door, hit)
+			if hit.Flags&flagSYN != 0 {
+				if !printed {
+					print, printed = m.fingerprint(hit), true
+				}
+				m.note(i, print)
+			}
+			m.advance(i, hit)
+		}
+	}
+	return m.steps
+}
+
+// Expire ends the attempts whose time is up and says which. The steps are valid until the next call.
+func (m *Matcher) Expire(now time.Duration) []Step {
+	m.steps = m.steps[:0]
+	m.expire(now)
+	return m.steps
+}
+
+// NextEnd is when Expire will have something to do; ok is false if there is no attempt.
+func (m *Matcher) NextEnd() (at time.Duration, ok bool) {
+	at = math.MaxInt64
+	for _, q := range m.byEnd {
+		if q.head != none {
+			at, ok = min(at, m.attempts[q.head].until), true
+		}
+	}
+	return at, ok
+}
+
+// Attempts is how many attempts there are.
+func (m *Matcher) Attempts() int { return m.live }
+
+func (m *Matcher) expire(now time.Duration) {
+	for q := range m.byEnd {
+		for i := m.byEnd[q].head; i != none && m.attempts[i].until <= now; i = m.byEnd[q].head {
+			a := &m.attempts[i]
+			if a.bits != 0 {
+				m.step(TimedOut, m.doors[a.door], a.from, int(a.stage))
+			}
+			m.drop(i)
+		}
+	}
+}
+
+// advance applies the hit to attempt i, whose flags and time have been looked at.
+func (m *Matcher) advance(i int32, hit *Hit) {
+	a := &m.attempts[i]
+	d := m.doors[a.door]
+	starts := m.starts[int(i)*m.startsEach:][:m.startsEach]
+	// The bits still in time, and their starts by place.
+	var old [maxKnocks]time.Duration
+	live := uint32(0)
+	for n, rest := 0, a.bits; rest != 0; n, rest = n+1, rest&(rest-1) {
+		if place := bits.TrailingZeros32(rest); hit.When-starts[n] < d.SeqTimeout {
+			live |= 1 << place
+			old[place] = starts[n]
+		}
+	}
+	was := uint8(bits.Len32(live))
+	a.bits = (live<<1 | 1 | live) & d.mask(hit.Knock)
+	for n, rest := 0, a.bits; rest != 0; n, rest = n+1, rest&(rest-1) {
+		place := bits.TrailingZeros32(rest)
+		start := time.Duration(math.MinInt64)
+		if live&(1<<place) != 0 {
+			start = old[place]
+		}
+		if place == 0 {
+			start = hit.When
+		} else if live&(1<<(place-1)) != 0 {
+			start = max(start, old[place-1])
+		}
+		starts[n] = start
+	}
+	stage := uint8(bits.Len32(a.bits))
+	restarted := a.bits&1 != 0
+	switch last := uint32(1) << (len(d.Sequence) - 1); {
+	case a.bits&last != 0:
+		m.step(Opened, d, hit.From, len(d.Sequence))
+		a.bits, a.stage = 0, 0
+		if d.Cooldown > 0 {
+			m.cooling[a.door] = hit.When + d.Cooldown
+		}
+	case a.bits == 0:
+		if was > 0 {
+			m.step(Discarded, d, hit.From, int(a.stage))
+			m.drop(i)
+		}
+		// Else it is one that has opened, and waits for copies of its SYNs.
+		return
+	case stage > was:
+		m.step(Advanced, d, hit.From, int(stage))
+		a.stage = stage
+	case stage < was:
+		m.step(Discarded, d, hit.From, int(a.stage))
+		m.step(Advanced, d, hit.From, int(stage))
+		a.stage = stage
+	default:
+		m.remark(Repeated, d, hit, int(stage))
+	}
+	if restarted {
+		end := &m.byEnd[m.queueOf[a.door]]
+		m.unlink(end, i, byEndLinks)
+		a.until = hit.When + d.SeqTimeout
+		m.append(end, i, byEndLinks)
+	}
+	m.unlink(&m.cheap, i, cheapLinks)
+	if a.stage <= 1 {
+		m.append(&m.cheap, i, cheapLinks)
+	}
+}
+
+func (m *Matcher) step(kind StepKind, d *Door, from [16]byte, stage int) {
+	m.steps = append(m.steps, Step{kind, d, from, stage})
+}
+
+// remark is a step that changes nothing.
+func (m *Matcher) remark(kind StepKind, d *Door, hit *Hit, stage int) {
+	if !m.onlyChanges {
+		m.step(kind, d, hit.From, stage)
+	}
+}
+
+// sourceLink is the link that a link-local source is told apart by (RFC 4007), 0 for other sources.
+func sourceLink(hit *Hit) uint32 {
+	if hit.From[0] == 0xfe && hit.From[1]&0xc0 == 0x80 {
+		return uint32(hit.Link)
+	}
+	return 0
+}
+
+// bucketOf hashes the source alone, so that its attempts at all doors are in one bucket. The seed is random: nobody
+// can choose addresses that share one.
+func (m *Matcher) bucketOf(hit *Hit) int32 {
+	return int32(maphash.Bytes(m.seed, hit.From[:]) & uint64(len(m.buckets)-1))
+}
+
+// fingerprint tells a SYN from all others but its own copies (the source is the attempt's).
+func (m *Matcher) fingerprint(hit *Hit) uint32 {
+	return uint32(maphash.Comparable(m.seed, struct {
+		to       [16]byte
+		from     uint16
+		knock    Knock
+		seq      uint32
+		tcpFlags uint8
+	}{hit.To, hit.FromPort, hit.Knock, hit.Seq, hit.Flags}))
+}
+
+func (m *Matcher) printsOf(i int32) []uint32 {
+	return m.prints[int(i)*m.printsEach:][:m.printsEach]
+}
+
+func (m *Matcher) copied(i int32, print uint32) bool {
+	known := m.printsOf(i)
+	if n := int(m.attempts[i].prints); n < len(known) {
+		known = known[:n]
+	}
+	for _, p := range known {
+		if p == print {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Matcher) note(i int32, print uint32) {
+	a := &m.attempts[i]
+	known := m.printsOf(i)
+	known[int(a.prints)%len(known)] = print
+	a.prints++
+}
+
+func (m *Matcher) has(key int32, door uint32, hit *Hit) bool {
+	for i := m.buckets[key]; i != none; i = m.attempts[i].next {
+		if a := &m.attempts[i]; a.door == door && a.from == hit.From && a.link == sourceLink(hit) {
+			return true
+		}
+	}
+	return false
+}
+
+// take begins an attempt, with no bit set yet.
+func (m *Matcher) take(key int32, door uint32, hit *Hit) int32 {
+	var i int32
+	switch {
+	case m.free != none:
+		i = m.free
+		m.free = m.attempts[i].next
+	case m.used < len(m.attempts):
+		i = int32(m.used)
+		m.used++
+	default:
+		m.evict()
+		i = m.free
+		m.free = m.attempts[i].next
+	}
+	m.live++
+	m.attempts[i] = attempt{
+		from: hit.From, link: sourceLink(hit), door: door,
+		until: hit.When + m.doors[door].SeqTimeout,
+		next:  m.buckets[key],
+		byEnd: links{none, none}, cheap: links{none, none},
+	}
+	m.buckets[key] = i
+	m.append(&m.byEnd[m.queueOf[door]], i, byEndLinks)
+	return i
+}
+
+func (m *Matcher) evict() {
+	oldest := m.cheap.head
+	if oldest == none {
+		for _, q := range m.byEnd {
+			if q.head != none && (oldest == none || m.attempts[q.head].until < m.attempts[oldest].until) {
+				oldest = q.head
+			}
+		}
+	}
+	a := &m.attempts[oldest]
+	m.step(Evicted, m.doors[a.door], a.from, int(a.stage))
+	m.drop(oldest)
+}
+
+// drop forgets attempt i and frees its slot.
+func (m *Matcher) drop(i int32) {
+	a := &m.attempts[i]
+	m.unlink(&m.byEnd[m.queueOf[a.door]], i, byEndLinks)
+	m.unlink(&m.cheap, i, cheapLinks)
+	at := &m.buckets[m.bucketOf(&Hit{From: a.from})]
+	for *at != i {
+		at = &m.attempts[*at].next
+	}
+	*at = a.next
+	a.next = m.free
+	m.free = i
+	m.live--
+}
+
+func byEndLinks(a *attempt) *links { return &a.byEnd }
+func cheapLinks(a *attempt) *links { return &a.cheap }
+
+func (m *Matcher) append(q *queue, i int32, of func(*attempt) *links) {
+	*of(&m.attempts[i]) = links{q.tail, none}
+	if q.tail == none {
+		q.head = i
+	} else {
+		of(&m.attempts[q.tail]).next = i
+	}
+	q.tail = i
+}
+
+// unlink takes attempt i out of the queue; one that is not in it is left alone.
+func (m *Matcher) unlink(q *queue, i int32, of func(*attempt) *links) {
+	l := of(&m.attempts[i])
+	switch {
+	case l.prev != none:
+		of(&m.attempts[l.prev]).next = l.next
+	case q.head == i:
+		q.head = l.next
+	default:
+		return
+	}
+	if l.next != none {
+		of(&m.attempts[l.next]).prev = l.prev
+	} else {
+		q.tail = l.prev
+	}
+	*l = links{none, none}
+}

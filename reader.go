@@ -1,0 +1,229 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// How many log lines strangers can cause: steps of attempts, and openings.
+const (
+	stepBurst     = 100
+	stepInterval  = time.Second
+	grantBurst    = 200
+	grantInterval = 200 * time.Millisecond
+)
+
+// Plan is what the reader goes by. A reload gives it a new one.
+type Plan struct {
+	captures []*Capture // nil: those it has, with spec as their new filter
+	spec     FilterSpec
+	matcher  *Matcher
+	links    map[int]*Link
+	listened map[int]bool // indexes of the links listened on
+	own      map[[16]byte]bool
+}
+
+// Reader is the goroutine that owns the captures and the matcher: it takes packets from the ring and sends grants.
+type Reader struct {
+	plan      Plan
+	now       func() time.Duration
+	log       *Log
+	debug     *Log // what -D shows, or nil
+	grants    chan<- Grant
+	plans     <-chan Plan // closed: stop
+	wake      int         // an eventfd that is written to after each send on plans
+	steps     Throttle
+	opened    Throttle
+	pollFds   [1 + maxCaptures]unix.PollFd
+	hit       Hit
+	batchTime time.Duration
+}
+
+// run reads until plans is closed. It closes grants when it ends.
+func (r *Reader) run() {
+	defer close(r.grants)
+	defer func() {
+		for _, c := range r.plan.captures {
+			c.close()
+		}
+	}()
+	for {
+		woken, err := wait(r.plan.captures, r.wake, r.timeout(), r.pollFds[:0])
+		if err != nil {
+			r.log.printf("waiting for packets: %v", err)
+		}
+		if woken {
+			var count [8]byte
+			_, _ = unix.Read(r.wake, count[:])
+			if stop := r.followNew(); stop {
+				return
+			}
+		}
+		r.batchTime = r.now()
+		for _, c := range r.plan.captures {
+			c.read(r.take)
+		}
+		r.report(r.plan.matcher.Expire(r.batchTime))
+		r.steps.flush(r.batchTime)
+		r.opened.flush(r.batchTime)
+	}
+}
+
+// timeout is how long there is nothing to do without a packet, in milliseconds, -1 for ever.
+func (r *Reader) timeout() int {
+	next := time.Duration(math.MaxInt64)
+	for _, n := range []func() (time.Duration, bool){r.plan.matcher.NextEnd, r.steps.next, r.opened.next} {
+		if at, ok := n(); ok {
+			next = min(next, at)
+		}
+	}
+	if next == math.MaxInt64 {
+		return -1
+	}
+	// Rounded up, so as not to wake just before the time; and no longer than an int holds.
+	return int(min(max(next-r.now(), 0)/time.Millisecond+1, math.MaxInt32))
+}
+
+// followNew takes up the plans that have come, and reports whether it is to stop.
+func (r *Reader) followNew() (stop bool) {
+	for {
+		select {
+		case plan, ok := <-r.plans:
+			if !ok {
+				return true
+			}
+			r.follow(plan)
+		default:
+			return false
+		}
+	}
+}
+
+// follow takes up a new plan. Attempts in progress end with the old one, as in knockd.
+func (r *Reader) follow(plan Plan) {
+	if plan.captures == nil {
+		plan.captures = r.plan.captures
+		for _, c := range plan.captures {
+			if err := c.attach(plan.spec); err != nil {
+				r.log.printf("%v", err)
+			}
+		}
+	} else {
+		for _, c := range r.plan.captures {
+			c.close()
+		}
+	}
+	r.plan = plan
+}
+
+// take looks at one packet. Nothing is allocated or logged for one that counts nowhere.
+func (r *Reader) take(f *Frame) {
+	if f.Outgoing || len(f.Bytes) == 0 {
+		return
+	}
+	// Not every frame starts at an IP header: a double-tagged one shows its inner tag first.
+	switch version := f.Bytes[0] >> 4; {
+	case f.Protocol == unix.ETH_P_IP && version == 4:
+	case f.Protocol == unix.ETH_P_IPV6 && version == 6:
+	default:
+		return
+	}
+	// With several links a frame can come twice: on a bridge's port and on the bridge, on a VLAN's parent and on the
+	// VLAN. The second one counts.
+	link := r.plan.links[f.Link]
+	if len(r.plan.listened) > 1 && (f.Tagged || link != nil && r.plan.listened[link.Master]) {
+		return
+	}
+	if parsePacket(f.Bytes, f.Len, &r.hit) != nil {
+		return
+	}
+	r.hit.When, r.hit.Link = r.batchTime, f.Link
+	if !r.plan.own[r.hit.To] {
+		return
+	}
+	// 127.0.0.0/8 and ::1 come in on lo only (RFC 1122, section 3.2.1.3).
+	if (link == nil || !link.Loopback) && r.hit.source().IsLoopback() {
+		return
+	}
+	steps := r.plan.matcher.Observe(&r.hit)
+	if r.debug != nil {
+		r.explain(steps)
+	}
+	r.report(steps)
+}
+
+// report logs what is told of a step, and sends the grants on.
+func (r *Reader) report(steps []Step) {
+	for i := range steps {
+		s := &steps[i]
+		switch s.Kind {
+		case Advanced:
+			r.steps.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
+		case TimedOut:
+			r.steps.printf(r.batchTime, "%v: %s: sequence timeout (stage %d)", s.source(), s.Door.Name, s.Stage)
+		case Opened:
+			r.opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
+			r.opened.printf(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
+			grant := Grant{Door: s.Door, Source: s.source()}
+			if l := r.plan.links[r.hit.Link]; l != nil {
+				grant.Link = l.Name
+			}
+			select {
+			case r.grants <- grant:
+			default:
+				// The doors are busy with hundreds of grants; to wait would lose packets.
+				r.opened.printf(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)
+			}
+		}
+	}
+}
+
+// source is the address that the step is about.
+func (s *Step) source() netip.Addr { return netip.AddrFrom16(s.From).Unmap() }
+
+// explain says for -D why a hit counted or did not.
+func (r *Reader) explain(steps []Step) {
+	h := &r.hit
+	var flags []string
+	for i, name := range []string{"fin", "syn", "rst", "psh", "ack", "urg"} {
+		if h.Flags&(1<<i) != 0 {
+			flags = append(flags, name)
+		}
+	}
+	what := fmt.Sprintf("hit: %v -> %v", netip.AddrPortFrom(h.source(), h.FromPort), h.Knock)
+	if h.Knock.Proto == tcp {
+		what += " (" + strings.Join(flags, ",") + ")"
+	}
+	if len(steps) == 0 {
+		r.debug.printf("%s: no attempt to spoil, and no door's first knock", what)
+	}
+	for _, s := range steps {
+		var why string
+		switch s.Kind {
+		case Advanced:
+			why = fmt.Sprintf("stage %d of %d", s.Stage, len(s.Door.Sequence))
+		case Opened:
+			why = "the sequence is complete"
+		case Repeated:
+			why = fmt.Sprintf("a repeat of the knock just matched: still at stage %d", s.Stage)
+		case Copied:
+			why = "a copy of a SYN that has counted: ignored"
+		case Discarded:
+			why = fmt.Sprintf("a wrong port: the attempt at stage %d is discarded", s.Stage)
+		case TimedOut:
+			why = fmt.Sprintf("Seq_Timeout is over: the attempt at stage %d is discarded", s.Stage)
+		case Unfit:
+			why = "TCPFlags do not fit: ignored"
+		case Cooling:
+			why = "Seq_Cooldown is not over: ignored"
+		case Evicted:
+			why = "discarded: there are too many attempts"
+		}
+		r.debug.printf("%s: %s: %v: %s", what, s.Door.Name, s.source(), why)
+	}
+}
