@@ -106,7 +106,32 @@ func hostWarnings(c *Config) (warnings []string) {
 			}
 		}
 	}
-	return warnings
+	return append(warnings, establishedWarning(c)...)
+}
+
+// establishedWarning tells of doors whose closing will stall live connections: the host's rules drop, and none accepts
+// established connections. It says nothing where the rules cannot be read.
+func establishedWarning(c *Config) (warnings []string) {
+	i := slices.IndexFunc(c.Doors, func(d *Door) bool { return strings.Contains(d.Stop, "iptables") })
+	if i < 0 {
+		return nil
+	}
+	rules, err := exec.Command("iptables", "-w", "-S", "INPUT").Output()
+	if err != nil {
+		return nil
+	}
+	drops := false
+	for rule := range strings.Lines(string(rules)) {
+		drops = drops || strings.HasPrefix(rule, "-P INPUT DROP") || strings.Contains(rule, "-j DROP") || strings.Contains(rule, "-j REJECT")
+		if strings.Contains(rule, "ESTABLISHED") && strings.Contains(rule, "-j ACCEPT") {
+			return nil
+		}
+	}
+	if !drops {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s:%d: door %q: connections stall when it closes, as no rule accepts established ones: "+
+		"iptables -I INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT", c.File, c.Doors[i].Line, c.Doors[i].Name)}
 }
 
 // program is the first word of a shell line where it plainly is a program's path, else "".

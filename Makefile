@@ -1,0 +1,40 @@
+# make demo   shows a hidden port open and close; it changes nothing on this machine
+# make test   runs the tests; as root, for they make networks of their own and use the real iptables
+# Both install what they need.
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
+GOBUILD  = CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+ARCHES   = amd64 386 arm arm64 mips mipsle riscv64
+
+.PHONY: build demo test race check cross clean
+
+build:
+	$(GOBUILD) -o sesame .
+
+demo: build
+	@sh needs.sh 'iptables|nft' ip
+	@./sesame demo
+
+test:
+	@sh needs.sh iptables nft ip knockd knock nmap hping3 nc telnet bash
+	go test -count=1 -timeout 20m ./...
+
+race:
+	go test -count=1 -race -timeout 30m ./...
+
+# What a machine can see of the source.
+check:
+	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	go vet ./...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+# Every Linux architecture that there are routers of, and the limit on the file for the smallest.
+cross:
+	@for arch in $(ARCHES); do \
+		echo "linux/$$arch"; \
+		GOOS=linux GOARCH=$$arch GOMIPS=softfloat $(GOBUILD) -o build/sesame-linux-$$arch . || exit 1; \
+	done
+	@size=$$(wc -c < build/sesame-linux-mipsle); echo "mipsle: $$size bytes"; test $$size -le 3500000
+
+clean:
+	rm -rf sesame build

@@ -1,0 +1,441 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+func readText(text string) (*Config, error) {
+	return parseConfig("knockd.conf", strings.NewReader(text))
+}
+
+// mistakesOf is what is wrong with a configuration, in lines; "" is nothing.
+func mistakesOf(text string) string {
+	if _, err := readText(text); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func TestDoorDirectives(t *testing.T) {
+	tests := []struct {
+		name, in string
+		want     func(d *Door)
+	}{
+		{"defaults", "", func(d *Door) {}},
+		{"udp and tcp in any case", "Sequence = 1:udp,2:TCP,65535:Udp", func(d *Door) { d.Sequence = []Knock{{1, udp}, {2, tcp}, {65535, udp}} }},
+		{"blanks and tabs in a sequence", "Sequence = 571, 290\t,\t911 : udp", func(d *Door) { d.Sequence = []Knock{{571, tcp}, {290, tcp}, {911, udp}} }},
+		{"no blanks", "Sequence=3,2,1", func(d *Door) { d.Sequence = []Knock{{3, tcp}, {2, tcp}, {1, tcp}} }},
+		{"one port several times", "Sequence = 8,8,8", func(d *Door) { d.Sequence = []Knock{{8, tcp}, {8, tcp}, {8, tcp}} }},
+		{"comment behind a sequence", "Sequence = 3333:udp # comment, too", func(d *Door) { d.Sequence = []Knock{{3333, udp}} }},
+		{"longest sequence", "Sequence = 5" + strings.Repeat(",5", maxKnocks-1), func(d *Door) {
+			d.Sequence = nil
+			for range maxKnocks {
+				d.Sequence = append(d.Sequence, Knock{5, tcp})
+			}
+		}},
+		{"leading zero", "Sequence = 07000", func(d *Door) { d.Sequence = []Knock{{7000, tcp}} }},
+		{"last sequence holds", "Sequence = 1\nSequence = 2", func(d *Door) { d.Sequence = []Knock{{2, tcp}} }},
+
+		{"seconds", "Seq_Timeout = 5\nCmd_Timeout = 500", func(d *Door) { d.SeqTimeout, d.CmdTimeout = 5*time.Second, 500*time.Second }},
+		{"Timeout", "Timeout = 5", func(d *Door) { d.SeqTimeout = 5 * time.Second }},
+		{"letters behind seconds", "Seq_Timeout = 5s", func(d *Door) { d.SeqTimeout = 5 * time.Second }},
+		{"comment behind seconds", "Cmd_Timeout = 15 # comment", func(d *Door) { d.CmdTimeout = 15 * time.Second }},
+		{"fraction of a second", "Seq_Timeout = 1.9", func(d *Door) { d.SeqTimeout = time.Second }},
+		{"no seconds", "Seq_Timeout = 0", func(d *Door) { d.SeqTimeout = 0 }},
+		{"most seconds", "Cmd_Timeout = 2147483647", func(d *Door) { d.CmdTimeout = 2147483647 * time.Second }},
+		{"cooldown", "seq_cooldown = 30", func(d *Door) { d.Cooldown = 30 * time.Second }},
+
+		{"flags", "TCPFlags = syn,!ack", func(d *Door) { d.Flags = TCPFlags{flagSYN | flagACK, flagSYN} }},
+		{"all flags in capitals", "TCPFlags = FIN,SYN,RST,PSH,ACK,URG", func(d *Door) { d.Flags = TCPFlags{0x3f, 0x3f} }},
+		{"blanks in flags", "TCPFlags = syn, ! ack # comment", func(d *Door) { d.Flags = TCPFlags{flagSYN | flagACK, flagSYN} }},
+		{"flags on two lines add up", "TCPFlags = syn\nTCPFlags = !rst", func(d *Door) { d.Flags = TCPFlags{flagSYN | flagRST, flagSYN} }},
+		{"last of opposite flags holds", "TCPFlags = syn,!syn", func(d *Door) { d.Flags = TCPFlags{flagSYN, 0} }},
+
+		{"target", "Target = 192.0.2.7", func(d *Door) { d.Target = netip.MustParseAddr("192.0.2.7") }},
+		{"IPv6 target", "Target = 2001:db8::7 # comment", func(d *Door) { d.Target = netip.MustParseAddr("2001:db8::7") }},
+		{"IPv4 target in IPv6 form", "Target = ::ffff:192.0.2.7", func(d *Door) { d.Target = netip.MustParseAddr("192.0.2.7") }},
+		{"one-time file", "One_Time_Sequences = /etc/knock once", func(d *Door) { d.OneTime = "/etc/knock once" }},
+
+		{"what belongs to a command", `Command = a --to=1 -m "b"; c && d | e # f > '%IP%/32' $(g)`, func(d *Door) {
+			d.Start = `a --to=1 -m "b"; c && d | e # f > '%IP%/32' $(g)`
+			d.Start6 = d.Start
+		}},
+		{"last command holds", "Start_Command = a\nCommand = b", func(d *Door) { d.Start, d.Start6 = "b", "b" }},
+		{"no command", "Command =", func(d *Door) { d.Start, d.Start6 = "", "" }},
+		{"keys in any case", "START_COMMAND = a\nstop_command = b\ncMD_tIMEOUT = 1", func(d *Door) {
+			d.Start, d.Start6, d.Stop, d.Stop6, d.CmdTimeout = "a", "a", "b", "b", time.Second
+		}},
+		{"IPv6 commands of their own", "Start_Command_6 = a\nStop_Command_6 = b\nStop_Command = c", func(d *Door) {
+			d.Start6, d.Stop, d.Stop6 = "a", "c", "b"
+		}},
+		{"Command_6", "Command_6 = a", func(d *Door) { d.Start6 = "a" }},
+		{"IPv6 falls back to what stands below", "Stop_Command = a\nCommand = b", func(d *Door) {
+			d.Start, d.Start6, d.Stop, d.Stop6 = "b", "b", "a", "a"
+		}},
+		{"nothing for IPv6", "Start_Command_6 =\nStop_Command_6 =\nStop_Command = a", func(d *Door) { d.Start6, d.Stop = "", "a" }},
+		{"bare UseSyslog in a door", "UseSyslog", func(d *Door) {}},
+		{"comments and blanks", "  # Sequence = 1\n#Sequence = 2\n \t \n\n", func(d *Door) {}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := readText("[ssh]\nSequence = 7000,8000\nCommand = open\n" + test.in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := Door{Name: "ssh", Line: 1, Sequence: []Knock{{7000, tcp}, {8000, tcp}}, SeqTimeout: 25 * time.Second,
+				CmdTimeout: 10 * time.Second, Start: "open", Start6: "open"}
+			test.want(&want)
+			if got := *c.Doors[0]; !reflect.DeepEqual(got, want) {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+		})
+	}
+}
+
+func TestCommandsByFamily(t *testing.T) {
+	d := Door{Start: "a", Stop: "b", Start6: "c", Stop6: "d"}
+	for source, want := range map[string]string{"192.0.2.7": "a b", "2001:db8::7": "c d"} {
+		start, stop := d.commands(netip.MustParseAddr(source))
+		if got := start + " " + stop; got != want {
+			t.Errorf("commands for %s: got %q, want %q", source, got, want)
+		}
+	}
+}
+
+func TestOptions(t *testing.T) {
+	tests := []struct {
+		name, in string
+		want     Config
+	}{
+		{"no section", "", Config{}},
+		{"nothing in it", "[options]", Config{}},
+		{"syslog", "[options]\nUseSyslog", Config{UseSyslog: true}},
+		{"syslog with a value", "[options]\nUseSyslog = yes # comment", Config{UseSyslog: true}},
+		{"syslog with = and no value", "[options]\nusesyslog =", Config{UseSyslog: true}},
+		{"no syslog", "[options]\nUseSyslog = No", Config{}},
+		{"syslog in a door", "[a]\nSequence = 1\nUseSyslog", Config{UseSyslog: true}},
+		{"files", "[options]\nlogfile = /var/log/my knocks.log\nPidFile=/run/knockd.pid", Config{LogFile: "/var/log/my knocks.log", PidFile: "/run/knockd.pid"}},
+		{"last file holds", "[options]\nLogFile = /a\nLogFile = /b", Config{LogFile: "/b"}},
+		{"interface", "[options]\nInterface = eth0", Config{Interfaces: []string{"eth0"}}},
+		{"interface in quotes", "[options]\nInterface = \"eth0\" # comment", Config{Interfaces: []string{"eth0"}}},
+		{"first interface holds", "[options]\nInterface = eth0\nInterface = eth1", Config{Interfaces: []string{"eth0"}}},
+		{"interfaces", "[options]\nInterface = ppp0, br-lan,eth0.2", Config{Interfaces: []string{"ppp0", "br-lan", "eth0.2"}}},
+		{"any interface", "[options]\nInterface = any", Config{}},
+		{"any of several", "[options]\nInterface = eth0,ALL", Config{}},
+		{"star", "[options]\nInterface = *", Config{}},
+		{"two sections", "[options]\nUseSyslog\n[a]\nSequence = 1\n[options]\nLogFile = /a", Config{UseSyslog: true, LogFile: "/a"}},
+		{"section in capitals", "[ OPTIONS ]\nUseSyslog", Config{UseSyslog: true}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := readText(test.in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := Config{Interfaces: c.Interfaces, LogFile: c.LogFile, PidFile: c.PidFile, UseSyslog: c.UseSyslog}
+			if !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestSections(t *testing.T) {
+	long := strings.Repeat("x", 127)
+	tests := []struct{ name, in, want string }{
+		{"none", "", ""},
+		{"order and lines", "# top\n[a]\nSequence = 1\n\n[b]\nSequence = 2\n", "2 a 1:tcp, 5 b 2:tcp"},
+		{"no newline at the end", "[a]\nSequence = 1", "1 a 1:tcp"},
+		{"CRLF", "[a]\r\nSequence = 1\r\n\r\n# c\r\n[b]\r\nSequence = 2\r\n", "1 a 1:tcp, 5 b 2:tcp"},
+		{"indented", "\t[a]  \n\t  Sequence\t=\t1\t\n", "1 a 1:tcp"},
+		{"byte order mark", "\xef\xbb\xbf[a]\nSequence = 1\n", "1 a 1:tcp"},
+		{"two doors of one name", "[a]\nSequence = 1\n[a]\nSequence = 2\n", "1 a 1:tcp, 3 a 2:tcp"},
+		{"names differ in case", "[a]\nSequence = 1\n[A]\nSequence = 2\n", "1 a 1:tcp, 3 A 2:tcp"},
+		{"blanks in a name", "[ open ssh  now ]\nSequence = 1\n", "1 open ssh  now 1:tcp"},
+		{"brackets and = in a name", "[a]=[b]\nSequence = 1\n", "1 a]=[b 1:tcp"},
+		{"not ASCII", "[вход №1]\nSequence = 1\n", "1 вход №1 1:tcp"},
+		{"longest name", "[" + long + "]\nSequence = 1\n", "1 " + long + " 1:tcp"},
+		{"one-time file and no sequence", "[a]\nOne_Time_Sequences = /a\n", "1 a "},
+		{"largest file", "[a]\nSequence = 1\n" + strings.Repeat("#", maxConfigSize-len("[a]\nSequence = 1\n")), "1 a 1:tcp"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := readText(test.in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, d := range c.Doors {
+				got = append(got, fmt.Sprintf("%d %s %s", d.Line, d.Name, d.sequence()))
+			}
+			if got := strings.Join(got, ", "); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	const (
+		port    = `knockd.conf:2: door "a": Sequence: a port is a number from 1 to 65535`
+		seconds = ` is a number of seconds from 0 to 2147483647, not `
+		isFlag  = ` is no flag: fin, syn, rst, psh, ack, urg, each also with ! before it`
+		isLink  = ` is no interface name: names separated by commas (eth0,ppp0) or any`
+	)
+	tests := []struct{ name, in, want string }{
+		{"shell variable", "[a]\nSequence = $PORT1,8000", port + `, not "$PORT1"`},
+		{"place holder", "[a]\nSequence = 7000,<X>", port + `, not "<X>"`},
+		{"port 0", "[a]\nSequence = 0:udp", port + `, not "0:udp"`},
+		{"port too high", "[a]\nSequence = 65536", port + `, not "65536"`},
+		{"port that wraps", "[a]\nSequence = 18446744073709551623", port + `, not "18446744073709551623"`},
+		{"negative port", "[a]\nSequence = -7000", port + `, not "-7000"`},
+		{"hexadecimal port", "[a]\nSequence = 0x1b58", port + `, not "0x1b58"`},
+		{"range", "[a]\nSequence = 7000-7003", port + `, not "7000-7003"`},
+		{"semicolons", "[a]\nSequence = 1;2;3", port + `, not "1;2;3"`},
+		{"blanks instead of commas", "[a]\nSequence = 7000 8000", port + `, not "7000 8000"`},
+		{"trailing comma", "[a]\nSequence = 7000,8000,", port},
+		{"empty sequence", "[a]\nSequence =", port},
+		{"comment instead of a sequence", "[a]\nSequence = # 7000", port},
+		{"unknown protocol", "[a]\nSequence = 7000:icmp", `knockd.conf:2: door "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "7000:icmp"`},
+		{"empty protocol", "[a]\nSequence = 7000:", `knockd.conf:2: door "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "7000:"`},
+		{"too many knocks", "[a]\nSequence = 5" + strings.Repeat(",5", maxKnocks), `knockd.conf:2: door "a": Sequence: a sequence has 1 to 32 knocks, not 33`},
+		{"no sequence", "[a]\nCommand = open\n[b]\nSequence = 1", `knockd.conf:1: door "a": a door needs a Sequence: Sequence = 7000,8000:udp,9000`},
+
+		{"misspelt directive", "[a]\nSequence = 1\nCmd_Timout = 5", `knockd.conf:3: door "a": unknown directive "Cmd_Timout" (did you mean Cmd_Timeout?)`},
+		{"unknown directive", "[options]\nColour = red", `knockd.conf:2: unknown directive "Colour"`},
+		{"no directive", "[a]\nSequence = 1\n; a comment", `knockd.conf:3: door "a": "; a comment" is no directive: a line is [section], Directive = value or # comment`},
+		{"misspelt bare directive", "[options]\nUseSyslock", `knockd.conf:2: "UseSyslock" is no directive: a line is [section], Directive = value or # comment (did you mean UseSyslog?)`},
+		{"no =", "[a]\nSequence = 1\nCommand", `knockd.conf:3: door "a": Start_Command needs a value: Start_Command = ...`},
+		{"before any section", "LogFile = /a\nUseSyslog",
+			"knockd.conf:1: LogFile stands before the first section: write [options] or a door's [name] above it\n" +
+				"knockd.conf:2: UseSyslog stands before the first section: write [options] or a door's [name] above it"},
+		{"door's directive in options", "[options]\nTCPFlags = syn", `knockd.conf:2: TCPFlags belongs in a door's section, not in [options]`},
+		{"option in a door", "[a]\nSequence = 1\nInterface = eth0\nLogFile = /a\nPidFile = /a",
+			`knockd.conf:3: door "a": Interface belongs in [options]` + "\n" +
+				`knockd.conf:4: door "a": LogFile belongs in [options]` + "\n" +
+				`knockd.conf:5: door "a": PidFile belongs in [options]`},
+		{"no name", "[ ]\nSequence = 1", `knockd.conf:1: a section needs a name: [options] or a door's [name]`},
+		{"name that is no text", "[\xff]\nSequence = 1", `knockd.conf:1: a door's name must be UTF-8 text: it stands in the log`},
+		{"behind a section", "[options] # comment", `knockd.conf:1: a section is [name] and nothing behind it: put the rest on a line of its own`},
+
+		{"unknown flag", "[a]\nSequence = 1\nTCPFlags = syn,ecn", `knockd.conf:3: door "a": TCPFlags: "ecn"` + isFlag},
+		{"no flag", "[a]\nSequence = 1\nTCPFlags =", `knockd.conf:3: door "a": TCPFlags: ""` + isFlag},
+		{"name as target", "[a]\nSequence = 1\nTarget = host.lan", `knockd.conf:3: door "a": Target is an address such as 192.0.2.7 or 2001:db8::7, not "host.lan"`},
+		{"target with a zone", "[a]\nSequence = 1\nTarget = fe80::1%eth0", `knockd.conf:3: door "a": Target is an address such as 192.0.2.7 or 2001:db8::7, not "fe80::1%eth0"`},
+		{"negative seconds", "[a]\nSequence = 1\nSeq_Timeout = -5", `knockd.conf:3: door "a": Seq_Timeout` + seconds + `"-5"`},
+		{"no seconds", "[a]\nSequence = 1\nTimeout =", `knockd.conf:3: door "a": Seq_Timeout` + seconds + `""`},
+		{"seconds in words", "[a]\nSequence = 1\nCmd_Timeout = ten", `knockd.conf:3: door "a": Cmd_Timeout` + seconds + `"ten"`},
+		{"too many seconds", "[a]\nSequence = 1\nSeq_Cooldown = 2147483648", `knockd.conf:3: door "a": Seq_Cooldown` + seconds + `"2147483648"`},
+		{"far too many seconds", "[a]\nSequence = 1\nSeq_Timeout = 99999999999999999999", `knockd.conf:3: door "a": Seq_Timeout` + seconds + `"99999999999999999999"`},
+		{"syslog with a file", "[options]\nUseSyslog = /var/log/a", `knockd.conf:2: UseSyslog stands alone on its line, or is yes or no, not "/var/log/a"`},
+		{"interface with a slash", "[options]\nInterface = eth0/1", `knockd.conf:2: Interface: "eth0/1"` + isLink},
+		{"interface too long", "[options]\nInterface = abcdefghijklmnop", `knockd.conf:2: Interface: "abcdefghijklmnop"` + isLink},
+		{"empty interface", "[options]\nInterface = eth0,", `knockd.conf:2: Interface: ""` + isLink},
+		{"empty one-time file", "[a]\nOne_Time_Sequences =\nSequence = 1", `knockd.conf:2: door "a": One_Time_Sequences needs a file`},
+		{"control character", "[a]\nSequence = 1\nCommand = a\x00b", `knockd.conf:3: door "a": a control character (0x00) has no place in a configuration: delete it`},
+		{"escape in a name", "[a\x1b[2J]\nSequence = 1", "knockd.conf:1: a control character (0x1b) has no place in a configuration: delete it\n" +
+			"knockd.conf:2: Sequence stands before the first section: write [options] or a door's [name] above it"},
+		{"too large", strings.Repeat("#", maxConfigSize+1), `knockd.conf:0: a configuration is at most 1048576 bytes`},
+
+		{"all of them at once", "[options]\nInterfaec = eth0\n[a]\nSequence = x,7000,y\nTCPFlags = z\n[b]\n[c]\nSequence = 1\nSeq_Timeout = x",
+			`knockd.conf:2: unknown directive "Interfaec" (did you mean Interface?)` + "\n" +
+				`knockd.conf:4: door "a": Sequence: a port is a number from 1 to 65535, not "x"` + "\n" +
+				`knockd.conf:4: door "a": Sequence: a port is a number from 1 to 65535, not "y"` + "\n" +
+				`knockd.conf:5: door "a": TCPFlags: "z"` + isFlag + "\n" +
+				`knockd.conf:9: door "c": Seq_Timeout` + seconds + `"x"` + "\n" +
+				`knockd.conf:6: door "b": a door needs a Sequence: Sequence = 7000,8000:udp,9000`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := mistakesOf(test.in); got != test.want {
+				t.Errorf("got:\n%s\nwant:\n%s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestTooManyMistakes(t *testing.T) {
+	lines := strings.Split(mistakesOf("[a]\n"+strings.Repeat("Colour = red\n", 2*maxConfigErrors)), "\n")
+	if got, want := len(lines), maxConfigErrors+1; got != want {
+		t.Errorf("got %d lines, want %d", got, want)
+	}
+	if got, want := lines[len(lines)-1], `knockd.conf:101: door "a": too many mistakes: reading ends here`; got != want {
+		t.Errorf("last line: got %q, want %q", got, want)
+	}
+}
+
+func TestUnreadableConfig(t *testing.T) {
+	broken := errors.New("disk on fire")
+	if _, err := parseConfig("knockd.conf", iotest.ErrReader(broken)); !errors.Is(err, broken) {
+		t.Errorf("got %v, want %v", err, broken)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	const (
+		head      = "[a]\nSequence = 7000,3000,9000\n"
+		door      = head + "Command = open\n"
+		adjacent  = `knockd.conf:1: door "a": a scan of a few adjacent ports in order completes the sequence: let it go up and down, over thousands of ports`
+		unfit     = `knockd.conf:1: door "a": TCPFlags do not fit a connection's first packet, which carries SYN alone: knock clients cannot open it`
+		oneKnock  = `knockd.conf:1: door "a": a sequence of one knock is opened by any port scan`
+		noCommand = `knockd.conf:1: door "a": it has no command: knocking is only logged`
+		run       = "\nCommand = open\n"
+	)
+	tests := []struct{ name, in, want string }{
+		{"nothing to say", door + "TCPFlags = syn,!ack\nStop_Command = close\nCmd_Timeout = 10 # comment\nSeq_Timeout = 5\n[options]\nUseSyslog\nUseSyslog\n", ""},
+		{"no door", "[options]\n", `knockd.conf:2: there is no door: nothing can be opened`},
+		{"no command", head, noCommand},
+		{"nothing for IPv6", door + "Start_Command_6 =", ""},
+		{"nothing for IPv4", head + "Start_Command_6 = open", ""},
+		{"stop and no start", head + "Stop_Command = close", `knockd.conf:1: door "a": a Stop_Command without a Start_Command is never run`},
+		{"stop and no time", door + "Stop_Command = close", `knockd.conf:1: door "a": Stop_Command without Cmd_Timeout: it runs after 10 seconds`},
+		{"time and no stop", door + "Cmd_Timeout = 5", `knockd.conf:1: door "a": Cmd_Timeout without Stop_Command has no effect`},
+		{"no time to knock", door + "Seq_Timeout = 0", `knockd.conf:1: door "a": Seq_Timeout = 0 leaves no time: the sequence can never be completed`},
+		{"letters behind seconds", door + "Seq_Timeout = 5s", `knockd.conf:4: door "a": Seq_Timeout: "5s" is read as 5 seconds`},
+
+		{"repeated sequence", "[a]\nSequence = 1,65535\nSequence = 7000,3000,9000" + run, `knockd.conf:3: door "a": Sequence stands on line 2 already: this line holds`},
+		{"repeated alias", door + "Start_Command = b", `knockd.conf:4: door "a": Start_Command stands on line 3 already: this line holds`},
+		{"repeated file", "[options]\nLogFile = /a\nLogFile = /b\n" + door, `knockd.conf:3: LogFile stands on line 2 already: this line holds`},
+		{"repeated interface", "[options]\nInterface = eth0\nInterface = eth1\n" + door, `knockd.conf:3: Interface stands on line 2 already: that line holds`},
+		{"other door's directive", door + "[b]\nSequence = 9000,3000\nCommand = b", ""},
+		{"empty interface", "[options]\nInterface = # eth0\n" + door, `knockd.conf:2: Interface is empty: all interfaces are listened on`},
+		{"comment behind a path", "[options]\nLogFile = /a # comment\n" + door, `knockd.conf:2: LogFile: the comment behind the path is read as a part of it: put it on a line of its own`},
+
+		{"flags on two lines", door + "TCPFlags = syn\nTCPFlags = !ack,syn", ""},
+		{"opposite flags", door + "TCPFlags = !syn\nTCPFlags = SYN", `knockd.conf:5: door "a": TCPFlags asks for SYN and for its opposite: the last one holds`},
+		{"flags of an answer", door + "TCPFlags = syn,ack", unfit},
+		{"no syn", door + "TCPFlags = !syn", unfit},
+		{"flags of a udp door", "[a]\nSequence = 7000:udp,3000:udp" + run + "TCPFlags = ack", ""},
+
+		{"one knock", "[a]\nSequence = 7000" + run, oneKnock},
+		{"two knocks up", "[a]\nSequence = 1,65535" + run, adjacent},
+		{"two knocks down", "[a]\nSequence = 65535,1" + run, ""},
+		{"up within the span", "[a]\nSequence = 100,110,120" + run, adjacent},
+		{"up beyond the span", "[a]\nSequence = 100,110,121" + run, ""},
+		{"up and down", "[a]\nSequence = 100,102,101" + run, ""},
+		{"up in both protocols", "[a]\nSequence = 100,101:udp,102" + run, ""},
+		{"up in udp", "[a]\nSequence = 100:udp,101:udp,102:udp" + run, adjacent},
+		{"same port", "[a]\nSequence = 8,8,8" + run, ""},
+
+		{"same sequence", door + "[b]\nSequence = 7000:tcp, 3000, 9000\nCommand = b", `knockd.conf:1: door "a": it has the same sequence as door "b" (line 4): both open at once`},
+		{"beginning of another", door + "[b]\nSequence = 7000,3000\nCommand = b", `knockd.conf:4: door "b": its sequence is the beginning of that of door "a" (line 1): it opens on the way`},
+		{"beginning of another, and a one-time door", door + "[b]\nSequence = 7000,3000\nCommand = b\n[c]\nOne_Time_Sequences = /c\nCommand = c",
+			`knockd.conf:4: door "b": its sequence is the beginning of that of door "a" (line 1): it opens on the way`},
+		{"digits of another", door + "[b]\nSequence = 7000,3000,90\nCommand = b", ""},
+		{"end of another", door + "[b]\nSequence = 3000,9000,1\nCommand = b", ""},
+		{"same ports, other protocol", door + "[b]\nSequence = 7000,3000,9000:udp\nCommand = b", ""},
+
+		{"in the order of lines", "[a]\nSequence = 7000\nSeq_Timeout = 5s\nTimeout = 5\nTCPFlags = fin\n",
+			noCommand + "\n" + unfit + "\n" + oneKnock + "\n" +
+				`knockd.conf:3: door "a": Seq_Timeout: "5s" is read as 5 seconds` + "\n" +
+				`knockd.conf:4: door "a": Seq_Timeout stands on line 3 already: this line holds`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := readText(test.in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(c.Warnings, "\n"); got != test.want {
+				t.Errorf("got:\n%s\nwant:\n%s", got, test.want)
+			}
+		})
+	}
+}
+
+// TestSecrets reads files of which every knock is on port 41941 or 42942: neither may come up in what a daemon logs.
+func TestSecrets(t *testing.T) {
+	const more = "\n[b]\nSequence = 41941,42942,41941\nCommand = open\n"
+	for _, in := range []string{
+		"[a]\nSequence = 41941",
+		"[a]\nSequence = 41941,42942",
+		"[a]\nSequence = 41941,42942,41941\nSequence = 42942,41941",
+		"[a]\nSequence = 41941,42942,41941",
+		"[a]\nSequence = 41941\nSeq_Timeout = 0",
+		"[a]\nSequence = 41941,$42942",
+		"[a]\nSequence = 41941;42942",
+		"[a]\nSequence = 41941:tpc,42942",
+		"[a]\nSequence = 41941 42942",
+		"[a]\nSequence = 41941" + strings.Repeat(",42942", maxKnocks),
+		"[a]\nSequence = 41941,42942\x07",
+		"[a]\nSeqence = 41941,42942",
+		"[a]\nSequence 41941,42942",
+		"[a]\nSequence: 41941,42942",
+		"[a]\nSequence 41941 = 42942",
+		"[a]\nSequence = 41941,\n42942",
+		"[a] Sequence = 41941,42942",
+		"Sequence = 41941,42942",
+		"[options]\nSequence = 41941,42942",
+	} {
+		c, err := readText(in + more)
+		var lines []string
+		if err == nil {
+			lines = c.Warnings
+		} else {
+			lines = withoutSecrets(err)
+		}
+		for _, line := range lines {
+			if strings.Contains(line, "41941") || strings.Contains(line, "42942") {
+				t.Errorf("%q: a port stands in %q", in, line)
+			}
+		}
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	for _, seed := range []string{
+		"",
+		"[options]\n\tlogfile = /var/log/knockd.log\n[openSSH]\n\tsequence = 7000,8000,9000\n\ttcpflags = syn\n\tcommand = /bin/sh -s %IP%\n",
+		"\xef\xbb\xbf[a]\r\nSequence = 1:udp , 2:TCP # c\r\nStart_Command_6 =\r\nStop_Command = b\r\n",
+		"[a]\nOne_Time_Sequences = /a\nTarget = ::ffff:192.0.2.7\nTCPFlags = syn, !ack\nTCPFlags = !syn\n",
+		"[options]\nInterface = \"eth0\",any\nInterface = eth1\nUseSyslog = yes\nPidFile = /a # b\n",
+		"[a]\nSequence = 5,5,5\nSeq_Timeout = 5s\nSeq_Timeout = 99999999999\n[b]\nSequence = 5,5\n[a]\nSequence = 5,5\n",
+		"Sequnce = 1\n[\n[]\n[ ]\n[=]\n=\n==1\n[a]\x00\n[\xff]\nUseSyslog\x1b\nSequence = ,0,65536,$A,1:,:1\n",
+		"[a]\nSequence = 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33\n",
+	} {
+		f.Add([]byte(seed))
+	}
+	located := regexp.MustCompile(`^fuzz\.conf:[0-9]+: [^\n]+$`)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := parseConfig("fuzz.conf", bytes.NewReader(text))
+		if err != nil {
+			var mistakes configErrors
+			if !errors.As(err, &mistakes) || len(mistakes) == 0 || c != nil {
+				t.Fatalf("got %v and %#v, want configErrors alone", c, err)
+			}
+			for _, line := range append(strings.Split(err.Error(), "\n"), mistakes.withoutSecrets()...) {
+				if !located.MatchString(line) {
+					t.Errorf("mistake without a place: %q", line)
+				}
+			}
+			return
+		}
+		for _, w := range c.Warnings {
+			if !located.MatchString(w) {
+				t.Errorf("warning without a place: %q", w)
+			}
+		}
+		for _, d := range c.Doors {
+			if d.Name == "" || d.Line < 1 || d.SeqTimeout < 0 || d.CmdTimeout < 0 || d.Cooldown < 0 || d.Flags.Value&^d.Flags.Mask != 0 {
+				t.Errorf("door out of bounds: %+v", d)
+			}
+			if len(d.Sequence) > maxKnocks || len(d.Sequence) == 0 && d.OneTime == "" {
+				t.Errorf("door %q has %d knocks", d.Name, len(d.Sequence))
+			}
+			for _, k := range d.Sequence {
+				if again, err := parseKnock(k.String(), tcp); err != nil || again != k || k.Port == 0 {
+					t.Errorf("knock %v reads as %v, %v", k, again, err)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,460 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// filterCase is a random set of doors and addresses, and packets that mostly go near them.
+type filterCase struct {
+	*rand.Rand
+	doors     []*Door
+	addresses []netip.Addr
+	onlyIPv4  bool
+}
+
+// newFilterCase makes doors of three knocks with one of nFlags different TCPFlags each, and addresses of both families.
+func newFilterCase(seed uint64, nDoors, nFlags, nAddresses int) *filterCase {
+	c := &filterCase{Rand: rand.New(rand.NewPCG(seed, 0))}
+	flags := make([]TCPFlags, nFlags)
+	for i := range flags {
+		mask := uint8(c.IntN(64))
+		flags[i] = TCPFlags{Mask: mask, Value: uint8(c.IntN(64)) & mask}
+	}
+	for range nDoors {
+		d := &Door{}
+		if nFlags > 0 {
+			d.Flags = flags[c.IntN(nFlags)]
+		}
+		for range 3 {
+			d.Sequence = append(d.Sequence, Knock{uint16(1 + c.IntN(65535)), c.protocol()})
+		}
+		c.doors = append(c.doors, d)
+	}
+	for range nAddresses {
+		c.addresses = append(c.addresses, c.address())
+	}
+	return c
+}
+
+func (c *filterCase) protocol() Protocol {
+	if c.IntN(3) == 0 {
+		return udp
+	}
+	return tcp
+}
+
+// address makes one that differs from its like in one of its bytes.
+func (c *filterCase) address() netip.Addr {
+	if c.IntN(2) == 0 {
+		a := [4]byte{198, 51, 100, 0}
+		a[c.IntN(4)] = byte(c.IntN(256))
+		return netip.AddrFrom4(a)
+	}
+	a := netip.MustParseAddr("2001:db8::").As16()
+	a[1+c.IntN(15)] = byte(c.IntN(256))
+	return netip.AddrFrom16(a)
+}
+
+func (c *filterCase) packet() testPacket {
+	to := c.address()
+	if len(c.addresses) > 0 && c.IntN(4) > 0 {
+		to = c.addresses[c.IntN(len(c.addresses))]
+	}
+	p := testPacket{from: "192.0.2.7", to: to.String(), fromPort: uint16(c.IntN(65536)), seq: c.Uint32(), data: c.IntN(3) * c.IntN(100)}
+	if to.Is6() {
+		p.from = "2001:db8::7"
+		if c.IntN(4) == 0 {
+			p.extensions = [][]extension{
+				{ext(ipv6HopByHop, 8)}, {ext(ipv6Routing, 24)}, {fragment(0, true)}, {ext(ipv6AH, 24)},
+				{fragment(uint16(c.IntN(3)), true)}, {ext(ipv6DestOptions, 8), ext(ipv6DestOptions, 248)},
+			}[c.IntN(6)]
+		}
+	} else {
+		p.options = max(0, c.IntN(16)-5) * 4
+		p.fragment = []uint16{0, 0, 0, 0x4000, 0x2000, 1, 0x1fff}[c.IntN(7)]
+	}
+	d := c.doors[c.IntN(len(c.doors))]
+	p.knock = d.Sequence[c.IntN(len(d.Sequence))]
+	switch c.IntN(6) {
+	case 0:
+		p.knock.Port += uint16(c.IntN(3) - 1)
+	case 1:
+		p.knock.Port = uint16(c.IntN(65536))
+	case 2:
+		p.knock.Proto = []Protocol{tcp, udp, 1, 132}[c.IntN(4)]
+	}
+	p.flags = d.Flags.Value | uint8(c.IntN(256))&^d.Flags.Mask
+	if c.IntN(3) == 0 {
+		p.flags = uint8(c.IntN(256))
+	}
+	return p
+}
+
+// counts tells whether a door listens for the hit, straight from what the configuration means.
+func (c *filterCase) counts(hit Hit) bool {
+	to := netip.AddrFrom16(hit.To).Unmap()
+	if len(c.addresses) > 0 && !slices.Contains(c.addresses, to) || c.onlyIPv4 && to.Is6() {
+		return false
+	}
+	listens := func(d *Door) bool { return slices.Contains(d.Sequence, hit.Knock) }
+	fits := func(d *Door) bool { return hit.Knock.Proto == udp || d.Flags.fit(hit.Flags) }
+	return slices.ContainsFunc(c.doors, listens) && slices.ContainsFunc(c.doors, fits)
+}
+
+// check sends packets through the filter. It must not drop one that counts, nor cut it short; and if it is an exact
+// one, nothing else passes but what is left to the parser.
+func (c *filterCase) check(t *testing.T, prog []bpf.Instruction, exact bool, packets int) (passed, dropped int) {
+	t.Helper()
+	vm, err := bpf.NewVM(prog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range packets {
+		p := c.packet()
+		b := p.bytes()
+		var hit, cut Hit
+		reject := parsePacket(b, len(b), &hit)
+		counts := reject == nil && c.counts(hit)
+		n, err := vm.Run(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case counts && n == 0:
+			t.Fatalf("dropped: %+v", p)
+		case counts && (parsePacket(b[:min(n, len(b))], len(b), &cut) != nil || cut != hit):
+			t.Fatalf("cut short to %d bytes: %+v", n, p)
+		case !counts && n > 0 && exact && len(p.extensions) == 0:
+			t.Fatalf("let through (parser: %v): %+v", reject, p)
+		}
+		if n > 0 {
+			passed++
+		} else {
+			dropped++
+		}
+	}
+	return passed, dropped
+}
+
+func TestFilterExact(t *testing.T) {
+	passed, dropped := 0, 0
+	for seed := range uint64(500) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		c := newFilterCase(seed, 1+r.IntN(60), r.IntN(maxFilterFlags+1), r.IntN(maxFilterAddr+1))
+		c.onlyIPv4 = r.IntN(4) == 0
+		prog, err := buildFilter(filterSpec(c.doors, c.addresses, c.onlyIPv4), maxFilterLen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, d := c.check(t, prog, true, 200)
+		passed, dropped = passed+p, dropped+d
+	}
+	if min(passed, dropped) < 20000 {
+		t.Errorf("got %d packets passed and %d dropped, want many of both", passed, dropped)
+	}
+}
+
+// Whatever has to be left to the parser and the matcher, no program is too long and no knock is lost.
+func TestFilterCoarse(t *testing.T) {
+	for _, limit := range []int{minFilterLen, 397, 823, maxFilterLen} {
+		for _, doors := range []int{1, 10, 100, 1000} {
+			for _, addresses := range []int{0, 1, 2 * maxFilterAddr, 200} {
+				for _, flags := range []int{0, maxFilterFlags, 60} {
+					t.Run(fmt.Sprintf("%d instructions, %d doors, %d addresses, %d flags", limit, doors, addresses, flags), func(t *testing.T) {
+						c := newFilterCase(uint64(doors), doors, flags, addresses)
+						spec := filterSpec(c.doors, c.addresses, false)
+						whole, err := assembleFilter(spec)
+						if err != nil {
+							t.Fatal(err)
+						}
+						prog, err := buildFilter(spec, limit)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if len(prog) > limit || len(prog) < min(limit, len(whole))/2 {
+							t.Errorf("got %d instructions of %d, want at most %d, and not far fewer", len(prog), len(whole), limit)
+						}
+						if _, err := bpf.Assemble(prog); err != nil {
+							t.Error(err)
+						}
+						c.check(t, prog, false, 300)
+					})
+				}
+			}
+		}
+	}
+}
+
+func TestFilterSpec(t *testing.T) {
+	syn, synAck := TCPFlags{flagSYN, flagSYN}, TCPFlags{flagSYN | flagACK, flagSYN | flagACK}
+	sequence := []Knock{{8001, tcp}, {7000, udp}, {8000, tcp}, {8001, tcp}}
+	var many []*Door
+	for i := range uint8(maxFilterFlags + 1) {
+		many = append(many, &Door{Flags: TCPFlags{0x3f, i}})
+	}
+	tests := []struct {
+		name  string
+		doors []*Door
+		want  string
+	}{
+		{"no door", nil, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true}"},
+		{"ports", []*Door{{Sequence: sequence, Flags: syn}}, "{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] Flags:[{Mask:2 Value:2}] Addresses:[] OnlyIPv4:true}"},
+		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true}"},
+		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true}"},
+		{"too many flags", many, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true}"},
+	}
+	for _, test := range tests {
+		if got := fmt.Sprintf("%+v", filterSpec(test.doors, nil, true)); got != test.want {
+			t.Errorf("%s: got %s, want %s", test.name, got, test.want)
+		}
+	}
+}
+
+func TestMergeIntervals(t *testing.T) {
+	tests := []struct{ in, want []interval }{
+		{nil, nil},
+		{[]interval{{5, 5}}, []interval{{5, 5}}},
+		{[]interval{{9, 9}, {5, 5}, {5, 5}}, []interval{{5, 5}, {9, 9}}},
+		{[]interval{{6, 6}, {5, 5}, {8, 8}, {7, 7}}, []interval{{5, 8}}},
+		{[]interval{{1, 100}, {2, 3}, {50, 120}}, []interval{{1, 120}}},
+		{[]interval{{65535, 65535}, {0, 0}, {65534, 65534}}, []interval{{0, 0}, {65534, 65535}}},
+		{[]interval{{10, 65535}, {20, 20}}, []interval{{10, 65535}}},
+	}
+	for _, test := range tests {
+		if got := mergeIntervals(slices.Clone(test.in)); !slices.Equal(got, test.want) {
+			t.Errorf("%v: got %v, want %v", test.in, got, test.want)
+		}
+	}
+}
+
+func TestCoarsen(t *testing.T) {
+	in := []interval{{1, 1}, {10, 12}, {14, 14}, {20, 20}, {65535, 65535}}
+	tests := []struct {
+		n    int
+		want []interval
+	}{
+		{9, in},
+		{5, in},
+		{4, []interval{{1, 1}, {10, 14}, {20, 20}, {65535, 65535}}},
+		{3, []interval{{1, 1}, {10, 20}, {65535, 65535}}},
+		{2, []interval{{1, 20}, {65535, 65535}}},
+		{1, []interval{{1, 65535}}},
+	}
+	before := slices.Clone(in)
+	for _, test := range tests {
+		if got := coarsen(in, test.n); !slices.Equal(got, test.want) {
+			t.Errorf("to %d: got %v, want %v", test.n, got, test.want)
+		}
+	}
+	if got := coarsen(nil, 1); got != nil {
+		t.Errorf("nothing: got %v, want nothing", got)
+	}
+	if !slices.Equal(in, before) {
+		t.Errorf("got its argument changed to %v, want %v", in, before)
+	}
+}
+
+func TestAssembler(t *testing.T) {
+	// ahead jumps over n instructions.
+	ahead := func(n int, jump func(a *assembler)) func(a *assembler) {
+		return func(a *assembler) {
+			jump(a)
+			for range n {
+				a.ret(0)
+			}
+			a.label("x")
+			a.ret(1)
+		}
+	}
+	ifTrue := func(a *assembler) { a.jump(bpf.JumpEqual, 0, "x", "") }
+	ifFalse := func(a *assembler) { a.jump(bpf.JumpEqual, 1, "", "x") }
+	always := func(a *assembler) { a.jumpTo("x") }
+	tests := []struct {
+		name  string
+		build func(a *assembler)
+		want  string // of the error, "" for a program that returns 1
+	}{
+		{"conditional, 0 ahead", ahead(0, ifTrue), ""},
+		{"conditional, 255 ahead", ahead(255, ifTrue), ""},
+		{"conditional, 256 ahead", ahead(256, ifTrue), "filter: instruction 0 jumps 256 ahead, more than 255"},
+		{"if false, 255 ahead", ahead(255, ifFalse), ""},
+		{"if false, 256 ahead", ahead(256, ifFalse), "filter: instruction 0 jumps 256 ahead, more than 255"},
+		{"unconditional, 3000 ahead", ahead(3000, always), ""},
+		{"no label", func(a *assembler) { a.jump(bpf.JumpEqual, 0, "y", "") }, `filter: instruction 0 jumps to "y", which is not ahead`},
+		{"no label if false", func(a *assembler) { a.jump(bpf.JumpEqual, 0, "", "y") }, `filter: instruction 0 jumps to "y", which is not ahead`},
+		{"label behind", func(a *assembler) { a.label("x"); a.ret(0); a.jumpTo("x") }, `filter: instruction 1 jumps to "x", which is not ahead`},
+		{"label here", func(a *assembler) { a.label("x"); a.jumpTo("x") }, `filter: instruction 0 jumps to "x", which is not ahead`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var a assembler
+			test.build(&a)
+			prog, err := a.assemble()
+			if got := fmt.Sprint(err); test.want != "" {
+				if got != test.want {
+					t.Errorf("got error %s, want %s", got, test.want)
+				}
+				return
+			}
+			vm, vmErr := bpf.NewVM(prog)
+			if err := errors.Join(err, vmErr); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := vm.Run([]byte{0}); got != 1 || err != nil {
+				t.Errorf("got %d (%v), want 1", got, err)
+			}
+		})
+	}
+}
+
+// The kernel and bpf.VM agree. A unix socket runs the filter over the datagram from its first byte, and cuts it to the
+// length that the filter returns, as a packet socket does.
+func TestFilterInKernel(t *testing.T) {
+	tests := []struct{ limit, doors, flags, addresses int }{
+		{minFilterLen, 1000, 16, 48}, {397, 20, 3, 3}, {823, 100, 1, 24}, {maxFilterLen, 2, 2, 2}, {maxFilterLen, 1000, 16, 48},
+	}
+	for _, test := range tests {
+		t.Run(fmt.Sprintf("%+v", test), func(t *testing.T) {
+			c := newFilterCase(uint64(test.doors), test.doors, test.flags, test.addresses)
+			prog, err := buildFilter(filterSpec(c.doors, c.addresses, false), test.limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			vm, vmErr := bpf.NewVM(prog)
+			raw, rawErr := bpf.Assemble(prog)
+			fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err := errors.Join(vmErr, rawErr, err); err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fds[0])
+			defer unix.Close(fds[1])
+			fprog := unix.SockFprog{Len: uint16(len(raw)), Filter: (*unix.SockFilter)(unsafe.Pointer(&raw[0]))}
+			switch err := unix.SetsockoptSockFprog(fds[1], unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &fprog); {
+			case err == unix.ENOMEM:
+				t.Skipf("the kernel has no room for %d instructions: sysctl net.core.optmem_max=131072", len(raw))
+			case err != nil:
+				t.Fatalf("attaching %d instructions: %v", len(raw), err)
+			}
+			var packets [][]byte
+			for range 2000 {
+				packets = append(packets, c.packet().bytes())
+			}
+			for _, test := range invalidPackets {
+				packets = append(packets, test.in.bytes())
+			}
+			for n := range len(packets[0]) {
+				packets = append(packets, packets[0][:n])
+			}
+			passed := 0
+			buf := make([]byte, 1<<16)
+			for _, b := range packets {
+				want, err := vm.Run(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := unix.Write(fds[0], b); err != nil {
+					t.Fatal(err)
+				}
+				got, _, err := unix.Recvfrom(fds[1], buf, unix.MSG_DONTWAIT)
+				switch {
+				case err != nil && err != unix.EAGAIN:
+					t.Fatal(err)
+				case err == unix.EAGAIN && want > 0:
+					t.Errorf("the kernel drops what the VM cuts to %d bytes: %x", want, b)
+				case err == nil && got != min(want, len(b)):
+					t.Errorf("the kernel cuts to %d bytes what the VM cuts to %d: %x", got, want, b)
+				}
+				if err == nil {
+					passed++
+				}
+			}
+			if passed < 300 || passed > len(packets)-300 {
+				t.Errorf("got %d of %d packets passed, want some of each", passed, len(packets))
+			}
+		})
+	}
+}
+
+// A packet costs a search, not a list: the steps grow with the logarithm of the number of doors.
+func TestFilterIsASearch(t *testing.T) {
+	c := newFilterCase(1, 400, 1, 2)
+	prog, err := buildFilter(filterSpec(c.doors, c.addresses, false), maxFilterLen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2000 {
+		b := c.packet().bytes()
+		if got := countSteps(t, prog, b); got > 60 {
+			t.Fatalf("got %d steps of %d instructions for %x, want at most 60", got, len(prog), b)
+		}
+	}
+}
+
+// countSteps runs prog one instruction at a time: each is put behind those that led to it, which the VM shows by where
+// it ends.
+func countSteps(t *testing.T, prog []bpf.Instruction, b []byte) (steps int) {
+	t.Helper()
+	// To find where control goes after prog[:at], every later instruction returns its own number.
+	for at := 0; ; steps++ {
+		switch prog[at].(type) {
+		case bpf.RetConstant:
+			return steps + 1
+		}
+		probe := slices.Clone(prog)
+		for i := at + 1; i < len(probe); i++ {
+			probe[i] = bpf.RetConstant{Val: uint32(i)}
+		}
+		vm, err := bpf.NewVM(probe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := vm.Run(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if next <= at { // a load beyond the packet
+			return steps + 1
+		}
+		at = next
+	}
+}
+
+func BenchmarkFilterVM(b *testing.B) {
+	for _, doors := range []int{1, 100, 1000} {
+		c := newFilterCase(1, doors, 1, 2)
+		prog, err := buildFilter(filterSpec(c.doors, c.addresses, false), maxFilterLen)
+		if err != nil {
+			b.Fatal(err)
+		}
+		vm, err := bpf.NewVM(prog)
+		if err != nil {
+			b.Fatal(err)
+		}
+		hit := testSYN4.with(func(p *testPacket) { p.to = "198.51.100.1"; p.knock = c.doors[0].Sequence[0] })
+		stranger := testSYN4.with(func(p *testPacket) { p.to = "203.0.113.1" })
+		for _, bench := range []struct {
+			name string
+			in   testPacket
+		}{{"hit", hit}, {"stranger", stranger}} {
+			b.Run(fmt.Sprintf("%d doors, %s", doors, strings.ReplaceAll(bench.name, " ", "_")), func(b *testing.B) {
+				b.ReportAllocs()
+				packet := bench.in.bytes()
+				for b.Loop() {
+					if _, err := vm.Run(packet); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,51 @@
+#!/bin/sh
+# Installs what is missing of the programs named, with the system's package manager.
+# usage: needs.sh PROGRAM[|PROGRAM] ...     a|b: one of them is enough, and the first one is installed
+set -eu
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+package() { # the package of a program, by package manager
+	case $1:$2 in
+	*:nft) echo nftables ;;
+	apt-get:ip | apk:ip) echo iproute2 ;;
+	dnf:ip) echo iproute ;;
+	apt-get:nc | apk:nc) echo netcat-openbsd ;;
+	dnf:nc) echo nmap-ncat ;;
+	*:knock | *:knockd) [ "$1" = dnf ] && echo knock || echo knockd ;;
+	apk:telnet) echo busybox-extras ;;
+	*) echo "$2" ;;
+	esac
+}
+
+missing=
+for need in "$@"; do
+	found=
+	for program in $(echo "$need" | tr '|' ' '); do
+		if command -v "$program" >/dev/null 2>&1; then found=yes; fi
+	done
+	[ -n "$found" ] || missing="$missing ${need%%|*}"
+done
+[ -n "$missing" ] || exit 0
+
+for manager in apt-get apk dnf; do
+	command -v $manager >/dev/null 2>&1 || continue
+	packages=
+	for program in $missing; do packages="$packages $(package $manager "$program")"; done
+	root=
+	if [ "$(id -u)" != 0 ]; then
+		root=sudo
+		command -v sudo >/dev/null 2>&1 || break
+	fi
+	echo "installing with $manager:$packages"
+	case $manager in
+	apt-get)
+		$root apt-get update -qq
+		$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
+		;;
+	apk) $root apk add -q $packages ;;
+	dnf) $root dnf install -y -q $packages ;;
+	esac
+	exit 0
+done
+echo "missing:$missing: install them, or run as root" >&2
+exit 1

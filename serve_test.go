@@ -1,0 +1,514 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const hostSSH = hostAddr + ":22"
+
+// articleFirst and articleSecond are the configurations that first users copy, word for word.
+const articleFirst = `[options]
+	logfile = /var/log/knockd.log
+[openSSH]
+	sequence    = 7000,8000,9000
+	seq_timeout = 10
+	tcpflags    = syn
+	command     = /usr/sbin/iptables -A INPUT -s %IP% -j ACCEPT
+[closeSSH]
+	sequence    = 9000,8000,7000
+	seq_timeout = 10
+	tcpflags    = syn
+	command     = /usr/sbin/iptables -D INPUT -s %IP% -j ACCEPT
+`
+
+const articleSecond = `[options]
+	logfile = /var/log/knockd.log
+[openSSHandRDP]
+	sequence      = 1941,1942,1945
+	seq_timeout   = 5
+	start_command = /usr/sbin/iptables -I INPUT -s %IP% -p tcp --dport 22 -j ACCEPT; /usr/sbin/iptables -I INPUT -s %IP% -p tcp --dport 3389 -j ACCEPT
+	cmd_timeout   = 500
+	tcpflags      = syn
+	stop_command  = /usr/sbin/iptables -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT; /usr/sbin/iptables -D INPUT -s %IP% -p tcp --dport 3389 -j ACCEPT
+`
+
+func TestArticleFirst(t *testing.T) {
+	w := newWorld(t, 2)
+	w.listen("22")
+	w.must(w.host.run("iptables", "-P", "INPUT", "DROP"))
+	d := w.serve(articleFirst)
+	w.wantPort(0, hostSSH, filtered)
+	w.knock(0, hostAddr, "7000", "8000", "9000")
+	w.awaitPort(0, hostSSH, reached)
+	w.wantPort(1, hostSSH, filtered)
+	w.knock(0, hostAddr, "9000", "8000", "7000")
+	w.awaitPort(0, hostSSH, filtered)
+	d.stop()
+}
+
+// TestArticleSecond follows the article, but for the 500 s, which the daemon's end cuts short. The same door with a
+// short Cmd_Timeout is what the demo shows.
+func TestArticleSecond(t *testing.T) {
+	w := newWorld(t, 2)
+	w.listen("22", "3389")
+	before, err := w.host.output("iptables", "-S")
+	w.must(err)
+	for _, port := range []string{"22", "3389"} {
+		w.must(w.host.run("iptables", "-A", "INPUT", "-i", "eth0", "-p", "tcp", "-m", "tcp", "--dport", port, "-j", "DROP"))
+	}
+	d := w.serve(articleSecond)
+	w.wantPort(0, hostSSH, filtered)
+	w.wantPort(0, hostAddr+":3389", filtered)
+	w.knock(0, "-d", "100", hostAddr, "1941", "1942", "1945")
+	w.awaitPort(0, hostSSH, reached)
+	w.awaitPort(0, hostAddr+":3389", reached)
+	w.wantPort(1, hostSSH, filtered)
+	w.wantPort(1, hostAddr+":3389", filtered)
+	d.stop()
+	w.wantPort(0, hostSSH, filtered)
+	w.wantPort(0, hostAddr+":3389", filtered)
+	w.must(w.host.run("iptables", "-F", "INPUT"))
+	if after, _ := w.host.output("iptables", "-S"); after != before {
+		t.Errorf("rules left over: got %s, want %s", after, before)
+	}
+}
+
+// TestKnocksOpen knocks in many ways, with whatever people have, each on a door of its own, one after the other.
+func TestKnocksOpen(t *testing.T) {
+	many := "7001,7002:udp,7003,7004,7005,7006,7007,7008,7009,7010,7011,7012,7013,7014,7015,7016," +
+		"7017,7018,7019,7020,7021,7022,7023,7024,7025,7026,7027,7028,7029,7030,7031,7032"
+	for _, tt := range []struct{ name, door, knock string }{
+		{"Debian's knock", "sequence = 7000,8000,9000\n tcpflags = syn", "knock 10.9.0.1 7000 8000 9000"},
+		{"Debian's knock, UDP and mixed", "sequence = 7100:udp,7101,7102:udp", "knock -d 20 10.9.0.1 7100:udp 7101:tcp 7102:udp"},
+		{"nc", "sequence = 7200,8200,9200\n tcpflags = syn", "for p in 7200 8200 9200; do nc -z -w 1 10.9.0.1 $p || true; done"},
+		{"nc, UDP", "sequence = 7300:udp,8300:udp", "for p in 7300 8300; do echo | nc -u -q 0 -w 1 10.9.0.1 $p; done"},
+		{"telnet", "sequence = 7400,8400,9400\n tcpflags = syn", "for p in 7400 8400 9400; do telnet 10.9.0.1 $p </dev/null || true; done"},
+		{"nmap", "sequence = 7500,8500,9500\n tcpflags = syn", "for p in 7500 8500 9500; do nmap -n -Pn --max-retries 0 -p $p 10.9.0.1; done"},
+		{"nmap -sT", "sequence = 7600,8600,9600", "for p in 7600 8600 9600; do nmap -n -Pn -sT --max-retries 0 -p $p 10.9.0.1; done"},
+		{"bash", "sequence = 7700,8700,9700\n tcpflags = syn", "for p in 7700 8700 9700; do (echo > /dev/tcp/10.9.0.1/$p) 2>/dev/null || true; done"},
+		{"hping3, syn", "sequence = 7800,8800\n tcpflags = syn", "for p in 7800 8800; do hping3 -q -c 1 -S -p $p 10.9.0.1; done"},
+		{"hping3, syn,!ack", "sequence = 7810,8810\n tcpflags = syn,!ack", "hping3 -q -c 1 -S -p 7810 10.9.0.1; hping3 -q -c 1 -S -A -p 7810 10.9.0.1; hping3 -q -c 1 -S -p 8810 10.9.0.1"},
+		{"hping3, fin,!ack", "sequence = 7820,8820\n tcpflags = fin,!ack", "hping3 -q -c 1 -F -p 7820 10.9.0.1; hping3 -q -c 1 -S -p 8820 10.9.0.1; hping3 -q -c 1 -F -p 8820 10.9.0.1"},
+		{"one knock", "sequence = 7900\n tcpflags = syn", "knock 10.9.0.1 7900"},
+		{"32 knocks", "sequence = " + many, "knock -d 2 10.9.0.1 " + strings.ReplaceAll(many, ",", " ")},
+		{"8,8,8", "sequence = 8,8,8\n tcpflags = syn", "knock -d 20 10.9.0.1 8 8 8"},
+		{"IPv6", "sequence = 7910,8910\n tcpflags = syn", "knock -6 -d 20 fd00:9::1 7910 8910"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, 2)
+			w.hide()
+			name := "door of " + tt.name
+			d := w.serve(sshDoor(name, "1", 2, tt.door))
+			address := hostSSH
+			if strings.Contains(tt.knock, hostAddr6) {
+				address = "[" + hostAddr6 + "]:22"
+			}
+			w.wantPort(0, address, filtered)
+			w.from(0, tt.knock)
+			d.await(name + ": OPEN SESAME")
+			w.awaitPort(0, address, reached)
+			w.wantPort(1, address, filtered)
+			d.await(name + ": command timeout")
+			w.awaitPort(0, address, filtered)
+			if n := w.rules("ACCEPT\n"); n != 2 { // the two policies
+				t.Errorf("rules left over: got %d lines with ACCEPT, want 2", n)
+			}
+			d.stop()
+		})
+	}
+}
+
+// TestWrongKnocks shows that nothing but the sequence opens, and that wrong ports of other doors discard an attempt.
+func TestWrongKnocks(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	d := w.serve(sshDoor("ssh", "7000,8000,9000", 60, "tcpflags = syn") + sshDoor("other", "7500:udp,7501:udp", 60))
+	for _, line := range []string{
+		"knock 10.9.0.1 9000 8000 7000",
+		"knock 10.9.0.1 7000 9000 8000 9000",
+		"knock 10.9.0.1 7000 8000 7500:udp 9000",
+		"knock -u 10.9.0.1 7000 8000 9000",
+		"knock 10.9.0.1 7000 8000",
+		"nmap -n -Pn --max-retries 0 -p 1-1000 10.9.0.1",
+	} {
+		w.from(0, line)
+	}
+	w.wantPort(0, hostSSH, filtered)
+	w.knock(0, hostAddr, "7000", "8000", "9000")
+	w.awaitPort(0, hostSSH, reached)
+	if n := strings.Count(d.logged(), "OPEN SESAME"); n != 1 {
+		t.Errorf("openings: got %d, want 1", n)
+	}
+	d.stop()
+}
+
+// TestOurKnock uses sesame's own client, with the habits of knock's users.
+func TestOurKnock(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	d := w.serve(sshDoor("ssh", "7000,8000:udp,9000", 60))
+	n := 0
+	for _, args := range [][]string{
+		{hostAddr, "7000", "8000:udp", "9000", "-d", "5", "-v"},
+		{"-vd10", hostAddr, "7000:TCP,8000:UDP,9000"},
+		{"--delay=10", hostAddr, "7000,", "8000:udp,", "9000"},
+		{"-6", "-d", "5", hostAddr6, "7000", "8000:udp", "9000"},
+		{"-d", "0", hostAddr, "7000", "8000:udp", "9000"},
+	} {
+		w.knock(0, args...)
+		n++
+		w.eventually(fmt.Sprintf("opening %d by knock %v", n, args), func() bool {
+			return strings.Count(d.logged(), "OPEN SESAME") == n
+		})
+	}
+	d.stop()
+	if got := w.rules("--dport 22 -j ACCEPT"); got != 0 {
+		t.Errorf("rules left over: got %d, want 0", got)
+	}
+}
+
+// TestKnockOpensKnockd opens a door of Debian's knockd by our client, as root and as somebody else.
+func TestKnockOpensKnockd(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	config := filepath.Join(t.TempDir(), "knockd.conf")
+	w.must(os.WriteFile(config, []byte(sshDoor("ssh", "7000,8000:udp,9000", 1, "tcpflags = syn")), 0o600))
+	knockd := exec.Command("/usr/sbin/knockd", "-v", "-i", "eth0", "-c", config)
+	out, err := knockd.StdoutPipe()
+	w.must(err)
+	w.must(w.host.start(knockd))
+	t.Cleanup(func() { _ = knockd.Process.Kill(); _ = knockd.Wait() })
+	listening := make([]byte, 64)
+	if _, err := out.Read(listening); err != nil || !strings.Contains(string(listening), "listening on eth0") {
+		t.Fatalf("knockd says %q, %v", listening, err)
+	}
+	go func() {
+		for buf := make([]byte, 4096); ; {
+			if _, err := out.Read(buf); err != nil {
+				return
+			}
+		}
+	}()
+	for _, uid := range []uint32{0, 65534} {
+		w.awaitPort(0, hostSSH, filtered)
+		cmd := sesame("knock", hostAddr, "7000", "8000:udp", "9000")
+		w.as(uid, cmd)
+		w.must(w.clients[0].start(cmd))
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("knock as user %d: %v", uid, err)
+		}
+		w.awaitPort(0, hostSSH, reached)
+	}
+}
+
+func TestTwoKnockers(t *testing.T) {
+	w := newWorld(t, 2)
+	w.hide()
+	d := w.serve(sshDoor("ssh", "7000,8000,9000", 60, "tcpflags = syn"))
+	// Each one's knocks stand between the other's; client 1 ends one short.
+	for _, port := range []string{"7000", "8000", "9000"} {
+		w.knock(0, hostAddr, port)
+		if port != "9000" {
+			w.knock(1, hostAddr, port)
+		}
+	}
+	w.awaitPort(0, hostSSH, reached)
+	w.wantPort(1, hostSSH, filtered)
+	w.knock(1, hostAddr, "9000")
+	w.awaitPort(1, hostSSH, reached)
+	d.stop()
+	w.wantPort(0, hostSSH, filtered)
+	w.wantPort(1, hostSSH, filtered)
+}
+
+func TestKnockAgainWhileOpen(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	d := w.serve(sshDoor("ssh", "7000,8000,9000", 2, "tcpflags = syn"))
+	w.knock(0, hostAddr, "7000", "8000", "9000")
+	d.await("command took")
+	opened := time.Now()
+	for range 3 {
+		w.knock(0, "-d300", hostAddr, "7000", "8000", "9000")
+		if n := w.rules("--dport 22 -j ACCEPT"); n != 1 {
+			t.Fatalf("rules of the door: got %d, want 1", n)
+		}
+	}
+	d.await("command timeout")
+	if open := time.Since(opened); open < 3*time.Second {
+		t.Errorf("closed after %v: the time did not start anew", open)
+	}
+	w.awaitPort(0, hostSSH, filtered)
+	if n := strings.Count(d.logged(), "running command"); n != 2 {
+		t.Errorf("commands run: got %d, want 2", n)
+	}
+	d.stop()
+}
+
+func TestReloadWhileOpen(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	d := w.serve(sshDoor("ssh", "7000,8000,9000", 4, "tcpflags = syn"))
+	w.knock(0, hostAddr, "7000", "8000", "9000")
+	w.awaitPort(0, hostSSH, reached)
+
+	d.write("[ssh]\n sequence = 1234,4321x\n seq_timout = 3\n")
+	d.signal(unix.SIGHUP)
+	d.await("the configuration stays as it was")
+	for _, want := range []string{
+		"re-reading config file: " + d.config,
+		d.config + `:2: door "ssh": Sequence: a port is a number from 1 to 65535`,
+		d.config + `:3: door "ssh": unknown directive "seq_timout" (did you mean Seq_Timeout?)`,
+	} {
+		if !strings.Contains(d.logged(), want) {
+			t.Errorf("log lacks %q", want)
+		}
+	}
+	for _, secret := range []string{"4321x", "1234"} {
+		if strings.Contains(d.logged(), secret) {
+			t.Errorf("log has a part of the sequence: %q", secret)
+		}
+	}
+	w.knock(0, hostAddr, "7000", "8000", "9000") // the old configuration is in force
+	d.await("open already")
+
+	w.must(os.Rename(d.log, d.log+".1")) // logrotate
+	d.write(sshDoor("ssh", "5000,6000", 2, "tcpflags = syn"))
+	d.signal(unix.SIGHUP)
+	d.await("re-opening log file")
+	w.knock(0, "-d20", hostAddr, "5000", "6000")
+	d.await("open already") // the door is the same one: its time starts anew
+	w.knock(0, hostAddr, "7000", "8000", "9000")
+	d.await("command timeout")
+	w.awaitPort(0, hostSSH, filtered)
+	if n := strings.Count(d.logged(), "OPEN SESAME"); n != 1 {
+		t.Errorf("openings after the reload: got %d, want 1", n)
+	}
+	d.stop()
+}
+
+func TestStopWithThreeDoorsOpen(t *testing.T) {
+	w := newWorld(t, 3)
+	w.hide()
+	d := w.serve(sshDoor("ssh", "7000,8000,9000", 600, "tcpflags = syn"))
+	for i := range w.clients {
+		w.knock(i, hostAddr, "7000", "8000", "9000")
+		w.awaitPort(i, hostSSH, reached)
+	}
+	began := time.Now()
+	d.stop()
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+	for i := range w.clients {
+		w.wantPort(i, hostSSH, filtered)
+	}
+	if !strings.HasSuffix(d.logged(), "shutting down\n") {
+		t.Errorf("the log does not end with: shutting down")
+	}
+}
+
+// TestAwkwardCommands has commands that hang, fail and print a megabyte beside an ordinary door.
+func TestAwkwardCommands(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	marker := filepath.Join(t.TempDir(), "marker")
+	d := w.serve(sshDoor("ssh", "7000,8000", 60) + `
+[hangs]
+	sequence = 7100,8100
+	start_command = echo $KNOCK_IP $KNOCK_DOOR $KNOCK_FAMILY $KNOCK_INTERFACE > ` + marker + `; sleep 1000
+	stop_command = rm ` + marker + `
+	cmd_timeout = 600
+[fails]
+	sequence = 7200,8200
+	command = echo what is wrong >&2; exit 3
+[prints]
+	sequence = 7300,8300
+	command = head -c 1000000 /dev/zero | tr '\0' x
+[stop hangs]
+	sequence = 7400,8400
+	start_command = true
+	cmd_timeout = 600
+	stop_command = exec sleep 30
+`)
+	for _, first := range []int{7100, 7200, 7300, 7400} {
+		w.knock(0, "-d20", hostAddr, fmt.Sprint(first), fmt.Sprint(first+1000))
+	}
+	d.await("fails: command returned non-zero status code (3)")
+	d.await("fails: command output: what is wrong")
+	d.await("prints: command output: xxxxx")
+	d.await("prints: command output: 995904 bytes more")
+	d.await("stop hangs: command took")
+	w.eventually("the hanging command's first half", func() bool {
+		text, _ := os.ReadFile(marker)
+		return string(text) == "10.9.0.2 hangs 4 eth0\n"
+	})
+	w.knock(0, "-d20", hostAddr, "7000", "8000")
+	w.awaitPort(0, hostSSH, reached)
+	if info, err := os.Stat(d.log); err != nil || info.Size() > 20000 {
+		t.Errorf("log: %v, %v", info.Size(), err)
+	}
+
+	began := time.Now()
+	d.stop()
+	if took := time.Since(began); took < 9*time.Second || took > 12*time.Second {
+		t.Errorf("stopping with a stop command that hangs took %v, want 10 s", took)
+	}
+	if want := "stop hangs: command did not end within 10s: exec sleep 30"; !strings.Contains(d.logged(), want) {
+		t.Errorf("log lacks %q", want)
+	}
+	if _, err := os.Stat(marker); err == nil {
+		t.Error("the hanging door's stop command did not run")
+	}
+	w.wantPort(0, hostSSH, filtered)
+	_ = exec.Command("pkill", "-f", "^sleep 30$").Run()
+}
+
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.serve("[a]\n sequence = 7000,8000\n start_command = true\n stop_command = exec sleep 7\n cmd_timeout = 600\n")
+	w.knock(0, "-d20", hostAddr, "7000", "8000")
+	d.await("command took")
+	d.signal(unix.SIGTERM)
+	d.await("running command: exec sleep 7")
+	d.signal(unix.SIGINT)
+	began := time.Now()
+	d.wantExit(1)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("the second signal took %v", took)
+	}
+}
+
+// TestLiveConnection shows what the README says: a connection made while the door was open lives on after closing
+// only behind a rule that accepts established connections.
+func TestLiveConnection(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		rule  bool
+		alive bool
+	}{{"with an ESTABLISHED rule", true, true}, {"without", false, false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			if tt.rule {
+				w.must(w.host.run("iptables", "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT"))
+			}
+			w.hide()
+			d := w.serve(sshDoor("ssh", "7000,8000", 1, "tcpflags = syn"))
+			w.knock(0, "-d20", hostAddr, "7000", "8000")
+			d.await("command took")
+			var conn net.Conn
+			w.must(w.clients[0].do(func() (err error) {
+				conn, err = net.DialTimeout("tcp", hostSSH, time.Second)
+				return err
+			}))
+			defer conn.Close()
+			echo := func() bool {
+				_ = conn.SetDeadline(time.Now().Add(time.Second))
+				_, err := conn.Write([]byte("x"))
+				if err == nil {
+					_, err = conn.Read(make([]byte, 1))
+				}
+				return err == nil
+			}
+			if !echo() {
+				t.Fatal("no answer while the door is open")
+			}
+			d.await("command timeout")
+			w.awaitPort(0, hostSSH, filtered)
+			if got := echo(); got != tt.alive {
+				t.Errorf("connection alive after closing: got %v, want %v", got, tt.alive)
+			}
+			d.stop()
+		})
+	}
+}
+
+// TestEveryInterface listens on all of them, and takes a knock on one that is not named.
+func TestEveryInterface(t *testing.T) {
+	w := newWorld(t, 1)
+	dir := t.TempDir()
+	config := filepath.Join(dir, "c")
+	w.must(os.WriteFile(config, []byte("[a]\n sequence = 7000,7001,7002\n command = echo opened by %IP% on $KNOCK_INTERFACE\n"), 0o600))
+	cmd := sesame("knockd", "-c", config, "-g"+dir+"/log")
+	w.must(w.host.start(cmd))
+	d := &running{w: w, cmd: cmd, log: dir + "/log", ended: make(chan error, 1)}
+	go func() { d.ended <- cmd.Wait() }()
+	d.await("starting up, listening on any (all interfaces)")
+	w.knock(0, hostAddr, "7000", "7001", "7002")
+	d.await("opened by 10.9.0.2 on eth0")
+	w.must(w.host.run("knock", "127.0.0.1", "7000", "7001", "7002"))
+	d.await("opened by 127.0.0.1 on lo")
+	d.stop()
+}
+
+// TestOtherHostsPackets knocks on an address that is not the host's own, and on one that is.
+func TestOtherHostsPackets(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.serve("[a]\n sequence = 7000,8000\n command = true\n")
+	w.must(w.clients[0].run("ip", "route", "add", "198.51.100.0/24", "via", hostAddr))
+	w.knock(0, "-d20", "198.51.100.7", "7000", "8000")
+	w.knock(0, "-d20", hostAddr, "7000", "8000")
+	d.await("OPEN SESAME")
+	if n := strings.Count(d.logged(), "Stage 1"); n != 1 {
+		t.Errorf("attempts: got %d, want the one on the host's own address", n)
+	}
+	d.stop()
+}
+
+// TestServeRefuses starts nothing and changes nothing where something is wrong.
+func TestServeRefuses(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	w := &world{T: t}
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		w.must(os.WriteFile(path, []byte(text), 0o600))
+		return path
+	}
+	readable := file("readable", "[a]\n sequence = 7000,8000\n command = true\n")
+	w.must(os.Chmod(readable, 0o644))
+	good := file("good", "[a]\n sequence = 7000,8000\n command = true\n")
+	for _, tt := range []struct {
+		name   string
+		args   []string
+		nobody bool
+		status int
+		want   string
+	}{
+		{"no configuration", []string{"-c", dir + "/none"}, false, 1, "opening the configuration: open " + dir + "/none: no such file or directory"},
+		{"unreadable configuration", []string{"-c", good}, true, 1, "permission denied"},
+		{"bad configuration", []string{"-c", file("bad", "[a]\nsequence = x\n")}, false, 1, dir + `/bad:2: door "a": Sequence: a port is a number from 1 to 65535, not "x"`},
+		{"no CAP_NET_RAW", []string{"-c", "/proc/self/fd/4"}, true, 1, "it needs CAP_NET_RAW: run as root"},
+		{"log not writable", []string{"-c", good, "-i", "lo", "-g", dir + "/no/log"}, false, 1, "opening the log file: open " + dir + "/no/log: no such file or directory"},
+		{"no such interface", []string{"-c", good, "-i", "nope0"}, false, 1, `there is no interface "nope0": there are `},
+		{"unknown option", []string{"-c", good, "-x"}, false, 2, `unknown option "-x"`},
+		{"bad interface name", []string{"-c", good, "-i", "a/b"}, false, 2, `option -i: "a/b" is no interface name`},
+		{"an argument", []string{good}, false, 2, "is one argument too many"},
+		{"Target", []string{"-c", file("target", "[a]\nsequence = 7000\ntarget = 192.0.2.1\n")}, false, 1, dir + `/target:1: door "a": Target is not supported yet`},
+		{"one-time sequences", []string{"-c", file("once", "[a]\none_time_sequences = /x\n")}, false, 1, dir + `/once:1: door "a": One_Time_Sequences is not supported yet`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cmd := sesame("sesame", append([]string{"serve"}, tt.args...)...)
+			if tt.nobody {
+				w.as(65534, cmd, readable)
+			}
+			out, err := cmd.CombinedOutput()
+			if got := exitStatus(err); got != tt.status {
+				t.Errorf("exit status: got %d, want %d", got, tt.status)
+			}
+			if !strings.Contains(string(out), tt.want) || strings.Count(string(out), "\n") != 1 {
+				t.Errorf("got %q, want one line with %q", out, tt.want)
+			}
+		})
+	}
+}
