@@ -242,6 +242,7 @@ func TestMistakes(t *testing.T) {
 		{"empty interface", "[options]\nInterface = eth0,", `knockd.conf:2: Interface: ""` + isLink},
 		{"empty one-time file", "[a]\nOne_Time_Sequences =\nSequence = 1", `knockd.conf:2: door "a": One_Time_Sequences needs a file`},
 		{"control character", "[a]\nSequence = 1\nCommand = a\x00b", `knockd.conf:3: door "a": a control character (0x00) has no place in a configuration: delete it`},
+		{"delete character", "[a]\nSequence = 1\nCommand = a\x7f", `knockd.conf:3: door "a": a control character (0x7f) has no place in a configuration: delete it`},
 		{"escape in a name", "[a\x1b[2J]\nSequence = 1", "knockd.conf:1: a control character (0x1b) has no place in a configuration: delete it\n" +
 			"knockd.conf:2: Sequence stands before the first section: write [options] or a door's [name] above it"},
 		{"too large", strings.Repeat("#", maxConfigSize+1), `knockd.conf:0: a configuration is at most 1048576 bytes`},
@@ -300,6 +301,7 @@ func TestWarnings(t *testing.T) {
 		{"stop and no time", door + "Stop_Command = close", `knockd.conf:1: door "a": Stop_Command without Cmd_Timeout: it runs after 10 seconds`},
 		{"time and no stop", door + "Cmd_Timeout = 5", `knockd.conf:1: door "a": Cmd_Timeout without Stop_Command has no effect`},
 		{"no time to knock", door + "Seq_Timeout = 0", `knockd.conf:1: door "a": Seq_Timeout = 0 leaves no time: the sequence can never be completed`},
+		{"no time for one knock", "[a]\nSequence = 7000\nSeq_Timeout = 0" + run, oneKnock},
 		{"letters behind seconds", door + "Seq_Timeout = 5s", `knockd.conf:4: door "a": Seq_Timeout: "5s" is read as 5 seconds`},
 
 		{"repeated sequence", "[a]\nSequence = 1,65535\nSequence = 7000,3000,9000" + run, `knockd.conf:3: door "a": Sequence stands on line 2 already: this line holds`},

@@ -18,6 +18,7 @@ import (
 
 const (
 	demoInside   = "SESAME_DEMO_INSIDE" // set in the environment of the process that is in the private network
+	demoSelf     = "/proc/self/exe"     // also where the caller may not reach the file by its path
 	demoHost     = "10.9.0.1"
 	demoClient   = "10.9.0.2"
 	demoStranger = "10.9.0.3"
@@ -45,15 +46,11 @@ func demo(e env, name string, args []string) error {
 // enterPrivateNetwork runs the demo again as the first process of a new PID, network and mount namespace, with a user
 // namespace where the caller is not root.
 func enterPrivateNetwork(e env) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("finding the program's file: %w", err)
-	}
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(interrupted)
 
-	cmd := exec.Command(self, "demo")
+	cmd := exec.Command(demoSelf, "demo")
 	cmd.Args[0] = "sesame"
 	cmd.Env = append(os.Environ(), demoInside+"=1", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	cmd.Stdout, cmd.Stderr = e.stdout, e.stderr
@@ -75,6 +72,7 @@ func enterPrivateNetwork(e env) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
+	var err error
 	select {
 	case err = <-ended:
 	case <-interrupted:
@@ -91,7 +89,6 @@ func enterPrivateNetwork(e env) error {
 // demonstration is the demo inside its private network: the process's own network namespace is the host's.
 type demonstration struct {
 	env
-	self   string
 	client *Netns
 	daemon *exec.Cmd
 	log    chan string // the daemon's log lines
@@ -131,9 +128,6 @@ var demoFirewalls = []demoFirewall{
 }
 
 func (d *demonstration) run() (err error) {
-	if d.self, err = os.Executable(); err != nil {
-		return fmt.Errorf("finding the program's file: %w", err)
-	}
 	firewall, err := d.prepare()
 	if err != nil {
 		return err
@@ -155,7 +149,7 @@ func (d *demonstration) run() (err error) {
 	}
 	knock := []string{"knock", "-v", demoHost, "1941", "1942", "1945"}
 	d.say("client$ sesame %s", strings.Join(knock, " "))
-	out, err := d.client.output(d.self, knock...)
+	out, err := d.client.output(demoSelf, knock...)
 	if err != nil {
 		return err
 	}
@@ -259,7 +253,7 @@ func (d *demonstration) startDaemon(f demoFirewall) error {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return err
 	}
-	d.daemon = exec.Command(d.self, "serve", "-c", config, "-i", "eth0")
+	d.daemon = exec.Command(demoSelf, "serve", "-c", config, "-i", "eth0")
 	d.daemon.Args[0] = "sesame"
 	output, err := d.daemon.StderrPipe()
 	if err != nil {

@@ -373,6 +373,7 @@ func (d *Doors) closeAll(now time.Duration) {
 
 // abandon says which commands have not ended.
 func (d *Doors) abandon() {
+	d.log.finish()
 	for j := range d.running {
 		d.log.log.printf("%s: command did not end within %v: %s", j.opening.key.door, stopDeadline, j.command.Line)
 	}

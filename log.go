@@ -91,6 +91,13 @@ func (t *Throttle) take(now time.Duration) bool {
 // flush says how many lines were left out, once there is room for that.
 func (t *Throttle) flush(now time.Duration) {
 	if t.leftOut > 0 && t.take(now) {
+		t.finish()
+	}
+}
+
+// finish says it in any case: it is the last line.
+func (t *Throttle) finish() {
+	if t.leftOut > 0 {
 		t.log.printf("%d lines left out, as there were too many", t.leftOut)
 		t.leftOut = 0
 	}

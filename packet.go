@@ -158,7 +158,7 @@ func parseIPv6(b []byte, length int, hit *Hit) error {
 	next := b[ipv6OffNextHeader]
 	b = b[ipv6Len:]
 	extensions := 0
-	for range ipv6MaxExtensions {
+	for range ipv6MaxExtensions + 1 {
 		if len(b) < 8 {
 			return errShort // no extension header and no transport header is shorter
 		}

@@ -48,6 +48,8 @@ type Reader struct {
 func (r *Reader) run() {
 	defer close(r.grants)
 	defer func() {
+		r.steps.finish()
+		r.opened.finish()
 		for _, c := range r.plan.captures {
 			c.close()
 		}

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// wire sends packets of the test's own making from a client to the host.
+type wire struct {
+	w       *world
+	fd      int
+	to      unix.SockaddrLinklayer
+	hardest net.HardwareAddr // the host's
+	source  net.HardwareAddr
+}
+
+// wire opens a packet socket at client i.
+func (w *world) wire(i int) *wire {
+	w.Helper()
+	x := &wire{w: w}
+	w.must(w.host.do(func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err == nil {
+			x.hardest = link.HardwareAddr
+		}
+		return err
+	}))
+	w.must(w.clients[i].do(func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		x.source = link.HardwareAddr
+		x.to = unix.SockaddrLinklayer{Ifindex: link.Index}
+		x.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return err
+	}))
+	w.Cleanup(func() { _ = unix.Close(x.fd) })
+	return x
+}
+
+// send sends IP packets in Ethernet frames, with 802.1Q tags if there are any.
+func (x *wire) send(packet []byte, tags ...uint16) {
+	x.w.Helper()
+	frame := append(append([]byte{}, x.hardest...), x.source...)
+	for _, tag := range tags {
+		frame = binary.BigEndian.AppendUint16(frame, unix.ETH_P_8021Q)
+		frame = binary.BigEndian.AppendUint16(frame, tag)
+	}
+	etherType := uint16(unix.ETH_P_IP)
+	if packet[0]>>4 == 6 {
+		etherType = unix.ETH_P_IPV6
+	}
+	frame = append(binary.BigEndian.AppendUint16(frame, etherType), packet...)
+	x.w.must(unix.Sendto(x.fd, frame, 0, &x.to))
+}
+
+var (
+	fromClient4 = testPacket{from: "10.9.0.2", to: hostAddr, fromPort: 40000, flags: flagSYN}
+	fromClient6 = testPacket{from: "fd00:9::2", to: hostAddr6, fromPort: 40000, flags: flagSYN}
+)
+
+// TestShapesOfPackets knocks with packets of unusual shapes, through the real kernel, filter and ring.
+func TestShapesOfPackets(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.serve("[a]\n sequence = 7000,8000:udp\n command = echo opened for %IP%\n")
+	x := w.wire(0)
+	opened := 0
+	for _, tt := range []struct {
+		name   string
+		packet testPacket
+		tags   []uint16
+		opens  bool
+	}{
+		{"IPv4", fromClient4, nil, true},
+		{"IPv4, tag in the frame", fromClient4, []uint16{5}, true},
+		{"IPv4, priority tag", fromClient4, []uint16{0}, true},
+		{"IPv4 options", fromClient4.with(func(p *testPacket) { p.options = 40 }), nil, true},
+		{"first fragment", fromClient4.with(func(p *testPacket) { p.fragment = 0x2000 }), nil, true},
+		{"later fragment", fromClient4.with(func(p *testPacket) { p.fragment = 1 }), nil, false},
+		{"IPv4 from 0.0.0.0", fromClient4.with(func(p *testPacket) { p.from = "0.0.0.0" }), nil, false},
+		{"IPv4 from 127.0.0.1", fromClient4.with(func(p *testPacket) { p.from = "127.0.0.1" }), nil, false},
+		{"to another host", fromClient4.with(func(p *testPacket) { p.to = "10.9.0.77" }), nil, false},
+		{"IPv6", fromClient6, nil, true},
+		{"IPv6 hop-by-hop options", fromClient6.with(func(p *testPacket) { p.extensions = []extension{ext(ipv6HopByHop, 8)} }), nil, true},
+		{"IPv6, four headers", fromClient6.with(func(p *testPacket) {
+			p.extensions = []extension{ext(ipv6HopByHop, 16), ext(ipv6DestOptions, 64), ext(ipv6AH, 24), fragment(0, true)}
+		}), nil, true},
+		{"IPv6, later fragment", fromClient6.with(func(p *testPacket) { p.extensions = []extension{fragment(1, false)} }), nil, false},
+		{"IPv6 from ::", fromClient6.with(func(p *testPacket) { p.from = "::" }), nil, false},
+		{"two tags", fromClient4, []uint16{5, 6}, false},
+	} {
+		for i, k := range []Knock{{7000, tcp}, {8000, udp}} {
+			p := tt.packet
+			p.knock, p.seq = k, uint32(1000*opened+i)
+			x.send(p.bytes(), tt.tags...)
+		}
+		// A sequence that certainly opens, by another address, comes after it through the same queue.
+		for _, k := range []Knock{{7000, tcp}, {8000, udp}} {
+			p := fromClient4
+			p.from, p.knock, p.seq = "10.9.0.99", k, uint32(opened)
+			x.send(p.bytes())
+		}
+		want := opened + 1
+		if tt.opens {
+			want++
+		}
+		w.eventually("the opening behind "+tt.name, func() bool {
+			return strings.Count(d.logged(), "OPEN SESAME") >= want
+		})
+		if got := strings.Count(d.logged(), "OPEN SESAME"); got != want {
+			t.Fatalf("%s: openings: got %d, want %d", tt.name, got-opened, want-opened)
+		}
+		opened = want
+		w.eventually("the end of the commands", func() bool {
+			return strings.Count(d.logged(), "command took") == opened
+		})
+	}
+	d.stop()
+}
+
+// TestCopiesOfOneSYN sends 8,8,8 as one SYN three times, and then as three.
+func TestCopiesOfOneSYN(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.serve("[a]\n sequence = 8,8,8\n tcpflags = syn\n command = true\n[b]\n sequence = 9\n command = true\n")
+	x := w.wire(0)
+	p := fromClient4
+	for range 3 {
+		p.knock = Knock{8, tcp}
+		x.send(p.bytes())
+		p.knock = Knock{9, tcp}
+		x.send(p.bytes())
+	}
+	d.await("b: OPEN SESAME")
+	for p.seq = range 3 {
+		p.from, p.knock = "10.9.0.3", Knock{8, tcp}
+		x.send(p.bytes())
+	}
+	d.await("10.9.0.3: a: OPEN SESAME")
+	for _, name := range []string{"a", "b"} {
+		if n := strings.Count(d.logged(), name+": OPEN SESAME"); n != 1 {
+			t.Errorf("openings of %s: got %d, want 1", name, n)
+		}
+	}
+	d.stop()
+}
+
+// TestDamagedPackets flips every bit of a knock in turn. The daemon neither ends nor opens, and an honest knock still does.
+func TestDamagedPackets(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.serve("[a]\n sequence = 7000,8000,9000\n command = true\n")
+	x := w.wire(0)
+	for _, p := range []testPacket{
+		fromClient4.with(func(p *testPacket) { p.knock, p.options = Knock{7000, tcp}, 8 }),
+		fromClient6.with(func(p *testPacket) { p.knock, p.extensions = Knock{7000, udp}, []extension{ext(ipv6HopByHop, 8)} }),
+	} {
+		whole := p.bytes()
+		for i := range len(whole) * 8 {
+			b := append([]byte{}, whole...)
+			b[i/8] ^= 1 << (i % 8)
+			x.send(b)
+		}
+		for n := range whole[1:] {
+			x.send(whole[:n+1])
+		}
+	}
+	w.knock(0, hostAddr, "7000", "8000", "9000")
+	d.await("OPEN SESAME")
+	if n := strings.Count(d.logged(), "OPEN SESAME"); n != 1 {
+		t.Errorf("openings: got %d, want 1", n)
+	}
+	d.stop()
+}
+
+// TestFloodOfFirstKnocks sends more sources than the table holds while somebody knocks: he gets in, and the log has
+// few lines about the others.
+func TestFloodOfFirstKnocks(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	d := w.serve(sshDoor("ssh", "7000,8000,9000", 60, "tcpflags = syn"))
+	x := w.wire(0)
+	p := fromClient4
+	p.knock = Knock{7000, tcp}
+	b := p.bytes()
+	flood := func(n, at int) {
+		for i := at; i < at+n; i++ {
+			binary.BigEndian.PutUint32(b[ipv4OffSource:], 0x0b000000+uint32(i)) // 11.0.0.0
+			x.send(b)
+		}
+	}
+	flood(20000, 0)
+	w.knock(0, hostAddr, "7000")
+	w.knock(0, hostAddr, "8000")
+	flood(20000, 20000)
+	w.knock(0, hostAddr, "9000")
+	w.awaitPort(0, hostSSH, reached)
+	d.stop()
+	if n := strings.Count(d.logged(), "\n"); n > 200 {
+		t.Errorf("log lines: got %d, want few", n)
+	}
+	if !strings.Contains(d.logged(), "lines left out, as there were too many") {
+		t.Error("the log does not say that lines were left out")
+	}
+}
+
+// TestLinkDownAndUp takes the interface down while the daemon listens.
+func TestLinkDownAndUp(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.serve("[a]\n sequence = 7000,8000\n command = true\n")
+	w.must(w.host.run("ip", "link", "set", "eth0", "down"))
+	w.must(w.host.run("ip", "link", "set", "eth0", "up"))
+	w.eventually("an opening", func() bool {
+		_ = w.knockError(0, hostAddr, "7000", "8000")
+		return strings.Contains(d.logged(), "OPEN SESAME")
+	})
+	d.stop()
+}
+
+// TestOnlyIPv4 gives -4 and knocks over both families.
+func TestOnlyIPv4(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.serve("[a]\n sequence = 7000,8000\n command = true\n", "-4")
+	w.knock(0, hostAddr6, "7000", "8000")
+	w.knock(0, hostAddr, "7000", "8000")
+	d.await("10.9.0.2: a: OPEN SESAME")
+	if strings.Contains(d.logged(), "fd00:9") {
+		t.Error("a knock over IPv6 counted")
+	}
+	d.stop()
+}
+
+// TestCaptureWithLittleMemory attaches filters for many doors where the kernel has room for few instructions only, and
+// swaps them.
+func TestCaptureWithLittleMemory(t *testing.T) {
+	needRoot(t)
+	n, err := newNetns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.close()
+	const setting = "/proc/sys/net/core/optmem_max"
+	err = n.do(func() error {
+		doors := randomDoors(1000)
+		for _, bytes := range []int{131072, 20480, 10240} {
+			if err := os.WriteFile(setting, fmt.Append(nil, bytes), 0); err != nil {
+				return err
+			}
+			began := time.Now()
+			c, err := openCapture(1, filterSpec(doors, nil, false), ringSize)
+			if err != nil {
+				return fmt.Errorf("with %d bytes: %w", bytes, err)
+			}
+			t.Logf("%d bytes: 1,000 doors listen after %v", bytes, time.Since(began))
+			err = c.attach(filterSpec(doors[:900], nil, false))
+			c.close()
+			if err != nil {
+				return fmt.Errorf("swapping with %d bytes: %w", bytes, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// randomDoors makes doors of three knocks that are spread over all ports.
+func randomDoors(n int) (doors []*Door) {
+	for i := range n {
+		d := &Door{Name: fmt.Sprint(i), SeqTimeout: time.Second}
+		for j := range 3 {
+			d.Sequence = append(d.Sequence, Knock{uint16(1 + (i*3+j)*21%65535), tcp})
+		}
+		doors = append(doors, d)
+	}
+	return doors
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParseArguments(t *testing.T) {
+	const needed = "the ports to knock on are needed: H 7000 8000:udp 9000"
+	tests := []struct{ name, in, want string }{
+		{"plain", "H 7000 8000 9000", "H 7000:tcp,8000:tcp,9000:tcp 50ms"},
+		{"options first", "-v -d 500 H 7000", "H 7000:tcp 500ms verbose"},
+		{"options last", "H 7000 8000 9000 -d 500 -v", "H 7000:tcp,8000:tcp,9000:tcp 500ms verbose"},
+		{"options joined", "-4vd100 H 7000", "H 7000:tcp 100ms verbose ipv4"},
+		{"long options", "--verb H --delay=0 7000 --ipv6", "H 7000:tcp 0s verbose ipv6"},
+		{"protocols", "H 7000:udp 8000:TCP 9000:Udp 1", "H 7000:udp,8000:tcp,9000:udp,1:tcp 50ms"},
+		{"all udp", "-u H 7000 8000:tcp", "H 7000:udp,8000:udp 50ms"},
+		{"list in one argument", "H 12345,23456:udp,34567", "H 12345:tcp,23456:udp,34567:tcp 50ms"},
+		{"commas after each", "H 15000, 16000, 17000,", "H 15000:tcp,16000:tcp,17000:tcp 50ms"},
+		{"one port several times", "H 8 8 8", "H 8:tcp,8:tcp,8:tcp 50ms"},
+		{"lowest and highest port", "H 1 65535", "H 1:tcp,65535:tcp 50ms"},
+		{"more knocks than a sequence has", "H" + strings.Repeat(" 5", 40), "H 5:tcp" + strings.Repeat(",5:tcp", 39) + " 50ms"},
+		{"IPv4 address", "192.0.2.7 7000", "192.0.2.7 7000:tcp 50ms"},
+		{"IPv6 address", "2001:db8::7 7000", "2001:db8::7 7000:tcp 50ms"},
+		{"name of digits and letters", "7even.lan 7000", "7even.lan 7000:tcp 50ms"},
+		{"longest delay", "-d 3600000 H 1", "H 1:tcp 1h0m0s"},
+
+		{"nothing", "", "a host and its ports are needed: HOST 7000 8000:udp 9000"},
+		{"options alone", "-v", "a host and its ports are needed: HOST 7000 8000:udp 9000"},
+		{"no host", "1941 1942 1945", "1941 is a port and no host: write the host before the ports: HOST 1941 1942 1945"},
+		{"no host, with commas", "1941, 1942, 1945", "1941, is a port and no host: write the host before the ports: HOST 1941, 1942, 1945"},
+		{"no ports", "H", needed},
+		{"commas alone", "H ,,", needed},
+		{"port 0", "H 7000 0", `a port is a number from 1 to 65535, not "0"`},
+		{"port too high", "H 65536:udp", `a port is a number from 1 to 65535, not "65536:udp"`},
+		{"name of a service", "H ssh", `a port is a number from 1 to 65535, not "ssh"`},
+		{"range", "H 7000-7003", `a port is a number from 1 to 65535, not "7000-7003"`},
+		{"unknown protocol", "H 7000:icmp", `a knock is PORT, PORT:tcp or PORT:udp, not "7000:icmp"`},
+		{"both families", "-4 -6 H 7000", "-4 and -6 exclude each other: give none for both"},
+		{"delay in words", "-d fast H 7000", `option -d: a delay is milliseconds, a number from 0 to 3600000, not "fast"`},
+		{"delay with a unit", "--delay=50ms H 7000", `option --delay: a delay is milliseconds, a number from 0 to 3600000, not "50ms"`},
+		{"delay below 0", "-d -1 H 7000", `option -d: a delay is milliseconds, a number from 0 to 3600000, not "-1"`},
+		{"delay too long", "-d 3600001 H 7000", `option -d: a delay is milliseconds, a number from 0 to 3600000, not "3600001"`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var o knockOptions
+			rest, err := getopt("knock", strings.Fields(test.in), o.options())
+			var host string
+			var sequence []Knock
+			if err == nil {
+				host, sequence, err = o.parseArguments(rest)
+			}
+			got := fmt.Sprintf("%s %s %v", host, (&Door{Sequence: sequence}).sequence(), o.delay)
+			for _, f := range []struct {
+				name string
+				set  bool
+			}{{"verbose", o.verbose}, {"ipv4", o.ipv4}, {"ipv6", o.ipv6}} {
+				if f.set {
+					got += " " + f.name
+				}
+			}
+			if err != nil {
+				got = err.Error()
+			}
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestResolveAddress(t *testing.T) {
+	tests := []struct {
+		name    string
+		options knockOptions
+		in      string
+		want    string // "" for an error
+	}{
+		{"IPv4", knockOptions{}, "192.0.2.7", "192.0.2.7"},
+		{"IPv4, asked for", knockOptions{ipv4: true}, "192.0.2.7", "192.0.2.7"},
+		{"IPv4, not asked for", knockOptions{ipv6: true}, "192.0.2.7", ""},
+		{"IPv4 in IPv6 form", knockOptions{}, "::ffff:192.0.2.7", "192.0.2.7"},
+		{"IPv6", knockOptions{}, "2001:db8::7", "2001:db8::7"},
+		{"IPv6, asked for", knockOptions{ipv6: true}, "2001:db8::7", "2001:db8::7"},
+		{"IPv6, not asked for", knockOptions{ipv4: true}, "2001:db8::7", ""},
+		{"link-local", knockOptions{}, "fe80::1%lo", "fe80::1%lo"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := test.options.resolve(test.in)
+			var want []netip.Addr
+			if test.want != "" {
+				want = []netip.Addr{netip.MustParseAddr(test.want)}
+			}
+			if !slices.Equal(got, want) || (err != nil) != (want == nil) {
+				t.Errorf("resolving %s: got %v, %v, want %v", test.in, got, err, want)
+			}
+		})
+	}
+}
+
+// TestKnock knocks on this host: a UDP knock is one datagram with one zero byte, and a TCP knock that is refused is
+// one nevertheless.
+func TestKnock(t *testing.T) {
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	port := conn.LocalAddr().(*net.UDPAddr).Port
+	got := runProgram("knock", "-v", "127.0.0.1", fmt.Sprintf("%d:udp", port), "1", "-d0")
+	if want := (output{0, fmt.Sprintf("hitting udp 127.0.0.1:%d\nhitting tcp 127.0.0.1:1\n", port), ""}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16)
+	n, _, err := conn.ReadFrom(buf)
+	if err != nil || n != 1 || buf[0] != 0 {
+		t.Errorf("got the datagram %v, %v, want one zero byte", buf[:n], err)
+	}
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// lines notes each write.
+type lines []string
+
+func (l *lines) Write(b []byte) (int, error) {
+	*l = append(*l, string(b))
+	return len(b), nil
+}
+
+// autumn is the date of all test lines.
+func autumn() time.Time { return time.Date(2026, 11, 22, 15, 38, 59, 0, time.Local) }
+
+func TestLogWithoutFile(t *testing.T) {
+	var out, copied lines
+	l := Log{out: &out, copy: &copied, date: autumn}
+	l.printf("%s: %s: Stage %d", "10.9.0.2", "openSSH", 1)
+	l.printf("shutting down")
+	if want := (lines{"10.9.0.2: openSSH: Stage 1\n", "shutting down\n"}); !slices.Equal(out, want) {
+		t.Errorf("got writes %q, want %q", out, want)
+	}
+	if copied != nil {
+		t.Errorf("got the copy %q, want none: there is no file", copied)
+	}
+}
+
+func TestLogFile(t *testing.T) {
+	var out, copied lines
+	l := Log{out: &out, copy: &copied, date: autumn}
+	file := filepath.Join(t.TempDir(), "knockd.log")
+	if err := os.WriteFile(file, []byte("earlier\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func(path string) {
+		t.Helper()
+		if err := l.open(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open(file)
+	l.printf("one")
+	if err := os.Rename(file, file+".1"); err != nil {
+		t.Fatal(err)
+	}
+	l.printf("two") // still goes to the renamed file
+	open(file)
+	l.printf("three")
+	if err := l.open(filepath.Join(file, "none")); err == nil {
+		t.Errorf("a file in a file: got no error")
+	}
+	l.printf("four") // what was open stays in use
+	open("")
+	l.printf("five")
+
+	for path, want := range map[string]string{
+		file + ".1": "earlier\n[2026-11-22 15:38] one\n[2026-11-22 15:38] two\n",
+		file:        "[2026-11-22 15:38] three\n[2026-11-22 15:38] four\n",
+	} {
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%s: got %q, %v, want %q", filepath.Base(path), got, err, want)
+		}
+	}
+	if want := (lines{"five\n"}); !slices.Equal(out, want) {
+		t.Errorf("without a file: got %q, want %q", out, want)
+	}
+	if want := (lines{"one\n", "two\n", "three\n", "four\n"}); !slices.Equal(copied, want) {
+		t.Errorf("copy: got %q, want %q", copied, want)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.Mode().Perm(); got&^0o640 != 0 {
+		t.Errorf("mode of a new log file: got %v, want no more than 640", got)
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	tests := []struct{ name, in, want string }{
+		{"plain", "10.9.0.2: вход: Stage 1", "10.9.0.2: вход: Stage 1"},
+		{"tab", "a\tb", "a\tb"},
+		{"forged line", "a\n[2026-11-22 15:38] 10.9.0.2: b: OPEN SESAME", "a?[2026-11-22 15:38] 10.9.0.2: b: OPEN SESAME"},
+		{"overwritten line", "a\r\x08b", "a??b"},
+		{"terminal sequence", "\x1b]0;a\x07", "?]0;a?"},
+		{"terminal sequence of one byte more", "\u009b2J", "?2J"},
+		{"next line", "a\u0085b", "a?b"},
+		{"delete and null", "\x7f\x00", "??"},
+		{"not UTF-8", "a\x9b2J\xff", "a\ufffd2J\ufffd"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var out bytes.Buffer
+			(&Log{out: &out}).printf("%s", test.in)
+			if got := out.String(); got != test.want+"\n" {
+				t.Errorf("got %q, want %q", got, test.want+"\n")
+			}
+		})
+	}
+}
+
+// TestThrottle runs scripts: "3s b" logs the line b three seconds after the start, and "3s" flushes then. The throttle
+// lets 3 lines pass at once and then one every 10 s.
+func TestThrottle(t *testing.T) {
+	tests := []struct{ name, script, want, next string }{
+		{"within the burst", "0s a,0s b,1s c", "a,b,c", ""},
+		{"over the burst", "0s a,0s b,0s c,0s d,9.9s e", "a,b,c", "10s"},
+		{"after an interval", "0s a,0s b,0s c,10s d,10s e,20s f", "a,b,c,d,f", "30s"},
+		{"at the rate for ever", "0s a,0s b,0s c,10s d,20s e,30s f,40s g", "a,b,c,d,e,f,g", ""},
+		{"left out", "0s a,0s b,0s c,1s d,2s e,10s", "a,b,c,2 lines left out, as there were too many", ""},
+		{"left out, and no room to say so", "0s a,0s b,0s c,1s d,9.9s", "a,b,c", "10s"},
+		{"left out is said once", "0s a,0s b,0s c,1s d,1s e,10s,20s", "a,b,c,2 lines left out, as there were too many", ""},
+		{"left out is said before the next line", "0s a,0s b,0s c,1s d,1s e,25s f", "a,b,c,2 lines left out, as there were too many,f", ""},
+		{"nothing to say", "0s,10s", "", ""},
+		{"full burst after a rest", "0s a,0s b,0s c,30s d,30s e,30s f,30s g", "a,b,c,d,e,f", "40s"},
+		{"no more than a burst after a long rest", "0s a,1000h b,1000h c,1000h d,1000h e", "a,b,c,d", "1000h0m10s"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var out bytes.Buffer
+			const start = 1000 * time.Second // the host has been up for a while
+			throttle := Throttle{log: &Log{out: &out}, burst: 3, interval: 10 * time.Second}
+			for _, step := range strings.Split(test.script, ",") {
+				after, line, isLine := strings.Cut(step, " ")
+				at, err := time.ParseDuration(after)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if isLine {
+					throttle.printf(start+at, "%s", line)
+				} else {
+					throttle.flush(start + at)
+				}
+			}
+			if got := strings.ReplaceAll(strings.TrimSuffix(out.String(), "\n"), "\n", ","); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+			next := ""
+			if at, ok := throttle.next(); ok {
+				next = (at - start).String()
+			}
+			if next != test.next {
+				t.Errorf("next: got %q, want %q", next, test.next)
+			}
+		})
+	}
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestMain lets the test binary be the program itself, for tests that need it as a process.
+func TestMain(m *testing.M) {
+	if os.Getenv("SESAME_TEST_RUN") == "1" {
+		os.Exit(run(realEnv(), os.Args))
+	}
+	os.Exit(m.Run())
+}
+
+// output is what a run of the program leaves.
+type output struct {
+	status         int
+	stdout, stderr string
+}
+
+// runProgram runs the program in this process; args[0] is the name it is called by.
+func runProgram(args ...string) output {
+	var stdout, stderr bytes.Buffer
+	status := run(env{stdout: &stdout, stderr: &stderr, now: func() time.Duration { return 0 }}, args)
+	return output{status, stdout.String(), stderr.String()}
+}
+
+// writeConfig writes a configuration that only its owner can read, and returns its path.
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "knockd.conf")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestHelpOfEachCommand(t *testing.T) {
+	for _, c := range subcommands() {
+		for _, args := range [][]string{{"help", c.name}, {c.name, "--help"}, {c.name, "-h"}, {"--help", c.name}} {
+			t.Run(strings.Join(args, " "), func(t *testing.T) {
+				got := runProgram(append([]string{"sesame"}, args...)...)
+				if got.status != 0 || got.stderr != "" {
+					t.Errorf("got status %d and %q, want 0 and nothing on standard error", got.status, got.stderr)
+				}
+				want := []string{strings.TrimSpace("usage: sesame "+c.name+" "+c.usage) + "\n", c.help}
+				for _, o := range c.opts() {
+					want = append(want, "  -"+string(o.short)+", --"+o.long)
+				}
+				for _, w := range want {
+					if !strings.Contains(got.stdout, w) {
+						t.Errorf("got:\n%s\nwant %q in it", got.stdout, w)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestVersionOfEachCommand(t *testing.T) {
+	want := runProgram("sesame", "version")
+	if want.status != 0 || !strings.HasPrefix(want.stdout, "sesame "+version+" (go") || want.stderr != "" {
+		t.Fatalf("version: got %+v", want)
+	}
+	calls := [][]string{{"sesame", "-V"}, {"sesame", "--version"}, {"knock", "-V"}, {"knockd", "--version"}, {"knock", "-v", "--vers"}}
+	for _, c := range subcommands() {
+		calls = append(calls, []string{"sesame", c.name, "-V"}, []string{"sesame", c.name, "--version"})
+	}
+	for _, args := range calls {
+		if got := runProgram(args...); got != want {
+			t.Errorf("%q: got %+v, want %+v", args, got, want)
+		}
+	}
+}
+
+func TestCalledBy(t *testing.T) {
+	const overview = "sesame: port knocking in one static file"
+	tests := []struct{ name, want string }{
+		{"knockd", "usage: knockd [options]"},
+		{"/usr/sbin/knockd", "usage: knockd [options]"},
+		{"knock", "usage: knock [options] HOST PORT[:tcp|:udp] ..."},
+		{"./knock", "usage: knock [options] HOST PORT[:tcp|:udp] ..."},
+		{`knock.exe`, "usage: knock [options] HOST PORT[:tcp|:udp] ..."},
+		{"sesame", overview},
+		{"/opt/knock/sesame-mipsle", overview},
+		{"knockd-old", overview},
+		{"Knock", overview},
+		{"check", overview},
+		{"", overview},
+	}
+	for _, test := range tests {
+		got := runProgram(test.name, "--help")
+		if first, _, _ := strings.Cut(got.stdout, "\n"); first != test.want || got.status != 0 || got.stderr != "" {
+			t.Errorf("%q --help: got %+v, want status 0 and %q", test.name, got, test.want)
+		}
+	}
+}
+
+func TestOverview(t *testing.T) {
+	asked, none := runProgram("sesame", "help"), runProgram("sesame")
+	for _, c := range subcommands() {
+		if line := strings.TrimSpace("  sesame " + c.name + " " + c.usage); !strings.Contains(asked.stdout, line) || !strings.Contains(asked.stdout, c.help) {
+			t.Errorf("help: got:\n%s\nwant %q and %q in it", asked.stdout, line, c.help)
+		}
+	}
+	if want := (output{2, "", asked.stdout}); none != want {
+		t.Errorf("no arguments: got %+v, want %+v", none, want)
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	good := writeConfig(t, "[a]\nSequence = 7000,3000\nCommand = open\n")
+	bad := writeConfig(t, "[a]\nSequence = x\nColour = red\n")
+	missing := filepath.Join(t.TempDir(), "none.conf")
+	tests := []struct {
+		args       string
+		wantStatus int
+		wantStderr string
+	}{
+		{"sesame help", 0, ""},
+		{"sesame version", 0, ""},
+		{"sesame check -c " + good, 0, ""},
+
+		{"sesame check -c " + bad, 1, bad + ":2: door \"a\": Sequence: a port is a number from 1 to 65535, not \"x\"\n" +
+			bad + ":3: door \"a\": unknown directive \"Colour\"\n"},
+		{"sesame check -c " + missing, 1, "sesame check: opening the configuration: open " + missing + ": no such file or directory\n"},
+		{"knockd -c " + missing, 1, "knockd: opening the configuration: open " + missing + ": no such file or directory\n"},
+		{"/usr/bin/knock -d 0 fe80::1%nosuch0 7000", 1, ""},
+
+		{"sesame chekc", 2, "sesame: unknown command \"chekc\" (did you mean check?) (sesame --help shows what there is)\n"},
+		{"sesame sing", 2, "sesame: unknown command \"sing\" (sesame --help shows what there is)\n"},
+		{"sesame -v", 2, "sesame: unknown command \"-v\" (sesame --help shows what there is)\n"},
+		{"sesame help sing", 2, "sesame help: no command \"sing\" (sesame help --help shows what there is)\n"},
+		{"sesame help ", 2, "sesame help: no command \"\" (sesame help --help shows what there is)\n"},
+		{"sesame check --verbsoe", 2, "sesame check: unknown option \"--verbsoe\" (did you mean verbose?) (sesame check --help shows what there is)\n"},
+		{"sesame check " + good, 2, "sesame check: \"" + good + "\" is one argument too many: a file is named by -c (sesame check --help shows what there is)\n"},
+		{"knockd eth0", 2, "knockd: \"eth0\" is one argument too many (knockd --help shows what there is)\n"},
+		{"knockd -i eth0/1", 2, "knockd: option -i: \"eth0/1\" is no interface name: names separated by commas (eth0,ppp0) or any (knockd --help shows what there is)\n"},
+		{"/usr/bin/knock host", 2, "knock: the ports to knock on are needed: host 7000 8000:udp 9000 (knock --help shows what there is)\n"},
+	}
+	for _, test := range tests {
+		got := runProgram(strings.Split(test.args, " ")...)
+		if got.status != test.wantStatus {
+			t.Errorf("%s: got status %d (%q), want %d", test.args, got.status, got.stderr, test.wantStatus)
+		}
+		if test.wantStderr != "" && got.stderr != test.wantStderr {
+			t.Errorf("%s: got %q, want %q", test.args, got.stderr, test.wantStderr)
+		}
+		if failed := got.status != 0; failed != (got.stderr != "") || failed && got.stdout != "" {
+			t.Errorf("%s: status %d, yet got %q on standard output and %q on standard error", test.args, got.status, got.stdout, got.stderr)
+		}
+	}
+}

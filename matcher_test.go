@@ -1,0 +1,947 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// testDoors reads doors, one a line, with | for the ends of the lines that they have in a configuration:
+//
+//	[a] Sequence = 7000,8000 | Seq_Timeout = 10
+func testDoors(t testing.TB, text string) []*Door {
+	t.Helper()
+	c, err := parseConfig("doors", strings.NewReader(strings.NewReplacer("]", "]\n", "|", "\n").Replace(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Doors
+}
+
+// testHit is a hit of a SYN.
+func testHit(when time.Duration, from string, knock Knock, seq uint32) Hit {
+	return Hit{When: when, From: netip.MustParseAddr(from).As16(), FromPort: 40000, Knock: knock, Flags: flagSYN, Seq: seq}
+}
+
+// numbered makes the address of source number n.
+func numbered(n int) (a [16]byte) {
+	binary.BigEndian.PutUint64(a[:], 0x20010db8<<32)
+	binary.BigEndian.PutUint64(a[8:], uint64(n))
+	return a
+}
+
+var stepWords = []string{"stage", "opens", "repeat", "copy", "discard", "timeout", "unfit", "cooling", "evict"}
+
+// describe prints steps as "a stage 1, b opens"; with their source where it is not from.
+func describe(steps []Step, from [16]byte) string {
+	steps = slices.Clone(steps)
+	slices.SortStableFunc(steps, func(a, b Step) int { return strings.Compare(a.Door.Name, b.Door.Name) })
+	var s []string
+	for _, step := range steps {
+		text := step.Door.Name + " " + stepWords[step.Kind]
+		if step.Kind != Opened && step.Stage > 0 {
+			text += " " + strconv.Itoa(step.Stage)
+		}
+		if step.From != from {
+			text = step.source().String() + " " + text
+		}
+		s = append(s, text)
+	}
+	return strings.Join(s, ", ")
+}
+
+// runScript feeds m with the hits of a script and compares the steps. A line is
+//
+//	+1.5s 192.0.2.7 7000:tcp flags=syn,ack seq=1 port=2 link=3 to=198.51.100.1 => a stage 1
+//
+// where all behind the knock may be left out: a SYN with a sequence number of its own. Instead of a source and a knock
+// it can be expire, next (what NextEnd says) or attempts.
+func runScript(t *testing.T, m *Matcher, script string) {
+	t.Helper()
+	seq := uint32(1000)
+	for line := range strings.Lines(strings.TrimSpace(script)) {
+		in, want, _ := strings.Cut(line, "=>")
+		in, want = strings.TrimSpace(in), strings.TrimSpace(want)
+		words := strings.Fields(in)
+		when, err := time.ParseDuration(words[0])
+		if err != nil {
+			t.Fatalf("%s: %v", in, err)
+		}
+		var got string
+		switch words[1] {
+		case "expire":
+			got = describe(m.Expire(when), [16]byte{})
+		case "next":
+			got = "never"
+			if at, ok := m.NextEnd(); ok {
+				got = at.String()
+			}
+		case "attempts":
+			got = strconv.Itoa(m.Attempts())
+		default:
+			knock, err := parseKnock(words[2], tcp)
+			if err != nil {
+				t.Fatalf("%s: %v", in, err)
+			}
+			seq++
+			hit := testHit(when, words[1], knock, seq)
+			if knock.Proto == udp {
+				hit.Flags, hit.Seq = 0, 0
+			}
+			for _, option := range words[3:] {
+				key, value, _ := strings.Cut(option, "=")
+				n, _ := strconv.Atoi(value)
+				switch key {
+				case "flags":
+					hit.Flags = 0
+					for name := range strings.SplitSeq(value, ",") {
+						hit.Flags |= flagBits[name] | map[string]uint8{"ece": 0x40, "cwr": 0x80}[name]
+					}
+				case "seq":
+					hit.Seq = uint32(n)
+				case "port":
+					hit.FromPort = uint16(n)
+				case "link":
+					hit.Link = n
+				case "to":
+					hit.To = netip.MustParseAddr(value).As16()
+				default:
+					t.Fatalf("%s: what is %q?", in, option)
+				}
+			}
+			got = describe(m.Observe(&hit), hit.From)
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", in, got, want)
+		}
+		checkMatcher(t, m)
+	}
+}
+
+// checkMatcher looks whether the lists within m agree with each other.
+func checkMatcher(t testing.TB, m *Matcher) {
+	t.Helper()
+	type key struct {
+		from [16]byte
+		link uint32
+		door uint32
+	}
+	live := map[int32]bool{}
+	keys := map[key]bool{}
+	for b, i := range m.buckets {
+		for ; i != none; i = m.attempts[i].next {
+			a := &m.attempts[i]
+			k := key{a.from, a.link, a.door}
+			if live[i] || keys[k] {
+				t.Fatalf("attempt %d (%v) is there twice", i, k)
+			}
+			live[i], keys[k] = true, true
+			if own := m.bucketOf(&Hit{From: a.from}); own != int32(b) {
+				t.Fatalf("attempt %d is in bucket %d, not %d", i, b, own)
+			}
+		}
+	}
+	if len(live) != m.live || m.live != m.Attempts() || m.live > len(m.attempts) {
+		t.Fatalf("%d attempts are in the buckets, live is %d, the bound %d", len(live), m.live, len(m.attempts))
+	}
+	walk := func(name string, q queue, of func(*attempt) *links) (list []int32) {
+		before := int32(none)
+		for i := q.head; i != none; i = of(&m.attempts[i]).next {
+			if !live[i] || of(&m.attempts[i]).prev != before || len(list) > m.live {
+				t.Fatalf("%s: broken at attempt %d behind %v", name, i, list)
+			}
+			list, before = append(list, i), i
+		}
+		if q.tail != before {
+			t.Fatalf("%s: the tail is %d, want %d", name, q.tail, before)
+		}
+		return list
+	}
+	byEnd := 0
+	for n, q := range m.byEnd {
+		list := walk(fmt.Sprint("byEnd ", n), q, byEndLinks)
+		byEnd += len(list)
+		for at, i := range list {
+			a := &m.attempts[i]
+			d := m.doors[a.door]
+			if int(m.queueOf[a.door]) != n {
+				t.Fatalf("attempt %d is in byEnd %d, not %d", i, n, m.queueOf[a.door])
+			}
+			if at > 0 && len(m.timeouts) < 255 && a.until < m.attempts[list[at-1]].until {
+				t.Fatalf("attempt %d ends before the one that stands before it", i)
+			}
+			place := 0
+			for bit, k := range d.Sequence {
+				if a.bits&(1<<bit) == 0 {
+					continue
+				}
+				start := m.starts[int(i)*m.startsEach+place]
+				if start+d.SeqTimeout > a.until {
+					t.Fatalf("attempt %d ends at %v, with knock %v started at %v", i, a.until, k, start)
+				}
+				place++
+			}
+			if a.bits>>len(d.Sequence) != 0 || int(a.stage) >= len(d.Sequence) && len(d.Sequence) > 0 && a.stage > 0 {
+				t.Fatalf("attempt %d has bits %b at stage %d of %d", i, a.bits, a.stage, len(d.Sequence))
+			}
+		}
+	}
+	if byEnd != m.live {
+		t.Fatalf("%d attempts are in byEnd, want %d", byEnd, m.live)
+	}
+	cheap := walk("cheap", m.cheap, cheapLinks)
+	for i := range live {
+		if is := slices.Contains(cheap, i); is != (m.attempts[i].stage <= 1) {
+			t.Fatalf("attempt %d at stage %d: in the cheap list is %v", i, m.attempts[i].stage, is)
+		}
+	}
+	free := 0
+	for i := m.free; i != none; i = m.attempts[i].next {
+		if free++; live[i] || free > m.used {
+			t.Fatalf("attempt %d is free, and not", i)
+		}
+	}
+	if free+m.live != m.used {
+		t.Fatalf("%d free and %d live attempts, want %d", free, m.live, m.used)
+	}
+}
+
+func TestMatcher(t *testing.T) {
+	const abc = "[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10 | TCPFlags = syn"
+	tests := []struct{ name, doors, script string }{
+		{"the plain sequence", abc, `
+			+0s 192.0.2.7 7000 => a stage 1
+			+1s 192.0.2.7 8000 => a stage 2
+			+2s 192.0.2.7 9000 => a opens
+			+3s 192.0.2.7 9000 =>
+			+3s 192.0.2.7 7000 => a stage 1`},
+		{"IPv6, and UDP in between", "[a] Sequence = 7000,8000:udp,9000 | TCPFlags = syn", `
+			+0s 2001:db8::7 7000     => a stage 1
+			+1s 2001:db8::7 8000:udp => a stage 2
+			+2s 2001:db8::7 9000     => a opens`},
+		{"the protocol is part of the knock", "[a] Sequence = 7000,8000:udp,9000", `
+			+0s 192.0.2.7 7000:udp =>
+			+0s 192.0.2.7 7000     => a stage 1
+			+1s 192.0.2.7 8000     => a discard 1`},
+		{"just in time", abc, `
+			+0s         192.0.2.7 7000 => a stage 1
+			+5s         192.0.2.7 8000 => a stage 2
+			+9.999999s  192.0.2.7 9000 => a opens`},
+		{"exactly Seq_Timeout is too late", abc, `
+			+0s  192.0.2.7 7000 => a stage 1
+			+5s  192.0.2.7 8000 => a stage 2
+			+10s 192.0.2.7 9000 => a timeout 2`},
+		{"Seq_Timeout counts from the first knock", abc, `
+			+0s  192.0.2.7 7000 => a stage 1
+			+9s  192.0.2.7 8000 => a stage 2
+			+11s 192.0.2.7 9000 => a timeout 2
+			+11s 192.0.2.7 7000 => a stage 1`},
+		{"a repeated first knock starts the time anew", abc, `
+			+0s  192.0.2.7 7000 => a stage 1
+			+9s  192.0.2.7 7000 => a repeat 1
+			+10s expire =>
+			+17s 192.0.2.7 8000 => a stage 2
+			+18s 192.0.2.7 9000 => a opens`},
+		{"a wrong port discards", abc, `
+			+0s 192.0.2.7 7000 => a stage 1
+			+1s 192.0.2.7 8000 => a stage 2
+			+2s 192.0.2.7 1234 => a discard 2
+			+3s 192.0.2.7 9000 =>
+			+3s attempts => 0`},
+		{"a knock left out", abc, `
+			+0s 192.0.2.7 7000 => a stage 1
+			+1s 192.0.2.7 9000 => a discard 1`},
+		{"a wrong port that is the first knock starts anew", abc, `
+			+0s  192.0.2.7 7000 => a stage 1
+			+1s  192.0.2.7 8000 => a stage 2
+			+9s  192.0.2.7 7000 => a discard 2, a stage 1
+			+17s 192.0.2.7 8000 => a stage 2
+			+18s 192.0.2.7 9000 => a opens`},
+		{"a new connection to the port just matched", abc, `
+			+0s 192.0.2.7 7000 => a stage 1
+			+1s 192.0.2.7 8000 => a stage 2
+			+1s 192.0.2.7 8000 => a repeat 2
+			+1s 192.0.2.7 8000 => a repeat 2
+			+2s 192.0.2.7 9000 => a opens`},
+		{"a datagram that comes twice", "[a] Sequence = 7000:udp,8000:udp", `
+			+0s 192.0.2.7 7000:udp => a stage 1
+			+0s 192.0.2.7 7000:udp => a repeat 1
+			+1s 192.0.2.7 8000:udp => a opens`},
+		{"a retransmitted SYN", abc, `
+			+0s 192.0.2.7 7000 seq=1 => a stage 1
+			+1s 192.0.2.7 7000 seq=1 => a copy 1
+			+1s 192.0.2.7 8000 seq=2 => a stage 2
+			+2s 192.0.2.7 7000 seq=1 => a copy 2
+			+2s 192.0.2.7 9000 seq=3 => a opens
+			+3s 192.0.2.7 9000 seq=3 => a copy
+			+3s 192.0.2.7 8000 seq=2 => a copy
+			+3s 192.0.2.7 7000 seq=1 => a copy`},
+		{"one port several times, with copies", "[a] Sequence = 8,8,8", `
+			+0s 192.0.2.7 8 seq=1 => a stage 1
+			+1s 192.0.2.7 8 seq=1 => a copy 1
+			+1s 192.0.2.7 8 seq=2 => a stage 2
+			+2s 192.0.2.7 8 seq=1 => a copy 2
+			+2s 192.0.2.7 8 seq=2 => a copy 2
+			+2s 192.0.2.7 8 seq=2 port=2 => a opens
+			+3s 192.0.2.7 8 seq=1 => a copy`},
+		{"the copy of a one-knock door's SYN", "[a] Sequence = 22 | Seq_Timeout = 10", `
+			+0s  192.0.2.7 22 seq=1 => a opens
+			+1s  192.0.2.7 22 seq=1 => a copy
+			+3s  192.0.2.7 22 seq=2 => a opens
+			+9s  192.0.2.7 22 seq=1 => a copy
+			+12s 192.0.2.7 22 seq=2 => a copy
+			+13s 192.0.2.7 22 seq=2 => a opens`},
+		{"what makes another SYN", "[a] Sequence = 8,8,8,8,8,8", `
+			+0s 192.0.2.7 8 seq=1                 => a stage 1
+			+0s 192.0.2.7 8 seq=2                 => a stage 2
+			+0s 192.0.2.7 8 seq=1 port=1          => a stage 3
+			+0s 192.0.2.7 8 seq=1 to=198.51.100.1 => a stage 4
+			+0s 192.0.2.8 8 seq=1                 => a stage 1
+			+0s 192.0.2.7 8 seq=1                 => a copy 4`},
+		// RFC 3168, section 6.1.1.1: a SYN that got no answer is sent again without ECN.
+		{"a SYN retransmitted without ECN", abc, `
+			+0s 192.0.2.7 7000 seq=1 flags=syn,ece,cwr => a stage 1
+			+1s 192.0.2.7 8000 seq=2 flags=syn,ece,cwr => a stage 2
+			+1s 192.0.2.7 7000 seq=1                   => a copy 2
+			+2s 192.0.2.7 9000 seq=3 flags=syn,ece,cwr => a opens`},
+		{"a browser: two connections for each knock, and their copies", abc, `
+			+0s 192.0.2.7 7000 seq=1 => a stage 1
+			+0s 192.0.2.7 7000 seq=2 => a repeat 1
+			+0s 192.0.2.7 8000 seq=3 => a stage 2
+			+0s 192.0.2.7 8000 seq=4 => a repeat 2
+			+1s 192.0.2.7 7000 seq=1 => a copy 2
+			+1s 192.0.2.7 7000 seq=2 => a copy 2
+			+1s 192.0.2.7 8000 seq=3 => a copy 2
+			+2s 192.0.2.7 9000 seq=5 => a opens`},
+		{"segments without SYN have no copies", "[a] Sequence = 8,8 | TCPFlags = ack", `
+			+0s 192.0.2.7 8 flags=ack seq=1 => a stage 1
+			+0s 192.0.2.7 8 flags=ack seq=1 => a opens`},
+		{"the beginning comes again within the sequence", "[a] Sequence = 7001,7002,7001,7003", `
+			+0s 192.0.2.7 7001 => a stage 1
+			+0s 192.0.2.7 7002 => a stage 2
+			+0s 192.0.2.7 7001 => a stage 3
+			+0s 192.0.2.7 7001 => a repeat 3
+			+0s 192.0.2.7 7001 => a repeat 3
+			+0s 192.0.2.7 7002 => a discard 3, a stage 2
+			+0s 192.0.2.7 7001 => a stage 3
+			+0s 192.0.2.7 7003 => a opens`},
+		{"an older start is out of time, a later one is not", "[a] Sequence = 7,7,8 | Seq_Timeout = 10", `
+			+0s  192.0.2.7 7 => a stage 1
+			+5s  192.0.2.7 7 => a stage 2
+			+11s 192.0.2.7 7 => a stage 2
+			+14s 192.0.2.7 8 => a opens`},
+		{"the start that led on is out of time", "[a] Sequence = 7,7,9,8 | Seq_Timeout = 10", `
+			+0s  192.0.2.7 7 => a stage 1
+			+5s  192.0.2.7 7 => a stage 2
+			+6s  192.0.2.7 9 => a stage 3
+			+11s 192.0.2.7 8 => a timeout 3
+			+11s 192.0.2.7 7 => a stage 1`},
+		{"flags that do not fit are ignored", "[a] Sequence = 7000,8000 | TCPFlags = syn,!ack", `
+			+0s 192.0.2.7 7000 flags=syn,ack =>
+			+0s 192.0.2.7 7000 flags=ack     =>
+			+0s 192.0.2.7 7000 flags=syn,psh => a stage 1
+			+1s 192.0.2.7 1234 flags=rst     =>
+			+1s 192.0.2.7 8000 flags=syn,ack =>
+			+2s 192.0.2.7 8000               => a opens`},
+		{"UDP is not affected by flags", "[a] Sequence = 7000,8000:udp | TCPFlags = syn", `
+			+0s 192.0.2.7 7000     => a stage 1
+			+1s 192.0.2.7 8000:udp => a opens`},
+		{"nor is a wrong UDP port", abc, `
+			+0s 192.0.2.7 7000     => a stage 1
+			+1s 192.0.2.7 8000:udp => a discard 1`},
+		{"two sources", abc, `
+			+0s 192.0.2.7 7000 => a stage 1
+			+0s 192.0.2.8 7000 => a stage 1
+			+1s 192.0.2.7 8000 => a stage 2
+			+1s 192.0.2.8 1234 => a discard 1
+			+2s 192.0.2.8 9000 =>
+			+2s 192.0.2.7 9000 => a opens`},
+		{"one source's timeout leaves the others alone", abc, `
+			+0s  192.0.2.7 7000 => a stage 1
+			+5s  192.0.2.8 7000 => a stage 1
+			+6s  192.0.2.8 8000 => a stage 2
+			+10s expire => 192.0.2.7 a timeout 1
+			+11s 192.0.2.8 9000 => a opens`},
+		{"a timeout seen with another's hit", abc, `
+			+0s  192.0.2.7 7000 => a stage 1
+			+10s 192.0.2.8 7000 => 192.0.2.7 a timeout 1, a stage 1`},
+		{"one source at several doors", abc + `
+			[b] Sequence = 7000,8000,7000,9000 | Seq_Timeout = 5 | TCPFlags = ack
+			[c] Sequence = 8000,9000 | Seq_Timeout = 20
+			[d] Sequence = 7000,8000 | Seq_Timeout = 1`, `
+			+0s 192.0.2.7 7000 flags=syn,ack => a stage 1, b stage 1, d stage 1
+			+1s 192.0.2.7 8000 flags=syn,ack => a stage 2, b stage 2, c stage 1, d timeout 1
+			+2s 192.0.2.7 9000 flags=syn     => a opens, c opens
+			+3s 192.0.2.7 7000 flags=ack     => b stage 3, d stage 1
+			+3s 192.0.2.7 8000 flags=syn     => c stage 1, d opens
+			+4s 192.0.2.7 9000 flags=ack     => b opens, c opens`},
+		{"a scan in order", "[a] Sequence = 1941,1942,1945", `
+			+0s 192.0.2.7 1941 => a stage 1
+			+0s 192.0.2.7 1942 => a stage 2
+			+0s 192.0.2.7 1943 => a discard 2
+			+0s 192.0.2.7 1945 =>`},
+		{"the end without a packet", abc + "\n[b] Sequence = 1,2 | Seq_Timeout = 3", `
+			+0s  next => never
+			+0s  192.0.2.7 7000 => a stage 1
+			+0s  next           => 10s
+			+1s  192.0.2.8 1    => b stage 1
+			+1s  next           => 4s
+			+2s  192.0.2.7 7000 => a repeat 1
+			+3.999999999s expire =>
+			+4s  expire         => 192.0.2.8 b timeout 1
+			+4s  next           => 12s
+			+60s expire         => 192.0.2.7 a timeout 1
+			+60s next           => never
+			+60s attempts       => 0`},
+		{"cooldown", "[a] Sequence = 7000,8000 | Seq_Cooldown = 5\n[b] Sequence = 7000,9000", `
+			+0s   192.0.2.8 7000 => a stage 1, b stage 1
+			+0s   192.0.2.7 7000 => a stage 1, b stage 1
+			+1s   192.0.2.7 8000 => a opens, b discard 1
+			+1s   192.0.2.7 7000 => b stage 1
+			+2s   192.0.2.8 8000 => b discard 1
+			+2s   192.0.2.9 7000 => b stage 1
+			+5.9s 192.0.2.7 9000 => b opens
+			+6s   192.0.2.7 7000 => a stage 1, b stage 1
+			+6s   192.0.2.8 8000 => a opens`},
+		{"link-local sources on two links", abc, `
+			+0s fe80::7 7000 link=2   => a stage 1
+			+0s fe80::7 8000 link=3   =>
+			+0s fe80::7 7000 link=3   => a stage 1
+			+1s fe80::7 8000 link=2   => a stage 2
+			+1s febf::7 7000 link=2   => a stage 1
+			+1s febf::7 8000 link=3   =>
+			+2s fe80::7 9000 link=3   => a discard 1
+			+2s fe80::7 9000 link=2   => a opens`},
+		{"other sources may come in on any link", abc, `
+			+0s 192.0.2.7   7000 link=2 => a stage 1
+			+0s fec0::7     7000 link=2 => a stage 1
+			+1s 192.0.2.7   8000 link=3 => a stage 2
+			+1s fec0::7     8000 link=3 => a stage 2`},
+		{"no time at all", "[a] Sequence = 7,8 | Seq_Timeout = 0\n[b] Sequence = 9 | Seq_Timeout = 0", `
+			+0s 192.0.2.7 7 => a stage 1
+			+0s 192.0.2.7 8 => a timeout 1
+			+1s 192.0.2.7 9 => b opens
+			+1s next => 1s
+			+1s expire =>
+			+1s next => never`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMatcher(testDoors(t, test.doors), 64)
+			m.onlyChanges = !strings.Contains(test.script, "repeat") && !strings.Contains(test.script, "copy")
+			runScript(t, m, test.script)
+		})
+	}
+}
+
+// What -D shows beyond that.
+func TestMatcherRemarks(t *testing.T) {
+	runScript(t, newMatcher(testDoors(t, "[a] Sequence = 7000,8000 | TCPFlags = syn | Seq_Cooldown = 5"), 64), `
+		+0s 192.0.2.7 7000 flags=ack => a unfit
+		+0s 192.0.2.7 7000           => a stage 1
+		+0s 192.0.2.7 7000 flags=ack => a unfit
+		+0s 192.0.2.7 7000           => a repeat 1
+		+1s 192.0.2.7 8000 seq=1     => a opens
+		+2s 192.0.2.7 8000 seq=1     => a cooling
+		+2s 192.0.2.8 7000           => a cooling
+		+6s 192.0.2.7 8000 seq=1     => a copy`)
+}
+
+func TestMatcherLongestSequence(t *testing.T) {
+	distinct, same := &Door{Name: "distinct"}, &Door{Name: "same"}
+	for i := range uint16(maxKnocks) {
+		distinct.Sequence = append(distinct.Sequence, Knock{1000 + i, tcp})
+		same.Sequence = append(same.Sequence, Knock{8, tcp})
+	}
+	for _, d := range []*Door{distinct, same} {
+		t.Run(d.Name, func(t *testing.T) {
+			d.SeqTimeout = time.Minute
+			m := newMatcher([]*Door{d}, 4)
+			for round := range 3 {
+				for i, knock := range d.Sequence {
+					want := fmt.Sprintf("%s stage %d", d.Name, i+1)
+					if i == maxKnocks-1 {
+						want = d.Name + " opens"
+					}
+					hit := testHit(time.Duration(round*maxKnocks+i)*time.Second, "192.0.2.7", knock, uint32(round<<8+i))
+					if got := describe(m.Observe(&hit), hit.From); got != want {
+						t.Errorf("round %d, knock %d: got %q, want %q", round, i+1, got, want)
+					}
+					checkMatcher(t, m)
+				}
+			}
+		})
+	}
+}
+
+// A flood, by which the table is full many times over, does not push out who is further.
+func TestMatcherFlood(t *testing.T) {
+	const bound = 50
+	flood := func(t *testing.T, m *Matcher, knock Knock) (evicted int) {
+		for n := range 10 * bound {
+			hit := Hit{When: 2 * time.Second, From: numbered(n), Knock: knock, Flags: flagSYN}
+			for _, s := range m.Observe(&hit) {
+				if s.Kind == Evicted {
+					evicted++
+				}
+			}
+			if m.Attempts() > bound {
+				t.Fatalf("got %d attempts, want at most %d", m.Attempts(), bound)
+			}
+			checkMatcher(t, m)
+		}
+		return evicted
+	}
+	for _, test := range []struct {
+		name  string
+		knock Knock
+	}{{"of first knocks", Knock{7000, tcp}}, {"at a one-knock door", Knock{22, udp}}} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMatcher(testDoors(t, "[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10\n[b] Sequence = 22:udp"), bound)
+			runScript(t, m, `
+				+0s 192.0.2.7 7000 => a stage 1
+				+1s 192.0.2.8 7000 => a stage 1
+				+1s 192.0.2.7 8000 => a stage 2`)
+			// Of the flood's sources all but bound-1 go, and the one that is at stage 1.
+			if got, want := flood(t, m, test.knock), 9*bound+2; got != want {
+				t.Errorf("got %d evicted, want %d", got, want)
+			}
+			runScript(t, m, `
+				+3s 192.0.2.8 8000 =>
+				+3s 192.0.2.7 9000 => a opens`)
+		})
+	}
+	t.Run("of those at stage 2 the first to end goes", func(t *testing.T) {
+		m := newMatcher(testDoors(t, "[a] Sequence = 7,8,9 | Seq_Timeout = 10\n[b] Sequence = 1,2,3 | Seq_Timeout = 5"), 3)
+		runScript(t, m, `
+			+0s 192.0.2.7 7 => a stage 1
+			+0s 192.0.2.7 8 => a stage 2
+			+1s 192.0.2.8 1 => b stage 1
+			+1s 192.0.2.8 2 => b stage 2
+			+2s 192.0.2.9 7 => a stage 1
+			+2s 192.0.2.9 8 => a stage 2
+			+3s 192.0.2.1 7 => a stage 1, 192.0.2.8 b evict 2
+			+3s 192.0.2.2 7 => 192.0.2.1 a evict 1, a stage 1
+			+4s 192.0.2.7 9 => a opens
+			+4s 192.0.2.3 7 => 192.0.2.2 a evict 1, a stage 1
+			+4s 192.0.2.4 7 => 192.0.2.7 a evict, a stage 1
+			+5s 192.0.2.9 9 => a opens`)
+	})
+	t.Run("more doors at once than there is room", func(t *testing.T) {
+		m := newMatcher(testDoors(t, "[a] Sequence = 7,8\n[b] Sequence = 7,9\n[c] Sequence = 7,1\n[d] Sequence = 7"), 1)
+		runScript(t, m, `
+			+0s 192.0.2.7 7 => a stage 1, a evict 1, b stage 1, b evict 1, c stage 1, c evict 1, d opens
+			+1s attempts => 1`)
+	})
+}
+
+// More different Seq_Timeouts than there are lists: the last ones share one.
+func TestMatcherManyTimeouts(t *testing.T) {
+	var doors []*Door
+	for i := range 400 {
+		doors = append(doors, &Door{
+			Name: fmt.Sprint(i), SeqTimeout: time.Duration(1000-i) * time.Second,
+			Sequence: []Knock{{uint16(i + 1), tcp}, {1000, tcp}},
+		})
+	}
+	m := newMatcher(doors, 1000)
+	for n := range doors {
+		m.Observe(&Hit{From: numbered(n), Knock: doors[n].Sequence[0], Flags: flagSYN})
+	}
+	checkMatcher(t, m)
+	// Whether its end has been noticed or not, a late attempt opens nothing.
+	for n, d := range doors {
+		for _, s := range m.Observe(&Hit{When: 800 * time.Second, From: numbered(n), Knock: Knock{1000, tcp}, Flags: flagSYN}) {
+			if s.Kind == Opened && (s.Door != d || d.SeqTimeout <= 800*time.Second) {
+				t.Errorf("door with %v opened after 800s", s.Door.SeqTimeout)
+			}
+		}
+	}
+	m.Expire(2000 * time.Second)
+	checkMatcher(t, m)
+	if m.Attempts() != 0 {
+		t.Errorf("got %d attempts in the end, want none", m.Attempts())
+	}
+}
+
+// Copies of a sequence's SYNs, at any place, neither hinder the opening nor open again.
+func TestMatcherCopies(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	for range 5000 {
+		d := &Door{Name: "a", SeqTimeout: time.Minute}
+		for range 1 + r.IntN(6) {
+			d.Sequence = append(d.Sequence, Knock{uint16(1 + r.IntN(4)), tcp})
+		}
+		m := newMatcher([]*Door{d}, 8)
+		var script []string
+		var sent []Hit
+		observe := func(hit Hit) (opened bool) {
+			script = append(script, fmt.Sprintf("%d seq=%d", hit.Knock.Port, hit.Seq))
+			return slices.ContainsFunc(m.Observe(&hit), func(s Step) bool { return s.Kind == Opened })
+		}
+		for i, knock := range d.Sequence {
+			sent = append(sent, testHit(0, "192.0.2.7", knock, uint32(i)))
+			if got, want := observe(sent[i]), i == len(d.Sequence)-1; got != want {
+				t.Fatalf("%s: %v: opened is %v, want %v", d.sequence(), script, got, want)
+			}
+			for range r.IntN(4) {
+				if observe(sent[r.IntN(len(sent))]) {
+					t.Fatalf("%s: %v: a copy opened it", d.sequence(), script)
+				}
+			}
+		}
+	}
+}
+
+// attemptKey and progress are what the simple matchers below keep: for a source and a door, how many knocks have been
+// matched since a start.
+type attemptKey struct {
+	from [16]byte
+	door int
+}
+
+type progress struct {
+	stage int
+	start time.Duration
+	first int // number of the hit that it started with
+}
+
+// reference matches by KNOCKD.md, section 4, and tolerates a repeat of the knock just matched: slow, and so simple
+// that it can be believed. It keeps every way in which the hits can be read.
+type reference struct {
+	doors   []*Door
+	ways    map[attemptKey]map[progress]bool
+	cooling map[int]time.Duration
+}
+
+func newReference(doors []*Door) *reference {
+	return &reference{doors, map[attemptKey]map[progress]bool{}, map[int]time.Duration{}}
+}
+
+// step says which ways there are after the hit, and whether one of them has come to the end.
+func (r *reference) step(k attemptKey, hit *Hit) (ways map[progress]bool, complete bool) {
+	d := r.doors[k.door]
+	ways = map[progress]bool{}
+	for p := range r.ways[k] {
+		if hit.When-p.start >= d.SeqTimeout {
+			continue
+		}
+		if hit.Knock == d.Sequence[p.stage-1] {
+			ways[p] = true
+		}
+		if hit.Knock == d.Sequence[p.stage] {
+			p.stage++
+			ways[p] = true
+		}
+	}
+	if hit.Knock == d.Sequence[0] {
+		ways[progress{stage: 1, start: hit.When}] = true
+	}
+	for p := range ways {
+		if p.stage == len(d.Sequence) {
+			complete = true
+			delete(ways, p)
+		}
+	}
+	return ways, complete
+}
+
+func (r *reference) observe(hit *Hit) (opened []int) {
+	for i, d := range r.doors {
+		k := attemptKey{hit.From, i}
+		if hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags) || hit.When < r.cooling[i] {
+			continue
+		}
+		ways, complete := r.step(k, hit)
+		r.ways[k] = ways
+		if complete {
+			opened = append(opened, i)
+			delete(r.ways, k)
+			if d.Cooldown > 0 {
+				r.cooling[i] = hit.When + d.Cooldown
+			}
+		}
+	}
+	return opened
+}
+
+// strict is knockd's own rule: nothing is tolerated, and a new attempt begins only where there is none.
+type strict struct {
+	doors []*Door
+	at    map[attemptKey]progress
+}
+
+// observe says which doors open, and which hit each opening began with.
+func (s *strict) observe(number int, hit *Hit) (opened map[int]int) {
+	opened = map[int]int{}
+	for i, d := range s.doors {
+		if hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags) {
+			continue
+		}
+		k := attemptKey{hit.From, i}
+		p, ok := s.at[k]
+		if ok && hit.When-p.start >= d.SeqTimeout {
+			ok = false
+		}
+		switch {
+		case !ok && hit.Knock == d.Sequence[0]:
+			p = progress{1, hit.When, number}
+		case ok && hit.Knock == d.Sequence[p.stage]:
+			p.stage++
+		default:
+			delete(s.at, k)
+			continue
+		}
+		s.at[k] = p
+		if p.stage == len(d.Sequence) {
+			delete(s.at, k)
+			opened[i] = p.first
+		}
+	}
+	return opened
+}
+
+// openedBy lists the doors that the steps open, in order.
+func openedBy(m *Matcher, steps []Step) (doors []int) {
+	for _, s := range steps {
+		if s.Kind == Opened {
+			doors = append(doors, slices.Index(m.doors, s.Door))
+		}
+	}
+	slices.Sort(doors)
+	return doors
+}
+
+// alikeDoors makes doors whose sequences are of few different knocks, so that they have much in common.
+func alikeDoors(r *rand.Rand) (doors []*Door) {
+	knocks := make([]Knock, 2+r.IntN(4))
+	for i := range knocks {
+		knocks[i] = Knock{uint16(1 + i/2), []Protocol{tcp, udp}[i%2]}
+	}
+	for range 1 + r.IntN(4) {
+		d := &Door{SeqTimeout: time.Duration(1+r.IntN(20)) * time.Second}
+		for range 1 + r.IntN(6) {
+			d.Sequence = append(d.Sequence, knocks[r.IntN(len(knocks))])
+		}
+		if r.IntN(3) == 0 {
+			d.Flags = TCPFlags{flagACK, uint8(r.IntN(2)) * flagACK}
+		}
+		doors = append(doors, d)
+	}
+	return doors
+}
+
+// randomHits makes hits of three sources that often follow a door's sequence.
+func randomHits(r *rand.Rand, doors []*Door, n int) (hits []Hit) {
+	now := time.Duration(0)
+	following := map[attemptKey]int{}
+	for i := range n {
+		now += time.Duration(max(0, r.IntN(6)-2)) * 500 * time.Millisecond
+		from := numbered(r.IntN(3))
+		d := r.IntN(len(doors))
+		at := r.IntN(len(doors[d].Sequence))
+		if r.IntN(5) > 0 {
+			k := attemptKey{from, d % 2}
+			d, at = d%2%len(doors), following[k]%len(doors[d%2%len(doors)].Sequence)
+			following[k] += max(0, 1-r.IntN(6)/5) // now and then the same again
+		}
+		hit := Hit{When: now, From: from, Knock: doors[d].Sequence[at], Seq: uint32(i)}
+		if hit.Knock.Proto == tcp {
+			hit.Flags = flagSYN | doors[d].Flags.Value
+			if r.IntN(8) == 0 {
+				hit.Flags ^= flagACK
+			}
+		}
+		hits = append(hits, hit)
+	}
+	return hits
+}
+
+// The matcher opens the same doors at the same hits as the reference; and whatever knockd opens, it has opened between
+// the first and the last of the packets that knockd needs.
+func TestMatcherAgainstReference(t *testing.T) {
+	openings, strictOpenings, moreThanStrict := 0, 0, 0
+	for seed := range uint64(30000) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		doors := alikeDoors(r)
+		cooldown := r.IntN(4) == 0
+		if cooldown {
+			doors[0].Cooldown = time.Second
+		}
+		m := newMatcher(doors, 32)
+		ref, knockd := newReference(doors), &strict{doors, map[attemptKey]progress{}}
+		latest := map[attemptKey]int{} // hit of the latest opening
+		for i, hit := range randomHits(r, doors, 40) {
+			got, want := openedBy(m, m.Observe(&hit)), ref.observe(&hit)
+			if !slices.Equal(got, want) {
+				t.Fatalf("seed %d, hit %d (%v at %v): opened %v, want %v", seed, i, hit.Knock, hit.When, got, want)
+			}
+			openings += len(got)
+			for _, d := range got {
+				latest[attemptKey{hit.From, d}] = i
+			}
+			strictNow := knockd.observe(i, &hit)
+			for d, first := range strictNow {
+				if last, ok := latest[attemptKey{hit.From, d}]; !cooldown && (!ok || last < first) {
+					t.Fatalf("seed %d: knockd opens door %d by hits %d to %d, and ours does not", seed, d, first, i)
+				}
+			}
+			strictOpenings += len(strictNow)
+			if len(got) > len(strictNow) {
+				moreThanStrict++
+			}
+		}
+		checkMatcher(t, m)
+	}
+	if openings < 100000 || strictOpenings < 50000 || moreThanStrict < 10000 {
+		t.Errorf("got %d openings, %d of knockd, %d beyond it: the streams test too little", openings, strictOpenings, moreThanStrict)
+	}
+}
+
+// Each 3 bytes are a hit: the source and whether it is a copy, the knock and its flags, and the time since the one
+// before.
+func FuzzMatcher(f *testing.F) {
+	doors := testDoors(f, `
+		[a] Sequence = 1,2,3            | Seq_Timeout = 5
+		[b] Sequence = 1,2,1,3:udp      | Seq_Timeout = 3
+		[c] Sequence = 2,2,2            | Seq_Timeout = 5
+		[d] Sequence = 3                | Seq_Timeout = 2
+		[e] Sequence = 3:udp,1,1,2      | Seq_Timeout = 9 | TCPFlags = syn,!ack`)
+	knocks := []Knock{{1, tcp}, {2, tcp}, {3, tcp}, {3, udp}, {9, tcp}}
+	f.Add([]byte("\x40\x00\x00\x01\x00\x01\x01\x00\x02\x01"))
+	f.Add([]byte("\x01\x00\x00\x01\x01\x00\x01\x02\x00\x01\x00\x01\x01\x00\x02\x01"))
+	f.Add([]byte("\x02\x00\x01\x00\x80\x01\x00\x00\x01\x00\x80\x01\x00\x00\x01\x00"))
+	f.Fuzz(func(t *testing.T, script []byte) {
+		if len(script) == 0 || len(script) > 900 {
+			return
+		}
+		bound := 1 + int(script[0])%65
+		m := newMatcher(doors, bound)
+		exact := newReference(doors) // what must be, where all attempts have room and no hit is a copy
+		upper := newReference(doors) // what may be at most: every way, also over openings and what may be a copy
+		plain := bound > 8*len(doors)
+		now := time.Duration(0)
+		var hits []Hit
+		for i, s := 0, script[1:]; len(s) >= 3; i, s = i+1, s[3:] {
+			now += time.Duration(s[2]) * 20 * time.Millisecond
+			hit := Hit{When: now, From: numbered(int(s[0] & 7)), Knock: knocks[int(s[1]&0xf)%len(knocks)], Seq: uint32(i)}
+			if hit.Knock.Proto == tcp {
+				hit.Flags = []uint8{flagSYN, flagSYN, flagSYN | flagACK, flagACK}[s[1]>>4&3]
+			}
+			if s[0]&0x80 != 0 && i > 0 {
+				hit = hits[i-1-int(s[0]>>3&0xf)%i]
+				hit.When = now
+				plain = false
+			}
+			hits = append(hits, hit)
+			isCopy := slices.ContainsFunc(hits[:i], func(h Hit) bool { h.When = now; return h == hit })
+			got := openedBy(m, m.Observe(&hit))
+			checkMatcher(t, m)
+			want := exact.observe(&hit)
+			if plain && !slices.Equal(got, want) {
+				t.Fatalf("hit %d (%v): opened %v, want %v", i, hit.Knock, got, want)
+			}
+			var may []int
+			for d, door := range doors {
+				k := attemptKey{hit.From, d}
+				if hit.Knock.Proto == tcp && !door.Flags.fit(hit.Flags) {
+					continue
+				}
+				ways, complete := upper.step(k, &hit)
+				if complete {
+					may = append(may, d)
+				}
+				if isCopy {
+					for p := range upper.ways[k] {
+						ways[p] = true
+					}
+				}
+				upper.ways[k] = ways
+			}
+			for _, d := range got {
+				if !slices.Contains(may, d) {
+					t.Fatalf("hit %d (%v): opened %s without its sequence in time", i, hit.Knock, doors[d].Name)
+				}
+			}
+			if m.Attempts() > bound {
+				t.Fatalf("hit %d: got %d attempts, want at most %d", i, m.Attempts(), bound)
+			}
+			if at, ok := m.NextEnd(); ok != (m.Attempts() > 0) || ok && at < now {
+				t.Fatalf("hit %d at %v: NextEnd says %v, %v with %d attempts", i, now, at, ok, m.Attempts())
+			}
+		}
+		m.Expire(now + time.Minute)
+		if checkMatcher(t, m); m.Attempts() != 0 {
+			t.Errorf("got %d attempts a minute later, want none", m.Attempts())
+		}
+	})
+}
+
+func TestMatcherAllocatesNothing(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		timeout int
+		want    int // attempts in the end
+	}{{"a full table", 1000, maxAttempts}, {"attempts that end", 10, 10000}} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMatcher(testDoors(t, fmt.Sprintf("[a] Sequence = 7000,8000,9000 | Seq_Timeout = %d", test.timeout)), maxAttempts)
+			n := 0
+			observe := func() {
+				m.Observe(&Hit{When: time.Duration(n) * time.Millisecond, From: numbered(n % 20000), Knock: Knock{7000, tcp}, Flags: flagSYN, Seq: uint32(n)})
+				n++
+			}
+			for range 40000 {
+				observe()
+			}
+			if allocs := testing.AllocsPerRun(40000, observe); allocs != 0 {
+				t.Errorf("got %v allocations for a hit, want 0", allocs)
+			}
+			if m.Attempts() != test.want {
+				t.Errorf("got %d attempts, want %d", m.Attempts(), test.want)
+			}
+			a := m.doors[0].Sequence
+			if allocs := testing.AllocsPerRun(1000, func() {
+				for _, knock := range a {
+					m.Observe(&Hit{When: time.Duration(n) * time.Millisecond, From: numbered(1 << 30), Knock: knock, Flags: flagSYN, Seq: uint32(n)})
+					n++
+				}
+				m.Expire(time.Duration(n) * time.Millisecond)
+				m.NextEnd()
+			}); allocs != 0 {
+				t.Errorf("got %v allocations for an opening, want 0", allocs)
+			}
+		})
+	}
+}
+
+func BenchmarkMatch(b *testing.B) {
+	bench := func(name string, doors []*Door, sources int) {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			m := newMatcher(doors, maxAttempts)
+			sequence := doors[0].Sequence
+			hit := Hit{Flags: flagSYN}
+			for n := 0; b.Loop(); n++ {
+				hit.When += 100 * time.Microsecond // 10,000 a second
+				hit.From = numbered(n % sources)
+				hit.Knock = sequence[n/sources%len(sequence)]
+				hit.Seq = uint32(n)
+				m.Observe(&hit)
+			}
+		})
+	}
+	one := testDoors(b, "[a] Sequence = 7000,8000,9000 | TCPFlags = syn")
+	var same []*Door
+	for i := range uint16(1000) {
+		same = append(same, &Door{SeqTimeout: 25 * time.Second, Sequence: []Knock{{7000, tcp}, {8000 + i, tcp}, {9000, tcp}}})
+	}
+	bench("one source", one, 1)
+	bench("60,000 sources", one, 60000)
+	bench("1,000 doors that begin alike", same, 1)
+}

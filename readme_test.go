@@ -1,0 +1,197 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// blocks returns the fenced code blocks of the README in one language.
+func blocks(t *testing.T, language string) (found []string) {
+	t.Helper()
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
+		found = append(found, m[1])
+	}
+	if found == nil {
+		t.Fatalf("README.md has no ```%s block", language)
+	}
+	return found
+}
+
+// runDemo runs `sesame demo` as a user and returns what it printed.
+func runDemo(t *testing.T, uid uint32) string {
+	t.Helper()
+	w := &world{T: t}
+	cmd := sesame("sesame", "demo")
+	if uid != 0 {
+		w.as(uid, cmd)
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	began := time.Now()
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%v: %s", err, out.String())
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("the demo took %v", took)
+	}
+	return out.String()
+}
+
+// machine is what a demo must not change.
+func machine(t *testing.T) string {
+	t.Helper()
+	var all []string
+	for _, line := range []string{"iptables-save | grep -v '^#'", "ip -o link", "ip netns", "ls -A /run /tmp"} {
+		out, err := exec.Command("sh", "-c", line).CombinedOutput()
+		if err != nil && line != "iptables-save | grep -v '^#'" {
+			t.Fatalf("%s: %v: %s", line, err, out)
+		}
+		all = append(all, string(out))
+	}
+	return strings.Join(all, "\n")
+}
+
+// TestDemo runs the demo as root and as nobody: it prints what stands in the README, and leaves nothing behind.
+func TestDemo(t *testing.T) {
+	needRoot(t)
+	varying := regexp.MustCompile(`took [0-9.]+m?s`)
+	want := varying.ReplaceAllString(blocks(t, "text")[0], "took N")
+	before := machine(t)
+	for _, uid := range []uint32{0, 65534} {
+		if got := "$ make demo\n" + varying.ReplaceAllString(runDemo(t, uid), "took N"); got != want {
+			t.Errorf("demo as user %d: got\n%s\nwant what the README has:\n%s", uid, got, want)
+		}
+	}
+	if after := machine(t); after != before {
+		t.Errorf("the demo changed the machine: got\n%s\nwant\n%s", after, before)
+	}
+}
+
+// TestDemoInterrupted ends the demo by ctrl-C while the door is open.
+func TestDemoInterrupted(t *testing.T) {
+	needRoot(t)
+	before := machine(t)
+	cmd := sesame("sesame", "demo")
+	cmd.Env = append(cmd.Env, "SESAME_TEST_MARK=demo interrupted")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for buf := make([]byte, 1024); !strings.Contains(text.String(), "port 22: open"); {
+		n, err := out.Read(buf)
+		text.Write(buf[:n])
+		if err != nil {
+			t.Fatalf("the demo ended early: %v: %s", err, text.String())
+		}
+	}
+	_ = cmd.Process.Signal(unix.SIGINT)
+	if got := exitStatus(cmd.Wait()); got != 1 {
+		t.Errorf("exit status: got %d, want 1", got)
+	}
+	environs, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, file := range environs {
+		if env, _ := os.ReadFile(file); bytes.Contains(env, []byte("SESAME_TEST_MARK=demo interrupted")) {
+			t.Errorf("a process of the demo is still there: %s", file)
+		}
+	}
+	if after := machine(t); after != before {
+		t.Errorf("the demo changed the machine: got\n%s\nwant\n%s", after, before)
+	}
+}
+
+// TestReadmeConfigurations reads every configuration of the README, and opens and closes a door by each.
+func TestReadmeConfigurations(t *testing.T) {
+	for _, text := range blocks(t, "ini") {
+		c, err := parseConfig("README.md", strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(c.Warnings) > 0 {
+			t.Errorf("the README's configuration has warnings: %v", c.Warnings)
+		}
+		w := newWorld(t, 2)
+		w.hide()
+		d := w.serve(strings.Replace(text, "Cmd_Timeout   = 30", "Cmd_Timeout   = 2", 1))
+		w.wantPort(0, hostSSH, filtered)
+		w.knock(0, append([]string{hostAddr}, strings.Split(c.Doors[0].sequence(), ",")...)...)
+		w.awaitPort(0, hostSSH, reached)
+		w.wantPort(1, hostSSH, filtered)
+		w.awaitPort(0, hostSSH, filtered)
+		d.stop()
+	}
+}
+
+// TestReadmeCommands runs the README's commands, in their order, with a directory of the test's own for /usr/local. The
+// host has the README's address and Debian's configuration of knockd.
+func TestReadmeCommands(t *testing.T) {
+	w := newWorld(t, 1)
+	w.listen("22")
+	for _, n := range []*Netns{w.host, w.clients[0]} {
+		w.must(n.run("ip", "route", "add", "192.0.2.0/24", "dev", "eth0"))
+	}
+	w.must(w.host.run("ip", "address", "add", "192.0.2.1/32", "dev", "eth0"))
+	local := t.TempDir()
+	w.must(os.MkdirAll(local+"/sbin", 0o755))
+	w.must(os.MkdirAll(local+"/bin", 0o755))
+	here, err := os.Getwd()
+	w.must(err)
+	path := "PATH=" + local + "/sbin:" + local + "/bin:" + here + ":" + os.Getenv("PATH")
+	var daemon *exec.Cmd
+	log, err := os.Create(local + "/log")
+	w.must(err)
+	defer log.Close()
+	logged := func() string {
+		text, _ := os.ReadFile(log.Name())
+		return string(text)
+	}
+	for line := range strings.Lines(strings.Join(blocks(t, "sh"), "")) {
+		line = strings.TrimSpace(line)
+		in := w.host
+		if strings.HasPrefix(line, "knock ") {
+			in = w.clients[0]
+		}
+		cmd := exec.Command("sh", "-c", "exec "+strings.ReplaceAll(line, "/usr/local", local))
+		cmd.Env = append(os.Environ(), path)
+		cmd.Stdout, cmd.Stderr = log, log
+		w.must(in.start(cmd))
+		if strings.HasPrefix(line, "knockd -i") {
+			daemon = cmd
+			w.eventually("the daemon", func() bool { return strings.Contains(logged(), "starting up") })
+			continue
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("%s: %v: %s", line, err, logged())
+		}
+		if daemon != nil && in != w.host {
+			w.eventually("the opening", func() bool { return strings.Contains(logged(), "OPEN SESAME") })
+		}
+	}
+	w.must(daemon.Process.Signal(unix.SIGTERM))
+	if err := daemon.Wait(); err != nil {
+		t.Error(err)
+	}
+	for _, rule := range []string{"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "--dport 22 -j DROP"} {
+		if n := w.rules(rule); n != 1 {
+			t.Errorf("rules %q: got %d, want 1", rule, n)
+		}
+	}
+	if !strings.Contains(logged(), "openSSH: OPEN SESAME") {
+		t.Errorf("the knock did not open: %s", logged())
+	}
+}
