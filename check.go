@@ -23,14 +23,14 @@ func (o *checkOptions) options() []option {
 
 // check reads a configuration as serve would, and prints what it understood. What would surprise goes to standard
 // error as warnings.
-func check(e env, name string, args []string) error {
+func check(e env, args []string) error {
 	var o checkOptions
-	rest, err := getopt(name, args, o.options())
+	rest, err := getopt(args, o.options())
 	if err != nil {
 		return err
 	}
 	if len(rest) > 0 {
-		return usageError{fmt.Sprintf("%q is one argument too many: a file is named by -c", rest[0]), name}
+		return usageError(fmt.Sprintf("%q is one argument too many: a file is named by -c", rest[0]))
 	}
 	c, err := openConfig(o.config)
 	if err != nil {
@@ -62,16 +62,20 @@ func describeDoor(d *Door, secrets bool) string {
 		fmt.Fprintf(&s, "%s: %d %s", d.Name, len(d.Sequence), plural(len(d.Sequence), "knock"))
 	}
 	fmt.Fprintf(&s, " within %v", d.SeqTimeout)
+	start, stop := d.Start, d.Stop
+	if start == "" {
+		start, stop = d.Start6, d.Stop6
+	}
 	switch {
-	case d.Start == "":
+	case start == "":
 		s.WriteString(", runs nothing")
-	case d.Stop == "":
+	case stop == "":
 		s.WriteString(", runs a command")
 	default:
 		fmt.Fprintf(&s, ", opens for %v", d.CmdTimeout)
 	}
-	if secrets && d.Start != "" {
-		fmt.Fprintf(&s, ": %s", d.Start)
+	if secrets && start != "" {
+		fmt.Fprintf(&s, ": %s", start)
 	}
 	return s.String()
 }
@@ -116,15 +120,27 @@ func establishedWarning(c *Config) (warnings []string) {
 	if i < 0 {
 		return nil
 	}
-	rules, err := exec.Command("iptables", "-w", "-S", "INPUT").Output()
+	rules, err := exec.Command("iptables", "-w", "-S").Output()
 	if err != nil {
 		return nil
 	}
-	drops := false
-	for rule := range strings.Lines(string(rules)) {
-		drops = drops || strings.HasPrefix(rule, "-P INPUT DROP") || strings.Contains(rule, "-j DROP") || strings.Contains(rule, "-j REJECT")
-		if strings.Contains(rule, "ESTABLISHED") && strings.Contains(rule, "-j ACCEPT") {
-			return nil
+	// The accept may stand in a chain that INPUT jumps to, as with ufw. What such chains drop is mostly a few sources.
+	drops, chains := false, []string{"INPUT"}
+	for i := 0; i < len(chains); i++ {
+		for rule := range strings.Lines(string(rules)) {
+			_, rest, _ := strings.Cut(rule, " ") // -A CHAIN ... -j TARGET, or -P CHAIN POLICY
+			chain, rest, _ := strings.Cut(strings.TrimSpace(rest), " ")
+			_, target, jumps := strings.Cut(" "+rest, " -j ")
+			target, _, _ = strings.Cut(target, " ")
+			switch {
+			case chain != chains[i]:
+			case i == 0 && (rest == "DROP" || target == "DROP" || target == "REJECT"):
+				drops = true
+			case target == "ACCEPT" && strings.Contains(rest, "ESTABLISHED"):
+				return nil
+			case jumps && !slices.Contains(chains, target):
+				chains = append(chains, target)
+			}
 		}
 	}
 	if !drops {
@@ -136,9 +152,12 @@ func establishedWarning(c *Config) (warnings []string) {
 
 // program is the first word of a shell line where it plainly is a program's path, else "".
 func program(line string) string {
-	word, _, _ := strings.Cut(line, " ")
+	word := line
+	if i := strings.IndexAny(line, " \t"); i >= 0 {
+		word = line[:i]
+	}
 	word = strings.TrimRight(word, ";")
-	if !strings.HasPrefix(word, "/") || strings.ContainsAny(word, "$`'\"\\*?[]{}()<>|&;") {
+	if !strings.HasPrefix(word, "/") || strings.ContainsAny(word, "%$`'\"\\*?[]{}()<>|&;") {
 		return ""
 	}
 	return word

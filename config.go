@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -125,21 +127,27 @@ type configError struct{ text, secret string }
 type configErrors []configError
 
 func (e configErrors) Error() string {
-	lines := e.withoutSecrets()
-	for i := range e {
-		if e[i].secret != "" {
-			lines[i] += fmt.Sprintf(", not %q", e[i].secret)
+	var lines []string
+	for _, mistake := range e {
+		if mistake.secret != "" {
+			mistake.text += fmt.Sprintf(", not %q", mistake.secret)
 		}
+		lines = append(lines, mistake.text)
 	}
 	return strings.Join(lines, "\n")
 }
 
-func (e configErrors) withoutSecrets() []string {
-	var lines []string
-	for _, err := range e {
-		lines = append(lines, err.text)
+// withoutSecrets is err as it may stand in a log.
+func withoutSecrets(err error) error {
+	var mistakes configErrors
+	if !errors.As(err, &mistakes) {
+		return err
 	}
-	return lines
+	mistakes = slices.Clone(mistakes)
+	for i := range mistakes {
+		mistakes[i].secret = ""
+	}
+	return mistakes
 }
 
 const (
@@ -159,6 +167,7 @@ func parseConfig(name string, r io.Reader) (*Config, error) {
 	}
 	p := parser{config: &Config{File: name}, optionsSeen: map[string]int{}}
 	if len(text) > maxConfigSize {
+		p.line = 1
 		p.fail("a configuration is at most %d bytes", maxConfigSize)
 		return nil, p.errors
 	}
@@ -172,7 +181,8 @@ func parseConfig(name string, r io.Reader) (*Config, error) {
 		}
 	}
 	p.finish()
-	if p.errors != nil {
+	p.errors = p.errors[:min(len(p.errors), maxConfigErrors)]
+	if len(p.errors) > 0 {
 		return nil, p.errors
 	}
 	return p.config, nil
@@ -275,12 +285,15 @@ func (p *parser) parseLine(line string) {
 	switch {
 	case line[0] == '[':
 		p.fail("a section is [name] and nothing behind it: put the rest on a line of its own")
+		name, _, _ := strings.Cut(line[1:], "]")
+		p.startSection(strings.TrimSpace(name)) // so that what follows is read as meant
+	case !known && strings.ContainsAny(strings.TrimSuffix(key, "_6"), "0123456789"):
+		// It may be a sequence without its =, or the rest of one that was broken over two lines.
+		p.failSecret(key, "a line is [section], Directive = value or # comment")
+	case !known && !hasValue:
+		p.fail("%q is no directive: a line is [section], Directive = value or # comment%s", key, didYouMean(key, directiveNames()))
 	case !known:
-		if !hasValue {
-			p.fail("%q is no directive: a line is [section], Directive = value or # comment%s", key, didYouMean(key, directiveNames()))
-		} else {
-			p.fail("unknown directive %q%s", key, didYouMean(key, directiveNames()))
-		}
+		p.fail("unknown directive %q%s", key, didYouMean(key, directiveNames()))
 	case !hasValue && d.name != "UseSyslog":
 		p.fail("%s needs a value: %s = ...", d.name, d.name)
 	case !p.inOptions && p.open == nil:
@@ -393,6 +406,10 @@ func (p *parser) setSequence(value string) {
 	}
 	var sequence []Knock
 	for _, item := range items {
+		if strings.TrimSpace(item) == "" {
+			p.fail("Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports")
+			continue
+		}
 		k, err := parseKnock(item, tcp)
 		if err != nil {
 			p.failSecret(strings.TrimSpace(item), "Sequence: %v", err)
@@ -573,11 +590,10 @@ func ascent(sequence []Knock) (ascending bool, span int) {
 // warnPrefixes finds doors that open while another one's sequence is being knocked.
 func (p *parser) warnPrefixes() {
 	// Sorted, a sequence stands directly before those that begin with it, or before a run of such ones.
-	byText := make([]*section, len(p.sections))
-	copy(byText, p.sections)
-	for _, s := range byText {
-		if s.door.Sequence == nil {
-			return
+	var byText []*section
+	for _, s := range p.sections {
+		if s.door.Sequence != nil {
+			byText = append(byText, s)
 		}
 	}
 	text := func(i int) string { return byText[i].door.sequence() + "," }

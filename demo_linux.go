@@ -29,13 +29,13 @@ const (
 
 // demo shows a hidden port open and close, in namespaces of its own: the machine's network, firewall, processes and
 // files are never touched, and the kernel takes everything away when the demo's first process ends, however it ends.
-func demo(e env, name string, args []string) error {
-	rest, err := getopt(name, args, helpOptions())
+func demo(e env, args []string) error {
+	rest, err := getopt(args, helpOptions())
 	if err != nil {
 		return err
 	}
 	if len(rest) > 0 {
-		return usageError{fmt.Sprintf("%q is one argument too many", rest[0]), name}
+		return usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
 	}
 	if os.Getenv(demoInside) != "" {
 		return (&demonstration{env: e}).run()

@@ -33,9 +33,9 @@ func helpOptions() []option {
 
 // getopt sets the options in args and returns the other arguments in their order. What follows "--" is no option.
 // It returns errHelp, errVersion or a usageError.
-func getopt(program string, args []string, opts []option) (rest []string, err error) {
+func getopt(args []string, opts []option) (rest []string, err error) {
 	wrong := func(format string, a ...any) error {
-		return usageError{msg: fmt.Sprintf(format, a...), program: program}
+		return usageError(fmt.Sprintf(format, a...))
 	}
 	apply := func(o option, name, value string) error {
 		err := o.set(value)

@@ -73,7 +73,7 @@ func TestGetopt(t *testing.T) {
 			if test.in != "" {
 				args = strings.Split(test.in, " ")
 			}
-			rest, err := getopt("sesame", args, opts)
+			rest, err := getopt(args, opts)
 			got := strings.TrimSpace(strings.Join(set, " ") + " | " + strings.Join(rest, " "))
 			if err != nil {
 				got = err.Error()

@@ -48,15 +48,15 @@ func (o *knockOptions) setDelay(value string) error {
 // knock sends a sequence to a host. A TCP knock is the kernel's own connect(), so that no root is needed; a UDP knock is
 // one datagram. Of a name with addresses of both families, the first of each is knocked on: who knocks cannot know
 // which of them the daemon will see.
-func knock(e env, name string, args []string) error {
+func knock(e env, args []string) error {
 	var o knockOptions
-	rest, err := getopt(name, args, o.options())
+	rest, err := getopt(args, o.options())
 	if err != nil {
 		return err
 	}
 	host, sequence, err := o.parseArguments(rest)
 	if err != nil {
-		return usageError{err.Error(), name}
+		return usageError(err.Error())
 	}
 	addresses, err := o.resolve(host)
 	if err != nil {
@@ -93,7 +93,8 @@ func (o *knockOptions) parseArguments(args []string) (host string, sequence []Kn
 		return "", nil, errors.New("-4 and -6 exclude each other: give none for both")
 	}
 	host = args[0]
-	if _, err := strconv.ParseUint(strings.TrimSuffix(host, ","), 10, 32); err == nil {
+	first, _, _ := strings.Cut(host, ",")
+	if _, err := parseKnock(first, tcp); err == nil {
 		return "", nil, fmt.Errorf("%s is a port and no host: write the host before the ports: HOST %s", host, strings.Join(args, " "))
 	}
 	for _, item := range strings.Split(strings.Join(args[1:], ","), ",") {
@@ -117,6 +118,14 @@ func (o *knockOptions) parseArguments(args []string) (host string, sequence []Kn
 
 // resolve looks the name up once: an address, or the first one of each family asked for.
 func (o *knockOptions) resolve(host string) (addresses []netip.Addr, err error) {
+	// LookupNetIP would lose the zone of fe80::1%eth0.
+	if addr, err := netip.ParseAddr(host); err == nil {
+		addr = addr.Unmap()
+		if o.ipv4 && !addr.Is4() || o.ipv6 && addr.Is4() {
+			return nil, fmt.Errorf("%s is an address of the other family than -4 or -6 asks for", host)
+		}
+		return []netip.Addr{addr}, nil
+	}
 	network := "ip"
 	switch {
 	case o.ipv4:

@@ -50,7 +50,7 @@ func TestParseArguments(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var o knockOptions
-			rest, err := getopt("knock", strings.Fields(test.in), o.options())
+			rest, err := getopt(strings.Fields(test.in), o.options())
 			var host string
 			var sequence []Knock
 			if err == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -43,7 +44,10 @@ func (l *Log) printf(format string, a ...any) {
 		_, _ = io.WriteString(l.out, line)
 		return
 	}
-	_, _ = f.WriteString(l.date().Format("[2006-01-02 15:04] ") + line)
+	dated := l.date().Format("[2006-01-02 15:04] ") + line
+	if _, err := f.WriteString(dated); errors.Is(err, os.ErrClosed) {
+		_, _ = l.file.Load().WriteString(dated) // open has just put another one in its place
+	}
 	if l.copy != nil {
 		_, _ = io.WriteString(l.copy, line)
 	}
@@ -74,7 +78,7 @@ func (t *Throttle) printf(now time.Duration, format string, a ...any) {
 		t.leftOut++
 		return
 	}
-	t.flush(now)
+	t.finish()
 	t.log.printf(format, a...)
 }
 
@@ -95,10 +99,10 @@ func (t *Throttle) flush(now time.Duration) {
 	}
 }
 
-// finish says it in any case: it is the last line.
+// finish says it now: another line follows, or none ever.
 func (t *Throttle) finish() {
 	if t.leftOut > 0 {
-		t.log.printf("%d lines left out, as there were too many", t.leftOut)
+		t.log.printf("%d %s left out, as there were too many", t.leftOut, plural(t.leftOut, "line"))
 		t.leftOut = 0
 	}
 }

@@ -114,7 +114,7 @@ func TestThrottle(t *testing.T) {
 	tests := []struct{ name, script, want, next string }{
 		{"within the burst", "0s a,0s b,1s c", "a,b,c", ""},
 		{"over the burst", "0s a,0s b,0s c,0s d,9.9s e", "a,b,c", "10s"},
-		{"after an interval", "0s a,0s b,0s c,10s d,10s e,20s f", "a,b,c,d,f", "30s"},
+		{"after an interval", "0s a,0s b,0s c,10s d,10s e,20s f", "a,b,c,d,1 line left out, as there were too many,f", ""},
 		{"at the rate for ever", "0s a,0s b,0s c,10s d,20s e,30s f,40s g", "a,b,c,d,e,f,g", ""},
 		{"left out", "0s a,0s b,0s c,1s d,2s e,10s", "a,b,c,2 lines left out, as there were too many", ""},
 		{"left out, and no room to say so", "0s a,0s b,0s c,1s d,9.9s", "a,b,c", "10s"},

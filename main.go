@@ -48,7 +48,7 @@ type subcommand struct {
 	usage string // what stands after the program's name
 	help  string // one line
 	opts  func() []option
-	run   func(e env, name string, args []string) error
+	run   func(e env, args []string) error
 }
 
 // subcommands is a function, as help refers to the table that it stands in.
@@ -60,18 +60,16 @@ func subcommands() []subcommand {
 			func() []option { return new(knockOptions).options() }, knock},
 		{"check", "", "[-v] [-c FILE]", "read a configuration and say what is wrong with it",
 			func() []option { return new(checkOptions).options() }, check},
-		{"demo", "", "", "show a hidden port open and close, in a network of its own", noOptions, demo},
-		{"version", "", "", "print the version", noOptions, printVersion},
-		{"help", "", "[COMMAND]", "print the options of a command", noOptions, help},
+		{"demo", "", "", "show a hidden port open and close, in a network of its own", helpOptions, demo},
+		{"version", "", "", "print the version", helpOptions, showVersion},
+		{"help", "", "[COMMAND]", "print the options of a command", helpOptions, help},
 	}
 }
 
-func noOptions() []option { return nil }
+// usageError says why a command line cannot be understood.
+type usageError string
 
-// usageError is a command line that cannot be understood. Its program is what --help is to be given to.
-type usageError struct{ msg, program string }
-
-func (u usageError) Error() string { return u.msg }
+func (u usageError) Error() string { return string(u) }
 
 // errHelp asks for the subcommand's help on standard output; errVersion for the version.
 var (
@@ -85,7 +83,7 @@ func run(e env, args []string) int {
 	args = args[1:]
 	for _, c := range subcommands() {
 		if name == c.alias {
-			return e.finish(c, name, c.run(e, name, args))
+			return e.finish(c, name, c.run(e, args))
 		}
 	}
 	if len(args) == 0 {
@@ -101,12 +99,12 @@ func run(e env, args []string) int {
 	var names []string
 	for _, c := range subcommands() {
 		if args[0] == c.name {
-			return e.finish(c, name+" "+c.name, c.run(e, name+" "+c.name, args[1:]))
+			return e.finish(c, name+" "+c.name, c.run(e, args[1:]))
 		}
 		names = append(names, c.name)
 	}
-	unknown := usageError{msg: fmt.Sprintf("unknown command %q%s", args[0], didYouMean(args[0], names)), program: name}
-	return e.finish(subcommand{}, name, unknown)
+	unknown := fmt.Sprintf("unknown command %q%s", args[0], didYouMean(args[0], names))
+	return e.finish(subcommand{}, name, usageError(unknown))
 }
 
 // finish prints what err says, once, and returns the exit status. Mistakes in a configuration are printed as they
@@ -121,10 +119,10 @@ func (e env) finish(c subcommand, program string, err error) int {
 		e.printHelp(e.stdout, c, program)
 		return 0
 	case errors.Is(err, errVersion):
-		_ = printVersion(e, program, nil)
+		_ = printVersion(e)
 		return 0
 	case errors.As(err, &usage):
-		fmt.Fprintf(e.stderr, "%s: %s (%s --help shows what there is)\n", program, usage.msg, program)
+		fmt.Fprintf(e.stderr, "%s: %s (%s --help shows what there is)\n", program, usage, program)
 		return 2
 	case errors.As(err, &mistakes):
 		fmt.Fprintln(e.stderr, mistakes)
@@ -149,21 +147,32 @@ func (e env) printHelp(w io.Writer, c subcommand, program string) {
 	}
 }
 
-func printVersion(e env, _ string, _ []string) error {
+func showVersion(e env, args []string) error {
+	if _, err := getopt(args, helpOptions()); err != nil {
+		return err
+	}
+	return printVersion(e)
+}
+
+func printVersion(e env) error {
 	_, err := fmt.Fprintf(e.stdout, "sesame %s (%s %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
 }
 
-func help(e env, program string, args []string) error {
+func help(e env, args []string) error {
+	args, err := getopt(args, helpOptions())
+	if err != nil {
+		return err
+	}
 	if len(args) == 0 {
 		e.printOverview(e.stdout)
 		return nil
 	}
 	for _, c := range subcommands() {
-		if args[0] == c.name || args[0] == c.alias {
+		if args[0] == c.name || c.alias != "" && args[0] == c.alias {
 			e.printHelp(e.stdout, c, "sesame "+c.name)
 			return nil
 		}
 	}
-	return usageError{msg: fmt.Sprintf("no command %q", args[0]), program: program}
+	return usageError(fmt.Sprintf("no command %q", args[0]))
 }

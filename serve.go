@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -46,21 +45,22 @@ type daemon struct {
 	wake    int
 }
 
-func serve(e env, name string, args []string) error {
+func serve(e env, args []string) error {
 	d := daemon{now: e.now, plans: make(chan Plan, 1)}
-	rest, err := getopt(name, args, d.options.options())
+	rest, err := getopt(args, d.options.options())
 	if err != nil {
 		return err
 	}
 	if len(rest) > 0 {
-		return usageError{fmt.Sprintf("%q is one argument too many", rest[0]), name}
+		return usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
 	}
 	if d.on, err = d.options.interfaceList(); err != nil {
-		return usageError{"option -i: " + err.Error(), name}
+		return usageError("option -i: " + err.Error())
 	}
 	config, err := d.readConfig()
 	if err != nil {
-		return err
+		// Standard error may be a service manager's log.
+		return withoutSecrets(err)
 	}
 	// From here on no signal ends the daemon half-way. SIGPIPE is taken, and not ignored, as commands would inherit that.
 	signals := make(chan os.Signal, 4)
@@ -283,8 +283,8 @@ func (d *daemon) reload() {
 		d.log.printf("re-opening log file: %s", logFile)
 	}
 	if err != nil {
-		for _, line := range withoutSecrets(err) {
-			d.log.printf("%s", line)
+		for line := range strings.Lines(withoutSecrets(err).Error()) {
+			d.log.printf("%s", strings.TrimSuffix(line, "\n"))
 		}
 		d.log.printf("the configuration stays as it was")
 		return
@@ -293,15 +293,6 @@ func (d *daemon) reload() {
 	d.config = config
 	d.plans <- plan
 	d.wakeReader()
-}
-
-// withoutSecrets splits err into lines that may stand in a log.
-func withoutSecrets(err error) []string {
-	var mistakes configErrors
-	if errors.As(err, &mistakes) {
-		return mistakes.withoutSecrets()
-	}
-	return []string{err.Error()}
 }
 
 func (d *daemon) wakeReader() {

@@ -487,7 +487,7 @@ func TestServeRefuses(t *testing.T) {
 	}{
 		{"no configuration", []string{"-c", dir + "/none"}, false, 1, "opening the configuration: open " + dir + "/none: no such file or directory"},
 		{"unreadable configuration", []string{"-c", good}, true, 1, "permission denied"},
-		{"bad configuration", []string{"-c", file("bad", "[a]\nsequence = x\n")}, false, 1, dir + `/bad:2: door "a": Sequence: a port is a number from 1 to 65535, not "x"`},
+		{"bad configuration", []string{"-c", file("bad", "[a]\nsequence = x\n")}, false, 1, dir + `/bad:2: door "a": Sequence: a port is a number from 1 to 65535`},
 		{"no CAP_NET_RAW", []string{"-c", "/proc/self/fd/4"}, true, 1, "it needs CAP_NET_RAW: run as root"},
 		{"log not writable", []string{"-c", good, "-i", "lo", "-g", dir + "/no/log"}, false, 1, "opening the log file: open " + dir + "/no/log: no such file or directory"},
 		{"no such interface", []string{"-c", good, "-i", "nope0"}, false, 1, `there is no interface "nope0": there are `},

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// newTestReader makes a reader of two links, 2 being a port of 1, and lo (3), with one door of one knock for each
+// protocol. It has no socket: frames are given to take.
+func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
+	doors := []*Door{
+		{Name: "tcp", Sequence: []Knock{{7000, tcp}}, SeqTimeout: time.Second, Start: "true", Start6: "true"},
+		{Name: "udp", Sequence: []Knock{{7000, udp}}, SeqTimeout: time.Second, Start: "true", Start6: "true"},
+	}
+	l := &Log{out: log}
+	return &Reader{
+		plan: Plan{
+			matcher:  newMatcher(doors, 16),
+			links:    map[int]*Link{1: {Index: 1, Name: "br0"}, 2: {Index: 2, Name: "port", Master: 1}, 3: {Index: 3, Name: "lo", Loopback: true}},
+			listened: map[int]bool{1: true, 2: true, 3: true},
+			own:      map[[16]byte]bool{testSYN4.hit().To: true, testSYN6.hit().To: true},
+		},
+		log: l, grants: grants,
+		steps:  Throttle{log: l, burst: stepBurst, interval: stepInterval},
+		opened: Throttle{log: l, burst: grantBurst, interval: grantInterval},
+	}
+}
+
+func TestReaderTake(t *testing.T) {
+	v4, v6 := testSYN4.bytes(), testSYN6.bytes()
+	for _, tt := range []struct {
+		name   string
+		frame  Frame
+		only   int    // the one link listened on; 0: all
+		opened string // link of the grant; "": none
+	}{
+		{"IPv4", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1}, 0, "br0"},
+		{"IPv6", Frame{Bytes: v6, Protocol: unix.ETH_P_IPV6, Link: 1}, 0, "br0"},
+		{"IPv4 in a frame of another type", Frame{Bytes: v4, Protocol: unix.ETH_P_8021Q, Link: 1}, 0, ""},
+		{"IPv4 in a frame of IPv6", Frame{Bytes: v4, Protocol: unix.ETH_P_IPV6, Link: 1}, 0, ""},
+		{"IPv6 in a frame of IPv4", Frame{Bytes: v6, Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
+		{"empty", Frame{Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
+		{"sent by us", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Outgoing: true}, 0, ""},
+		{"on a bridge's port, with the bridge", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 2}, 0, ""},
+		{"on a bridge's port alone", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 2}, 2, "port"},
+		{"tagged, with the VLAN's own link", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Tagged: true}, 0, ""},
+		{"tagged, on one link", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Tagged: true}, 1, "br0"},
+		{"a link that came later", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 9}, 0, "?"},
+		{"to somebody else", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to = "198.51.100.2" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
+		{"from 127.0.0.1 on a wire", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
+		{"from 127.0.0.1 on lo", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 3}, 0, "lo"},
+		{"from ::1 on a wire", Frame{Bytes: testSYN6.with(func(p *testPacket) { p.from = "::1" }).bytes(), Protocol: unix.ETH_P_IPV6, Link: 1}, 0, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			grants := make(chan Grant, 1)
+			r := newTestReader(new(strings.Builder), grants)
+			if tt.only != 0 {
+				r.plan.listened = map[int]bool{tt.only: true}
+			}
+			tt.frame.Len = len(tt.frame.Bytes)
+			r.take(&tt.frame)
+			got := ""
+			select {
+			case g := <-grants:
+				if got = g.Link; got == "" {
+					got = "?"
+				}
+			default:
+			}
+			if got != tt.opened {
+				t.Errorf("opened on %q, want %q", got, tt.opened)
+			}
+		})
+	}
+}
+
+// TestReaderNeverWaits has doors that take no grant: the reader goes on and says so.
+func TestReaderNeverWaits(t *testing.T) {
+	var log strings.Builder
+	r := newTestReader(&log, make(chan Grant))
+	r.take(&Frame{Bytes: testSYN4.bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1})
+	want := "192.0.2.7: tcp: Stage 1\n192.0.2.7: tcp: OPEN SESAME\n192.0.2.7: tcp: not opened: too many are waiting\n"
+	if log.String() != want {
+		t.Errorf("log: got %q, want %q", log.String(), want)
+	}
+}
+
+// TestReaderAllocates shows what a stranger's packet costs: no memory, and no log line.
+func TestReaderAllocates(t *testing.T) {
+	var log strings.Builder
+	r := newTestReader(&log, make(chan Grant))
+	r.plan.matcher.onlyChanges = true
+	for name, p := range map[string]testPacket{
+		"another port":    testSYN4.with(func(p *testPacket) { p.knock.Port = 7001 }),
+		"another host":    testSYN4.with(func(p *testPacket) { p.to = "198.51.100.9" }),
+		"a late fragment": testSYN4.with(func(p *testPacket) { p.fragment = 1 }),
+	} {
+		f := Frame{Bytes: p.bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1}
+		if n := testing.AllocsPerRun(100, func() { r.take(&f) }); n != 0 {
+			t.Errorf("%s: got %v allocations a packet, want 0", name, n)
+		}
+	}
+	if log.Len() > 0 {
+		t.Errorf("log: got %q, want nothing", log.String())
+	}
+}
+
+// TestReaderTimeout is how long the reader may sleep.
+func TestReaderTimeout(t *testing.T) {
+	var now time.Duration
+	r := newTestReader(new(strings.Builder), nil)
+	r.now = func() time.Duration { return now }
+	if got := r.timeout(); got != -1 {
+		t.Errorf("with nothing to do: got %d, want -1", got)
+	}
+	r.plan.matcher = newMatcher([]*Door{{Sequence: []Knock{{7000, tcp}, {8000, tcp}}, SeqTimeout: time.Second}}, 16)
+	hit := testSYN4.hit()
+	r.plan.matcher.Observe(&hit)
+	now = 250 * time.Millisecond
+	if got := r.timeout(); got != 751 {
+		t.Errorf("with an attempt that ends in 750 ms: got %d, want 751", got)
+	}
+	now = 5 * time.Second
+	if got := r.timeout(); got != 1 {
+		t.Errorf("with an attempt that has ended: got %d, want 1", got)
+	}
+}
+
+func TestReaderExplains(t *testing.T) {
+	var debug strings.Builder
+	r := newTestReader(new(strings.Builder), make(chan Grant, 9))
+	r.debug = &Log{out: &debug}
+	for _, change := range []func(p *testPacket){
+		func(p *testPacket) {},
+		func(p *testPacket) {},
+		func(p *testPacket) { p.knock.Port = 7001 },
+		func(p *testPacket) { p.knock = Knock{7000, udp} },
+	} {
+		r.take(&Frame{Bytes: testSYN4.with(change).bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1})
+	}
+	want := `hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: the sequence is complete
+hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: a copy of a SYN that has counted: ignored
+hit: 192.0.2.7:40001 -> 7001:tcp (syn): no attempt to spoil, and no door's first knock
+hit: 192.0.2.7:40001 -> 7000:udp: udp: 192.0.2.7: the sequence is complete
+`
+	if debug.String() != want {
+		t.Errorf("got\n%swant\n%s", debug.String(), want)
+	}
+}
