@@ -203,7 +203,7 @@ func (d *Doors) next(now time.Duration) time.Duration {
 			next = min(next, j.after)
 		}
 	}
-	if len(d.queue) > 0 && d.last != nil && d.last.began+d.spread() > now {
+	if len(d.queue) > 0 && d.running[d.last] && d.last.began+d.spread() > now {
 		next = min(next, d.last.began+d.spread())
 	}
 	if at, ok := d.log.next(); ok {
@@ -274,7 +274,7 @@ func (d *Doors) start(now time.Duration, j *job) {
 	switch {
 	case err == nil:
 		j.proc = proc
-	case o.state == stopping && !d.closing:
+	case o.state == stopping:
 		delete(d.running, j)
 		d.logOutcome(now, o.key.door, Outcome{Err: err})
 		j.after = now + retryAfter

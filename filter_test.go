@@ -183,7 +183,7 @@ func TestFilterCoarse(t *testing.T) {
 						if len(prog) > limit {
 							t.Errorf("got %d instructions of %d, want at most %d", len(prog), len(whole), limit)
 						}
-						if least := min(limit, len(whole)) / 2; addresses == 0 && len(prog) < least {
+						if least := min(limit, len(whole)) * 6 / 10; addresses == 0 && len(prog) < least {
 							t.Errorf("got %d instructions of %d, want at least %d: no coarser than need be", len(prog), len(whole), least)
 						}
 						if _, err := bpf.Assemble(prog); err != nil {

@@ -22,17 +22,26 @@ import (
 // out who is further.
 const maxAttempts = 16384
 
+// printsPerKnock is how many SYNs are remembered for each knock of a sequence: a browser opens two connections for a
+// knock, and sends the SYNs of all of them again.
+const printsPerKnock = 2
+
+// copyTime is how long after an opening copies of its SYNs are known: Linux sends a SYN again for up to 63 s
+// (tcp(7), tcp_syn_retries). Meanwhile the attempt is among those that make room first.
+const copyTime = 64 * time.Second
+
 // none ends the lists of attempts, which are linked by index.
 const none = -1
 
-// attempt is a source's progress at a door. It outlives the opening of the door until its time is up, to know copies
-// of the SYNs that opened it. Attempts hold no pointers, so that the collector need not look at the table.
+// attempt is a source's progress at a door. It outlives the opening of the door by copyTime, to know copies of
+// the SYNs that opened it. Attempts hold no pointers, so that the collector need not look at the table.
 type attempt struct {
 	from  [16]byte
 	link  uint32 // of a link-local source, else 0
 	door  uint32 // index in Matcher.doors
 	bits  uint32
-	stage uint8 // highest stage reached since the attempt began, for the log
+	stage uint8 // highest stage reached since the attempt began, for the log; 0 once it has opened
+	queue uint8 // the one of Matcher.byEnd that it is in
 	// prints is how many fingerprints of hits were noted since the attempt began.
 	prints uint32
 	// until is when its latest start is Seq_Timeout ago, or later: it is set anew when the attempt starts anew, and not
@@ -78,8 +87,9 @@ type Matcher struct {
 	doors    []*Door
 	byFirst  map[Knock][]uint32 // doors by the first knock of their sequence
 	cooling  []time.Duration    // until when each door takes no notice
-	queueOf  []uint8            // index in byEnd for each door
-	byEnd    []queue            // one for each different Seq_Timeout
+	queueOf  []uint8            // index in byEnd for the attempts at each door
+	opened   uint8              // the same for attempts that have opened
+	byEnd    []queue            // one for copyTime and for each different Seq_Timeout
 	timeouts []time.Duration    // of each of byEnd
 	cheap    queue
 	seed     maphash.Seed
@@ -94,6 +104,8 @@ type Matcher struct {
 	used        int   // slots of attempts ever used
 	free        int32 // list of slots free again
 	live        int
+	hits        uint64   // how many have been observed
+	looked      []uint64 // for each door, the latest hit for which the source had an attempt there
 	steps       []Step
 	onlyChanges bool // leave out the steps that only -D shows: Repeated, Copied, Unfit, Cooling
 }
@@ -104,6 +116,7 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 		doors:   doors,
 		byFirst: map[Knock][]uint32{},
 		cooling: make([]time.Duration, len(doors)),
+		looked:  make([]uint64, len(doors)),
 		cheap:   queue{none, none},
 		seed:    maphash.MakeSeed(),
 		buckets: make([]int32, 1<<bits.Len(uint(bound-1))),
@@ -115,6 +128,7 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 	for i := range m.buckets {
 		m.buckets[i] = none
 	}
+	m.opened = m.queueFor(copyTime)
 	for i, d := range doors {
 		m.byFirst[d.Sequence[0]] = append(m.byFirst[d.Sequence[0]], uint32(i))
 		m.cooling[i] = math.MinInt64
@@ -122,7 +136,7 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 		for _, k := range d.Sequence {
 			m.startsEach = max(m.startsEach, bits.OnesCount32(d.mask(k)))
 		}
-		m.printsEach = max(m.printsEach, len(d.Sequence))
+		m.printsEach = max(m.printsEach, printsPerKnock*len(d.Sequence))
 	}
 	m.starts = make([]time.Duration, bound*m.startsEach)
 	m.prints = make([]uint32, bound*m.printsEach)
@@ -148,6 +162,7 @@ func (m *Matcher) queueFor(timeout time.Duration) uint8 {
 func (m *Matcher) Observe(hit *Hit) []Step {
 	m.steps = m.steps[:0]
 	m.expire(hit.When)
+	m.hits++
 	key := m.bucketOf(hit)
 	print, printed := uint32(0), false
 	for i := m.buckets[key]; i != none; {
@@ -158,6 +173,7 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 			continue
 		}
 		d := m.doors[a.door]
+		m.looked[a.door] = m.hits
 		switch {
 		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
 			m.remark(Unfit, d, hit, 0)
@@ -181,8 +197,8 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 	for _, door := range m.byFirst[hit.Knock] {
 		d := m.doors[door]
 		switch {
-		case m.has(key, door, hit):
-			// It was looked at above.
+		case m.looked[door] == m.hits:
+			// Its attempt was looked at above.
 		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
 			m.remark(Unfit, d, hit, 0)
 		case hit.When < m.cooling[door]:
@@ -249,6 +265,9 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 		}
 	}
 	was := uint8(bits.Len32(live))
+	if was == 0 && a.bits != 0 {
+		m.step(TimedOut, d, hit.From, int(a.stage)) // a later start, which led nowhere, has put off its end
+	}
 	a.bits = (live<<1 | 1 | live) & d.mask(hit.Knock)
 	for n, rest := 0, a.bits; rest != 0; n, rest = n+1, rest&(rest-1) {
 		place := bits.TrailingZeros32(rest)
@@ -264,17 +283,19 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 		starts[n] = start
 	}
 	stage := uint8(bits.Len32(a.bits))
-	restarted := a.bits&1 != 0
 	switch last := uint32(1) << (len(d.Sequence) - 1); {
 	case a.bits&last != 0:
 		m.step(Opened, d, hit.From, len(d.Sequence))
 		a.bits, a.stage = 0, 0
+		m.requeue(i, m.opened, hit.When+copyTime)
 		if d.Cooldown > 0 {
 			m.cooling[a.door] = hit.When + d.Cooldown
 		}
 	case a.bits == 0:
 		if was > 0 {
 			m.step(Discarded, d, hit.From, int(a.stage))
+		}
+		if a.stage > 0 {
 			m.drop(i)
 		}
 		// Else it is one that has opened, and waits for copies of its SYNs.
@@ -289,11 +310,8 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 	default:
 		m.remark(Repeated, d, hit, int(stage))
 	}
-	if restarted {
-		end := &m.byEnd[m.queueOf[a.door]]
-		m.unlink(end, i, byEndLinks)
-		a.until = hit.When + d.SeqTimeout
-		m.append(end, i, byEndLinks)
+	if a.bits&1 != 0 { // it has started anew
+		m.requeue(i, m.queueOf[a.door], hit.When+d.SeqTimeout)
 	}
 	m.unlink(&m.cheap, i, cheapLinks)
 	if a.stage <= 1 {
@@ -326,15 +344,15 @@ func (m *Matcher) bucketOf(hit *Hit) int32 {
 	return int32(maphash.Bytes(m.seed, hit.From[:]) & uint64(len(m.buckets)-1))
 }
 
-// fingerprint tells a SYN from all others but its own copies (the source is the attempt's).
+// fingerprint tells a SYN from all others but its own copies (the source is the attempt's). The flags do not count: a
+// SYN that got no answer is sent again without ECE and CWR (RFC 3168, section 6.1.1.1).
 func (m *Matcher) fingerprint(hit *Hit) uint32 {
 	return uint32(maphash.Comparable(m.seed, struct {
-		to       [16]byte
-		from     uint16
-		knock    Knock
-		seq      uint32
-		tcpFlags uint8
-	}{hit.To, hit.FromPort, hit.Knock, hit.Seq, hit.Flags}))
+		to    [16]byte
+		from  uint16
+		knock Knock
+		seq   uint32
+	}{hit.To, hit.FromPort, hit.Knock, hit.Seq}))
 }
 
 func (m *Matcher) printsOf(i int32) []uint32 {
@@ -361,15 +379,6 @@ func (m *Matcher) note(i int32, print uint32) {
 	a.prints++
 }
 
-func (m *Matcher) has(key int32, door uint32, hit *Hit) bool {
-	for i := m.buckets[key]; i != none; i = m.attempts[i].next {
-		if a := &m.attempts[i]; a.door == door && a.from == hit.From && a.link == sourceLink(hit) {
-			return true
-		}
-	}
-	return false
-}
-
 // take begins an attempt, with no bit set yet.
 func (m *Matcher) take(key int32, door uint32, hit *Hit) int32 {
 	var i int32
@@ -388,6 +397,7 @@ func (m *Matcher) take(key int32, door uint32, hit *Hit) int32 {
 	m.live++
 	m.attempts[i] = attempt{
 		from: hit.From, link: sourceLink(hit), door: door,
+		queue: m.queueOf[door],
 		until: hit.When + m.doors[door].SeqTimeout,
 		next:  m.buckets[key],
 		byEnd: links{none, none}, cheap: links{none, none},
@@ -414,7 +424,7 @@ func (m *Matcher) evict() {
 // drop forgets attempt i and frees its slot.
 func (m *Matcher) drop(i int32) {
 	a := &m.attempts[i]
-	m.unlink(&m.byEnd[m.queueOf[a.door]], i, byEndLinks)
+	m.unlink(&m.byEnd[a.queue], i, byEndLinks)
 	m.unlink(&m.cheap, i, cheapLinks)
 	at := &m.buckets[m.bucketOf(&Hit{From: a.from})]
 	for *at != i {
@@ -424,6 +434,14 @@ func (m *Matcher) drop(i int32) {
 	a.next = m.free
 	m.free = i
 	m.live--
+}
+
+// requeue moves attempt i to the end of a queue of byEnd.
+func (m *Matcher) requeue(i int32, queue uint8, until time.Duration) {
+	a := &m.attempts[i]
+	m.unlink(&m.byEnd[a.queue], i, byEndLinks)
+	a.queue, a.until = queue, until
+	m.append(&m.byEnd[queue], i, byEndLinks)
 }
 
 func byEndLinks(a *attempt) *links { return &a.byEnd }

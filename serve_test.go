@@ -323,6 +323,7 @@ func TestAwkwardCommands(t *testing.T) {
 	w := newWorld(t, 1)
 	w.hide()
 	marker := filepath.Join(t.TempDir(), "marker")
+	hanging := filepath.Join(t.TempDir(), "pid")
 	d := w.serve(sshDoor("ssh", "7000,8000", 60) + `
 [hangs]
 	sequence = 7100,8100
@@ -339,7 +340,7 @@ func TestAwkwardCommands(t *testing.T) {
 	sequence = 7400,8400
 	start_command = true
 	cmd_timeout = 600
-	stop_command = exec sleep 30
+	stop_command = echo $$ > ` + hanging + `; exec sleep 30
 `)
 	for _, first := range []int{7100, 7200, 7300, 7400} {
 		w.knock(0, "-d20", hostAddr, fmt.Sprint(first), fmt.Sprint(first+1000))
@@ -364,14 +365,14 @@ func TestAwkwardCommands(t *testing.T) {
 	if took := time.Since(began); took < 9*time.Second || took > 12*time.Second {
 		t.Errorf("stopping with a stop command that hangs took %v, want 10 s", took)
 	}
-	if want := "stop hangs: command did not end within 10s: exec sleep 30"; !strings.Contains(d.logged(), want) {
+	if want := "stop hangs: command did not end within 10s: echo "; !strings.Contains(d.logged(), want) {
 		t.Errorf("log lacks %q", want)
 	}
 	if _, err := os.Stat(marker); err == nil {
 		t.Error("the hanging door's stop command did not run")
 	}
 	w.wantPort(0, hostSSH, filtered)
-	_ = exec.Command("pkill", "-f", "^sleep 30$").Run()
+	w.must(exec.Command("sh", "-c", "kill $(cat "+hanging+")").Run())
 }
 
 func TestSecondSignalEndsAtOnce(t *testing.T) {

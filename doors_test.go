@@ -1,0 +1,558 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// noProcess is beyond any process id (PID_MAX_LIMIT in linux/threads.h is 2^22): to signal it does nothing.
+const noProcess = 1 << 30
+
+// doorsTest drives Doors by a script, with commands that only seem to run.
+type doorsTest struct {
+	*Doors
+	t       *testing.T
+	config  map[string]*Door
+	logged  bytes.Buffer
+	started []string
+	broken  bool // no command can be started
+}
+
+func newDoorsTest(t *testing.T, config string) *doorsTest {
+	d := &doorsTest{t: t, config: map[string]*Door{}}
+	d.configure(config)
+	now := func() time.Duration { panic("the time is passed in") }
+	d.Doors = newDoors(now, &Log{out: &d.logged}, func(c Command, ended func(Outcome)) (Process, error) {
+		if d.broken {
+			return Process{}, errors.New("no memory")
+		}
+		d.started = append(d.started, c.Line)
+		return Process{noProcess}, nil
+	})
+	return d
+}
+
+// configure replaces doors, as a reload does.
+func (d *doorsTest) configure(config string) {
+	for _, door := range testDoors(d.t, strings.ReplaceAll(config, "]", "] Sequence = 7 |")) {
+		d.config[door.Name] = door
+	}
+}
+
+// job finds the running command with that line.
+func (d *doorsTest) job(line string) *job {
+	for j := range d.running {
+		if j.command.Line == line {
+			return j
+		}
+	}
+	d.t.Fatalf("%q does not run", line)
+	return nil
+}
+
+// run follows a script. A line is a time, what happens, and the commands that are started then:
+//
+//	+1s grant a 192.0.2.7 => open 192.0.2.7
+//
+// What happens is grant, end LINE (a command ends well), fail LINE (with status 1), tick, close, broken and mended (from
+// now on commands cannot, or can, be started). "next" tells when there will be something to do, "log" what has been
+// logged since the last time, with | for line ends.
+func (d *doorsTest) run(script string) {
+	d.t.Helper()
+	for line := range strings.Lines(strings.TrimSpace(script)) {
+		in, want, _ := strings.Cut(line, "=>")
+		in, want = strings.TrimSpace(in), strings.TrimSpace(want)
+		words := strings.Fields(in)
+		now, err := time.ParseDuration(words[0])
+		if err != nil {
+			d.t.Fatalf("%s: %v", in, err)
+		}
+		var got string
+		switch words[1] {
+		case "next":
+			got = "never"
+			if at := d.next(now); at != math.MaxInt64 {
+				got = at.String()
+			}
+		case "log":
+			got = strings.ReplaceAll(strings.TrimSpace(d.logged.String()), "\n", " | ")
+			d.logged.Reset()
+		default:
+			d.started = nil
+			switch arg := strings.Join(words[2:], " "); words[1] {
+			case "grant":
+				d.grant(now, Grant{Door: d.config[words[2]], Source: netip.MustParseAddr(words[3])})
+			case "end":
+				d.end(now, d.job(arg), Outcome{})
+			case "fail":
+				d.end(now, d.job(arg), Outcome{Status: 1})
+			case "close":
+				d.closeAll(now)
+			case "broken", "mended":
+				d.broken = words[1] == "broken"
+			case "tick":
+			default:
+				d.t.Fatalf("%s: what is %q?", in, words[1])
+			}
+			d.tick(now)
+			got = strings.Join(d.started, ", ")
+			d.check(now)
+		}
+		if got != want {
+			d.t.Errorf("%s: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+// check looks whether what is noted agrees, and whether there is nothing left to do at once.
+func (d *doorsTest) check(now time.Duration) {
+	d.t.Helper()
+	if at := d.next(now); at <= now {
+		d.t.Errorf("at %v: next says %v: a busy loop", now, at)
+	}
+	count := map[string]int{}
+	jobs := map[*opening]int{}
+	for j := range d.running {
+		jobs[j.opening]++
+	}
+	for _, j := range d.queue {
+		jobs[j.opening]++
+	}
+	for key, o := range d.open {
+		count[key.door]++
+		want := 1
+		if o.state == opened {
+			want = 0
+		}
+		if jobs[o] != want || o.key != key {
+			d.t.Errorf("at %v: %v in state %d has %d commands, want %d", now, key, o.state, jobs[o], want)
+		}
+		delete(jobs, o)
+	}
+	if fmt.Sprint(count) != fmt.Sprint(d.count) || len(jobs) > 0 {
+		d.t.Errorf("at %v: got %v open, counted as %v, and commands of %d forgotten ones", now, count, d.count, len(jobs))
+	}
+}
+
+func TestDoors(t *testing.T) {
+	const (
+		a = "[a] Start_Command = open %IP% | Stop_Command = close %IP% | Cmd_Timeout = 10\n"
+		b = "[b] Start_Command = openb %IP% | Stop_Command = closeb %IP% | Cmd_Timeout = 20\n"
+		c = "[c] Start_Command = once %IP%\n"
+	)
+	tests := []struct{ name, config, script string }{
+		{"open and close", a, `
+			+0s     grant a 192.0.2.7   => open 192.0.2.7
+			+0s     next                => 1m10s
+			+0s     log                 => a: running command: open 192.0.2.7
+			+2s     end open 192.0.2.7  =>
+			+2s     next                => 12s
+			+11.9s  tick                =>
+			+12s    tick                => close 192.0.2.7
+			+12s    next                => 10m12s
+			+13s    end close 192.0.2.7 =>
+			+13s    next                => never
+			+13s    log                 => a: command took 0s | 192.0.2.7: a: command timeout | a: running command: close 192.0.2.7 | a: command took 0s`},
+		{"knocking again while it is open", a, `
+			+0s  grant a 192.0.2.7  => open 192.0.2.7
+			+0s  end open 192.0.2.7 =>
+			+0s  log                => a: running command: open 192.0.2.7 | a: command took 0s
+			+5s  grant a 192.0.2.7  =>
+			+5s  log                => 192.0.2.7: a: open already: 10s from now on
+			+10s tick               =>
+			+15s tick               => close 192.0.2.7`},
+		{"knocking again while it opens", a, `
+			+0s  grant a 192.0.2.7  => open 192.0.2.7
+			+1s  grant a 192.0.2.7  =>
+			+2s  end open 192.0.2.7 =>
+			+11s tick               =>
+			+12s tick               => close 192.0.2.7`},
+		{"knocking again while it closes", a, `
+			+0s  grant a 192.0.2.7   => open 192.0.2.7
+			+0s  end open 192.0.2.7  =>
+			+10s tick                => close 192.0.2.7
+			+11s grant a 192.0.2.7   =>
+			+11s grant a 192.0.2.7   =>
+			+12s end close 192.0.2.7 => open 192.0.2.7
+			+13s end open 192.0.2.7  =>
+			+23s tick                => close 192.0.2.7
+			+24s end close 192.0.2.7 =>
+			+24s next                => never`},
+		{"each source has its own time", a, `
+			+0s  grant a 192.0.2.7   => open 192.0.2.7
+			+0s  end open 192.0.2.7  =>
+			+4s  grant a 192.0.2.8   => open 192.0.2.8
+			+4s  end open 192.0.2.8  =>
+			+10s tick                => close 192.0.2.7
+			+10s end close 192.0.2.7 =>
+			+10s next                => 14s
+			+14s tick                => close 192.0.2.8`},
+		{"without Stop_Command", c, `
+			+0s grant c 192.0.2.7  => once 192.0.2.7
+			+0s next               => never
+			+1s grant c 192.0.2.7  =>
+			+1s grant c 192.0.2.7  =>
+			+1s log                => c: running command: once 192.0.2.7
+			+2s end once 192.0.2.7 =>
+			+2s log                => c: command took 0s | 192.0.2.7: c: opened 2 times more while its command ran: not run again
+			+3s grant c 192.0.2.7  => once 192.0.2.7
+			+4s end once 192.0.2.7 =>
+			+4s grant c 192.0.2.7  => once 192.0.2.7`},
+		{"without any command", "[a] Cmd_Timeout = 1\n[b] Stop_Command = close", `
+			+0s grant a 192.0.2.7 =>
+			+0s grant b 192.0.2.7 =>
+			+0s next              => never`},
+		{"open for no time", "[a] Start_Command = open | Stop_Command = close | Cmd_Timeout = 0", `
+			+0s grant a 192.0.2.7 => open
+			+1s end open          => close`},
+		{"one after the other", a + b + c, `
+			+0s    grant a 192.0.2.7     => open 192.0.2.7
+			+0.01s grant b 192.0.2.7     =>
+			+0.01s grant c 192.0.2.7     =>
+			+0.01s next                  => 250ms
+			+0.02s end open 192.0.2.7    => openb 192.0.2.7
+			+0.02s next                  => 270ms
+			+0.03s end openb 192.0.2.7   => once 192.0.2.7`},
+		{"one that hangs holds up nobody", a + b + c, `
+			+0s    grant a 192.0.2.7    => open 192.0.2.7
+			+0.01s grant b 192.0.2.7    =>
+			+0.01s grant c 192.0.2.7    =>
+			+0.24s tick                 =>
+			+0.25s tick                 => openb 192.0.2.7
+			+0.26s end open 192.0.2.7   =>
+			+0.26s next                 => 500ms
+			+0.50s tick                 => once 192.0.2.7`},
+		{"a start command that hangs", a, `
+			+0s     grant a 192.0.2.7   => open 192.0.2.7
+			+69.9s  tick                =>
+			+69.9s  log                 => a: running command: open 192.0.2.7
+			+70s    tick                =>
+			+70s    log                 => a: ending a command that has run for 1m10s
+			+70s    next                => 1m11s
+			+71s    tick                =>
+			+71s    next                => 1m12s
+			+71s    log                 =>
+			+71.5s  end open 192.0.2.7  => close 192.0.2.7`},
+		{"a stop command that hangs", a, `
+			+0s   grant a 192.0.2.7   => open 192.0.2.7
+			+0s   end open 192.0.2.7  =>
+			+10s  tick                => close 192.0.2.7
+			+11s  log                 => a: running command: open 192.0.2.7 | a: command took 0s | 192.0.2.7: a: command timeout | a: running command: close 192.0.2.7
+			+20s  grant a 192.0.2.7   =>
+			+610s tick                =>
+			+610s log                 => a: ending a command that has run for 10m0s
+			+611s end close 192.0.2.7 => open 192.0.2.7`},
+		{"a start command that fails", a, `
+			+0s  grant a 192.0.2.7   => open 192.0.2.7
+			+0s  fail open 192.0.2.7 =>
+			+0s  log                 => a: running command: open 192.0.2.7 | a: command returned non-zero status code (1) | a: command took 0s
+			+10s tick                => close 192.0.2.7`},
+		{"a start command that cannot be started", a + b, `
+			+0s  broken            =>
+			+0s  grant a 192.0.2.7 =>
+			+0s  log               => a: running command: open 192.0.2.7 | a: command not run: no memory
+			+0s  mended            =>
+			+1s  grant b 192.0.2.7 => openb 192.0.2.7
+			+10s tick              => close 192.0.2.7`},
+		{"a stop command that cannot be started", a, `
+			+0s    grant a 192.0.2.7   => open 192.0.2.7
+			+0s    end open 192.0.2.7  =>
+			+10s   broken              =>
+			+10.9s tick                =>
+			+10.9s next                => 11s
+			+11s   tick                =>
+			+11.5s grant a 192.0.2.7   =>
+			+11.5s mended              =>
+			+11.9s tick                =>
+			+11.9s next                => 12s
+			+12s   tick                => close 192.0.2.7
+			+12s   end close 192.0.2.7 => open 192.0.2.7`},
+		{"an end in vain", c, `
+			+0s broken            =>
+			+0s grant c 192.0.2.7 =>
+			+0s next              => never
+			+0s mended            =>
+			+1s grant c 192.0.2.7 => once 192.0.2.7`},
+		{"a command for each family", "[a] Start_Command = v4 | Start_Command_6 = v6 %IP% | Stop_Command = stop %IP% | Stop_Command_6 =\n[b] Start_Command = %IP% | Stop_Command = stop | Stop_Command_6 = stop6 %IP%", `
+			+0s  grant a 192.0.2.7   => v4
+			+0s  end v4              =>
+			+1s  grant a 2001:db8::7 => v6 2001:db8::7
+			+1s  end v6 2001:db8::7  =>
+			+1s  grant b 2001:db8::7 => 2001:db8::7
+			+2s  end 2001:db8::7     =>
+			+10s tick                => stop 192.0.2.7
+			+10s end stop 192.0.2.7  =>
+			+12s tick                => stop6 2001:db8::7
+			+12s end stop6 2001:db8::7 =>
+			+12s next                => never`},
+		{"all close, side by side", a + b, `
+			+0s   grant a 192.0.2.7     => open 192.0.2.7
+			+0s   end open 192.0.2.7    =>
+			+0s   grant b 192.0.2.7     => openb 192.0.2.7
+			+0s   end openb 192.0.2.7   =>
+			+10s  tick                  => close 192.0.2.7
+			+10s  grant a 192.0.2.7     =>
+			+11s  close                 => closeb 192.0.2.7
+			+11s  grant b 192.0.2.8     =>
+			+12s  end close 192.0.2.7   =>
+			+12s  end closeb 192.0.2.7  =>
+			+12s  next                  => never`},
+		{"what waits when all close is not started", a + c, `
+			+0s   grant a 192.0.2.7    => open 192.0.2.7
+			+0.1s grant a 192.0.2.8    =>
+			+0.1s grant c 192.0.2.7    =>
+			+0.2s close                =>
+			+0.2s next                 => 1.2s
+			+0.2s log                  => a: running command: open 192.0.2.7 | a: ending a command that has run for 0s
+			+0.3s end open 192.0.2.7   => close 192.0.2.7
+			+0.4s end close 192.0.2.7  =>
+			+0.4s next                 => never`},
+		{"a command without Stop_Command may finish when all close", c, `
+			+0s grant c 192.0.2.7  => once 192.0.2.7
+			+1s close              =>
+			+1s next               => never
+			+2s log                => c: running command: once 192.0.2.7
+			+2s end once 192.0.2.7 =>`},
+		{"no memory when all close", a, `
+			+0s   grant a 192.0.2.7   => open 192.0.2.7
+			+0s   end open 192.0.2.7  =>
+			+1s   broken              =>
+			+1s   close               =>
+			+1.5s mended              =>
+			+2s   tick                => close 192.0.2.7`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) { newDoorsTest(t, test.config).run(test.script) })
+	}
+}
+
+// A reload makes an opening another one only if it changes a command.
+func TestDoorsAfterReload(t *testing.T) {
+	d := newDoorsTest(t, "[a] Start_Command = open | Stop_Command = close | Cmd_Timeout = 10")
+	d.run(`
+		+0s grant a 192.0.2.7 => open
+		+0s end open          =>`)
+	d.configure("[a] Start_Command = open | Stop_Command = close | Cmd_Timeout = 20")
+	d.run("+1s grant a 192.0.2.7 =>")
+	d.configure("[a] Start_Command = open2 | Stop_Command = close | Cmd_Timeout = 5")
+	d.run(`
+		+2s grant a 192.0.2.7 => open2
+		+2s end open2         =>`)
+	d.configure("[a] Start_Command = open2 | Stop_Command = close2 | Cmd_Timeout = 6")
+	d.run(`
+		+3s  grant a 192.0.2.7 => open2
+		+3s  end open2         =>
+		+7s  tick              => close
+		+7s  end close         =>
+		+9s  tick              => close2
+		+9s  end close2        =>
+		+20s tick              =>
+		+21s tick              => close`)
+}
+
+func TestDoorsBounds(t *testing.T) {
+	source := func(n int) string { return fmt.Sprintf("10.0.%d.%d", n/256, n%256) }
+	var config strings.Builder
+	for n := range 10 {
+		fmt.Fprintf(&config, "[%d] Start_Command = open%d %%IP%% | Stop_Command = close | Cmd_Timeout = 1\n", n, n)
+	}
+	d := newDoorsTest(t, config.String())
+	now := time.Duration(0)
+	hundredHeadStarts := func() (started []string) {
+		for range 100 {
+			now += headStart
+			d.started = nil
+			d.tick(now)
+			started = append(started, d.started...)
+			d.check(now)
+		}
+		return started
+	}
+	for n := range maxOpenings + 10 {
+		d.grant(now, Grant{Door: d.config["0"], Source: netip.MustParseAddr(source(n))})
+	}
+	if n := strings.Count(d.logged.String(), "not opened: it is open for 256 sources already"); n != 10 || len(d.Doors.open) != maxOpenings {
+		t.Errorf("got %d refused and %d opened, want 10 and %d", n, len(d.Doors.open), maxOpenings)
+	}
+	if got := hundredHeadStarts(); len(got) != maxRunningDoor {
+		t.Errorf("got %d commands of one door at once, want %d", len(got), maxRunningDoor)
+	}
+	for door := range 10 {
+		for n := range 20 {
+			d.grant(now, Grant{Door: d.config[fmt.Sprint(door)], Source: netip.MustParseAddr(source(1000 + n))})
+		}
+	}
+	if got := hundredHeadStarts(); len(got) != maxRunning-maxRunningDoor || len(d.running) != maxRunning {
+		t.Errorf("got %d commands more and %d at once, want %d at once", len(got), len(d.running), maxRunning)
+	}
+	// One that ends makes room for the next, and its stop command needs none.
+	d.end(now, d.job("open0 "+source(0)), Outcome{})
+	if got := hundredHeadStarts(); !slices.Equal(got, []string{"open0 " + source(maxRunningDoor), "close"}) {
+		t.Errorf("got %v, want the next one of the door and a stop command", got)
+	}
+}
+
+// When all close, every stop command is started within stopSpread, even if each of them hangs.
+func TestDoorsCloseInTime(t *testing.T) {
+	for _, open := range []int{1, 7, 40, maxOpenings} {
+		d := newDoorsTest(t, "[a] Start_Command = open %IP% | Stop_Command = close %IP% | Cmd_Timeout = 1000")
+		for n := range open {
+			source := netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
+			d.grant(0, Grant{Door: d.config["a"], Source: source})
+			d.tick(0)
+			d.end(0, d.job("open "+source.String()), Outcome{})
+		}
+		d.started = nil
+		now := time.Second
+		d.closeAll(now)
+		for d.tick(now); len(d.queue) > 0 && now < time.Minute; d.tick(now) {
+			d.check(now)
+			now = d.next(now)
+		}
+		if took := now - time.Second; len(d.started) != open || took > stopSpread {
+			t.Errorf("%d open: got %d stop commands within %v, want all within %v", open, len(d.started), took, stopSpread)
+		}
+	}
+}
+
+func TestDoorsAbandon(t *testing.T) {
+	d := newDoorsTest(t, "[a] Start_Command = open %IP% | Stop_Command = close %IP%\n[b] Start_Command = once")
+	d.run(`
+		+0s grant b 192.0.2.7   => once
+		+1s grant a 192.0.2.7   => open 192.0.2.7
+		+1s end open 192.0.2.7  =>
+		+2s close               => close 192.0.2.7
+		+9s tick                =>`)
+	d.logged.Reset()
+	d.abandon()
+	got := strings.Split(strings.TrimSpace(d.logged.String()), "\n")
+	slices.Sort(got)
+	want := []string{"a: command did not end within 10s: close 192.0.2.7", "b: command did not end within 10s: once"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// To look at next is enough: who ticks only then starts the same commands at the same times as who ticks all the time.
+func TestDoorsNext(t *testing.T) {
+	const config = `
+		[a] Start_Command = open %IP% | Stop_Command = close %IP% | Cmd_Timeout = 3
+		[b] Start_Command = openb %IP% | Stop_Command = closeb %IP% | Cmd_Timeout = 1
+		[c] Start_Command = once %IP%`
+	const unit = 10 * time.Millisecond
+	// simulate reports the commands, and whether two doors were to close at once: which is first is left to chance.
+	simulate := func(seed uint64, always bool) (started []string, tie bool) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		d := newDoorsTest(t, config)
+		lasting := time.Duration(1+r.IntN(50)) * unit
+		ends := map[time.Duration][]string{}
+		grants := map[time.Duration]Grant{}
+		for range 40 {
+			name, source := string(rune('a'+r.IntN(3))), netip.AddrFrom4([4]byte{192, 0, 2, byte(r.IntN(5))})
+			grants[time.Duration(r.IntN(1500))*unit] = Grant{Door: d.config[name], Source: source}
+		}
+		for now := time.Duration(0); now < 40*time.Second; now += unit {
+			due := always || d.next(now-1) <= now
+			if g, ok := grants[now]; ok {
+				d.grant(now, g)
+				due = true
+			}
+			for _, line := range ends[now] {
+				d.end(now, d.job(line), Outcome{})
+				due = true
+			}
+			if !due {
+				continue
+			}
+			closing := 0
+			for _, o := range d.Doors.open {
+				if o.state == opened && o.until <= now {
+					closing++
+				}
+			}
+			tie = tie || closing > 1
+			d.started = nil
+			d.tick(now)
+			d.check(now)
+			for _, line := range d.started {
+				started = append(started, now.String()+" "+line)
+				ends[now+lasting] = append(ends[now+lasting], line)
+			}
+		}
+		if len(d.Doors.open) > 0 {
+			t.Errorf("seed %d: %d are open in the end", seed, len(d.Doors.open))
+		}
+		return started, tie
+	}
+	compared := 0
+	for seed := range uint64(60) {
+		got, tie1 := simulate(seed, false)
+		want, tie2 := simulate(seed, true)
+		if tie1 || tie2 {
+			continue
+		}
+		if compared += len(got); !slices.Equal(got, want) {
+			t.Errorf("seed %d: got %q, want %q", seed, got, want)
+		}
+	}
+	if compared < 500 {
+		t.Errorf("got %d commands compared, want many", compared)
+	}
+}
+
+// A real command that ignores SIGTERM is killed, and then its door is closed.
+func TestDoorsKill(t *testing.T) {
+	d := newDoorsTest(t, "[a] Start_Command = trap '' TERM; echo ready; while :; do sleep 60 >/dev/null 2>&1; done | Stop_Command = close | Cmd_Timeout = 1")
+	fake := d.Doors.run
+	ready := make(chan string, 1)
+	d.Doors.run = func(c Command, ended func(Outcome)) (Process, error) {
+		if c.Line == "close" {
+			return fake(c, ended)
+		}
+		fifo := testFIFO(t)
+		c.Line = strings.Replace(c.Line, "echo ready", "echo ready > "+fifo, 1)
+		go func() { ready <- readFIFO(fifo) }()
+		return c.start(ended)
+	}
+	d.run("+0s grant a 192.0.2.7 =>")
+	receive(t, ready)
+	d.run(`
+		+61s tick =>
+		+62s tick =>`)
+	e := receive(t, d.Doors.ended)
+	if e.outcome.Signal != syscall.SIGKILL {
+		t.Errorf("got %+v, want it ended by signal 9", e.outcome)
+	}
+	d.Doors.end(62*time.Second, e.job, e.outcome)
+	d.run("+63s tick => close")
+}
+
+// The goroutine as a whole, with real commands.
+func TestDoorsServe(t *testing.T) {
+	fifo := testFIFO(t)
+	config := testDoors(t, fmt.Sprintf("[a] Sequence = 7 | Start_Command = exit 0 | Stop_Command = echo closed %%IP%% > %s | Cmd_Timeout = 1000", fifo))
+	doors := newDoors(bootTime, &Log{out: io.Discard}, Command.start)
+	grants := make(chan Grant, 1)
+	served, closed := make(chan bool, 1), make(chan string, 1)
+	go func() { closed <- readFIFO(fifo) }()
+	go func() {
+		doors.serve(grants)
+		served <- true
+	}()
+	grants <- Grant{Door: config[0], Source: netip.MustParseAddr("192.0.2.7")}
+	close(grants)
+	if got := receive(t, closed); got != "closed 192.0.2.7\n" {
+		t.Errorf("got %q, want the stop command run", got)
+	}
+	receive(t, served)
+}
