@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -125,5 +128,46 @@ func TestKnock(t *testing.T) {
 	n, _, err := conn.ReadFrom(buf)
 	if err != nil || n != 1 || buf[0] != 0 {
 		t.Errorf("got the datagram %v, %v, want one zero byte", buf[:n], err)
+	}
+}
+
+// TestKnockInNamespace knocks where the network is of the test's making: names with addresses of both families, and
+// what cannot be reached.
+func TestKnockInNamespace(t *testing.T) {
+	needRoot(t)
+	w := &world{T: t}
+	hosts := t.TempDir() + "/hosts"
+	w.must(os.WriteFile(hosts, []byte("127.0.0.1 four\n::1 six\n127.0.0.1 both\n::1 both\n2001:db8::1 far\n127.0.0.2 far\n198.51.100.1 nowhere\n"), 0o644))
+	n := w.netns()
+	for _, tt := range []struct {
+		name, args string
+		status     int
+		want       string
+	}{
+		{"IPv4", "-v four 7000 8000:udp", 0, "hitting tcp 127.0.0.1:7000\nhitting udp 127.0.0.1:8000\n"},
+		{"IPv6", "-v six 7000", 0, "hitting tcp ::1:7000\n"},
+		{"both families", "-v both 7000 8000", 0, "hitting tcp 127.0.0.1:7000\nhitting tcp ::1:7000\nhitting tcp 127.0.0.1:8000\nhitting tcp ::1:8000\n"},
+		{"both, and -6", "-v6 both 7000", 0, "hitting tcp ::1:7000\n"},
+		{"both, one of them unreachable", "far 7000 8000", 0, ""},
+		{"-6, unreachable", "-6 far 7000 8000", 1, "knock: knocking on 2001:db8::1 port 7000: connect: network is unreachable\n"},
+		{"unreachable, UDP", "-u nowhere 7000", 1, "knock: knocking on 198.51.100.1 port 7000: sendto: network is unreachable\n"},
+		{"no such host", "absent.invalid 7000", 1, "knock: looking up the host: lookup absent.invalid"},
+		{"no IPv6 address", "-6 127.0.0.1 7000", 1, "knock: 127.0.0.1 is an address of the other family than -4 or -6 asks for\n"},
+		{"no host", "1941 1942 1945", 2, "knock: 1941 is a port and no host: write the host before the ports: HOST 1941 1942 1945 (knock --help shows what there is)\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			self := sesame("knock")
+			cmd := exec.Command("unshare", "-m", "bash", "-c", "mount --bind "+hosts+" /etc/hosts && exec -a knock "+self.Path+" -d5 "+tt.args)
+			cmd.Env = self.Env
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			w.must(n.start(cmd))
+			if got := exitStatus(cmd.Wait()); got != tt.status {
+				t.Errorf("exit status: got %d, want %d", got, tt.status)
+			}
+			if got := out.String(); got != tt.want && (tt.name != "no such host" || !strings.HasPrefix(got, tt.want) || strings.Count(got, "\n") != 1) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
 	}
 }

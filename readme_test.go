@@ -76,6 +76,57 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+// TestDemoWithNft runs the demo where iptables does not work.
+func TestDemoWithNft(t *testing.T) {
+	needRoot(t)
+	file, err := exec.LookPath("iptables")
+	if err != nil {
+		t.Fatal(err)
+	}
+	demo := sesame("sesame", "demo")
+	cmd := exec.Command("unshare", "-m", "sh", "-c", "mount --bind /dev/null $(readlink -f "+file+") && exec "+demo.Path+" demo")
+	cmd.Env = demo.Env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, want := range []string{"nft add rule inet demo", "port 3389: open", "and is closed again."} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("got %s, want %q in it", out, want)
+		}
+	}
+}
+
+// TestNeeds has make's helper install what is missing, by a package manager that notes what it is asked for.
+func TestNeeds(t *testing.T) {
+	dir := t.TempDir()
+	fake := "#!/bin/sh\necho \"$@\" >> " + dir + "/asked\n"
+	if err := os.WriteFile(dir+"/apt-get", []byte(fake), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// As root sudo is not called; else it runs what it is given.
+	if err := os.WriteFile(dir+"/sudo", []byte("#!/bin/sh\nexec \"$@\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		needs []string
+		want  string
+	}{
+		{[]string{"sh", "absent|sh"}, ""},
+		{[]string{"absent1|absent2", "sh", "absent3"}, "update -qq\ninstall -y -qq --no-install-recommends absent1 absent3\n"},
+	} {
+		_ = os.Remove(dir + "/asked")
+		cmd := exec.Command("sh", append([]string{"needs.sh"}, tt.needs...)...)
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if asked, _ := os.ReadFile(dir + "/asked"); string(asked) != tt.want {
+			t.Errorf("needs.sh %v: asked for %q, want %q", tt.needs, asked, tt.want)
+		}
+	}
+}
+
 // TestDemoInterrupted ends the demo by ctrl-C while the door is open.
 func TestDemoInterrupted(t *testing.T) {
 	needRoot(t)
