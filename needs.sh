@@ -30,7 +30,10 @@ done
 for manager in apt-get apk dnf; do
 	command -v $manager >/dev/null 2>&1 || continue
 	packages=
-	for program in $missing; do packages="$packages $(package $manager "$program")"; done
+	for program in $missing; do
+		p=$(package $manager "$program")
+		case "$packages " in *" $p "*) ;; *) packages="$packages $p" ;; esac
+	done
 	root=
 	if [ "$(id -u)" != 0 ]; then
 		root=sudo

@@ -97,6 +97,22 @@ func TestDemoWithNft(t *testing.T) {
 	}
 }
 
+// TestDemoForbidden runs the demo as nobody where the system makes no user namespaces: in a chroot, as the kernel's
+// create_user_ns refuses there.
+func TestDemoForbidden(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	demo := sesame("sesame", "demo")
+	// The test binary stands where nobody cannot go: it is handed over on descriptor 3.
+	cmd := exec.Command("unshare", "-m", "sh", "-c", "mount --rbind / "+root+" && exec chroot --userspec=65534:65534 "+root+" /proc/self/fd/3 demo 3<"+demo.Path)
+	cmd.Env = demo.Env
+	out, err := cmd.CombinedOutput()
+	want := "this system keeps private networks for root: sudo make demo\n"
+	if exitStatus(err) != 1 || !strings.HasSuffix(string(out), want) || strings.Count(string(out), "\n") != 1 {
+		t.Errorf("got %v, %q, want exit status 1 and one line that ends %q", err, out, want)
+	}
+}
+
 // TestNeeds has make's helper install what is missing, by a package manager that notes what it is asked for.
 func TestNeeds(t *testing.T) {
 	dir := t.TempDir()
@@ -114,6 +130,7 @@ func TestNeeds(t *testing.T) {
 	}{
 		{[]string{"sh", "absent|sh"}, ""},
 		{[]string{"absent1|absent2", "sh", "absent3"}, "update -qq\ninstall -y -qq --no-install-recommends absent1 absent3\n"},
+		{[]string{"absent", "absent"}, "update -qq\ninstall -y -qq --no-install-recommends absent\n"},
 	} {
 		_ = os.Remove(dir + "/asked")
 		cmd := exec.Command("sh", append([]string{"needs.sh"}, tt.needs...)...)
