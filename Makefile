@@ -3,7 +3,7 @@
 # Both install what they need.
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
-GOBUILD  = CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+GOBUILD  = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 ARCHES   = amd64 386 arm arm64 mips mipsle riscv64
 
 .PHONY: build demo test race check cross clean

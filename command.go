@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"time"
@@ -50,51 +49,83 @@ type Outcome struct {
 }
 
 // Process is a running command.
-type Process struct{ pid int }
+type Process struct {
+	pid    int
+	exited chan syscall.WaitStatus
+}
 
-// end signals the command's process group, so that what the shell has started ends too.
+// end signals the command's process group, so that what the shell has started ends too. Not after reap has reported
+// the end: the number may be another's by then.
 func (p Process) end(sig syscall.Signal) { _ = syscall.Kill(-p.pid, sig) }
 
-// start runs c with /bin/sh in a process group of its own and calls ended, from another goroutine, when it has ended.
-// It returns an error if it could not be started; ended is not called then.
+// reap reports whether the shell has ended, and then frees its process. It does not wait: a thread that waited for each
+// command would bring the daemon to the process limit, where the Go runtime ends the program.
+func (p Process) reap() bool {
+	var status syscall.WaitStatus
+	pid, err := syscall.Wait4(p.pid, &status, syscall.WNOHANG, nil)
+	if pid == 0 || err == syscall.EINTR {
+		return false
+	}
+	p.exited <- status
+	return true
+}
+
+// start runs c with /bin/sh in a process group of its own. When reap has found its end, ended is called from another
+// goroutine. It returns an error if it could not be started; ended is not called then.
 func (c Command) start(ended func(Outcome)) (Process, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return Process{}, fmt.Errorf("making a pipe: %w", err)
 	}
-	cmd := exec.Command("/bin/sh", "-c", c.Line)
-	cmd.Env = append(os.Environ(), c.Env...)
-	if os.Getenv("PATH") == "" {
-		cmd.Env = append(cmd.Env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	defer w.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		_ = r.Close()
+		return Process{}, err
 	}
-	cmd.Stdout, cmd.Stderr = w, w
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	defer null.Close()
 	began := time.Now()
-	err = cmd.Start()
-	_ = w.Close()
+	pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", c.Line}, &syscall.ProcAttr{
+		Env:   append(inherited(os.Environ()), c.Env...),
+		Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
+		Sys:   &syscall.SysProcAttr{Setpgid: true},
+	})
 	if err != nil {
 		_ = r.Close()
 		return Process{}, fmt.Errorf("starting /bin/sh: %w", err)
 	}
+	p := Process{pid, make(chan syscall.WaitStatus, 1)}
 	output := make(chan Outcome, 1)
 	go collect(r, output)
 	go func() {
-		err := cmd.Wait()
+		status := <-p.exited
 		took := time.Since(began)
 		_ = r.SetReadDeadline(time.Now().Add(lateOutput))
 		o := <-output
 		o.Took = took
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			status := exit.Sys().(syscall.WaitStatus)
-			if status.Signaled() {
-				o.Signal = status.Signal()
-			}
+		if status.Signaled() {
+			o.Signal = status.Signal()
+		} else {
 			o.Status = status.ExitStatus()
 		}
 		ended(o)
 	}()
-	return Process{cmd.Process.Pid}, nil
+	return p, nil
+}
+
+// inherited is the environment that commands get from the daemon: one with a PATH, and without what we set ourselves.
+func inherited(environ []string) (env []string) {
+	path := "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	for _, v := range environ {
+		switch {
+		case strings.HasPrefix(v, "KNOCK_"):
+		case strings.HasPrefix(v, "PATH=") && v != "PATH=":
+			path = v
+		default:
+			env = append(env, v)
+		}
+	}
+	return append(env, path)
 }
 
 // collect reads a command's output until it ends or the read deadline passes, sends the beginning of it, and goes on

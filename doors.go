@@ -3,6 +3,8 @@ package main
 import (
 	"math"
 	"net/netip"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -24,26 +26,33 @@ const (
 	stopLimit  = 10 * time.Minute
 	// retryAfter is the pause before a stop command that could not be started (no memory, no process) is tried again.
 	retryAfter = time.Second
+	// retryClosing is the same while the daemon stops.
+	retryClosing = 100 * time.Millisecond
 	// killAfter is how long a command has between SIGTERM and SIGKILL.
 	killAfter = time.Second
 
-	maxRunning     = 32  // start commands at once
-	maxRunningDoor = 8   // of one door
+	// slowStop is how long a stop command counts for the bound on those that run. One that hangs holds up nobody.
+	slowStop = time.Second
+
+	maxRunning     = 32  // start commands at once, and as many stop commands
+	maxRunningDoor = 8   // start commands of one door
 	maxOpenings    = 256 // sources of one door at once
 
-	doorsBurst    = 1000 // log lines about commands
-	doorsInterval = 200 * time.Millisecond
+	doorBurst    = 1000 // log lines about the commands of one door
+	doorInterval = 200 * time.Millisecond
 )
 
 // Doors is the goroutine that owns what is open: its timers and its commands.
 type Doors struct {
 	now     func() time.Duration
-	log     Throttle
+	log     *Log
+	logs    map[string]*Throttle // by door name, so that one door's lines do not push out another's
 	run     func(c Command, ended func(Outcome)) (Process, error)
 	ended   chan endedJob
 	open    map[openKey]*opening
-	count   map[string]int // openings by door name
-	queue   []*job         // not yet started
+	count   map[string]int           // openings by door name
+	turn    map[string]time.Duration // when a command of the door was last started
+	queue   []*job                   // not yet started
 	running map[*job]bool
 	last    *job // the latest one started
 	closing bool // the daemon stops
@@ -84,6 +93,8 @@ type job struct {
 	limit   time.Duration // when it is ended by force; 0: never
 	ending  bool          // SIGTERM has been sent
 	after   time.Duration // not started before
+	reaped  bool          // its process has ended; the outcome is on its way
+	retried bool          // it is the second try of a stop command
 }
 
 type endedJob struct {
@@ -94,7 +105,9 @@ type endedJob struct {
 func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome)) (Process, error)) *Doors {
 	return &Doors{
 		now: now, run: run,
-		log:     Throttle{log: log, burst: doorsBurst, interval: doorsInterval},
+		log:     log,
+		logs:    map[string]*Throttle{},
+		turn:    map[string]time.Duration{},
 		ended:   make(chan endedJob),
 		open:    map[openKey]*opening{},
 		count:   map[string]int{},
@@ -105,6 +118,9 @@ func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome
 // serve opens doors for the grants until their channel is closed. Then it closes all doors, side by side, waits for
 // their commands for stopDeadline, and returns.
 func (d *Doors) serve(grants <-chan Grant) {
+	children := make(chan os.Signal, 1)
+	signal.Notify(children, syscall.SIGCHLD)
+	defer signal.Stop(children)
 	timer := time.NewTimer(0)
 	deadline := time.Duration(math.MaxInt64)
 	for {
@@ -117,6 +133,10 @@ func (d *Doors) serve(grants <-chan Grant) {
 			grants = nil
 			deadline = d.now() + stopDeadline
 			d.closeAll(d.now())
+		case <-children:
+			for j := range d.running {
+				j.reaped = j.reaped || j.proc.reap()
+			}
 		case e := <-d.ended:
 			d.end(d.now(), e.job, e.outcome)
 		case <-timer.C:
@@ -129,6 +149,16 @@ func (d *Doors) serve(grants <-chan Grant) {
 		}
 		timer.Reset(max(min(d.next(now), deadline)-now, 0))
 	}
+}
+
+// printf logs a line about a door.
+func (d *Doors) printf(now time.Duration, door, format string, a ...any) {
+	t := d.logs[door]
+	if t == nil {
+		t = &Throttle{log: d.log, burst: doorBurst, interval: doorInterval}
+		d.logs[door] = t
+	}
+	t.printf(now, format, a...)
 }
 
 // grant opens the door for the source, or lengthens its time.
@@ -147,15 +177,15 @@ func (d *Doors) grant(now time.Duration, g Grant) {
 		switch {
 		case o.state == opened:
 			o.until = now + g.Door.CmdTimeout
-			d.log.printf(now, "%v: %s: open already: %v from now on", g.Source, g.Door.Name, g.Door.CmdTimeout)
+			d.printf(now, key.door, "%v: %s: open already: %v from now on", g.Source, key.door, g.Door.CmdTimeout)
 		case o.state == stopping:
 			o.again = true
 		case stop == "":
 			o.more++
 		}
 		return
-	case d.count[g.Door.Name] >= maxOpenings:
-		d.log.printf(now, "%v: %s: not opened: it is open for %d sources already", g.Source, g.Door.Name, maxOpenings)
+	case d.count[key.door] >= maxOpenings:
+		d.printf(now, key.door, "%v: %s: not opened: it is open for %d sources already", g.Source, key.door, maxOpenings)
 		return
 	}
 	o = &opening{key: key, grant: g}
@@ -172,7 +202,7 @@ func (d *Doors) enqueue(o *opening, line string) {
 func (d *Doors) tick(now time.Duration) {
 	for _, o := range d.open {
 		if o.state == opened && o.until <= now {
-			d.log.printf(now, "%v: %s: command timeout", o.key.source, o.key.door)
+			d.printf(now, o.key.door, "%v: %s: command timeout", o.key.source, o.key.door)
 			d.close(o)
 		}
 	}
@@ -182,7 +212,9 @@ func (d *Doors) tick(now time.Duration) {
 		}
 	}
 	d.launch(now)
-	d.log.flush(now)
+	for _, t := range d.logs {
+		t.flush(now)
+	}
 }
 
 // next is when tick will have something to do.
@@ -197,6 +229,9 @@ func (d *Doors) next(now time.Duration) time.Duration {
 		if j.limit != 0 {
 			next = min(next, j.limit)
 		}
+		if end := j.began + d.slow(); len(d.queue) > 0 && j.opening.state == stopping && end > now {
+			next = min(next, end)
+		}
 	}
 	for _, j := range d.queue {
 		if j.after > now {
@@ -206,8 +241,10 @@ func (d *Doors) next(now time.Duration) time.Duration {
 	if len(d.queue) > 0 && d.running[d.last] && d.last.began+d.spread() > now {
 		next = min(next, d.last.began+d.spread())
 	}
-	if at, ok := d.log.next(); ok {
-		next = min(next, at)
+	for _, t := range d.logs {
+		if at, ok := t.next(); ok {
+			next = min(next, at)
+		}
 	}
 	return next
 }
@@ -225,13 +262,22 @@ func (d *Doors) spread() time.Duration {
 	return headStart
 }
 
-// launch starts what may start now, in the order of the queue.
+// slow is how long a stop command counts for maxRunning. While the daemon stops, it is so short that all are started
+// within stopSpread even if each of them hangs.
+func (d *Doors) slow() time.Duration {
+	if d.closing {
+		return min(slowStop, stopSpread*maxRunning/time.Duration(max(len(d.open), 1)))
+	}
+	return slowStop
+}
+
+// launch starts what may start now.
 func (d *Doors) launch(now time.Duration) {
 	for {
 		if d.last != nil && d.running[d.last] && now < d.last.began+d.spread() {
 			return
 		}
-		i := slices.IndexFunc(d.queue, func(j *job) bool { return j.after <= now && d.mayRun(j) })
+		i := d.choose(now)
 		if i < 0 {
 			return
 		}
@@ -241,27 +287,41 @@ func (d *Doors) launch(now time.Duration) {
 	}
 }
 
-// mayRun bounds the start commands. Stop commands are as many as there are openings, and always may.
-func (d *Doors) mayRun(j *job) bool {
-	if j.opening.state == stopping {
-		return true
-	}
-	all, same := 0, 0
+// choose picks the next job, or -1: stop commands go first, and then the doors take turns, so that a door which anybody
+// can open does not keep the others waiting.
+func (d *Doors) choose(now time.Duration) int {
+	starts, stops, ofDoor := 0, 0, map[string]int{}
 	for r := range d.running {
-		if r.opening.state == starting {
-			all++
-			if r.opening.key.door == j.opening.key.door {
-				same++
-			}
+		switch {
+		case r.opening.state == starting:
+			starts++
+			ofDoor[r.opening.key.door]++
+		case now < r.began+d.slow():
+			stops++
 		}
 	}
-	return all < maxRunning && same < maxRunningDoor
+	best := -1
+	for i, j := range d.queue {
+		door := j.opening.key.door
+		switch {
+		case j.after > now:
+		case j.opening.state == stopping:
+			if stops < maxRunning {
+				return i
+			}
+		case starts >= maxRunning || ofDoor[door] >= maxRunningDoor:
+		case best < 0 || d.turn[door] < d.turn[d.queue[best].opening.key.door]:
+			best = i
+		}
+	}
+	return best
 }
 
 func (d *Doors) start(now time.Duration, j *job) {
 	o := j.opening
-	d.log.printf(now, "%s: running command: %s", o.key.door, j.command.Line)
+	d.printf(now, o.key.door, "%s: running command: %s", o.key.door, j.command.Line)
 	j.began = now
+	d.turn[o.key.door] = now
 	switch {
 	case o.state == stopping:
 		j.limit = now + stopLimit
@@ -277,20 +337,32 @@ func (d *Doors) start(now time.Duration, j *job) {
 	case o.state == stopping:
 		delete(d.running, j)
 		d.logOutcome(now, o.key.door, Outcome{Err: err})
-		j.after = now + retryAfter
-		d.queue = append(d.queue, j)
+		d.retry(now, j)
 	default:
 		d.end(now, j, Outcome{Err: err})
 	}
 }
 
+// retry queues a stop command once more.
+func (d *Doors) retry(now time.Duration, j *job) {
+	pause := retryAfter
+	if d.closing {
+		pause = retryClosing
+	}
+	d.queue = append(d.queue, &job{opening: j.opening, command: j.command, after: now + pause, retried: true})
+}
+
 // terminate ends a command by SIGTERM, and at the next call by SIGKILL.
 func (d *Doors) terminate(now time.Duration, j *job) {
+	if j.reaped {
+		j.limit = 0
+		return
+	}
 	sig := syscall.SIGTERM
 	if j.ending {
 		sig = syscall.SIGKILL
 	} else {
-		d.log.printf(now, "%s: ending a command that has run for %v", j.opening.key.door, (now - j.began).Round(time.Second))
+		d.printf(now, j.opening.key.door, "%s: ending a command that has run for %v", j.opening.key.door, (now - j.began).Round(time.Second))
 	}
 	j.ending = true
 	j.limit = now + killAfter
@@ -311,10 +383,14 @@ func (d *Doors) end(now time.Duration, j *job, out Outcome) {
 		}
 		o.state = opened
 		o.until = now + o.grant.Door.CmdTimeout
+	case o.state == stopping && !j.retried && (out.Signal != 0 && !j.ending || out.Status != 0 && d.closing):
+		// Somebody else ended it; or it failed where many ran at once: iptables-nft may not find a rule that another
+		// one has just deleted a copy of.
+		d.retry(now, j)
 	default:
 		d.forget(o)
 		if o.more > 0 {
-			d.log.printf(now, "%v: %s: opened %d times more while its command ran: not run again", o.key.source, o.key.door, o.more)
+			d.printf(now, o.key.door, "%v: %s: opened %d times more while its command ran: not run again", o.key.source, o.key.door, o.more)
 		}
 		if o.again {
 			d.grant(now, o.grant)
@@ -326,26 +402,27 @@ func (d *Doors) forget(o *opening) {
 	delete(d.open, o.key)
 	if d.count[o.key.door]--; d.count[o.key.door] == 0 {
 		delete(d.count, o.key.door)
+		delete(d.turn, o.key.door)
 	}
 }
 
 func (d *Doors) logOutcome(now time.Duration, door string, out Outcome) {
 	for line := range strings.Lines(out.Output) {
-		d.log.printf(now, "%s: command output: %s", door, strings.TrimRight(line, "\n"))
+		d.printf(now, door, "%s: command output: %s", door, strings.TrimRight(line, "\n"))
 	}
 	if out.More > 0 {
-		d.log.printf(now, "%s: command output: %d bytes more", door, out.More)
+		d.printf(now, door, "%s: command output: %d bytes more", door, out.More)
 	}
 	switch {
 	case out.Err != nil:
-		d.log.printf(now, "%s: command not run: %v", door, out.Err)
+		d.printf(now, door, "%s: command not run: %v", door, out.Err)
 		return
 	case out.Signal != 0:
-		d.log.printf(now, "%s: command ended by signal %d (%v)", door, out.Signal, out.Signal)
+		d.printf(now, door, "%s: command ended by signal %d (%v)", door, out.Signal, out.Signal)
 	case out.Status != 0:
-		d.log.printf(now, "%s: command returned non-zero status code (%d)", door, out.Status)
+		d.printf(now, door, "%s: command returned non-zero status code (%d)", door, out.Status)
 	}
-	d.log.printf(now, "%s: command took %v", door, out.Took.Round(time.Millisecond))
+	d.printf(now, door, "%s: command took %v", door, out.Took.Round(time.Millisecond))
 }
 
 // closeAll closes every door at once. A start command that has not begun will not; one that runs is ended first.
@@ -373,11 +450,13 @@ func (d *Doors) closeAll(now time.Duration) {
 
 // abandon says which commands have not ended.
 func (d *Doors) abandon() {
-	d.log.finish()
+	for _, t := range d.logs {
+		t.finish()
+	}
 	for j := range d.running {
-		d.log.log.printf("%s: command did not end within %v: %s", j.opening.key.door, stopDeadline, j.command.Line)
+		d.log.printf("%s: command did not end within %v: %s", j.opening.key.door, stopDeadline, j.command.Line)
 	}
 	for _, j := range d.queue {
-		d.log.log.printf("%s: command not run: no time was left: %s", j.opening.key.door, j.command.Line)
+		d.log.printf("%s: command not run: no time was left: %s", j.opening.key.door, j.command.Line)
 	}
 }

@@ -37,7 +37,7 @@ func newDoorsTest(t *testing.T, config string) *doorsTest {
 			return Process{}, errors.New("no memory")
 		}
 		d.started = append(d.started, c.Line)
-		return Process{noProcess}, nil
+		return Process{pid: noProcess}, nil
 	})
 	return d
 }
@@ -64,7 +64,7 @@ func (d *doorsTest) job(line string) *job {
 //
 //	+1s grant a 192.0.2.7 => open 192.0.2.7
 //
-// What happens is grant, end LINE (a command ends well), fail LINE (with status 1), tick, close, broken and mended (from
+// What happens is grant, end LINE (a command ends well), fail LINE (with status 1), killed LINE (by a signal), tick, close, broken and mended (from
 // now on commands cannot, or can, be started). "next" tells when there will be something to do, "log" what has been
 // logged since the last time, with | for line ends.
 func (d *doorsTest) run(script string) {
@@ -96,6 +96,8 @@ func (d *doorsTest) run(script string) {
 				d.end(now, d.job(arg), Outcome{})
 			case "fail":
 				d.end(now, d.job(arg), Outcome{Status: 1})
+			case "killed":
+				d.end(now, d.job(arg), Outcome{Signal: syscall.SIGKILL})
 			case "close":
 				d.closeAll(now)
 			case "broken", "mended":
@@ -328,8 +330,44 @@ func TestDoors(t *testing.T) {
 			+0s   end open 192.0.2.7  =>
 			+1s   broken              =>
 			+1s   close               =>
-			+1.5s mended              =>
-			+2s   tick                => close 192.0.2.7`},
+			+1.05s mended             =>
+			+1.1s tick                => close 192.0.2.7`},
+		{"a stop command that fails when all close is tried once more", a, `
+			+0s   grant a 192.0.2.7   => open 192.0.2.7
+			+0s   end open 192.0.2.7  =>
+			+1s   close               => close 192.0.2.7
+			+1s   fail close 192.0.2.7 =>
+			+1.1s tick                => close 192.0.2.7
+			+1.1s fail close 192.0.2.7 =>
+			+2s   tick                =>`},
+		{"a stop command that fails is closed as far as it goes", a, `
+			+0s   grant a 192.0.2.7   => open 192.0.2.7
+			+0s   end open 192.0.2.7  =>
+			+10s  tick                => close 192.0.2.7
+			+10s  fail close 192.0.2.7 =>
+			+10s  next                => never`},
+		{"a stop command that somebody else ends is run again", a, `
+			+0s   grant a 192.0.2.7   => open 192.0.2.7
+			+0s   end open 192.0.2.7  =>
+			+10s  tick                => close 192.0.2.7
+			+11s  killed close 192.0.2.7 =>
+			+12s  tick                => close 192.0.2.7
+			+13s  killed close 192.0.2.7 =>
+			+13s  next                => never`},
+		{"the doors take turns, and closing goes first", a + b + c, `
+			+0s    grant a 192.0.2.7  => open 192.0.2.7
+			+0s    end open 192.0.2.7 =>
+			+9.9s  grant c 192.0.2.1  => once 192.0.2.1
+			+9.9s  grant c 192.0.2.2  =>
+			+9.9s  grant c 192.0.2.3  =>
+			+9.9s  grant b 192.0.2.8  =>
+			+10s   tick               =>
+			+10.1s end once 192.0.2.1 => close 192.0.2.7
+			+10.2s end close 192.0.2.7 => openb 192.0.2.8
+			+10.3s end openb 192.0.2.8 => once 192.0.2.2
+			+10.4s grant b 192.0.2.9  =>
+			+10.5s end once 192.0.2.2 => openb 192.0.2.9
+			+10.6s end openb 192.0.2.9 => once 192.0.2.3`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) { newDoorsTest(t, test.config).run(test.script) })
@@ -522,7 +560,7 @@ func TestDoorsKill(t *testing.T) {
 		fifo := testFIFO(t)
 		c.Line = strings.Replace(c.Line, "echo ready", "echo ready > "+fifo, 1)
 		go func() { ready <- readFIFO(fifo) }()
-		return c.start(ended)
+		return startReaped(c, ended)
 	}
 	d.run("+0s grant a 192.0.2.7 =>")
 	receive(t, ready)

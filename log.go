@@ -8,16 +8,23 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Log writes knockd's log lines: to a file, each preceded by "[2006-01-02 15:04] ", or else to out as they are. Each
-// line is one write, so that two goroutines may log at once.
+// line is one write, so that two goroutines may log at once. Nobody waits for who reads the log: where a line would
+// block, it is left out.
 type Log struct {
 	out  io.Writer // where there is no file
 	copy io.Writer // gets every line that goes to the file too (-v); may be nil
 	file atomic.Pointer[os.File]
 	date func() time.Time
+	lost atomic.Int64 // lines left out since one was written
 }
+
+// maxLine keeps a line within what a pipe that is ready takes at once (pipe(7), PIPE_BUF).
+const maxLine = 4000
 
 // open makes path the log file, also when there is one already (logrotate); "" is none. What was open stays in use on
 // an error.
@@ -27,7 +34,7 @@ func (l *Log) open(path string) error {
 		var err error
 		// The mode is 640: the log tells who may come in.
 		if f, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640); err != nil {
-			return fmt.Errorf("opening the log file: %w", err)
+			return fmt.Errorf("opening the log file: %w: LogFile or -g must name a file that root can write", err)
 		}
 	}
 	if old := l.file.Swap(f); old != nil {
@@ -38,19 +45,42 @@ func (l *Log) open(path string) error {
 
 // printf writes one line. An error of writing has nowhere to go: the doors matter more.
 func (l *Log) printf(format string, a ...any) {
-	line := printable(fmt.Sprintf(format, a...)) + "\n"
+	line := printable(fmt.Sprintf(format, a...))
+	if len(line) > maxLine {
+		line = line[:maxLine] + " ..."
+	}
+	line += "\n"
 	f := l.file.Load()
 	if f == nil {
-		_, _ = io.WriteString(l.out, line)
+		_ = l.write(l.out, line)
 		return
 	}
 	dated := l.date().Format("[2006-01-02 15:04] ") + line
-	if _, err := f.WriteString(dated); errors.Is(err, os.ErrClosed) {
-		_, _ = l.file.Load().WriteString(dated) // open has just put another one in its place
+	if err := l.write(f, dated); errors.Is(err, os.ErrClosed) {
+		_ = l.write(l.file.Load(), dated) // open has just put another one in its place
 	}
 	if l.copy != nil {
-		_, _ = io.WriteString(l.copy, line)
+		_ = l.write(l.copy, line)
 	}
+}
+
+func (l *Log) write(to io.Writer, line string) error {
+	if f, isFile := to.(*os.File); isFile && !ready(f) {
+		l.lost.Add(1)
+		return nil
+	}
+	if n := l.lost.Swap(0); n > 0 {
+		line = fmt.Sprintf("%d lines lost, as nobody took them\n", n) + line
+	}
+	_, err := io.WriteString(to, line)
+	return err
+}
+
+// ready reports whether a line can be written without waiting. What cannot be asked is ready.
+func ready(f *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLOUT}}
+	n, err := unix.Poll(fds, 0)
+	return err != nil || n > 0
 }
 
 // printable replaces what could forge a line or drive a terminal.

@@ -71,10 +71,12 @@ type usageError string
 
 func (u usageError) Error() string { return string(u) }
 
-// errHelp asks for the subcommand's help on standard output; errVersion for the version.
 var (
+	// errHelp asks for the subcommand's help on standard output, errVersion for the version.
 	errHelp    = errors.New("help asked for")
 	errVersion = errors.New("version asked for")
+	// errLogged is an error that the log has told already, and standard error may not be there to tell.
+	errLogged = errors.New("see the log")
 )
 
 // run is the whole program: args[0] is the name it was called by. It returns the exit status.
@@ -121,6 +123,7 @@ func (e env) finish(c subcommand, program string, err error) int {
 	case errors.Is(err, errVersion):
 		_ = printVersion(e)
 		return 0
+	case errors.Is(err, errLogged):
 	case errors.As(err, &usage):
 		fmt.Fprintf(e.stderr, "%s: %s (%s --help shows what there is)\n", program, usage, program)
 		return 2

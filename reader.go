@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How many log lines strangers can cause: steps of attempts, and openings.
+// How many log lines strangers can cause: steps of attempts, and openings of one door.
 const (
 	stepBurst     = 100
 	stepInterval  = time.Second
@@ -38,7 +38,7 @@ type Reader struct {
 	plans     <-chan Plan // closed: stop
 	wake      int         // an eventfd that is written to after each send on plans
 	steps     Throttle
-	opened    Throttle
+	opened    map[string]*Throttle // by door name
 	pollFds   [1 + maxCaptures]unix.PollFd
 	hit       Hit
 	batchTime time.Duration
@@ -49,7 +49,9 @@ func (r *Reader) run() {
 	defer close(r.grants)
 	defer func() {
 		r.steps.finish()
-		r.opened.finish()
+		for _, t := range r.opened {
+			t.finish()
+		}
 		for _, c := range r.plan.captures {
 			c.close()
 		}
@@ -57,7 +59,8 @@ func (r *Reader) run() {
 	for {
 		woken, err := wait(r.plan.captures, r.wake, r.timeout(), r.pollFds[:0])
 		if err != nil {
-			r.log.printf("waiting for packets: %v", err)
+			r.steps.printf(r.batchTime, "waiting for packets: %v", err)
+			time.Sleep(time.Second)
 		}
 		if woken {
 			var count [8]byte
@@ -72,17 +75,24 @@ func (r *Reader) run() {
 		}
 		r.report(r.plan.matcher.Expire(r.batchTime))
 		r.steps.flush(r.batchTime)
-		r.opened.flush(r.batchTime)
+		for _, t := range r.opened {
+			t.flush(r.batchTime)
+		}
 	}
 }
 
 // timeout is how long there is nothing to do without a packet, in milliseconds, -1 for ever.
 func (r *Reader) timeout() int {
 	next := time.Duration(math.MaxInt64)
-	for _, n := range []func() (time.Duration, bool){r.plan.matcher.NextEnd, r.steps.next, r.opened.next} {
-		if at, ok := n(); ok {
+	earlier := func(at time.Duration, ok bool) {
+		if ok {
 			next = min(next, at)
 		}
+	}
+	earlier(r.plan.matcher.NextEnd())
+	earlier(r.steps.next())
+	for _, t := range r.opened {
+		earlier(t.next())
 	}
 	if next == math.MaxInt64 {
 		return -1
@@ -139,17 +149,21 @@ func (r *Reader) take(f *Frame) {
 	// VLAN. The second one counts.
 	link := r.plan.links[f.Link]
 	if len(r.plan.listened) > 1 && (f.Tagged || link != nil && r.plan.listened[link.Master]) {
+		r.ignored(f, "the bridge's or the VLAN's own link shows it again")
 		return
 	}
-	if parsePacket(f.Bytes, f.Len, &r.hit) != nil {
+	if err := parsePacket(f.Bytes, f.Len, &r.hit); err != nil {
+		r.ignored(f, err.Error())
 		return
 	}
 	r.hit.When, r.hit.Link = r.batchTime, f.Link
 	if !r.plan.own[r.hit.To] {
+		r.ignored(f, "it is not to an address of the interfaces listened on")
 		return
 	}
 	// 127.0.0.0/8 and ::1 come in on lo only (RFC 1122, section 3.2.1.3).
 	if (link == nil || !link.Loopback) && r.hit.source().IsLoopback() {
+		r.ignored(f, "its source is a loopback address, and it came by wire")
 		return
 	}
 	steps := r.plan.matcher.Observe(&r.hit)
@@ -169,8 +183,13 @@ func (r *Reader) report(steps []Step) {
 		case TimedOut:
 			r.steps.printf(r.batchTime, "%v: %s: sequence timeout (stage %d)", s.source(), s.Door.Name, s.Stage)
 		case Opened:
-			r.opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
-			r.opened.printf(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
+			opened := r.opened[s.Door.Name]
+			if opened == nil {
+				opened = &Throttle{log: r.log, burst: grantBurst, interval: grantInterval}
+				r.opened[s.Door.Name] = opened
+			}
+			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
+			opened.printf(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
 			grant := Grant{Door: s.Door, Source: s.source()}
 			if l := r.plan.links[r.hit.Link]; l != nil {
 				grant.Link = l.Name
@@ -179,7 +198,7 @@ func (r *Reader) report(steps []Step) {
 			case r.grants <- grant:
 			default:
 				// The doors are busy with hundreds of grants; to wait would lose packets.
-				r.opened.printf(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)
+				opened.printf(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)
 			}
 		}
 	}
@@ -187,6 +206,13 @@ func (r *Reader) report(steps []Step) {
 
 // source is the address that the step is about.
 func (s *Step) source() netip.Addr { return netip.AddrFrom16(s.From).Unmap() }
+
+// ignored says for -D why a packet is no hit.
+func (r *Reader) ignored(f *Frame, why string) {
+	if r.debug != nil {
+		r.debug.printf("packet of %d bytes on link %d does not count: %s", f.Len, f.Link, why)
+	}
+}
 
 // explain says for -D why a hit counted or did not.
 func (r *Reader) explain(steps []Step) {

@@ -25,7 +25,7 @@ func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
 		},
 		log: l, grants: grants,
 		steps:  Throttle{log: l, burst: stepBurst, interval: stepInterval},
-		opened: Throttle{log: l, burst: grantBurst, interval: grantInterval},
+		opened: map[string]*Throttle{},
 	}
 }
 

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"math"
 	"os"
 	"os/signal"
 	"slices"
@@ -35,14 +37,15 @@ func (o *serveOptions) options() []option {
 // daemon is the daemon's life: it reads the configuration, opens sockets and log, starts the reader and the doors, and
 // follows signals.
 type daemon struct {
-	options serveOptions
-	now     func() time.Duration
-	log     *Log
-	debug   *Log
-	config  *Config
-	on      []string // the interfaces listened on; nil: all
-	plans   chan Plan
-	wake    int
+	options  serveOptions
+	now      func() time.Duration
+	log      *Log
+	debug    *Log
+	config   *Config
+	on       []string     // what -i names; nil: all
+	listened map[int]bool // indexes of the links listened on
+	plans    chan Plan
+	wake     int
 }
 
 func serve(e env, args []string) error {
@@ -62,11 +65,16 @@ func serve(e env, args []string) error {
 		// Standard error may be a service manager's log.
 		return withoutSecrets(err)
 	}
-	// From here on no signal ends the daemon half-way. SIGPIPE is taken, and not ignored, as commands would inherit that.
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, unix.SIGHUP, unix.SIGTERM, unix.SIGINT)
+	// From here on no signal ends the daemon half-way. SIGHUP has a channel of its own, so that many of them do not
+	// push out a SIGTERM. SIGPIPE is taken, and not ignored, as commands would inherit that.
+	hangups, ends := make(chan os.Signal, 1), make(chan os.Signal, 2)
+	signal.Notify(hangups, unix.SIGHUP)
+	signal.Notify(ends, unix.SIGTERM, unix.SIGINT)
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
-	defer signal.Stop(signals)
+	defer signal.Stop(hangups)
+	defer signal.Stop(ends)
+	// Commands are to inherit nothing that the caller has left open. Linux 5.9; without it they do, as with knockd.
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 
 	d.config = config
 	plan, err := d.plan(config)
@@ -92,11 +100,12 @@ func serve(e env, args []string) error {
 	if d.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("making an eventfd: %w", err)
 	}
-	grants := make(chan Grant, maxOpenings)
+	d.listened = plan.listened
+	grants := make(chan Grant, maxGrants)
 	reader := &Reader{
 		plan: plan, now: d.now, log: d.log, debug: d.debug, grants: grants, plans: d.plans, wake: d.wake,
+		opened: map[string]*Throttle{},
 		steps:  Throttle{log: d.log, burst: stepBurst, interval: stepInterval},
-		opened: Throttle{log: d.log, burst: grantBurst, interval: grantInterval},
 	}
 	closed := make(chan struct{})
 	d.log.printf("starting up, listening on %s", describeInterfaces(d.interfaces(config)))
@@ -106,23 +115,29 @@ func serve(e env, args []string) error {
 		newDoors(d.now, d.log, Command.start).serve(grants)
 		close(closed)
 	}()
-	for sig := range signals {
-		if sig == unix.SIGHUP {
+	for {
+		select {
+		case <-hangups:
 			d.reload()
 			continue
+		case <-ends:
 		}
-		close(d.plans)
-		d.wakeReader()
-		select {
-		case <-closed:
-			d.log.printf("shutting down")
-			return nil
-		case sig := <-signals:
-			return fmt.Errorf("ended at once by a second signal (%v): doors may be open", sig)
-		}
+		break
 	}
-	return nil
+	close(d.plans)
+	d.wakeReader()
+	select {
+	case <-closed:
+		d.log.printf("shutting down")
+		return nil
+	case sig := <-ends:
+		d.log.printf("ended at once by a second signal (%v): doors may be open", sig)
+		return errLogged
+	}
 }
+
+// maxGrants is how many grants may wait for the doors.
+const maxGrants = 1024
 
 // interfaceList is what -i says; nil without it.
 func (o *serveOptions) interfaceList() ([]string, error) {
@@ -158,7 +173,7 @@ func describeInterfaces(names []string) string {
 func openConfig(file string) (*Config, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, fmt.Errorf("opening the configuration: %w", err)
+		return nil, fmt.Errorf("opening the configuration: %w: -c names another file", err)
 	}
 	defer f.Close()
 	c, err := parseConfig(file, f)
@@ -270,7 +285,9 @@ func (d *daemon) reload() {
 	if err == nil {
 		plan, err = d.plan(config)
 	}
-	if err == nil && !slices.Equal(d.interfaces(config), d.interfaces(d.config)) {
+	// Other links, or one of the same name that was made anew.
+	if err == nil && (!slices.Equal(d.interfaces(config), d.interfaces(d.config)) ||
+		d.interfaces(config) != nil && !maps.Equal(plan.listened, d.listened)) {
 		plan.captures, err = openCaptures(plan, d.interfaces(config))
 	}
 	logFile := d.logFile(d.config)
@@ -290,7 +307,18 @@ func (d *daemon) reload() {
 		return
 	}
 	d.logWarnings(config)
-	d.config = config
+	d.config, d.listened = config, plan.listened
+	select {
+	case old := <-d.plans: // the reader has not taken it up yet, and goes straight to the new one
+		if plan.captures == nil {
+			plan.captures = old.captures
+		} else {
+			for _, c := range old.captures {
+				c.close()
+			}
+		}
+	default:
+	}
 	d.plans <- plan
 	d.wakeReader()
 }

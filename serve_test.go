@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -373,6 +374,166 @@ func TestAwkwardCommands(t *testing.T) {
 	}
 	w.wantPort(0, hostSSH, filtered)
 	w.must(exec.Command("sh", "-c", "kill $(cat "+hanging+")").Run())
+}
+
+// TestSignalStorm sends hundreds of SIGHUPs while a door is open, SIGTERM among them, and more while it closes: the
+// door closes, and the exit status is 0.
+func TestSignalStorm(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	d := w.serve(sshDoor("ssh", "7000,8000", 600))
+	w.knock(0, "-d20", hostAddr, "7000", "8000")
+	w.awaitPort(0, hostSSH, reached)
+	for range 300 {
+		d.signal(unix.SIGHUP)
+	}
+	d.signal(unix.SIGTERM)
+	for range 20 {
+		_ = d.cmd.Process.Signal(unix.SIGHUP)
+	}
+	d.wantExit(0)
+	w.wantPort(0, hostSSH, filtered)
+}
+
+// TestReloadUnderTraffic reloads again and again, with other interfaces, while somebody knocks.
+func TestReloadUnderTraffic(t *testing.T) {
+	w := newWorld(t, 1)
+	config := func(link string) string {
+		return "[options]\n interface = " + link + "\n[a]\n sequence = 7000,8000\n command = true\n"
+	}
+	dir := t.TempDir()
+	d := &running{w: w, config: dir + "/c", log: dir + "/log", ended: make(chan error, 1)}
+	d.write(config("eth0"))
+	d.cmd = sesame("sesame", "serve", "-c", d.config, "-g", d.log)
+	w.must(w.host.start(d.cmd))
+	go func() { d.ended <- d.cmd.Wait() }()
+	d.await("starting up")
+	for i := range 40 {
+		d.write(config([]string{"eth0", "eth0,lo", "any"}[i%3]))
+		d.signal(unix.SIGHUP)
+		w.knock(0, "-d0", hostAddr, "7000", "8000")
+	}
+	opened := func() int { return strings.Count(d.logged(), "OPEN SESAME") }
+	before := opened()
+	w.eventually("an opening after the last reload", func() bool {
+		w.knock(0, "-d0", hostAddr, "7000", "8000")
+		return opened() > before
+	})
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.cmd.Process.Pid))
+	if err != nil || len(fds) > 20 {
+		t.Errorf("open files after 40 reloads: got %d, %v, want few", len(fds), err)
+	}
+	d.stop()
+}
+
+// TestInterfaceMadeAnew deletes the interface and makes another one of its name: SIGHUP listens on that.
+func TestInterfaceMadeAnew(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.serve("[a]\n sequence = 7000,8000\n command = true\n")
+	w.must(w.host.run("ip", "link", "delete", "eth0"))
+	w.must(w.host.link("eth0", w.clients[0], "eth1"))
+	w.must(w.host.run("ip", "address", "add", "10.8.0.1/24", "dev", "eth0"))
+	w.must(w.clients[0].run("ip", "address", "add", "10.8.0.2/24", "dev", "eth1"))
+	d.signal(unix.SIGHUP)
+	d.await("re-opening log file")
+	w.knock(0, "-d20", "10.8.0.1", "7000", "8000")
+	d.await("10.8.0.2: a: OPEN SESAME")
+	d.stop()
+}
+
+// TestBlockedLog has a log that nobody reads: the door opens and closes all the same.
+func TestBlockedLog(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	config := filepath.Join(t.TempDir(), "c")
+	w.must(os.WriteFile(config, []byte(sshDoor("ssh", "7000,8000", 600)), 0o600))
+	cmd := sesame("sesame", "serve", "-i", "eth0", "-c", config)
+	r, full, err := os.Pipe()
+	w.must(err)
+	defer r.Close()
+	cmd.Stderr = full
+	w.must(w.host.start(cmd))
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	if _, err := r.Read(make([]byte, 4096)); err != nil { // starting up
+		t.Fatal(err)
+	}
+	// Opened again, so that the daemon's own descriptor stays one that blocks.
+	filler, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", full.Fd()), unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	w.must(err)
+	for err == nil {
+		_, err = unix.Write(filler, make([]byte, 1))
+	}
+	_ = unix.Close(filler)
+	w.knock(0, "-d20", hostAddr, "7000", "8000")
+	w.awaitPort(0, hostSSH, reached)
+	w.must(cmd.Process.Signal(unix.SIGTERM))
+	select {
+	case err := <-ended:
+		if got := exitStatus(err); got != 0 {
+			t.Errorf("exit status: got %d, want 0", got)
+		}
+	case <-time.After(5 * time.Second):
+		_ = cmd.Process.Kill()
+		t.Error("SIGTERM did not end the daemon")
+	}
+	w.wantPort(0, hostSSH, filtered)
+}
+
+// TestStopAtProcessLimit closes a hundred doors where few processes and threads may be made.
+func TestStopAtProcessLimit(t *testing.T) {
+	w := newWorld(t, 1)
+	dir := t.TempDir()
+	w.must(os.Chmod(dir, 0o777))
+	config := "[a]\n sequence = 7000:udp\n start_command = touch " + dir + "/%IP%\n cmd_timeout = 600\n stop_command = sleep 0.3; rm " + dir + "/%IP%\n"
+	d := w.serve(config)
+	x := w.wire(0)
+	const sources = 100
+	for i := range sources {
+		x.send(fromClient4.with(func(p *testPacket) { p.from, p.knock = fmt.Sprintf("10.9.1.%d", i+1), Knock{7000, udp} }).bytes())
+	}
+	files := func() int {
+		open, err := filepath.Glob(dir + "/10.*")
+		w.must(err)
+		return len(open)
+	}
+	w.eventually("all openings", func() bool { return files() == sources && strings.Count(d.logged(), "command took") == sources })
+	// Files are the limit that also holds for root.
+	w.must(exec.Command("prlimit", "--pid", fmt.Sprint(d.cmd.Process.Pid), "--nofile=24").Run())
+	d.stop()
+	if n := files(); n != 0 {
+		t.Errorf("doors still open: got %d, want 0", n)
+	}
+	if !strings.Contains(d.logged(), "too many open files") {
+		t.Error("the limit was never reached: the test shows nothing")
+	}
+}
+
+// TestBusyDoorBesideAnother floods a door of one knock, whose command takes its time, while somebody knocks on another.
+func TestBusyDoorBesideAnother(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	d := w.serve(sshDoor("ssh", "7000,8000", 600) + "[busy]\n sequence = 5555:udp\n command = sleep 0.2\n")
+	x := w.wire(0)
+	p := fromClient4
+	p.knock = Knock{5555, udp}
+	b := p.bytes()
+	for i := range 5000 {
+		binary.BigEndian.PutUint32(b[ipv4OffSource:], 0x0b000000+uint32(i)) // 11.0.0.0
+		x.send(b)
+	}
+	w.knock(0, "-d20", hostAddr, "7000", "8000")
+	began := time.Now()
+	w.awaitPort(0, hostSSH, reached)
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("the other door opened after %v", took)
+	}
+	if !strings.Contains(d.logged(), "10.9.0.2: ssh: OPEN SESAME") {
+		t.Error("the flood left no room for the other door's line")
+	}
+	d.signal(unix.SIGTERM)
+	<-d.ended
+	w.wantPort(0, hostSSH, filtered)
 }
 
 func TestSecondSignalEndsAtOnce(t *testing.T) {
