@@ -223,6 +223,33 @@ func TestLinkDownAndUp(t *testing.T) {
 	d.stop()
 }
 
+// TestDebug runs with -D: it tells of what the kernel's filter would have kept back, and counts no more than without.
+func TestDebug(t *testing.T) {
+	w := newWorld(t, 1)
+	config := t.TempDir() + "/c"
+	w.must(os.WriteFile(config, []byte("[a]\n sequence = 7000,8000:udp\n tcpflags = syn\n command = true\n"), 0o600))
+	debug, err := os.Create(t.TempDir() + "/debug")
+	w.must(err)
+	defer debug.Close()
+	cmd := sesame("knockd", "-Dieth0", "-c", config, "-g/dev/null")
+	cmd.Stderr = debug
+	w.must(w.host.start(cmd))
+	d := &running{w: w, cmd: cmd, log: debug.Name(), ended: make(chan error, 1)}
+	go func() { d.ended <- cmd.Wait() }()
+	d.await("packets to ports that are no door's knock are not seen, and not shown here")
+	w.from(0, "knock -d 5 10.9.0.1 7000 7000:udp 8000; hping3 -q -c 1 -F -p 7000 10.9.0.1; knock 10.9.0.1 8000:udp")
+	for _, want := range []string{
+		"-> 7000:tcp (syn): a: 10.9.0.2: stage 1 of 2\n",
+		"packet from 10.9.0.2 on link ", " does not count: 7000:udp is no door's knock\n",
+		"does not count: 8000:tcp is no door's knock\n",
+		"-> 7000:tcp (fin): a: 10.9.0.2: TCPFlags do not fit: ignored\n",
+		"-> 8000:udp: a: 10.9.0.2: the sequence is complete\n",
+	} {
+		d.await(want)
+	}
+	d.stop()
+}
+
 // TestOnlyIPv4 gives -4 and knocks over both families.
 func TestOnlyIPv4(t *testing.T) {
 	w := newWorld(t, 1)

@@ -33,15 +33,21 @@ func check(e env, args []string) error {
 		return usageError(fmt.Sprintf("%q is one argument too many: a file is named by -c", rest[0]))
 	}
 	c, err := openConfig(o.config)
-	if err != nil {
+	if c == nil {
 		return err
 	}
-	warnings := append(c.Warnings, hostWarnings(c)...)
-	for _, err := range unserved(c) {
-		warnings = append(warnings, err.text)
+	warnings := c.Warnings
+	if err == nil {
+		warnings = append(warnings, hostWarnings(c)...)
+		for _, err := range unserved(c) {
+			warnings = append(warnings, err.text)
+		}
 	}
 	for _, w := range warnings {
 		fmt.Fprintf(e.stderr, "warning: %s\n", w)
+	}
+	if err != nil {
+		return err
 	}
 	fmt.Fprintln(e.stdout, "configuration OK")
 	for _, d := range c.Doors {
@@ -74,8 +80,14 @@ func describeDoor(d *Door, secrets bool) string {
 	default:
 		fmt.Fprintf(&s, ", opens for %v", d.CmdTimeout)
 	}
-	if secrets && start != "" {
-		fmt.Fprintf(&s, ": %s", start)
+	if secrets {
+		for _, c := range []struct{ name, line string }{
+			{"Start_Command", d.Start}, {"Start_Command_6", d.Start6}, {"Stop_Command", d.Stop}, {"Stop_Command_6", d.Stop6},
+		} {
+			if c.line != "" {
+				fmt.Fprintf(&s, "; %s = %s", c.name, c.line)
+			}
+		}
 	}
 	return s.String()
 }

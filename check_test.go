@@ -20,8 +20,8 @@ func TestCheck(t *testing.T) {
 	}{
 		{"good", ssh + sh, "", output{0, "configuration OK\nssh: 2 knocks within 25s, runs a command\n", ""}},
 		{"with the secrets", ssh + sh + "[once]\nSequence = 3,2,1\nCommand = open\nStop_Command = close\nCmd_Timeout = 500\n", "-v", output{0,
-			"configuration OK\nssh: 41941:tcp,42942:udp within 25s, runs a command: /bin/sh -c 'open %IP%'\n" +
-				"once: 3:tcp,2:tcp,1:tcp within 25s, opens for 8m20s: open\n", ""}},
+			"configuration OK\nssh: 41941:tcp,42942:udp within 25s, runs a command; Start_Command = /bin/sh -c 'open %IP%'; Start_Command_6 = /bin/sh -c 'open %IP%'\n" +
+				"once: 3:tcp,2:tcp,1:tcp within 25s, opens for 8m20s; Start_Command = open; Start_Command_6 = open; Stop_Command = close; Stop_Command_6 = close\n", ""}},
 		{"door that closes", ssh + sh + "Stop_Command = close\nCmd_Timeout = 5\nSeq_Timeout = 3", "",
 			output{0, "configuration OK\nssh: 2 knocks within 3s, opens for 5s\n", ""}},
 		{"door for IPv6", ssh + "Command_6 = /bin/sh open", "", output{0, "configuration OK\nssh: 2 knocks within 25s, runs a command\n", ""}},

@@ -159,7 +159,8 @@ const (
 )
 
 // parseConfig reads a configuration in knockd's syntax. name stands in messages. The error is a configErrors with
-// everything that is wrong, or that of reading r.
+// everything that is wrong, or that of reading r. With mistakes, the Config is good for its warnings only, and may be
+// nil.
 func parseConfig(name string, r io.Reader) (*Config, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxConfigSize+1))
 	if err != nil {
@@ -181,9 +182,8 @@ func parseConfig(name string, r io.Reader) (*Config, error) {
 		}
 	}
 	p.finish()
-	p.errors = p.errors[:min(len(p.errors), maxConfigErrors)]
 	if len(p.errors) > 0 {
-		return nil, p.errors
+		return p.config, p.errors[:min(len(p.errors), maxConfigErrors)]
 	}
 	return p.config, nil
 }
@@ -194,6 +194,7 @@ type section struct {
 	seen   map[string]int // line of each directive, by canonical name
 	start6 *string
 	stop6  *string
+	wrong  bool // a line of it is
 }
 
 type parser struct {
@@ -221,6 +222,9 @@ func (p *parser) fail(format string, a ...any) {
 
 func (p *parser) failSecret(secret, format string, a ...any) {
 	p.errors = append(p.errors, configError{p.where(p.line, p.open) + fmt.Sprintf(format, a...), secret})
+	if p.open != nil {
+		p.open.wrong = true
+	}
 }
 
 func (p *parser) warn(format string, a ...any) {
@@ -284,8 +288,12 @@ func (p *parser) parseLine(line string) {
 	d, known := findDirective(key)
 	switch {
 	case line[0] == '[':
-		p.fail("a section is [name] and nothing behind it: put the rest on a line of its own")
-		name, _, _ := strings.Cut(line[1:], "]")
+		name, _, closed := strings.Cut(line[1:], "]")
+		if closed {
+			p.fail("a section is [name] and nothing behind it: put the rest on a line of its own")
+		} else {
+			p.fail("a section is [name]: the ] is missing")
+		}
 		p.startSection(strings.TrimSpace(name)) // so that what follows is read as meant
 	case !known && strings.ContainsAny(strings.TrimSuffix(key, "_6"), "0123456789"):
 		// It may be a sequence without its =, or the rest of one that was broken over two lines.
@@ -393,7 +401,9 @@ func parseInterfaces(list string) (names []string, err error) {
 		case name == "", name == ".", name == "..", len(name) > 15, strings.ContainsAny(name, "/: \t"):
 			return nil, fmt.Errorf("%q is no interface name: names separated by commas (eth0,ppp0) or any", name)
 		}
-		names = append(names, name)
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
 	return names, nil
 }
@@ -519,19 +529,25 @@ func (p *parser) finish() {
 		if s.stop6 != nil {
 			d.Stop6 = *s.stop6
 		}
-		if d.Sequence == nil && s.seen["Sequence"] == 0 && d.OneTime == "" {
+		if d.Sequence == nil && !s.wrong && d.OneTime == "" { // else Sequence may be the line that is wrong
 			p.fail("a door needs a Sequence: Sequence = 7000,8000:udp,9000")
 		}
-		p.warnSurprises(s)
+		if !s.wrong { // else what surprises may come of that
+			p.warnSurprises(s)
+		}
 		p.config.Doors = append(p.config.Doors, d)
 	}
 	p.warnPrefixes()
+	p.warnNames()
 	p.open = nil
 	if len(p.sections) == 0 {
 		p.warn("there is no door: nothing can be opened")
 	}
 	sort.SliceStable(p.config.Warnings, func(i, j int) bool {
 		return lineOf(p.config, p.config.Warnings[i]) < lineOf(p.config, p.config.Warnings[j])
+	})
+	sort.SliceStable(p.errors, func(i, j int) bool {
+		return lineOf(p.config, p.errors[i].text) < lineOf(p.config, p.errors[j].text)
 	})
 }
 
@@ -608,6 +624,19 @@ func (p *parser) warnPrefixes() {
 			p.warn("it has the same sequence as door %q (line %d): both open at once", other.Name, other.Line)
 		} else {
 			p.warn("its sequence is the beginning of that of door %q (line %d): it opens on the way", other.Name, other.Line)
+		}
+	}
+}
+
+// warnNames finds doors that the log does not tell apart.
+func (p *parser) warnNames() {
+	named := map[string]*section{}
+	for _, s := range p.sections {
+		if other := named[s.door.Name]; other != nil {
+			p.open, p.line = s, s.door.Line
+			p.warn("a door of this name stands on line %d already: the log will not tell them apart", other.door.Line)
+		} else {
+			named[s.door.Name] = s
 		}
 	}
 }

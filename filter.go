@@ -74,6 +74,31 @@ func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec
 	return spec
 }
 
+// lets reports whether a knock is one that the exact filter lets through.
+func (s FilterSpec) lets(k Knock) bool {
+	ports := s.TCP
+	if k.Proto == udp {
+		ports = s.UDP
+	}
+	_, found := slices.BinarySearchFunc(ports, k.Port, func(iv interval, port uint16) int {
+		switch {
+		case iv.hi < port:
+			return -1
+		case iv.lo > port:
+			return 1
+		}
+		return 0
+	})
+	return found
+}
+
+// wide is the spec that lets through whatever -D can say something about: both protocols and any flags.
+func (s FilterSpec) wide() FilterSpec {
+	s.TCP = mergeIntervals(slices.Concat(s.TCP, s.UDP))
+	s.UDP, s.Flags = s.TCP, nil
+	return s
+}
+
 // mergeIntervals sorts intervals and joins those that overlap or touch.
 func mergeIntervals(in []interval) (out []interval) {
 	slices.SortFunc(in, func(a, b interval) int { return int(a.lo) - int(b.lo) })

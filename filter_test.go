@@ -448,3 +448,25 @@ func BenchmarkFilterVM(b *testing.B) {
 		}
 	}
 }
+
+// TestFilterSpecLets asks of every port whether it counts, and whether the wide spec has it in both protocols.
+func TestFilterSpecLets(t *testing.T) {
+	doors := []*Door{{Sequence: []Knock{{1, tcp}, {7000, udp}, {7001, udp}, {65535, tcp}}, Flags: TCPFlags{flagSYN, flagSYN}}}
+	spec := filterSpec(doors, nil, false)
+	wide := spec.wide()
+	for port := 0; port <= 65535; port++ {
+		for _, proto := range []Protocol{tcp, udp} {
+			k := Knock{uint16(port), proto}
+			if got, want := spec.lets(k), slices.Contains(doors[0].Sequence, k); got != want {
+				t.Errorf("%v counts: got %v, want %v", k, got, want)
+			}
+			want := slices.Contains(doors[0].Sequence, Knock{k.Port, tcp}) || slices.Contains(doors[0].Sequence, Knock{k.Port, udp})
+			if got := wide.lets(k); got != want {
+				t.Errorf("%v is wide: got %v, want %v", k, got, want)
+			}
+		}
+	}
+	if wide.Flags != nil {
+		t.Errorf("flags of the wide spec: got %v, want none", wide.Flags)
+	}
+}

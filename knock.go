@@ -90,9 +90,11 @@ func (o *knockOptions) parseArguments(args []string) (host string, sequence []Kn
 		return "", nil, errors.New("a host and its ports are needed: HOST 7000 8000:udp 9000")
 	}
 	if o.ipv4 && o.ipv6 {
-		return "", nil, errors.New("-4 and -6 exclude each other: give none for both")
+		return "", nil, errors.New("-4 and -6 exclude each other: give neither to knock over both")
 	}
-	host = args[0]
+	if host = strings.TrimSuffix(strings.TrimPrefix(args[0], "["), "]"); host == "" {
+		return "", nil, errors.New("the host is empty")
+	}
 	first, _, _ := strings.Cut(host, ",")
 	if _, err := parseKnock(first, tcp); err == nil {
 		return "", nil, fmt.Errorf("%s is a port and no host: write the host before the ports: HOST %s", host, strings.Join(args, " "))
@@ -121,6 +123,9 @@ func (o *knockOptions) resolve(host string) (addresses []netip.Addr, err error) 
 	// LookupNetIP would lose the zone of fe80::1%eth0.
 	if addr, err := netip.ParseAddr(host); err == nil {
 		addr = addr.Unmap()
+		if addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == "" {
+			return nil, fmt.Errorf("%s is an address of one link only: say which, as in %s%%eth0", host, host)
+		}
 		if o.ipv4 && !addr.Is4() || o.ipv6 && addr.Is4() {
 			return nil, fmt.Errorf("%s is an address of the other family than -4 or -6 asks for", host)
 		}

@@ -17,6 +17,9 @@ func TestParseArguments(t *testing.T) {
 	const needed = "the ports to knock on are needed: H 7000 8000:udp 9000"
 	tests := []struct{ name, in, want string }{
 		{"plain", "H 7000 8000 9000", "H 7000:tcp,8000:tcp,9000:tcp 50ms"},
+		{"brackets", "[2001:db8::1] 7000", "2001:db8::1 7000:tcp 50ms"},
+		{"empty brackets", "[] 7000", "the host is empty"},
+		{"list of ports and no host", "7000,8000:udp", "7000,8000:udp is a port and no host: write the host before the ports: HOST 7000,8000:udp"},
 		{"options first", "-v -d 500 H 7000", "H 7000:tcp 500ms verbose"},
 		{"options last", "H 7000 8000 9000 -d 500 -v", "H 7000:tcp,8000:tcp,9000:tcp 500ms verbose"},
 		{"options joined", "-4vd100 H 7000", "H 7000:tcp 100ms verbose ipv4"},
@@ -44,7 +47,7 @@ func TestParseArguments(t *testing.T) {
 		{"name of a service", "H ssh", `a port is a number from 1 to 65535, not "ssh"`},
 		{"range", "H 7000-7003", `a port is a number from 1 to 65535, not "7000-7003"`},
 		{"unknown protocol", "H 7000:icmp", `a knock is PORT, PORT:tcp or PORT:udp, not "7000:icmp"`},
-		{"both families", "-4 -6 H 7000", "-4 and -6 exclude each other: give none for both"},
+		{"both families", "-4 -6 H 7000", "-4 and -6 exclude each other: give neither to knock over both"},
 		{"delay in words", "-d fast H 7000", `option -d: a delay is milliseconds, a number from 0 to 3600000, not "fast"`},
 		{"delay with a unit", "--delay=50ms H 7000", `option --delay: a delay is milliseconds, a number from 0 to 3600000, not "50ms"`},
 		{"delay below 0", "-d -1 H 7000", `option -d: a delay is milliseconds, a number from 0 to 3600000, not "-1"`},
@@ -93,6 +96,7 @@ func TestResolveAddress(t *testing.T) {
 		{"IPv6, asked for", knockOptions{ipv6: true}, "2001:db8::7", "2001:db8::7"},
 		{"IPv6, not asked for", knockOptions{ipv4: true}, "2001:db8::7", ""},
 		{"link-local", knockOptions{}, "fe80::1%lo", "fe80::1%lo"},
+		{"link-local, of no link", knockOptions{}, "fe80::1", ""},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

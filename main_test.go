@@ -128,8 +128,8 @@ func TestExitStatus(t *testing.T) {
 
 		{"sesame check -c " + bad, 1, bad + ":2: door \"a\": Sequence: a port is a number from 1 to 65535, not \"x\"\n" +
 			bad + ":3: door \"a\": unknown directive \"Colour\"\n"},
-		{"sesame check -c " + missing, 1, "sesame check: opening the configuration: open " + missing + ": no such file or directory\n"},
-		{"knockd -c " + missing, 1, "knockd: opening the configuration: open " + missing + ": no such file or directory\n"},
+		{"sesame check -c " + missing, 1, "sesame check: opening the configuration: open " + missing + ": no such file or directory: -c names another file\n"},
+		{"knockd -c " + missing, 1, "knockd: opening the configuration: open " + missing + ": no such file or directory: -c names another file\n"},
 		{"/usr/bin/knock -d 0 fe80::1%nosuch0 7000", 1, ""},
 
 		{"sesame chekc", 2, "sesame: unknown command \"chekc\" (did you mean check?) (sesame --help shows what there is)\n"},
@@ -139,6 +139,7 @@ func TestExitStatus(t *testing.T) {
 		{"sesame help ", 2, "sesame help: no command \"\" (sesame help --help shows what there is)\n"},
 		{"sesame check --verbsoe", 2, "sesame check: unknown option \"--verbsoe\" (did you mean verbose?) (sesame check --help shows what there is)\n"},
 		{"sesame check " + good, 2, "sesame check: \"" + good + "\" is one argument too many: a file is named by -c (sesame check --help shows what there is)\n"},
+		{"knockd --interface= -c " + good, 2, ""},
 		{"knockd eth0", 2, "knockd: \"eth0\" is one argument too many (knockd --help shows what there is)\n"},
 		{"knockd -i eth0/1", 2, "knockd: option -i: \"eth0/1\" is no interface name: names separated by commas (eth0,ppp0) or any (knockd --help shows what there is)\n"},
 		{"/usr/bin/knock host", 2, "knock: the ports to knock on are needed: host 7000 8000:udp 9000 (knock --help shows what there is)\n"},

@@ -20,12 +20,21 @@ const (
 
 // Plan is what the reader goes by. A reload gives it a new one.
 type Plan struct {
-	captures []*Capture // nil: those it has, with spec as their new filter
-	spec     FilterSpec
+	captures []*Capture // nil: those it has, with a new filter
+	spec     FilterSpec // what counts
+	wide     bool       // the filter lets more through, for -D
 	matcher  *Matcher
 	links    map[int]*Link
 	listened map[int]bool // indexes of the links listened on
 	own      map[[16]byte]bool
+}
+
+// filter is what the kernel is to let through.
+func (p *Plan) filter() FilterSpec {
+	if p.wide {
+		return p.spec.wide()
+	}
+	return p.spec
 }
 
 // Reader is the goroutine that owns the captures and the matcher: it takes packets from the ring and sends grants.
@@ -121,7 +130,7 @@ func (r *Reader) follow(plan Plan) {
 	if plan.captures == nil {
 		plan.captures = r.plan.captures
 		for _, c := range plan.captures {
-			if err := c.attach(plan.spec); err != nil {
+			if err := c.attach(plan.filter()); err != nil {
 				r.log.printf("%v", err)
 			}
 		}
@@ -145,6 +154,7 @@ func (r *Reader) take(f *Frame) {
 	default:
 		return
 	}
+	r.hit = Hit{}
 	// With several links a frame can come twice: on a bridge's port and on the bridge, on a VLAN's parent and on the
 	// VLAN. The second one counts.
 	link := r.plan.links[f.Link]
@@ -164,6 +174,12 @@ func (r *Reader) take(f *Frame) {
 	// 127.0.0.0/8 and ::1 come in on lo only (RFC 1122, section 3.2.1.3).
 	if (link == nil || !link.Loopback) && r.hit.source().IsLoopback() {
 		r.ignored(f, "its source is a loopback address, and it came by wire")
+		return
+	}
+	if !r.plan.spec.lets(r.hit.Knock) { // it must not matter how coarse the filter is
+		if r.debug != nil {
+			r.ignored(f, fmt.Sprintf("%v is no door's knock", r.hit.Knock))
+		}
 		return
 	}
 	steps := r.plan.matcher.Observe(&r.hit)
@@ -210,7 +226,7 @@ func (s *Step) source() netip.Addr { return netip.AddrFrom16(s.From).Unmap() }
 // ignored says for -D why a packet is no hit.
 func (r *Reader) ignored(f *Frame, why string) {
 	if r.debug != nil {
-		r.debug.printf("packet of %d bytes on link %d does not count: %s", f.Len, f.Link, why)
+		r.debug.printf("packet from %v on link %d does not count: %s", r.hit.source(), f.Link, why)
 	}
 }
 
@@ -228,7 +244,7 @@ func (r *Reader) explain(steps []Step) {
 		what += " (" + strings.Join(flags, ",") + ")"
 	}
 	if len(steps) == 0 {
-		r.debug.printf("%s: no attempt to spoil, and no door's first knock", what)
+		r.debug.printf("%s: ignored: no attempt is under way, and no door begins with it", what)
 	}
 	for _, s := range steps {
 		var why string
@@ -242,9 +258,9 @@ func (r *Reader) explain(steps []Step) {
 		case Copied:
 			why = "a copy of a SYN that has counted: ignored"
 		case Discarded:
-			why = fmt.Sprintf("a wrong port: the attempt at stage %d is discarded", s.Stage)
+			why = fmt.Sprintf("a wrong port, %v is next: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case TimedOut:
-			why = fmt.Sprintf("Seq_Timeout is over: the attempt at stage %d is discarded", s.Stage)
+			why = fmt.Sprintf("Seq_Timeout is over, and %v did not come: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case Unfit:
 			why = "TCPFlags do not fit: ignored"
 		case Cooling:

@@ -19,6 +19,7 @@ func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
 	return &Reader{
 		plan: Plan{
 			matcher:  newMatcher(doors, 16),
+			spec:     filterSpec(doors, nil, false),
 			links:    map[int]*Link{1: {Index: 1, Name: "br0"}, 2: {Index: 2, Name: "port", Master: 1}, 3: {Index: 3, Name: "lo", Loopback: true}},
 			listened: map[int]bool{1: true, 2: true, 3: true},
 			own:      map[[16]byte]bool{testSYN4.hit().To: true, testSYN6.hit().To: true},
@@ -143,7 +144,7 @@ func TestReaderExplains(t *testing.T) {
 	}
 	want := `hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: the sequence is complete
 hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: a copy of a SYN that has counted: ignored
-hit: 192.0.2.7:40001 -> 7001:tcp (syn): no attempt to spoil, and no door's first knock
+packet from 192.0.2.7 on link 1 does not count: 7001:tcp is no door's knock
 hit: 192.0.2.7:40001 -> 7000:udp: udp: 192.0.2.7: the sequence is complete
 `
 	if debug.String() != want {

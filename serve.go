@@ -19,6 +19,7 @@ const defaultConfigFile = "/etc/knockd.conf"
 // serveOptions is the daemon's command line. Where the configuration says something else, the command line wins.
 type serveOptions struct {
 	config, interfaces, logFile string
+	named                       bool // interfaces are
 	verbose, debug, onlyIPv4    bool
 }
 
@@ -26,9 +27,12 @@ func (o *serveOptions) options() []option {
 	o.config = defaultConfigFile
 	return append([]option{
 		stringOption('c', "config", "FILE", "configuration (default "+defaultConfigFile+")", &o.config),
-		stringOption('i', "interface", "NAME,...", "listen on these interfaces (default: Interface of the configuration, or all)", &o.interfaces),
+		{'i', "interface", "NAME,...", "listen on these interfaces (default: Interface of the configuration, or all)", func(v string) error {
+			o.interfaces, o.named = v, true
+			return nil
+		}},
 		stringOption('g', "logfile", "FILE", "log to FILE (default: LogFile of the configuration, or standard error)", &o.logFile),
-		flagOption('v', "verbose", "print the log lines to standard output, too", &o.verbose),
+		flagOption('v', "verbose", "with a log file, print the log lines to standard output as well", &o.verbose),
 		flagOption('D', "debug", "say on standard error for each hit why it counted or did not; this shows the ports", &o.debug),
 		flagOption('4', "only-ip-v4", "take no notice of IPv6", &o.onlyIPv4),
 	}, helpOptions()...)
@@ -110,6 +114,9 @@ func serve(e env, args []string) error {
 	closed := make(chan struct{})
 	d.log.printf("starting up, listening on %s", describeInterfaces(d.interfaces(config)))
 	d.logWarnings(config)
+	if d.debug != nil {
+		d.debug.printf("packets to ports that are no door's knock are not seen, and not shown here")
+	}
 	go reader.run()
 	go func() {
 		newDoors(d.now, d.log, Command.start).serve(grants)
@@ -141,7 +148,7 @@ const maxGrants = 1024
 
 // interfaceList is what -i says; nil without it.
 func (o *serveOptions) interfaceList() ([]string, error) {
-	if o.interfaces == "" {
+	if !o.named {
 		return nil, nil
 	}
 	return parseInterfaces(o.interfaces)
@@ -149,7 +156,7 @@ func (o *serveOptions) interfaceList() ([]string, error) {
 
 // interfaces are the names to listen on; nil is all of them.
 func (d *daemon) interfaces(c *Config) []string {
-	if d.options.interfaces != "" {
+	if d.options.named {
 		return d.on
 	}
 	return c.Interfaces
@@ -169,7 +176,7 @@ func describeInterfaces(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// openConfig reads the configuration in file.
+// openConfig reads the configuration in file. With mistakes in it there is a Config too, for its warnings.
 func openConfig(file string) (*Config, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -177,13 +184,19 @@ func openConfig(file string) (*Config, error) {
 	}
 	defer f.Close()
 	c, err := parseConfig(file, f)
-	if err != nil {
+	if c == nil {
 		return nil, err
 	}
-	if info, err := f.Stat(); err == nil && info.Mode()&0o004 != 0 {
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Mode()&0o004 != 0 {
 		c.Warnings = append(c.Warnings, fmt.Sprintf("%s: others can read it, and it holds the secret: chmod 600 %s", file, file))
 	}
-	return c, nil
+	if c.UseSyslog {
+		c.Warnings = append(c.Warnings, file+": UseSyslog has no effect yet: the log goes to LogFile or standard error")
+	}
+	if c.PidFile != "" {
+		c.Warnings = append(c.Warnings, file+": PidFile has no effect yet: the daemon stays in the foreground")
+	}
+	return c, err
 }
 
 // readConfig reads the configuration and refuses what serve cannot do.
@@ -194,12 +207,6 @@ func (d *daemon) readConfig() (*Config, error) {
 	}
 	if errs := unserved(c); errs != nil {
 		return nil, errs
-	}
-	if c.UseSyslog {
-		c.Warnings = append(c.Warnings, c.File+": UseSyslog has no effect yet: the log goes to LogFile or standard error")
-	}
-	if c.PidFile != "" {
-		c.Warnings = append(c.Warnings, c.File+": PidFile has no effect yet: the daemon stays in the foreground")
 	}
 	return c, nil
 }
@@ -236,7 +243,7 @@ func (d *daemon) plan(c *Config) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	p := Plan{links: links, listened: map[int]bool{}, own: map[[16]byte]bool{}, matcher: newMatcher(c.Doors, maxAttempts)}
+	p := Plan{links: links, listened: map[int]bool{}, own: map[[16]byte]bool{}, matcher: newMatcher(c.Doors, maxAttempts), wide: d.options.debug}
 	p.matcher.onlyChanges = !d.options.debug
 	for _, l := range on {
 		p.listened[l.Index] = true
@@ -265,7 +272,7 @@ func openCaptures(p Plan, names []string) (captures []*Capture, err error) {
 		return nil, fmt.Errorf("%d interfaces are named, more than %d: name none to listen on all", len(indexes), maxCaptures)
 	}
 	for _, index := range indexes {
-		c, err := openCapture(index, p.spec, ringSize/len(indexes))
+		c, err := openCapture(index, p.filter(), ringSize/len(indexes))
 		if err != nil {
 			for _, c := range captures {
 				c.close()
