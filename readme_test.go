@@ -192,7 +192,7 @@ func TestReadmeConfigurations(t *testing.T) {
 		}
 		w := newWorld(t, 2)
 		w.hide()
-		d := w.serve(strings.Replace(text, "Cmd_Timeout   = 30", "Cmd_Timeout   = 2", 1))
+		d := w.serve(strings.Replace(text, "= 30\n", "= 2\n", 1))
 		w.wantPort(0, hostSSH, filtered)
 		w.knock(0, append([]string{hostAddr}, strings.Split(c.Doors[0].sequence(), ",")...)...)
 		w.awaitPort(0, hostSSH, reached)
@@ -202,8 +202,8 @@ func TestReadmeConfigurations(t *testing.T) {
 	}
 }
 
-// TestReadmeCommands runs the README's commands, in their order, with a directory of the test's own for /usr/local. The
-// host has the README's address and Debian's configuration of knockd.
+// TestReadmeCommands runs the README's commands, in their order, with a directory of the test's own for /usr/local and
+// a copy of Debian's configuration of knockd. The host has the README's address.
 func TestReadmeCommands(t *testing.T) {
 	w := newWorld(t, 1)
 	w.listen("22")
@@ -214,6 +214,8 @@ func TestReadmeCommands(t *testing.T) {
 	local := t.TempDir()
 	w.must(os.MkdirAll(local+"/sbin", 0o755))
 	w.must(os.MkdirAll(local+"/bin", 0o755))
+	config := local + "/knockd.conf"
+	w.must(exec.Command("cp", "/etc/knockd.conf", config).Run())
 	here, err := os.Getwd()
 	w.must(err)
 	path := "PATH=" + local + "/sbin:" + local + "/bin:" + here + ":" + os.Getenv("PATH")
@@ -231,7 +233,7 @@ func TestReadmeCommands(t *testing.T) {
 		if strings.HasPrefix(line, "knock ") {
 			in = w.clients[0]
 		}
-		cmd := exec.Command("sh", "-c", "exec "+strings.ReplaceAll(line, "/usr/local", local))
+		cmd := exec.Command("unshare", "-m", "sh", "-c", "mount --bind "+config+" /etc/knockd.conf && exec "+strings.ReplaceAll(line, "/usr/local", local))
 		cmd.Env = append(os.Environ(), path)
 		cmd.Stdout, cmd.Stderr = log, log
 		w.must(in.start(cmd))
@@ -252,8 +254,8 @@ func TestReadmeCommands(t *testing.T) {
 		t.Error(err)
 	}
 	for _, rule := range []string{"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "--dport 22 -j DROP"} {
-		if n := w.rules(rule); n != 1 {
-			t.Errorf("rules %q: got %d, want 1", rule, n)
+		if n := w.rules(rule); n != 2 { // for IPv4 and IPv6
+			t.Errorf("rules %q: got %d, want 2", rule, n)
 		}
 	}
 	if !strings.Contains(logged(), "openSSH: OPEN SESAME") {
