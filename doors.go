@@ -128,6 +128,11 @@ func (d *Doors) serve(grants <-chan Grant) {
 		case g, ok := <-grants:
 			if ok {
 				d.grant(d.now(), g)
+				for range len(grants) { // more of them, before the rest is looked at
+					if g, ok := <-grants; ok {
+						d.grant(d.now(), g)
+					}
+				}
 				break
 			}
 			grants = nil
