@@ -152,7 +152,7 @@ func withoutSecrets(err error) error {
 
 const (
 	maxConfigSize     = 1 << 20
-	maxConfigErrors   = 100
+	maxConfigErrors   = 100 // and as many warnings
 	defaultSeqTimeout = 25 * time.Second
 	defaultCmdTimeout = 10 * time.Second
 	maxSeconds        = 1<<31 - 1 // knockd's atoi
@@ -546,6 +546,9 @@ func (p *parser) finish() {
 	sort.SliceStable(p.config.Warnings, func(i, j int) bool {
 		return lineOf(p.config, p.config.Warnings[i]) < lineOf(p.config, p.config.Warnings[j])
 	})
+	if n := len(p.config.Warnings) - maxConfigErrors; n > 0 {
+		p.config.Warnings = append(p.config.Warnings[:maxConfigErrors], fmt.Sprintf("%s: %d more warnings", p.config.File, n))
+	}
 	sort.SliceStable(p.errors, func(i, j int) bool {
 		return lineOf(p.config, p.errors[i].text) < lineOf(p.config, p.errors[j].text)
 	})
@@ -645,6 +648,9 @@ func (p *parser) warnNames() {
 func didYouMean(word string, names []string) string {
 	best, at := 3, ""
 	for _, name := range names {
+		if longer := len(word) - len(name); longer >= best || -longer >= best {
+			continue
+		}
 		if d := editDistance(strings.ToLower(word), strings.ToLower(name)); d < best {
 			best, at = d, name
 		}

@@ -266,6 +266,19 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+func TestTooManyWarnings(t *testing.T) {
+	c, err := parseConfig("knockd.conf", strings.NewReader(strings.Repeat("[a]\nSequence = 1\n", maxConfigErrors)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := len(c.Warnings), maxConfigErrors+1; got != want {
+		t.Errorf("got %d warnings, want %d", got, want)
+	}
+	if got, want := c.Warnings[len(c.Warnings)-1], "knockd.conf: 298 more warnings"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestTooManyMistakes(t *testing.T) {
 	lines := strings.Split(mistakesOf("[a]\n"+strings.Repeat("Colour = red\n", 2*maxConfigErrors)), "\n")
 	if got, want := len(lines), maxConfigErrors+1; got != want {
