@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unre
 GOBUILD  = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 ARCHES   = amd64 386 arm arm64 mips mipsle riscv64
 
-.PHONY: build demo test race check cross clean
+.PHONY: build demo test race fuzz check cross clean
 
 build:
 	$(GOBUILD) -o sesame .
@@ -21,6 +21,13 @@ test:
 
 race:
 	go test -count=1 -race -timeout 30m ./...
+
+# Each fuzz target for FUZZTIME; findings stay in testdata/fuzz as seeds.
+FUZZTIME = 60s
+fuzz:
+	@for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' *_test.go); do \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x . || exit 1; \
+	done
 
 # What a machine can see of the source.
 check:

@@ -78,7 +78,11 @@ func (l *Log) write(to io.Writer, line string) error {
 
 // ready reports whether a line can be written without waiting. What cannot be asked is ready.
 func ready(f *os.File) bool {
-	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLOUT}}
+	fd := f.Fd()
+	if fd == ^uintptr(0) {
+		return true // closed: writing will say so
+	}
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	n, err := unix.Poll(fds, 0)
 	return err != nil || n > 0
 }
@@ -104,12 +108,20 @@ type Throttle struct {
 }
 
 func (t *Throttle) printf(now time.Duration, format string, a ...any) {
+	if t.allow(now) {
+		t.log.printf(format, a...)
+	}
+}
+
+// allow reports whether a line may be logged now; if not, it counts as left out. Who asks before making the line saves
+// its memory.
+func (t *Throttle) allow(now time.Duration) bool {
 	if !t.take(now) {
 		t.leftOut++
-		return
+		return false
 	}
 	t.finish()
-	t.log.printf(format, a...)
+	return true
 }
 
 // take is the generic cell rate algorithm: a line costs interval, and at most burst lines are paid in advance.

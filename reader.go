@@ -195,9 +195,13 @@ func (r *Reader) report(steps []Step) {
 		s := &steps[i]
 		switch s.Kind {
 		case Advanced:
-			r.steps.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
+			if r.steps.allow(r.batchTime) {
+				r.log.printf("%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
+			}
 		case TimedOut:
-			r.steps.printf(r.batchTime, "%v: %s: sequence timeout (stage %d)", s.source(), s.Door.Name, s.Stage)
+			if r.steps.allow(r.batchTime) {
+				r.log.printf("%v: %s: sequence timeout (stage %d)", s.source(), s.Door.Name, s.Stage)
+			}
 		case Opened:
 			opened := r.opened[s.Door.Name]
 			if opened == nil {

@@ -109,6 +109,27 @@ func TestReaderAllocates(t *testing.T) {
 	}
 }
 
+// TestReaderFlood shows what a flood of first knocks costs once its lines are left out: no memory either.
+func TestReaderFlood(t *testing.T) {
+	r := newTestReader(new(strings.Builder), make(chan Grant))
+	r.plan.matcher = newMatcher([]*Door{{Name: "a", Sequence: []Knock{{7000, tcp}, {8000, tcp}}, SeqTimeout: time.Second}}, 16)
+	r.plan.matcher.onlyChanges = true
+	f := Frame{Bytes: testSYN4.bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1}
+	flood := func() {
+		for i := range byte(200) {
+			f.Bytes[ipv4OffSource+3] = i
+			r.take(&f)
+		}
+	}
+	flood()
+	if n := testing.AllocsPerRun(10, flood); n != 0 {
+		t.Errorf("got %v allocations for 200 first knocks, want 0", n)
+	}
+	if r.steps.leftOut == 0 {
+		t.Error("no line was left out: the test shows nothing")
+	}
+}
+
 // TestReaderTimeout is how long the reader may sleep.
 func TestReaderTimeout(t *testing.T) {
 	var now time.Duration
