@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unre
 GOBUILD  = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 ARCHES   = amd64 386 arm arm64 mips mipsle riscv64
 
-.PHONY: build demo test race fuzz check cross clean
+.PHONY: build demo test race fuzz compare check cross clean
 
 build:
 	$(GOBUILD) -o sesame .
@@ -28,6 +28,12 @@ fuzz:
 	@for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' *_test.go); do \
 		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x . || exit 1; \
 	done
+
+# Ours beside Debian's knockd on the same packets: make compare SEED=1001 N=1000
+SEED = 1
+N = 1000
+compare:
+	SESAME_COMPARE_SEED=$(SEED) SESAME_COMPARE_N=$(N) go test -count=1 -timeout 60m -run 'TestBesideKnockd|TestDifferentFromKnockd' -v .
 
 # What a machine can see of the source.
 check:

@@ -50,13 +50,18 @@ type FilterSpec struct {
 	Flags     []TCPFlags // a TCP packet fits at least one of them
 	Addresses []netip.Addr
 	OnlyIPv4  bool
+
+	knocks map[Knock][]TCPFlags // each door's flags, by its knocks
 }
 
 // filterSpec says what doors listen to. Every door's ports count for all doors: a wrong one ends an attempt.
 func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec {
-	spec := FilterSpec{Addresses: addresses, OnlyIPv4: onlyIPv4}
+	spec := FilterSpec{Addresses: addresses, OnlyIPv4: onlyIPv4, knocks: map[Knock][]TCPFlags{}}
 	for _, d := range doors {
 		for _, k := range d.Sequence {
+			if !slices.Contains(spec.knocks[k], d.Flags) {
+				spec.knocks[k] = append(spec.knocks[k], d.Flags)
+			}
 			if k.Proto == tcp {
 				spec.TCP = append(spec.TCP, interval{k.Port, k.Port})
 			} else {
@@ -74,22 +79,15 @@ func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec
 	return spec
 }
 
-// lets reports whether a knock is one that the exact filter lets through.
-func (s FilterSpec) lets(k Knock) bool {
-	ports := s.TCP
-	if k.Proto == udp {
-		ports = s.UDP
-	}
-	_, found := slices.BinarySearchFunc(ports, k.Port, func(iv interval, port uint16) int {
-		switch {
-		case iv.hi < port:
-			return -1
-		case iv.lo > port:
-			return 1
+// lets reports whether a hit counts: a door has its knock, and that same door's flags fit. The program may let more
+// through: it looks at ports and flags apart, and may be coarse.
+func (s FilterSpec) lets(h *Hit) bool {
+	for _, f := range s.knocks[h.Knock] {
+		if h.Knock.Proto != tcp || f.fit(h.Flags) {
+			return true
 		}
-		return 0
-	})
-	return found
+	}
+	return false
 }
 
 // wide is the spec that lets through whatever -D can say something about: both protocols and any flags.

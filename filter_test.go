@@ -209,14 +209,16 @@ func TestFilterSpec(t *testing.T) {
 		doors []*Door
 		want  string
 	}{
-		{"no door", nil, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true}"},
-		{"ports", []*Door{{Sequence: sequence, Flags: syn}}, "{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] Flags:[{Mask:2 Value:2}] Addresses:[] OnlyIPv4:true}"},
-		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true}"},
-		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true}"},
-		{"too many flags", many, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true}"},
+		{"no door", nil, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"ports", []*Door{{Sequence: sequence, Flags: syn}}, "{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] Flags:[{Mask:2 Value:2}] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"too many flags", many, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
 	}
 	for _, test := range tests {
-		if got := fmt.Sprintf("%+v", filterSpec(test.doors, nil, true)); got != test.want {
+		spec := filterSpec(test.doors, nil, true)
+		spec.knocks = nil // TestFilterSpecLets looks at them
+		if got := fmt.Sprintf("%+v", spec); got != test.want {
 			t.Errorf("%s: got %s, want %s", test.name, got, test.want)
 		}
 	}
@@ -449,21 +451,34 @@ func BenchmarkFilterVM(b *testing.B) {
 	}
 }
 
-// TestFilterSpecLets asks of every port whether it counts, and whether the wide spec has it in both protocols.
+// TestFilterSpecLets asks of every port whether it counts, with each door's own flags, and whether the wide spec has it
+// in both protocols.
 func TestFilterSpecLets(t *testing.T) {
-	doors := []*Door{{Sequence: []Knock{{1, tcp}, {7000, udp}, {7001, udp}, {65535, tcp}}, Flags: TCPFlags{flagSYN, flagSYN}}}
+	doors := []*Door{
+		{Sequence: []Knock{{1, tcp}, {7000, udp}, {7001, udp}, {65535, tcp}}, Flags: TCPFlags{flagSYN, flagSYN}},
+		{Sequence: []Knock{{2, tcp}, {1, tcp}}, Flags: TCPFlags{flagFIN, flagFIN}},
+		{Sequence: []Knock{{3, tcp}}},
+	}
 	spec := filterSpec(doors, nil, false)
 	wide := spec.wide()
 	for port := 0; port <= 65535; port++ {
 		for _, proto := range []Protocol{tcp, udp} {
-			k := Knock{uint16(port), proto}
-			if got, want := spec.lets(k), slices.Contains(doors[0].Sequence, k); got != want {
-				t.Errorf("%v counts: got %v, want %v", k, got, want)
+			for _, flags := range []uint8{0, flagSYN, flagFIN, flagACK} {
+				h := &Hit{Knock: Knock{uint16(port), proto}, Flags: flags}
+				want := slices.ContainsFunc(doors, func(d *Door) bool {
+					return slices.Contains(d.Sequence, h.Knock) && (proto == udp || d.Flags.fit(flags))
+				})
+				if got := spec.lets(h); got != want {
+					t.Errorf("%v with flags %s counts: got %v, want %v", h.Knock, h.flags(), got, want)
+				}
 			}
-			want := slices.Contains(doors[0].Sequence, Knock{k.Port, tcp}) || slices.Contains(doors[0].Sequence, Knock{k.Port, udp})
-			if got := wide.lets(k); got != want {
-				t.Errorf("%v is wide: got %v, want %v", k, got, want)
-			}
+		}
+		in := func(ports []interval) bool {
+			return slices.ContainsFunc(ports, func(i interval) bool { return int(i.lo) <= port && port <= int(i.hi) })
+		}
+		want := in(spec.TCP) || in(spec.UDP)
+		if in(wide.TCP) != want || in(wide.UDP) != want {
+			t.Errorf("%d is in the wide spec: got %v for TCP and %v for UDP, want %v", port, in(wide.TCP), in(wide.UDP), want)
 		}
 	}
 	if wide.Flags != nil {

@@ -176,9 +176,9 @@ func (r *Reader) take(f *Frame) {
 		r.ignored(f, "its source is a loopback address, and it came by wire")
 		return
 	}
-	if !r.plan.spec.lets(r.hit.Knock) { // it must not matter how coarse the filter is
+	if !r.plan.spec.lets(&r.hit) {
 		if r.debug != nil {
-			r.ignored(f, fmt.Sprintf("%v is no door's knock", r.hit.Knock))
+			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not with these flags (%s)", r.hit.Knock, r.hit.flags()))
 		}
 		return
 	}
@@ -234,18 +234,23 @@ func (r *Reader) ignored(f *Frame, why string) {
 	}
 }
 
-// explain says for -D why a hit counted or did not.
-func (r *Reader) explain(steps []Step) {
-	h := &r.hit
+// flags prints the TCP flags: syn,ack.
+func (h *Hit) flags() string {
 	var flags []string
 	for i, name := range []string{"fin", "syn", "rst", "psh", "ack", "urg"} {
 		if h.Flags&(1<<i) != 0 {
 			flags = append(flags, name)
 		}
 	}
+	return strings.Join(flags, ",")
+}
+
+// explain says for -D why a hit counted or did not.
+func (r *Reader) explain(steps []Step) {
+	h := &r.hit
 	what := fmt.Sprintf("hit: %v -> %v", netip.AddrPortFrom(h.source(), h.FromPort), h.Knock)
 	if h.Knock.Proto == tcp {
-		what += " (" + strings.Join(flags, ",") + ")"
+		what += " (" + h.flags() + ")"
 	}
 	if len(steps) == 0 {
 		r.debug.printf("%s: ignored: no attempt is under way, and no door begins with it", what)

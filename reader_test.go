@@ -165,7 +165,7 @@ func TestReaderExplains(t *testing.T) {
 	}
 	want := `hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: the sequence is complete
 hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: a copy of a SYN that has counted: ignored
-packet from 192.0.2.7 on link 1 does not count: 7001:tcp is no door's knock
+packet from 192.0.2.7 on link 1 does not count: 7001:tcp is no door's knock, or not with these flags (syn)
 hit: 192.0.2.7:40001 -> 7000:udp: udp: 192.0.2.7: the sequence is complete
 `
 	if debug.String() != want {
