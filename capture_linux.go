@@ -163,18 +163,9 @@ func (c *Capture) read(take func(*Frame)) {
 	}
 }
 
-// clearError takes note of an error such as ENETDOWN, which poll reports until somebody asks. The kernel binds the
-// socket again when the link is up again (packet_notifier in net/packet/af_packet.c).
-func (c *Capture) clearError() error {
-	errno, err := unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
-		return os.NewSyscallError("getsockopt", err)
-	}
-	if errno == 0 {
-		return nil
-	}
-	return unix.Errno(errno)
-}
+// clearError asks for an error such as ENETDOWN, which poll reports until somebody does. The kernel binds the socket
+// again when the link is up again (packet_notifier in net/packet/af_packet.c).
+func (c *Capture) clearError() { _, _ = unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR) }
 
 func (c *Capture) close() {
 	if c.ring != nil {
@@ -196,7 +187,7 @@ func wait(captures []*Capture, wake int, timeout int, fds []unix.PollFd) (woken 
 	}
 	for i, c := range captures {
 		if fds[i+1].Revents&unix.POLLERR != 0 {
-			_ = c.clearError()
+			c.clearError()
 		}
 	}
 	return fds[0].Revents&unix.POLLIN != 0, nil

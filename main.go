@@ -12,7 +12,8 @@
 //
 // A packet goes down one line: capture_linux.go takes it from the kernel, packet.go parses it into a Hit, matcher.go
 // says which doors it advances or opens, doors.go keeps what is open, and command.go runs the door's commands. The
-// reader goroutine owns capture and matcher, the doors goroutine owns what is open; grants cross one channel.
+// reader goroutine (reader.go) owns capture and matcher, the doors goroutine (doors.go) what is open; grants cross one
+// channel. serve.go starts both and follows signals.
 //
 // Exit status: 0 done, 1 failed, 2 wrong usage.
 package main

@@ -613,8 +613,8 @@ type progress struct {
 	first int // number of the hit that it started with
 }
 
-// reference matches by knockd's rule, for several doors at once, and tolerates a repeat of the knock just matched: slow, and so simple
-// that it can be believed. It keeps every way in which the hits can be read.
+// reference matches by knockd's rule, for several doors at once, and tolerates a repeat of the knock just matched: slow,
+// and so simple that it can be believed. It keeps every way in which the hits can be read.
 type reference struct {
 	doors   []*Door
 	ways    map[attemptKey]map[progress]bool
