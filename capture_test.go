@@ -233,9 +233,7 @@ func TestDebug(t *testing.T) {
 	defer debug.Close()
 	cmd := sesame("knockd", "-Dieth0", "-c", config, "-g/dev/null")
 	cmd.Stderr = debug
-	w.must(w.host.start(cmd))
-	d := &running{w: w, cmd: cmd, log: debug.Name(), ended: make(chan error, 1)}
-	go func() { d.ended <- cmd.Wait() }()
+	d := w.daemon(cmd, config, debug.Name())
 	d.await("packets to ports that are no door's knock are not seen, and not shown here")
 	w.from(0, "knock -d 5 10.9.0.1 7000 7000:udp 8000; hping3 -q -c 1 -F -p 7000 10.9.0.1; knock 10.9.0.1 8000:udp")
 	for _, want := range []string{

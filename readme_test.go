@@ -239,6 +239,7 @@ func TestReadmeCommands(t *testing.T) {
 		w.must(in.start(cmd))
 		if strings.HasPrefix(line, "knockd -i") {
 			daemon = cmd
+			t.Cleanup(func() { _ = cmd.Process.Kill() })
 			w.eventually("the daemon", func() bool { return strings.Contains(logged(), "starting up") })
 			continue
 		}

@@ -402,11 +402,8 @@ func TestReloadUnderTraffic(t *testing.T) {
 		return "[options]\n interface = " + link + "\n[a]\n sequence = 7000,8000\n command = true\n"
 	}
 	dir := t.TempDir()
-	d := &running{w: w, config: dir + "/c", log: dir + "/log", ended: make(chan error, 1)}
-	d.write(config("eth0"))
-	d.cmd = sesame("sesame", "serve", "-c", d.config, "-g", d.log)
-	w.must(w.host.start(d.cmd))
-	go func() { d.ended <- d.cmd.Wait() }()
+	w.must(os.WriteFile(dir+"/c", []byte(config("eth0")), 0o600))
+	d := w.daemon(sesame("sesame", "serve", "-c", dir+"/c", "-g", dir+"/log"), dir+"/c", dir+"/log")
 	d.await("starting up")
 	for i := range 40 {
 		d.write(config([]string{"eth0", "eth0,lo", "any"}[i%3]))
@@ -452,9 +449,7 @@ func TestBlockedLog(t *testing.T) {
 	w.must(err)
 	defer r.Close()
 	cmd.Stderr = full
-	w.must(w.host.start(cmd))
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	d := w.daemon(cmd, config, os.DevNull)
 	if _, err := r.Read(make([]byte, 4096)); err != nil { // starting up
 		t.Fatal(err)
 	}
@@ -467,16 +462,7 @@ func TestBlockedLog(t *testing.T) {
 	_ = unix.Close(filler)
 	w.knock(0, "-d20", hostAddr, "7000", "8000")
 	w.awaitPort(0, hostSSH, reached)
-	w.must(cmd.Process.Signal(unix.SIGTERM))
-	select {
-	case err := <-ended:
-		if got := exitStatus(err); got != 0 {
-			t.Errorf("exit status: got %d, want 0", got)
-		}
-	case <-time.After(5 * time.Second):
-		_ = cmd.Process.Kill()
-		t.Error("SIGTERM did not end the daemon")
-	}
+	d.stop()
 	w.wantPort(0, hostSSH, filtered)
 }
 
@@ -602,9 +588,7 @@ func TestEveryInterface(t *testing.T) {
 	config := filepath.Join(dir, "c")
 	w.must(os.WriteFile(config, []byte("[a]\n sequence = 7000,7001,7002\n command = echo opened by %IP% on $KNOCK_INTERFACE\n"), 0o600))
 	cmd := sesame("knockd", "-c", config, "-g"+dir+"/log")
-	w.must(w.host.start(cmd))
-	d := &running{w: w, cmd: cmd, log: dir + "/log", ended: make(chan error, 1)}
-	go func() { d.ended <- cmd.Wait() }()
+	d := w.daemon(cmd, config, dir+"/log")
 	d.await("starting up, listening on any (all interfaces)")
 	w.knock(0, hostAddr, "7000", "7001", "7002")
 	d.await("opened by 10.9.0.2 on eth0")

@@ -158,20 +158,35 @@ type running struct {
 func (w *world) serve(config string, args ...string) *running {
 	w.Helper()
 	dir := w.TempDir()
-	r := &running{w: w, config: filepath.Join(dir, "knockd.conf"), log: filepath.Join(dir, "log"), ended: make(chan error, 1)}
-	r.write(config)
-	r.cmd = sesame("sesame", append([]string{"serve", "-c", r.config, "-i", "eth0", "-g", r.log}, args...)...)
+	file, log := filepath.Join(dir, "knockd.conf"), filepath.Join(dir, "log")
+	w.must(os.WriteFile(file, []byte(config), 0o600))
+	cmd := sesame("sesame", append([]string{"serve", "-c", file, "-i", "eth0", "-g", log}, args...)...)
+	r := w.daemon(cmd, file, log)
+	r.await("starting up, listening on eth0")
+	return r
+}
+
+// daemon starts cmd on the host. It ends with the test at the latest.
+func (w *world) daemon(cmd *exec.Cmd, config, log string) *running {
+	w.Helper()
+	r := &running{w: w, cmd: cmd, config: config, log: log, ended: make(chan error, 1)}
 	var stderr bytes.Buffer
-	r.cmd.Stderr = &stderr
-	w.must(w.host.start(r.cmd))
-	go func() { r.ended <- r.cmd.Wait() }()
+	if cmd.Stderr == nil {
+		cmd.Stderr = &stderr
+	}
+	w.must(w.host.start(cmd))
+	waited := make(chan struct{})
+	go func() {
+		r.ended <- cmd.Wait()
+		close(waited)
+	}()
 	w.Cleanup(func() {
-		_ = r.cmd.Process.Kill()
+		_ = cmd.Process.Kill()
+		<-waited
 		if w.Failed() {
 			w.Logf("the daemon's log:\n%s%s", r.logged(), stderr.String())
 		}
 	})
-	r.await("starting up, listening on eth0")
 	return r
 }
 
