@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 )
 
 type checkOptions struct {
@@ -132,7 +134,10 @@ func establishedWarning(c *Config) (warnings []string) {
 	if i < 0 {
 		return nil
 	}
-	rules, err := exec.Command("iptables", "-w", "-S").Output()
+	// Who holds the firewall's lock for ever must not hold up check.
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	rules, err := exec.CommandContext(ctx, "iptables", "-w", "-S").Output()
 	if err != nil {
 		return nil
 	}

@@ -466,8 +466,9 @@ func TestBlockedLog(t *testing.T) {
 	w.wantPort(0, hostSSH, filtered)
 }
 
-// TestStopAtProcessLimit closes a hundred doors where few processes and threads may be made.
-func TestStopAtProcessLimit(t *testing.T) {
+// TestStopAtFileLimit closes a hundred doors where few files may be open, so that many stop commands cannot be started
+// at first.
+func TestStopAtFileLimit(t *testing.T) {
 	w := newWorld(t, 1)
 	dir := t.TempDir()
 	w.must(os.Chmod(dir, 0o777))
