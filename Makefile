@@ -16,7 +16,7 @@ demo: build
 	@./sesame demo
 
 test:
-	@sh needs.sh iptables nft ip knockd knock nmap hping3 nc telnet bash
+	@sh needs.sh iptables nft ip knockd knock nmap hping3 nc telnet bash busybox
 	go test -count=1 -timeout 20m ./...
 
 race:

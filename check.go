@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 type checkOptions struct {
@@ -39,10 +41,14 @@ func check(e env, args []string) error {
 		return err
 	}
 	warnings := c.Warnings
+	unused, mistakes, unreadable := c.oneTimeFiles()
+	if err == nil && mistakes != nil {
+		err = mistakes
+	}
 	if err == nil {
 		warnings = append(warnings, hostWarnings(c)...)
-		for _, err := range unserved(c) {
-			warnings = append(warnings, err.text)
+		for _, u := range unreadable {
+			warnings = append(warnings, u.text)
 		}
 	}
 	for _, w := range warnings {
@@ -53,17 +59,18 @@ func check(e env, args []string) error {
 	}
 	fmt.Fprintln(e.stdout, "configuration OK")
 	for _, d := range c.Doors {
-		fmt.Fprintln(e.stdout, describeDoor(d, o.verbose))
+		fmt.Fprintln(e.stdout, describeDoor(d, len(unused[d.OneTime]), o.verbose))
 	}
 	return nil
 }
 
-// describeDoor is one line that begins with the door's name and a colon. Only with secrets it shows the sequence.
-func describeDoor(d *Door, secrets bool) string {
+// describeDoor is one line that begins with the door's name and a colon. Only with secrets it shows the sequence; unused
+// is how many one-time sequences there are.
+func describeDoor(d *Door, unused int, secrets bool) string {
 	var s strings.Builder
 	switch {
-	case d.Sequence == nil:
-		fmt.Fprintf(&s, "%s: one-time sequences from %s", d.Name, d.OneTime)
+	case d.OneTime != "":
+		fmt.Fprintf(&s, "%s: %d one-time %s left in %s,", d.Name, unused, plural(unused, "sequence"), d.OneTime)
 	case secrets:
 		fmt.Fprintf(&s, "%s: %s", d.Name, d.sequence())
 	default:
@@ -118,9 +125,12 @@ func hostWarnings(c *Config) (warnings []string) {
 				}
 			}
 		}
-		if d.OneTime != "" {
-			if _, err := os.Stat(d.OneTime); err != nil {
-				warnings = append(warnings, fmt.Sprintf("%s:%d: door %q: One_Time_Sequences: %v", c.File, d.Line, d.Name, err))
+		if info, err := os.Stat(d.OneTime); err == nil {
+			if othersRead(info) {
+				warnings = append(warnings, fmt.Sprintf("%s: others can read it, and it holds the secret: chmod 600 %s", d.OneTime, d.OneTime))
+			}
+			if err := unix.Access(d.OneTime, unix.W_OK); err != nil {
+				warnings = append(warnings, fmt.Sprintf("%s: writing it: %v: what cannot be marked as used opens nothing", d.OneTime, err))
 			}
 		}
 	}

@@ -58,7 +58,7 @@ func TestCheck(t *testing.T) {
 func TestCheckOneTimeFile(t *testing.T) {
 	once := filepath.Join(t.TempDir(), "once")
 	file := writeConfig(t, "[a]\nOne_Time_Sequences = "+once+"\nCommand = open\n")
-	missing := "warning: " + file + ":1: door \"a\": One_Time_Sequences: stat " + once + ": no such file or directory\n"
+	missing := "warning: " + file + ":1: door \"a\": One_Time_Sequences: open " + once + ": no such file or directory\n"
 	for _, there := range []bool{false, true} {
 		if there {
 			if err := os.WriteFile(once, []byte(" 7000,3000\n"), 0o600); err != nil {
@@ -66,7 +66,11 @@ func TestCheckOneTimeFile(t *testing.T) {
 			}
 		}
 		got := runProgram("sesame", "check", "-c", file)
-		if want := "configuration OK\na: one-time sequences from " + once + " within 25s, runs a command\n"; got.stdout != want {
+		left := "0 one-time sequences"
+		if there {
+			left = "1 one-time sequence"
+		}
+		if want := "configuration OK\na: " + left + " left in " + once + ", within 25s, runs a command\n"; got.stdout != want {
 			t.Errorf("got %q, want %q", got.stdout, want)
 		}
 		if warned := strings.Contains(got.stderr, missing); warned == there {

@@ -156,5 +156,6 @@ func collect(r *os.File, output chan<- Outcome) {
 type Grant struct {
 	Door   *Door
 	Source netip.Addr
-	Link   string // the interface that the last knock came in on
+	Link   string        // the interface that the last knock came in on
+	When   time.Duration // monotonic, of the last knock
 }

@@ -80,12 +80,26 @@ type Door struct {
 	Target   netip.Addr // the address knocked on, or the zero Addr: this host's own
 }
 
+// hears reports whether the door listens to the address that was knocked on.
+func (d *Door) hears(h *Hit) bool {
+	if d.Target.IsValid() {
+		return h.To == d.Target.As16()
+	}
+	return !h.Routed
+}
+
 // commands returns the start and stop line for a source.
 func (d *Door) commands(source netip.Addr) (start, stop string) {
 	if source.Is4() {
 		return d.Start, d.Stop
 	}
 	return d.Start6, d.Stop6
+}
+
+// knockedAs reports whether an attempt at one door goes on at the other.
+func (d *Door) knockedAs(o *Door) bool {
+	return d.Name == o.Name && slices.Equal(d.Sequence, o.Sequence) && d.SeqTimeout == o.SeqTimeout &&
+		d.Flags == o.Flags && d.Target == o.Target
 }
 
 // mask has a bit for each place of the sequence where knock stands, bit 0 for the first one.
@@ -408,13 +422,15 @@ func parseInterfaces(list string) (names []string, err error) {
 	return names, nil
 }
 
-func (p *parser) setSequence(value string) {
+func (p *parser) setSequence(value string) { p.open.door.Sequence = p.parseSequence(value) }
+
+// parseSequence reads knocks with commas between them. With a mistake in them there may be fewer, or none.
+func (p *parser) parseSequence(value string) (sequence []Knock) {
 	items := strings.Split(withoutComment(value), ",")
 	if len(items) > maxKnocks {
 		p.fail("Sequence: a sequence has 1 to %d knocks, not %d", maxKnocks, len(items))
-		return
+		return nil
 	}
-	var sequence []Knock
 	for _, item := range items {
 		if strings.TrimSpace(item) == "" {
 			p.fail("Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports")
@@ -427,7 +443,7 @@ func (p *parser) setSequence(value string) {
 		}
 		sequence = append(sequence, k)
 	}
-	p.open.door.Sequence = sequence
+	return sequence
 }
 
 // parseKnock reads PORT or PORT:PROTOCOL. The error tells what is allowed, and not what was given: it may be a secret.
@@ -528,6 +544,10 @@ func (p *parser) finish() {
 		}
 		if s.stop6 != nil {
 			d.Stop6 = *s.stop6
+		}
+		if d.OneTime != "" && d.Sequence != nil {
+			p.warn("it has a Sequence and One_Time_Sequences: the one-time ones hold")
+			d.Sequence = nil
 		}
 		if d.Sequence == nil && !s.wrong && d.OneTime == "" { // else Sequence may be the line that is wrong
 			p.fail("a door needs a Sequence: Sequence = 7000,8000:udp,9000")

@@ -63,7 +63,7 @@ func TestDoorDirectives(t *testing.T) {
 		{"target", "Target = 192.0.2.7", func(d *Door) { d.Target = netip.MustParseAddr("192.0.2.7") }},
 		{"IPv6 target", "Target = 2001:db8::7 # comment", func(d *Door) { d.Target = netip.MustParseAddr("2001:db8::7") }},
 		{"IPv4 target in IPv6 form", "Target = ::ffff:192.0.2.7", func(d *Door) { d.Target = netip.MustParseAddr("192.0.2.7") }},
-		{"one-time file", "One_Time_Sequences = /etc/knock once", func(d *Door) { d.OneTime = "/etc/knock once" }},
+		{"one-time file", "One_Time_Sequences = /etc/knock once", func(d *Door) { d.OneTime, d.Sequence = "/etc/knock once", nil }},
 
 		{"what belongs to a command", `Command = a --to=1 -m "b"; c && d | e # f > '%IP%/32' $(g)`, func(d *Door) {
 			d.Start = `a --to=1 -m "b"; c && d | e # f > '%IP%/32' $(g)`

@@ -48,6 +48,9 @@ type Doors struct {
 	log     *Log
 	logs    map[string]*Throttle // by door name, so that one door's lines do not push out another's
 	run     func(c Command, ended func(Outcome)) (Process, error)
+	use     func(file string, sequence []Knock) error // marks a one-time sequence as used
+	used    chan<- struct{}                           // told that one was
+	lastUse oneTimeUse
 	ended   chan endedJob
 	open    map[openKey]*opening
 	count   map[string]int           // openings by door name
@@ -95,6 +98,13 @@ type job struct {
 	after   time.Duration // not started before
 	reaped  bool          // its process has ended; the outcome is on its way
 	retried bool          // it is the second try of a stop command
+}
+
+// oneTimeUse is the knock that a one-time sequence was used by: it opens every door that has the same file.
+type oneTimeUse struct {
+	file, sequence string
+	source         netip.Addr
+	when           time.Duration
 }
 
 type endedJob struct {
@@ -168,6 +178,17 @@ func (d *Doors) printf(now time.Duration, door, format string, a ...any) {
 
 // grant opens the door for the source, or lengthens its time.
 func (d *Doors) grant(now time.Duration, g Grant) {
+	if d.closing {
+		return
+	}
+	if g.Door.OneTime != "" && !d.useUp(now, g) {
+		return
+	}
+	d.admit(now, g)
+}
+
+// admit opens the door, or lengthens its time, for a source whose right to it is settled.
+func (d *Doors) admit(now time.Duration, g Grant) {
 	start, stop := g.Door.commands(g.Source)
 	if start == "" {
 		return
@@ -175,8 +196,6 @@ func (d *Doors) grant(now time.Duration, g Grant) {
 	key := openKey{g.Door.Name, start, stop, g.Source}
 	o := d.open[key]
 	switch {
-	case d.closing:
-		return
 	case o != nil:
 		o.grant = g
 		switch {
@@ -197,6 +216,29 @@ func (d *Doors) grant(now time.Duration, g Grant) {
 	d.open[key] = o
 	d.count[key.door]++
 	d.enqueue(o, start)
+}
+
+// useUp marks the one-time sequence that was knocked as used, and reports whether it is: what cannot be marked opens
+// nothing. It tells of sequences that are no longer the one in force.
+func (d *Doors) useUp(now time.Duration, g Grant) bool {
+	use := oneTimeUse{g.Door.OneTime, g.Door.sequence(), g.Source, g.When}
+	if use == d.lastUse {
+		return true
+	}
+	switch err := d.use(g.Door.OneTime, g.Door.Sequence); err {
+	case nil:
+		d.lastUse = use
+	case errUsed:
+		d.printf(now, g.Door.Name, "%v: %s: not opened: %v: %s", g.Source, g.Door.Name, err, g.Door.OneTime)
+	default:
+		d.printf(now, g.Door.Name, "%v: %s: not opened: its sequence cannot be marked as used: %v", g.Source, g.Door.Name, err)
+		return false
+	}
+	select {
+	case d.used <- struct{}{}:
+	default: // the one before has not been looked at yet
+	}
+	return use == d.lastUse
 }
 
 func (d *Doors) enqueue(o *opening, line string) {
@@ -398,7 +440,7 @@ func (d *Doors) end(now time.Duration, j *job, out Outcome) {
 			d.printf(now, o.key.door, "%v: %s: opened %d times more while its command ran: not run again", o.key.source, o.key.door, o.more)
 		}
 		if o.again {
-			d.grant(now, o.grant)
+			d.admit(now, o.grant)
 		}
 	}
 }

@@ -51,16 +51,17 @@ type FilterSpec struct {
 	Addresses []netip.Addr
 	OnlyIPv4  bool
 
-	knocks map[Knock][]TCPFlags // each door's flags, by its knocks
+	// knocks has, for each knock, the doors in whose sequence it stands: one of those with equal Flags and Target.
+	knocks map[Knock][]*Door
 }
 
 // filterSpec says what doors listen to. Every door's ports count for all doors: a wrong one ends an attempt.
 func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec {
-	spec := FilterSpec{Addresses: addresses, OnlyIPv4: onlyIPv4, knocks: map[Knock][]TCPFlags{}}
+	spec := FilterSpec{Addresses: addresses, OnlyIPv4: onlyIPv4, knocks: map[Knock][]*Door{}}
 	for _, d := range doors {
 		for _, k := range d.Sequence {
-			if !slices.Contains(spec.knocks[k], d.Flags) {
-				spec.knocks[k] = append(spec.knocks[k], d.Flags)
+			if !slices.ContainsFunc(spec.knocks[k], func(o *Door) bool { return o.Flags == d.Flags && o.Target == d.Target }) {
+				spec.knocks[k] = append(spec.knocks[k], d)
 			}
 			if k.Proto == tcp {
 				spec.TCP = append(spec.TCP, interval{k.Port, k.Port})
@@ -79,11 +80,11 @@ func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec
 	return spec
 }
 
-// lets reports whether a hit counts: a door has its knock, and that same door's flags fit. The program may let more
-// through: it looks at ports and flags apart, and may be coarse.
+// lets reports whether a hit counts: a door has its knock, and that same door's address and flags fit. The program may
+// let more through: it looks at addresses, ports and flags apart, and may be coarse.
 func (s FilterSpec) lets(h *Hit) bool {
-	for _, f := range s.knocks[h.Knock] {
-		if h.Knock.Proto != tcp || f.fit(h.Flags) {
+	for _, d := range s.knocks[h.Knock] {
+		if d.hears(h) && (h.Knock.Proto != tcp || d.Flags.fit(h.Flags)) {
 			return true
 		}
 	}

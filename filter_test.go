@@ -485,3 +485,32 @@ func TestFilterSpecLets(t *testing.T) {
 		t.Errorf("flags of the wide spec: got %v, want none", wide.Flags)
 	}
 }
+
+// TestFilterSpecTargets asks for hits on this host and on a Target: each door's own address and flags.
+func TestFilterSpecTargets(t *testing.T) {
+	there := netip.MustParseAddr("203.0.113.9")
+	spec := filterSpec([]*Door{
+		{Sequence: []Knock{{7000, tcp}}, Flags: TCPFlags{flagSYN, flagSYN}},
+		{Sequence: []Knock{{7000, tcp}, {7001, udp}}, Target: there},
+	}, nil, false)
+	for _, tt := range []struct {
+		knock  Knock
+		flags  uint8
+		routed bool
+		want   bool
+	}{
+		{Knock{7000, tcp}, flagSYN, false, true},
+		{Knock{7000, tcp}, flagACK, false, false},
+		{Knock{7000, tcp}, flagACK, true, true},
+		{Knock{7001, udp}, 0, false, false},
+		{Knock{7001, udp}, 0, true, true},
+	} {
+		h := &Hit{Knock: tt.knock, Flags: tt.flags, Routed: tt.routed}
+		if tt.routed {
+			h.To = there.As16()
+		}
+		if got := spec.lets(h); got != tt.want {
+			t.Errorf("%v with flags %s, routed %v, counts: got %v, want %v", tt.knock, h.flags(), tt.routed, got, tt.want)
+		}
+	}
+}

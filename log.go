@@ -1,9 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -12,77 +12,193 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Log writes knockd's log lines: to a file, each preceded by "[2006-01-02 15:04] ", or else to out as they are. Each
-// line is one write, so that two goroutines may log at once. Nobody waits for who reads the log: where a line would
-// block, it is left out.
+// Log writes knockd's log lines: to a file, each preceded by "[2006-01-02 15:04] ", and to the system log, or, where
+// neither is asked for, to out as they are. printf may be called from any goroutine and waits for nothing: not for who
+// reads the log, not for a disk, not for a name server. Once start is called, a goroutine of the log's own writes the
+// lines in their order; what it cannot keep up with is left out and counted.
 type Log struct {
-	out  io.Writer // where there is no file
-	copy io.Writer // gets every line that goes to the file too (-v); may be nil
-	file atomic.Pointer[os.File]
-	date func() time.Time
-	lost atomic.Int64 // lines left out since one was written
+	out   io.Writer // where there is neither file nor system log
+	copy  io.Writer // gets what goes there, too (-v); may be nil
+	date  func() time.Time
+	names *Names // host names of addresses (-l); nil: none
+
+	to     outlets
+	queue  chan logLine // nil: printf writes at once
+	change chan outlets
+	stop   chan struct{} // closed: write what waits, and end
+	ended  chan struct{}
+	lost   atomic.Int64 // lines that the queue had no room for
 }
 
-// maxLine keeps a line within what a pipe that is ready takes at once (pipe(7), PIPE_BUF).
-const maxLine = 4000
+// outlets are the places where lines go.
+type outlets struct {
+	file *os.File // may be nil
+	all  []*outlet
+}
 
-// open makes path the log file, also when there is one already (logrotate); "" is none. What was open stays in use on
-// an error.
-func (l *Log) open(path string) error {
-	var f *os.File
+// outlet is one of them. put reports whether it took the line, and never waits.
+type outlet struct {
+	put  func(line logLine) bool
+	lost int64 // lines left out since one was taken
+}
+
+type logLine struct {
+	at   time.Time
+	text string
+	who  netip.Addr // the source that it is about, if any
+}
+
+const (
+	// maxLine keeps a line within what a pipe that is ready takes at once (pipe(7), PIPE_BUF), and within what a log
+	// daemon takes as one.
+	maxLine = 4000
+	// maxQueue is how many lines may wait to be written.
+	maxQueue = 1024
+	// lastWords is how long the end waits for lines to be written.
+	lastWords = time.Second
+)
+
+// start lets a goroutine write the lines from now on, until finish.
+func (l *Log) start() {
+	l.queue, l.change = make(chan logLine, maxQueue), make(chan outlets, 1)
+	l.stop, l.ended = make(chan struct{}), make(chan struct{})
+	go l.run()
+}
+
+func (l *Log) run() {
+	defer close(l.ended)
+	for {
+		select {
+		case line := <-l.queue:
+			l.write(line)
+		case to := <-l.change:
+			l.turnTo(to)
+		case <-l.stop:
+			for len(l.queue) > 0 {
+				l.write(<-l.queue)
+			}
+			return
+		}
+	}
+}
+
+// finish writes the lines that wait, without looking names up any more. It gives up after lastWords, as nobody may be
+// reading.
+func (l *Log) finish() {
+	if l.names != nil {
+		l.names.cancel()
+	}
+	close(l.stop)
+	select {
+	case <-l.ended:
+	case <-time.After(lastWords):
+	}
+}
+
+// open makes path the log file, also when there is one already (logrotate), and syslog the system log; "" and nil are
+// none. What was open stays in use on an error.
+func (l *Log) open(path string, syslog *Syslog) error {
+	var to outlets
 	if path != "" {
 		var err error
 		// The mode is 640: the log tells who may come in.
-		if f, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640); err != nil {
+		if to.file, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640); err != nil {
 			return fmt.Errorf("opening the log file: %w: LogFile or -g must name a file that root can write", err)
 		}
+		to.all = append(to.all, &outlet{put: func(line logLine) bool {
+			return write(to.file, line.at.Format("[2006-01-02 15:04] ")+line.text)
+		}})
 	}
-	if old := l.file.Swap(f); old != nil {
-		_ = old.Close()
+	if syslog != nil {
+		to.all = append(to.all, &outlet{put: syslog.send})
 	}
+	if to.all != nil && l.copy != nil {
+		to.all = append(to.all, &outlet{put: func(line logLine) bool { return write(l.copy, line.text) }})
+	}
+	if l.queue == nil {
+		l.turnTo(to)
+		return nil
+	}
+	select {
+	case unused := <-l.change:
+		unused.close()
+	default:
+	}
+	l.change <- to
 	return nil
 }
 
-// printf writes one line. An error of writing has nowhere to go: the doors matter more.
-func (l *Log) printf(format string, a ...any) {
-	line := printable(fmt.Sprintf(format, a...))
-	if len(line) > maxLine {
-		line = line[:maxLine] + " ..."
-	}
-	line += "\n"
-	f := l.file.Load()
-	if f == nil {
-		_ = l.write(l.out, line)
-		return
-	}
-	dated := l.date().Format("[2006-01-02 15:04] ") + line
-	if err := l.write(f, dated); errors.Is(err, os.ErrClosed) {
-		_ = l.write(l.file.Load(), dated) // open has just put another one in its place
-	}
-	if l.copy != nil {
-		_ = l.write(l.copy, line)
+func (l *Log) turnTo(to outlets) {
+	l.to.close()
+	l.to = to
+}
+
+func (to outlets) close() {
+	if to.file != nil {
+		_ = to.file.Close()
 	}
 }
 
-func (l *Log) write(to io.Writer, line string) error {
-	if f, isFile := to.(*os.File); isFile && !ready(f) {
+// printf writes one line. The first address among its values is the source that it is about. An error of writing has
+// nowhere to go: the doors matter more.
+func (l *Log) printf(format string, a ...any) {
+	line := logLine{text: printable(fmt.Sprintf(format, a...))}
+	if l.date != nil {
+		line.at = l.date()
+	}
+	if len(line.text) > maxLine {
+		line.text = line.text[:maxLine] + " ..."
+	}
+	for _, v := range a {
+		if addr, ok := v.(netip.Addr); ok {
+			line.who = addr
+			break
+		}
+	}
+	if l.queue == nil {
+		l.write(line)
+		return
+	}
+	select {
+	case l.queue <- line:
+	default:
 		l.lost.Add(1)
-		return nil
 	}
-	if n := l.lost.Swap(0); n > 0 {
-		line = fmt.Sprintf("%d lines lost, as nobody took them\n", n) + line
+}
+
+func (l *Log) write(line logLine) {
+	if l.names != nil && line.who.IsValid() {
+		if name := l.names.of(line.who); name != "" {
+			addr := line.who.String()
+			line.text = strings.Replace(line.text, addr, addr+" ("+name+")", 1)
+		}
 	}
-	_, err := io.WriteString(to, line)
-	return err
+	if l.to.all == nil {
+		l.to.all = []*outlet{{put: func(line logLine) bool { return write(l.out, line.text) }}}
+	}
+	lost := l.lost.Swap(0)
+	for _, o := range l.to.all {
+		if o.lost += lost; o.lost > 0 && o.put(logLine{at: line.at, text: fmt.Sprintf("%d log lines lost, as nobody took them", o.lost)}) {
+			o.lost = 0
+		}
+		if !o.put(line) {
+			o.lost++
+		}
+	}
+}
+
+// write writes a line, unless that would have to wait.
+func write(to io.Writer, line string) bool {
+	if f, isFile := to.(*os.File); isFile && !ready(f) {
+		return false
+	}
+	_, err := io.WriteString(to, line+"\n")
+	return err == nil
 }
 
 // ready reports whether a line can be written without waiting. What cannot be asked is ready.
 func ready(f *os.File) bool {
-	fd := f.Fd()
-	if fd == ^uintptr(0) {
-		return true // closed: writing will say so
-	}
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLOUT}}
 	n, err := unix.Poll(fds, 0)
 	return err != nil || n > 0
 }

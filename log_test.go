@@ -2,8 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -43,7 +48,7 @@ func TestLogFile(t *testing.T) {
 	}
 	open := func(path string) {
 		t.Helper()
-		if err := l.open(path); err != nil {
+		if err := l.open(path, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -55,7 +60,7 @@ func TestLogFile(t *testing.T) {
 	l.printf("two") // still goes to the renamed file
 	open(file)
 	l.printf("three")
-	if err := l.open(filepath.Join(file, "none")); err == nil {
+	if err := l.open(filepath.Join(file, "none"), nil); err == nil {
 		t.Errorf("a file in a file: got no error")
 	}
 	l.printf("four") // what was open stays in use
@@ -152,5 +157,107 @@ func TestThrottle(t *testing.T) {
 				t.Errorf("next: got %q, want %q", next, test.next)
 			}
 		})
+	}
+}
+
+// TestLogQueue has lines written by the log's own goroutine: in their order, and none is lost at the end.
+func TestLogQueue(t *testing.T) {
+	var out lines
+	l := Log{out: &out, date: autumn}
+	l.printf("before")
+	l.start()
+	for i := range maxQueue / 2 {
+		l.printf("%d", i)
+	}
+	l.finish()
+	if len(out) != 1+maxQueue/2 || out[0] != "before\n" {
+		t.Fatalf("got %d lines, the first one %q, want %d", len(out), out[0], 1+maxQueue/2)
+	}
+	for i := range maxQueue / 2 {
+		if want := fmt.Sprintf("%d\n", i); out[1+i] != want {
+			t.Fatalf("line %d: got %q, want %q", i, out[1+i], want)
+		}
+	}
+}
+
+// TestLogStuck has a reader that takes nothing: printf does not wait, and what it leaves out is counted.
+func TestLogStuck(t *testing.T) {
+	var out lines
+	stuck := make(chan bool)
+	l := Log{date: autumn, out: writerFunc(func(b []byte) (int, error) {
+		<-stuck
+		return out.Write(b)
+	})}
+	l.start()
+	const more = 10
+	for i := range maxQueue + 1 + more { // one line is being written
+		l.printf("%d", i)
+		for i == 0 && len(l.queue) > 0 {
+			runtime.Gosched()
+		}
+	}
+	close(stuck)
+	l.finish()
+	if len(out) != maxQueue+2 || out[1] != fmt.Sprintf("%d log lines lost, as nobody took them\n", more) {
+		t.Errorf("got %d lines, the second one %q", len(out), out[1])
+	}
+}
+
+type writerFunc func(b []byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// TestLogNames looks up who a line is about, once in a while, and not what others say of it.
+func TestLogNames(t *testing.T) {
+	var out lines
+	now, asked := time.Duration(0), 0
+	names := newNames(func() time.Duration { return now }, func(ctx context.Context, addr string) ([]string, error) {
+		asked++
+		switch addr {
+		case "10.9.0.2":
+			return []string{"laptop.lan.", "other.lan."}, nil
+		case "10.9.0.3":
+			return []string{"a\n[2026-11-22 15:38] 10.9.0.4: b: OPEN SESAME"}, nil
+		case "fd00:9::2":
+			<-ctx.Done() // a name server that does not answer
+		}
+		return nil, errors.New("no such host")
+	})
+	l := Log{out: &out, names: names}
+	addr := netip.MustParseAddr
+	l.printf("%v: %s: Stage %d", addr("10.9.0.2"), "openSSH", 1)
+	l.printf("%v: %s: Stage %d", addr("10.9.0.2"), "openSSH", 2)
+	l.printf("openSSH: running command: iptables -s 10.9.0.2")
+	l.printf("%v: %s: Stage %d", addr("10.9.0.3"), "openSSH", 1)
+	l.printf("%v: %s: Stage %d", addr("10.9.0.4"), "openSSH", 1)
+	l.printf("%v: %s: Stage %d", addr("10.9.0.4"), "openSSH", 2)
+	if asked != 3 {
+		t.Errorf("looked up %d times, want 3", asked)
+	}
+	now = nameMemory
+	l.printf("%v: %s: OPEN SESAME", addr("10.9.0.2"), "openSSH")
+	if asked != 4 {
+		t.Errorf("looked up %d times after a while, want 4", asked)
+	}
+	names.cancel()
+	l.printf("%v: %s: OPEN SESAME", addr("fd00:9::2"), "openSSH")
+	want := lines{
+		"10.9.0.2 (laptop.lan): openSSH: Stage 1\n",
+		"10.9.0.2 (laptop.lan): openSSH: Stage 2\n",
+		"openSSH: running command: iptables -s 10.9.0.2\n",
+		"10.9.0.3 (a?[2026-11-22 15:38] 10.9.0.4: b: OPEN SESAME): openSSH: Stage 1\n",
+		"10.9.0.4: openSSH: Stage 1\n",
+		"10.9.0.4: openSSH: Stage 2\n",
+		"10.9.0.2 (laptop.lan): openSSH: OPEN SESAME\n",
+		"fd00:9::2: openSSH: OPEN SESAME\n",
+	}
+	if !slices.Equal(out, want) {
+		t.Errorf("got\n%q\nwant\n%q", out, want)
+	}
+	for i := range 2 * maxNames {
+		names.of(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}))
+	}
+	if n := len(names.known); n > maxNames {
+		t.Errorf("names remembered: got %d, want at most %d", n, maxNames)
 	}
 }

@@ -13,7 +13,8 @@
 // A packet goes down one line: capture_linux.go takes it from the kernel, packet.go parses it into a Hit, matcher.go
 // says which doors it advances or opens, doors.go keeps what is open, and command.go runs the door's commands. The
 // reader goroutine (reader.go) owns capture and matcher, the doors goroutine (doors.go) what is open; grants cross one
-// channel. serve.go starts both and follows signals.
+// channel. Neither waits for the log, whose goroutine writes the lines (log.go). serve.go starts them, follows signals,
+// and gives the reader new plans: after a reload, and when a one-time sequence was used (onetime.go).
 //
 // Exit status: 0 done, 1 failed, 2 wrong usage.
 package main
@@ -36,6 +37,7 @@ func main() { os.Exit(run(realEnv(), os.Args)) }
 
 // env is the outside world as the program sees it.
 type env struct {
+	name           string // what the program is called by, without its folder
 	stdout, stderr io.Writer
 	now            func() time.Duration // monotonic
 }
@@ -83,6 +85,7 @@ var (
 // run is the whole program: args[0] is the name it was called by. It returns the exit status.
 func run(e env, args []string) int {
 	name := strings.TrimSuffix(filepath.Base(args[0]), ".exe")
+	e.name = name
 	args = args[1:]
 	for _, c := range subcommands() {
 		if name == c.alias {
@@ -115,6 +118,7 @@ func run(e env, args []string) int {
 func (e env) finish(c subcommand, program string, err error) int {
 	var usage usageError
 	var mistakes configErrors
+	var told toldStatus
 	switch {
 	case err == nil:
 		return 0
@@ -125,6 +129,8 @@ func (e env) finish(c subcommand, program string, err error) int {
 		_ = printVersion(e)
 		return 0
 	case errors.Is(err, errLogged):
+	case errors.As(err, &told):
+		return int(told)
 	case errors.As(err, &usage):
 		fmt.Fprintf(e.stderr, "%s: %s (%s --help shows what there is)\n", program, usage, program)
 		return 2

@@ -70,6 +70,7 @@ const (
 	Discarded                 // a wrong port ended the attempt
 	TimedOut                  // Seq_Timeout is up
 	Unfit                     // the TCP flags are not those asked for
+	Elsewhere                 // it is to another address than the door's
 	Cooling                   // Seq_Cooldown is not over
 	Evicted                   // the table was full
 )
@@ -107,7 +108,7 @@ type Matcher struct {
 	hits        uint64   // how many have been observed
 	looked      []uint64 // for each door, the latest hit for which the source had an attempt there
 	steps       []Step
-	onlyChanges bool // leave out the steps that only -D shows: Repeated, Copied, Unfit, Cooling
+	onlyChanges bool // leave out the steps that only -D shows: Repeated, Copied, Unfit, Elsewhere, Cooling
 }
 
 // newMatcher makes a matcher for doors with sequences. bound is how many attempts it keeps at most.
@@ -175,6 +176,9 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 		d := m.doors[a.door]
 		m.looked[a.door] = m.hits
 		switch {
+		case !d.hears(hit):
+			m.remark(Elsewhere, d, hit, 0)
+			continue
 		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
 			m.remark(Unfit, d, hit, 0)
 			continue
@@ -199,6 +203,8 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 		switch {
 		case m.looked[door] == m.hits:
 			// Its attempt was looked at above.
+		case !d.hears(hit):
+			m.remark(Elsewhere, d, hit, 0)
 		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
 			m.remark(Unfit, d, hit, 0)
 		case hit.When < m.cooling[door]:
@@ -222,6 +228,56 @@ func (m *Matcher) Expire(now time.Duration) []Step {
 	m.steps = m.steps[:0]
 	m.expire(now)
 	return m.steps
+}
+
+// adopt takes over the attempts of the matcher that this one follows, at doors that are still the same. It is to be
+// called before any hit is observed.
+func (m *Matcher) adopt(old *Matcher) {
+	m.seed = old.seed // fingerprints and buckets are made with it
+	now := make([]int, len(old.doors))
+	taken := make([]bool, len(m.doors)) // two doors may be alike
+	for i, was := range old.doors {
+		now[i] = none
+		for j, d := range m.doors {
+			if !taken[j] && was.knockedAs(d) {
+				now[i], taken[j] = j, true
+				m.cooling[j] = old.cooling[i]
+				break
+			}
+		}
+	}
+	moved := make([]int32, old.used)
+	for _, q := range old.byEnd {
+		for i := q.head; i != none; i = old.attempts[i].byEnd.next {
+			moved[i] = none
+			if a := &old.attempts[i]; now[a.door] != none {
+				moved[i] = m.adoptOne(old, i, uint32(now[a.door]))
+			}
+		}
+	}
+	for i := old.cheap.head; i != none; i = old.attempts[i].cheap.next {
+		if moved[i] != none {
+			m.append(&m.cheap, moved[i], cheapLinks)
+		}
+	}
+}
+
+func (m *Matcher) adoptOne(old *Matcher, was int32, door uint32) int32 {
+	a := &old.attempts[was]
+	hit := Hit{From: a.from, Link: int(a.link)}
+	i := m.take(m.bucketOf(&hit), door, &hit)
+	queue := m.queueOf[door]
+	if a.queue == old.opened {
+		queue = m.opened
+	}
+	m.requeue(i, queue, a.until)
+	m.attempts[i].bits, m.attempts[i].stage = a.bits, a.stage
+	copy(m.starts[int(i)*m.startsEach:], old.starts[int(was)*old.startsEach:][:bits.OnesCount32(a.bits)])
+	known := old.printsOf(was)
+	for n := a.prints - min(a.prints, uint32(len(known))); n < a.prints; n++ { // oldest first
+		m.note(i, known[int(n)%len(known)])
+	}
+	return i
 }
 
 // NextEnd is when Expire will have something to do; ok is false if there is no attempt.
@@ -399,10 +455,15 @@ func (m *Matcher) take(key int32, door uint32, hit *Hit) int32 {
 		from: hit.From, link: sourceLink(hit), door: door,
 		queue: m.queueOf[door],
 		until: hit.When + m.doors[door].SeqTimeout,
-		next:  m.buckets[key],
+		next:  none,
 		byEnd: links{none, none}, cheap: links{none, none},
 	}
-	m.buckets[key] = i
+	// Behind the source's other attempts, so that doors are told of in the order in which they were begun.
+	at := &m.buckets[key]
+	for *at != none {
+		at = &m.attempts[*at].next
+	}
+	*at = i
 	m.append(&m.byEnd[m.queueOf[door]], i, byEndLinks)
 	return i
 }

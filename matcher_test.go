@@ -36,7 +36,7 @@ func numbered(n int) (a [16]byte) {
 	return a
 }
 
-var stepWords = []string{"stage", "opens", "repeat", "copy", "discard", "timeout", "unfit", "cooling", "evict"}
+var stepWords = []string{"stage", "opens", "repeat", "copy", "discard", "timeout", "unfit", "elsewhere", "cooling", "evict"}
 
 // describe prints steps as "a stage 1, b opens"; with their source where it is not from.
 func describe(steps []Step, from [16]byte) string {
@@ -111,6 +111,8 @@ func runScript(t *testing.T, m *Matcher, script string) {
 					hit.Link = n
 				case "to":
 					hit.To = netip.MustParseAddr(value).As16()
+				case "routed":
+					hit.To, hit.Routed = netip.MustParseAddr(value).As16(), true
 				default:
 					t.Fatalf("%s: what is %q?", in, option)
 				}
@@ -945,4 +947,55 @@ func BenchmarkMatch(b *testing.B) {
 	bench("one source", one, 1)
 	bench("60,000 sources", one, 60000)
 	bench("1,000 doors that begin alike", same, 1)
+}
+
+// TestMatcherTarget knocks on a host behind this one, and on this one, at doors with one sequence.
+func TestMatcherTarget(t *testing.T) {
+	runScript(t, newMatcher(testDoors(t, "[here] Sequence = 7000,8000\n[there] Sequence = 7000,8000 | Target = 203.0.113.9\n[six] Sequence = 7000,8000 | Target = 2001:db8::9"), 64), `
+		+0s 192.0.2.7 7000 to=192.0.2.1       => here stage 1, six elsewhere, there elsewhere
+		+0s 192.0.2.7 8000 routed=203.0.113.9 => here elsewhere
+		+0s 192.0.2.7 7000 routed=203.0.113.9 => here elsewhere, six elsewhere, there stage 1
+		+0s 192.0.2.7 8000 to=192.0.2.1       => here opens, there elsewhere
+		+0s 192.0.2.7 8000 routed=203.0.113.9 => here elsewhere, there opens
+		+0s 2001:db8::7 7000 routed=2001:db8::9 => here elsewhere, six stage 1, there elsewhere
+		+0s 2001:db8::7 8000 routed=2001:db8::9 => six opens`)
+	runScript(t, newMatcher(testDoors(t, "[here] Sequence = 7000\n[mine] Sequence = 7000 | Target = 192.0.2.1"), 64), `
+		+0s 192.0.2.7 7000 to=192.0.2.1 => here opens, mine opens`)
+}
+
+// TestMatcherAdopts takes attempts over into another matcher, as a reload does.
+func TestMatcherAdopts(t *testing.T) {
+	next := func(old *Matcher, doors string) *Matcher {
+		m := newMatcher(testDoors(t, doors), 64)
+		m.adopt(old)
+		checkMatcher(t, m)
+		return m
+	}
+	first := newMatcher(testDoors(t, "[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10\n[b] Sequence = 7000,1\n[c] Sequence = 5:udp | Seq_Cooldown = 9\n[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10"), 64)
+	runScript(t, first, `
+		+0s 192.0.2.7 7000 seq=1 => a stage 1, a stage 1, b stage 1
+		+1s 192.0.2.7 8000 seq=2 => a stage 2, a stage 2, b discard 1
+		+1s 192.0.2.8 7000 => a stage 1, a stage 1, b stage 1
+		+2s 192.0.2.9 7000 => a stage 1, a stage 1, b stage 1
+		+2s 192.0.2.5 5:udp => c opens
+		+3s 192.0.2.6 7000 seq=1 => a stage 1, a stage 1, b stage 1
+		+3s 192.0.2.6 8000 seq=2 => a stage 2, a stage 2, b discard 1
+		+3s 192.0.2.6 9000 seq=3 => a opens, a opens`)
+	second := next(first, "[new] Sequence = 1,2,2,2 | Seq_Timeout = 3\n[c] Sequence = 5:udp | Seq_Cooldown = 9\n[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10\n[b] Sequence = 7000,2")
+	runScript(t, second, `
+		+4s 192.0.2.5 5:udp => c cooling
+		+4s next => 10s
+		+4s 192.0.2.7 8000 seq=2 => a copy 2
+		+4s 192.0.2.7 9000 => a opens
+		+4s 192.0.2.6 9000 seq=3 => a copy
+		+4s 192.0.2.8 8000 => a stage 2
+		+10s expire =>
+		+11s expire => 192.0.2.8 a timeout 2
+		+12s expire => 192.0.2.9 a timeout 1`)
+	// The second of two alike is a door of its own again.
+	third := next(second, "[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10\n[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10")
+	runScript(t, third, `+13s 192.0.2.7 7000 => a stage 1, a stage 1`)
+	runScript(t, next(third, ""), `
+		+13s attempts => 0
+		+13s 192.0.2.7 7000 =>`)
 }

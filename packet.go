@@ -80,6 +80,7 @@ type Hit struct {
 	Knock    Knock
 	Flags    uint8  // TCP only
 	Seq      uint32 // TCP only: the sequence number
+	Routed   bool   // To is no address of this host, but the Target of a door
 }
 
 // source is the sender's address, never an IPv4-mapped one.

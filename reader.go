@@ -26,7 +26,8 @@ type Plan struct {
 	matcher  *Matcher
 	links    map[int]*Link
 	listened map[int]bool // indexes of the links listened on
-	own      map[[16]byte]bool
+	// addresses that may be knocked on: true for this host's own, false for others that are a door's Target.
+	addresses map[[16]byte]bool
 }
 
 // filter is what the kernel is to let through.
@@ -125,7 +126,7 @@ func (r *Reader) followNew() (stop bool) {
 	}
 }
 
-// follow takes up a new plan. Attempts in progress end with the old one, as in knockd.
+// follow takes up a new plan. Attempts in progress go on at doors that stay the same.
 func (r *Reader) follow(plan Plan) {
 	if plan.captures == nil {
 		plan.captures = r.plan.captures
@@ -139,6 +140,7 @@ func (r *Reader) follow(plan Plan) {
 			c.close()
 		}
 	}
+	plan.matcher.adopt(r.plan.matcher)
 	r.plan = plan
 }
 
@@ -167,10 +169,12 @@ func (r *Reader) take(f *Frame) {
 		return
 	}
 	r.hit.When, r.hit.Link = r.batchTime, f.Link
-	if !r.plan.own[r.hit.To] {
-		r.ignored(f, "it is not to an address of the interfaces listened on")
+	own, known := r.plan.addresses[r.hit.To]
+	if !known {
+		r.ignored(f, "it is not to an address of the interfaces listened on, nor to a door's Target")
 		return
 	}
+	r.hit.Routed = !own
 	// 127.0.0.0/8 and ::1 come in on lo only (RFC 1122, section 3.2.1.3).
 	if (link == nil || !link.Loopback) && r.hit.source().IsLoopback() {
 		r.ignored(f, "its source is a loopback address, and it came by wire")
@@ -178,7 +182,7 @@ func (r *Reader) take(f *Frame) {
 	}
 	if !r.plan.spec.lets(&r.hit) {
 		if r.debug != nil {
-			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not with these flags (%s)", r.hit.Knock, r.hit.flags()))
+			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not at this address, or not with these flags (%s)", r.hit.Knock, r.hit.flags()))
 		}
 		return
 	}
@@ -210,7 +214,7 @@ func (r *Reader) report(steps []Step) {
 			}
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
 			opened.printf(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
-			grant := Grant{Door: s.Door, Source: s.source()}
+			grant := Grant{Door: s.Door, Source: s.source(), When: r.batchTime}
 			if l := r.plan.links[r.hit.Link]; l != nil {
 				grant.Link = l.Name
 			}
@@ -272,6 +276,8 @@ func (r *Reader) explain(steps []Step) {
 			why = fmt.Sprintf("Seq_Timeout is over, and %v did not come: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case Unfit:
 			why = "TCPFlags do not fit: ignored"
+		case Elsewhere:
+			why = "it is to another address than this door's: ignored"
 		case Cooling:
 			why = "Seq_Cooldown is not over: ignored"
 		case Evicted:

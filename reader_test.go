@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -14,15 +15,16 @@ func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
 	doors := []*Door{
 		{Name: "tcp", Sequence: []Knock{{7000, tcp}}, SeqTimeout: time.Second, Start: "true", Start6: "true"},
 		{Name: "udp", Sequence: []Knock{{7000, udp}}, SeqTimeout: time.Second, Start: "true", Start6: "true"},
+		{Name: "routed", Sequence: []Knock{{7500, tcp}}, SeqTimeout: time.Second, Start: "true", Target: netip.MustParseAddr("203.0.113.9")},
 	}
 	l := &Log{out: log}
 	return &Reader{
 		plan: Plan{
-			matcher:  newMatcher(doors, 16),
-			spec:     filterSpec(doors, nil, false),
-			links:    map[int]*Link{1: {Index: 1, Name: "br0"}, 2: {Index: 2, Name: "port", Master: 1}, 3: {Index: 3, Name: "lo", Loopback: true}},
-			listened: map[int]bool{1: true, 2: true, 3: true},
-			own:      map[[16]byte]bool{testSYN4.hit().To: true, testSYN6.hit().To: true},
+			matcher:   newMatcher(doors, 16),
+			spec:      filterSpec(doors, nil, false),
+			links:     map[int]*Link{1: {Index: 1, Name: "br0"}, 2: {Index: 2, Name: "port", Master: 1}, 3: {Index: 3, Name: "lo", Loopback: true}},
+			listened:  map[int]bool{1: true, 2: true, 3: true},
+			addresses: map[[16]byte]bool{testSYN4.hit().To: true, testSYN6.hit().To: true, netip.MustParseAddr("203.0.113.9").As16(): false},
 		},
 		log: l, grants: grants,
 		steps:  Throttle{log: l, burst: stepBurst, interval: stepInterval},
@@ -51,6 +53,9 @@ func TestReaderTake(t *testing.T) {
 		{"tagged, on one link", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Tagged: true}, 1, "br0"},
 		{"a link that came later", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 9}, 0, "?"},
 		{"to somebody else", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to = "198.51.100.2" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
+		{"to a door's Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to, p.knock.Port = "203.0.113.9", 7500 }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, "br0"},
+		{"to another door's Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to = "203.0.113.9" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
+		{"to this host, with the port of a door with a Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.knock.Port = 7500 }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
 		{"from 127.0.0.1 on a wire", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
 		{"from 127.0.0.1 on lo", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 3}, 0, "lo"},
 		{"from ::1 on a wire", Frame{Bytes: testSYN6.with(func(p *testPacket) { p.from = "::1" }).bytes(), Protocol: unix.ETH_P_IPV6, Link: 1}, 0, ""},
@@ -165,7 +170,7 @@ func TestReaderExplains(t *testing.T) {
 	}
 	want := `hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: the sequence is complete
 hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: a copy of a SYN that has counted: ignored
-packet from 192.0.2.7 on link 1 does not count: 7001:tcp is no door's knock, or not with these flags (syn)
+packet from 192.0.2.7 on link 1 does not count: 7001:tcp is no door's knock, or not at this address, or not with these flags (syn)
 hit: 192.0.2.7:40001 -> 7000:udp: udp: 192.0.2.7: the sequence is complete
 `
 	if debug.String() != want {

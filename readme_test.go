@@ -203,7 +203,8 @@ func TestReadmeConfigurations(t *testing.T) {
 }
 
 // TestReadmeCommands runs the README's commands, in their order, with a directory of the test's own for /usr/local and
-// a copy of Debian's configuration of knockd. The host has the README's address.
+// a copy of Debian's configuration of knockd, which logs to a file as no log daemon is here. The host has the README's
+// address.
 func TestReadmeCommands(t *testing.T) {
 	w := newWorld(t, 1)
 	w.listen("22")
@@ -214,17 +215,14 @@ func TestReadmeCommands(t *testing.T) {
 	local := t.TempDir()
 	w.must(os.MkdirAll(local+"/sbin", 0o755))
 	w.must(os.MkdirAll(local+"/bin", 0o755))
+	w.must(os.MkdirAll(local+"/run", 0o755))
 	config := local + "/knockd.conf"
-	w.must(exec.Command("cp", "/etc/knockd.conf", config).Run())
+	w.must(exec.Command("sh", "-c", "sed 's,UseSyslog,LogFile = "+local+"/log,' /etc/knockd.conf > "+config).Run())
 	here, err := os.Getwd()
 	w.must(err)
 	path := "PATH=" + local + "/sbin:" + local + "/bin:" + here + ":" + os.Getenv("PATH")
-	var daemon *exec.Cmd
-	log, err := os.Create(local + "/log")
-	w.must(err)
-	defer log.Close()
-	logged := func() string {
-		text, _ := os.ReadFile(log.Name())
+	read := func(name string) string {
+		text, _ := os.ReadFile(local + name)
 		return string(text)
 	}
 	for line := range strings.Lines(strings.Join(blocks(t, "sh"), "")) {
@@ -233,33 +231,81 @@ func TestReadmeCommands(t *testing.T) {
 		if strings.HasPrefix(line, "knock ") {
 			in = w.clients[0]
 		}
-		cmd := exec.Command("unshare", "-m", "sh", "-c", "mount --bind "+config+" /etc/knockd.conf && exec "+strings.ReplaceAll(line, "/usr/local", local))
+		cmd := exec.Command("unshare", "-m", "sh", "-c", "mount --bind "+config+" /etc/knockd.conf && mount --bind "+local+"/run /run && exec "+
+			strings.ReplaceAll(line, "/usr/local", local))
 		cmd.Env = append(os.Environ(), path)
-		cmd.Stdout, cmd.Stderr = log, log
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
 		w.must(in.start(cmd))
-		if strings.HasPrefix(line, "knockd -i") {
-			daemon = cmd
-			t.Cleanup(func() { _ = cmd.Process.Kill() })
-			w.eventually("the daemon", func() bool { return strings.Contains(logged(), "starting up") })
-			continue
-		}
 		if err := cmd.Wait(); err != nil {
-			t.Fatalf("%s: %v: %s", line, err, logged())
+			t.Fatalf("%s: %v: %s", line, err, out.String())
 		}
-		if daemon != nil && in != w.host {
-			w.eventually("the opening", func() bool { return strings.Contains(logged(), "OPEN SESAME") })
+		if pid := strings.TrimSpace(read("/run/knockd.pid")); pid != "" && in == w.host {
+			w.endPid(pid)
+		}
+		if in != w.host {
+			w.eventually("the opening", func() bool { return strings.Contains(read("/log"), "openSSH: OPEN SESAME") })
 		}
 	}
-	w.must(daemon.Process.Signal(unix.SIGTERM))
-	if err := daemon.Wait(); err != nil {
-		t.Error(err)
-	}
+	w.must(exec.Command("kill", strings.TrimSpace(read("/run/knockd.pid"))).Run())
+	w.eventually("the daemon's end", func() bool { return strings.HasSuffix(read("/log"), "shutting down\n") })
 	for _, rule := range []string{"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "--dport 22 -j DROP"} {
 		if n := w.rules(rule); n != 2 { // for IPv4 and IPv6
 			t.Errorf("rules %q: got %d, want 2", rule, n)
 		}
 	}
-	if !strings.Contains(logged(), "openSSH: OPEN SESAME") {
-		t.Errorf("the knock did not open: %s", logged())
+}
+
+// differences are the entries of the README's list "Different from knockd", by their beginnings, and what shows them.
+var differences = []struct {
+	entry string
+	tests []func(*testing.T)
+}{
+	{"One knocker's mistakes and timeouts", tests(TestDifferentFromKnockd, TestTwoKnockers, TestFloodOfFirstKnocks)},
+	{"One source may be at several doors", tests(TestDifferentFromKnockd)},
+	{"A repeat of the knock just matched", tests(TestDifferentFromKnockd, TestCopiesOfOneSYN)},
+	{"A wrong knock that is the first one", tests(TestDifferentFromKnockd)},
+	{"A reload does not end attempts", tests(TestReloadKeepsAttempts, TestReloadWhileOpen)},
+	{"VLAN tags, IPv6 extension headers", tests(TestShapesOfPackets)},
+	{"It goes on when an interface goes down", tests(TestLinkDownAndUp, TestEveryInterface)},
+	{"Knocking again while a door", tests(TestKnockAgainWhileOpen)},
+	{"A command without a Stop_Command", tests(TestDoors, TestBusyDoorBesideAnother)},
+	{"Stop commands run when the daemon stops", tests(TestStopWithThreeDoorsOpen, TestAwkwardCommands)},
+	{"A port that is not a number", tests(TestMistakes, TestServeRefuses)},
+	{"`-g` and `-p` win", tests(TestCommandLineWins)},
+	{"`-d` returns when the daemon listens", tests(TestDetached, TestDetachRefused)},
+	{"The log says how long a command took", tests(TestLogBesideKnockd, TestFloodOfFirstKnocks, TestLookup, TestSyslog)},
+	{"A used one-time sequence", tests(TestUseOneTime, TestOneTimeReadOnly)},
+	{"`knock` waits 50 ms", tests(TestKnock, TestOurKnock)},
+}
+
+func tests(all ...func(*testing.T)) []func(*testing.T) { return all }
+
+// TestReadmeDifferences has a test for each entry of the list, and an entry for each test: what is listed is shown.
+func TestReadmeDifferences(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(text), "\n## Different from knockd\n")
+	list, _, _ = strings.Cut(list, "\n## ")
+	var entries []string
+	for line := range strings.Lines(list) {
+		if entry, ok := strings.CutPrefix(line, "- "); ok {
+			entries = append(entries, entry)
+		}
+	}
+	if len(entries) != len(differences) {
+		t.Fatalf("entries: got %d, want %d", len(entries), len(differences))
+	}
+	for i, d := range differences {
+		if !strings.HasPrefix(entries[i], d.entry) {
+			t.Errorf("entry %d: got %q, want one that begins %q", i, entries[i], d.entry)
+		}
+		for _, test := range d.tests {
+			if test == nil {
+				t.Errorf("%s: no test", d.entry)
+			}
+		}
 	}
 }

@@ -3,10 +3,13 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"maps"
-	"math"
+	"net"
+	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -18,9 +21,9 @@ const defaultConfigFile = "/etc/knockd.conf"
 
 // serveOptions is the daemon's command line. Where the configuration says something else, the command line wins.
 type serveOptions struct {
-	config, interfaces, logFile string
-	named                       bool // interfaces are
-	verbose, debug, onlyIPv4    bool
+	config, interfaces, logFile, pidFile     string
+	named                                    bool // interfaces are
+	daemon, verbose, debug, lookup, onlyIPv4 bool
 }
 
 func (o *serveOptions) options() []option {
@@ -31,8 +34,11 @@ func (o *serveOptions) options() []option {
 			o.interfaces, o.named = v, true
 			return nil
 		}},
+		flagOption('d', "daemon", "go to the background, once it listens", &o.daemon),
+		stringOption('p', "pidfile", "FILE", "with -d, write the process number to FILE (default: PidFile of the configuration, or "+defaultPidFile+")", &o.pidFile),
 		stringOption('g', "logfile", "FILE", "log to FILE (default: LogFile of the configuration, or standard error)", &o.logFile),
-		flagOption('v', "verbose", "with a log file, print the log lines to standard output as well", &o.verbose),
+		flagOption('l', "lookup", "log host names beside addresses", &o.lookup),
+		flagOption('v', "verbose", "print to standard output what goes to a log file or the system log", &o.verbose),
 		flagOption('D', "debug", "say on standard error for each hit why it counted or did not; this shows the ports", &o.debug),
 		flagOption('4', "only-ip-v4", "take no notice of IPv6", &o.onlyIPv4),
 	}, helpOptions()...)
@@ -41,19 +47,23 @@ func (o *serveOptions) options() []option {
 // daemon is the daemon's life: it reads the configuration, opens sockets and log, starts the reader and the doors, and
 // follows signals.
 type daemon struct {
+	env
 	options  serveOptions
-	now      func() time.Duration
+	dir      string // where the caller of -d was: what paths are relative to
 	log      *Log
 	debug    *Log
+	syslog   *Syslog // nil until it is asked for
 	config   *Config
+	disabled []*Door      // those of it that have no one-time sequence left
 	on       []string     // what -i names; nil: all
 	listened map[int]bool // indexes of the links listened on
 	plans    chan Plan
+	used     chan struct{} // a one-time sequence was used
 	wake     int
 }
 
 func serve(e env, args []string) error {
-	d := daemon{now: e.now, plans: make(chan Plan, 1)}
+	d := daemon{env: e, plans: make(chan Plan, 1), used: make(chan struct{}, 1)}
 	rest, err := getopt(args, d.options.options())
 	if err != nil {
 		return err
@@ -64,8 +74,25 @@ func serve(e env, args []string) error {
 	if d.on, err = d.options.interfaceList(); err != nil {
 		return usageError("option -i: " + err.Error())
 	}
-	config, err := d.readConfig()
-	if err != nil {
+	caller := detached()
+	if d.options.daemon && caller == nil {
+		return detach(e)
+	}
+	return d.live(caller)
+}
+
+// live is the daemon's life, from the configuration to its end. caller is whom to tell that it listens, or nil in the
+// foreground.
+func (d *daemon) live(caller *os.File) error {
+	var err error
+	if caller != nil {
+		if d.dir, err = os.Getwd(); err != nil {
+			return err
+		}
+		d.options.config = d.resolve(d.options.config)
+		d.options.logFile, d.options.pidFile = d.resolve(d.options.logFile), d.resolve(d.options.pidFile)
+	}
+	if d.config, err = d.readConfig(); err != nil {
 		// Standard error may be a service manager's log.
 		return withoutSecrets(err)
 	}
@@ -77,32 +104,36 @@ func serve(e env, args []string) error {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	defer signal.Stop(hangups)
 	defer signal.Stop(ends)
-	// Commands are to inherit nothing that the caller has left open. Linux 5.9; without it they do, as with knockd.
-	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	closeOnExec()
 
-	d.config = config
-	plan, err := d.plan(config)
+	if caller != nil {
+		pid, err := takePidFile(d.pidFile())
+		if err != nil {
+			return err
+		}
+		defer pid.remove()
+	}
+	plan, off, err := d.plan(d.config)
 	if err != nil {
+		return withoutSecrets(err)
+	}
+	if plan.captures, err = openCaptures(plan, d.interfaces(d.config)); err != nil {
 		return err
 	}
-	if plan.captures, err = openCaptures(plan, d.interfaces(config)); err != nil {
-		return err
-	}
-	d.log = &Log{out: e.stderr, date: time.Now}
-	if d.options.verbose {
-		d.log.out, d.log.copy = e.stdout, e.stdout
-	}
-	if d.options.debug {
-		d.debug = &Log{out: e.stderr, date: time.Now}
-	}
-	if err := d.log.open(d.logFile(config)); err != nil {
+	if err := d.openLog(caller != nil); err != nil {
 		for _, c := range plan.captures {
 			c.close()
 		}
 		return err
 	}
+	defer d.finishLogs()
 	if d.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("making an eventfd: %w", err)
+	}
+	if caller != nil {
+		if err := letGo(caller); err != nil {
+			return err
+		}
 	}
 	d.listened = plan.listened
 	grants := make(chan Grant, maxGrants)
@@ -112,20 +143,26 @@ func serve(e env, args []string) error {
 		steps:  Throttle{log: d.log, burst: stepBurst, interval: stepInterval},
 	}
 	closed := make(chan struct{})
-	d.log.printf("starting up, listening on %s", describeInterfaces(d.interfaces(config)))
-	d.logWarnings(config)
+	d.log.printf("starting up, listening on %s", describeInterfaces(d.interfaces(d.config)))
+	d.logWarnings(d.config)
+	d.logDisabled(off)
 	if d.debug != nil {
 		d.debug.printf("packets to ports that are no door's knock are not seen, and not shown here")
 	}
 	go reader.run()
 	go func() {
-		newDoors(d.now, d.log, Command.start).serve(grants)
+		doors := newDoors(d.now, d.log, Command.start)
+		doors.use, doors.used = useOneTime, d.used
+		doors.serve(grants)
 		close(closed)
 	}()
 	for {
 		select {
 		case <-hangups:
 			d.reload()
+			continue
+		case <-d.used:
+			d.nextSequences()
 			continue
 		case <-ends:
 		}
@@ -141,6 +178,65 @@ func serve(e env, args []string) error {
 		d.log.printf("ended at once by a second signal (%v): doors may be open", sig)
 		return errLogged
 	}
+}
+
+// resolve makes a path absolute that is relative to where the caller of -d was.
+func (d *daemon) resolve(path string) string {
+	if d.dir == "" || path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(d.dir, path)
+}
+
+// openLog opens the log and lets it write by itself.
+func (d *daemon) openLog(background bool) error {
+	d.log = &Log{out: d.stderr, date: time.Now}
+	switch {
+	case background:
+		d.log.out = io.Discard
+	case d.options.verbose:
+		d.log.out, d.log.copy = d.stdout, d.stdout
+	}
+	if d.options.lookup {
+		d.log.names = newNames(d.now, net.DefaultResolver.LookupAddr)
+	}
+	syslog, err := d.syslogOf(d.config)
+	if err == nil {
+		err = d.log.open(d.logFile(d.config), syslog)
+	}
+	if err != nil {
+		return err
+	}
+	if background && d.logFile(d.config) == "" && syslog == nil {
+		fmt.Fprintf(d.stderr, "%s: warning: nothing will be logged: LogFile, -g or UseSyslog says where to\n", d.name)
+	}
+	d.log.start()
+	if d.options.debug {
+		d.debug = &Log{out: d.stderr, date: time.Now}
+		d.debug.start()
+	}
+	return nil
+}
+
+func (d *daemon) finishLogs() {
+	d.log.finish()
+	if d.debug != nil {
+		d.debug.finish()
+	}
+}
+
+// syslogOf is the system log if the configuration asks for it.
+func (d *daemon) syslogOf(c *Config) (*Syslog, error) {
+	if !c.UseSyslog {
+		return nil, nil
+	}
+	if d.syslog == nil {
+		var err error
+		if d.syslog, err = openSyslog(d.name); err != nil {
+			return nil, err
+		}
+	}
+	return d.syslog, nil
 }
 
 // maxGrants is how many grants may wait for the doors.
@@ -169,6 +265,16 @@ func (d *daemon) logFile(c *Config) string {
 	return c.LogFile
 }
 
+func (d *daemon) pidFile() string {
+	switch {
+	case d.options.pidFile != "":
+		return d.options.pidFile
+	case d.config.PidFile != "":
+		return d.config.PidFile
+	}
+	return defaultPidFile
+}
+
 func describeInterfaces(names []string) string {
 	if names == nil {
 		return "any (all interfaces)"
@@ -187,44 +293,25 @@ func openConfig(file string) (*Config, error) {
 	if c == nil {
 		return nil, err
 	}
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Mode()&0o004 != 0 {
+	if info, err := f.Stat(); err == nil && othersRead(info) {
 		c.Warnings = append(c.Warnings, fmt.Sprintf("%s: others can read it, and it holds the secret: chmod 600 %s", file, file))
-	}
-	if c.UseSyslog {
-		c.Warnings = append(c.Warnings, file+": UseSyslog has no effect yet: the log goes to LogFile or standard error")
-	}
-	if c.PidFile != "" {
-		c.Warnings = append(c.Warnings, file+": PidFile has no effect yet: the daemon stays in the foreground")
 	}
 	return c, err
 }
 
-// readConfig reads the configuration and refuses what serve cannot do.
+func othersRead(info os.FileInfo) bool { return info.Mode().IsRegular() && info.Mode()&0o004 != 0 }
+
+// readConfig reads the configuration, with paths as the daemon can use them.
 func (d *daemon) readConfig() (*Config, error) {
 	c, err := openConfig(d.options.config)
 	if err != nil {
 		return nil, err
 	}
-	if errs := unserved(c); errs != nil {
-		return nil, errs
+	c.LogFile, c.PidFile = d.resolve(c.LogFile), d.resolve(c.PidFile)
+	for _, door := range c.Doors {
+		door.OneTime = d.resolve(door.OneTime)
 	}
 	return c, nil
-}
-
-// unserved lists the doors that ask for what is not built yet.
-func unserved(c *Config) (errs configErrors) {
-	for _, door := range c.Doors {
-		for _, what := range []struct {
-			name string
-			used bool
-		}{{"One_Time_Sequences", door.OneTime != ""}, {"Target", door.Target.IsValid()}} {
-			if what.used {
-				errs = append(errs, configError{text: fmt.Sprintf("%s:%d: door %q: %s is not supported yet: take the door out to run without it",
-					c.File, door.Line, door.Name, what.name)})
-			}
-		}
-	}
-	return errs
 }
 
 func (d *daemon) logWarnings(c *Config) {
@@ -233,8 +320,29 @@ func (d *daemon) logWarnings(c *Config) {
 	}
 }
 
-// plan makes what the reader goes by, without captures.
-func (d *daemon) plan(c *Config) (Plan, error) {
+// logDisabled names, once and in knockd's words, the doors that have no one-time sequence left.
+func (d *daemon) logDisabled(off []*Door) {
+	for _, door := range off {
+		if !slices.Contains(d.disabled, door) {
+			d.log.printf("no more sequences left in the one time sequences file for door %s --> disabling the door", door.Name)
+		}
+	}
+	d.disabled = off
+}
+
+// plan makes what the reader goes by, without captures, and returns the doors that have no one-time sequence left.
+func (d *daemon) plan(c *Config) (p Plan, off []*Door, err error) {
+	unused, mistakes, unreadable := c.oneTimeFiles()
+	if mistakes = append(mistakes, unreadable...); mistakes != nil {
+		return Plan{}, nil, mistakes
+	}
+	on, off := inForce(c.Doors, unused)
+	p, err = d.planFor(c, on)
+	return p, off, err
+}
+
+// planFor makes a plan with doors that have sequences.
+func (d *daemon) planFor(c *Config, doors []*Door) (Plan, error) {
 	links, err := readLinks()
 	if err != nil {
 		return Plan{}, err
@@ -243,18 +351,30 @@ func (d *daemon) plan(c *Config) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	p := Plan{links: links, listened: map[int]bool{}, own: map[[16]byte]bool{}, matcher: newMatcher(c.Doors, maxAttempts), wide: d.options.debug}
+	p := Plan{
+		matcher: newMatcher(doors, maxAttempts), wide: d.options.debug,
+		links: links, listened: map[int]bool{}, addresses: map[[16]byte]bool{},
+	}
 	p.matcher.onlyChanges = !d.options.debug
+	var addresses []netip.Addr
+	add := func(addr netip.Addr, own bool) {
+		if _, known := p.addresses[addr.As16()]; !known && (addr.Is4() || !d.options.onlyIPv4) {
+			p.addresses[addr.As16()] = own
+			addresses = append(addresses, addr)
+		}
+	}
 	for _, l := range on {
 		p.listened[l.Index] = true
 		for _, addr := range l.Addresses {
-			if addr.Is4() || !d.options.onlyIPv4 {
-				p.own[addr.As16()] = true
-				p.spec.Addresses = append(p.spec.Addresses, addr)
-			}
+			add(addr, true)
 		}
 	}
-	p.spec = filterSpec(c.Doors, p.spec.Addresses, d.options.onlyIPv4)
+	for _, door := range doors {
+		if door.Target.IsValid() {
+			add(door.Target, false)
+		}
+	}
+	p.spec = filterSpec(doors, addresses, d.options.onlyIPv4)
 	return p, nil
 }
 
@@ -289,34 +409,67 @@ func (d *daemon) reload() {
 	d.log.printf("re-reading config file: %s", d.options.config)
 	config, err := d.readConfig()
 	var plan Plan
+	var off []*Door
 	if err == nil {
-		plan, err = d.plan(config)
+		plan, off, err = d.plan(config)
 	}
 	// Other links, or one of the same name that was made anew.
 	if err == nil && (!slices.Equal(d.interfaces(config), d.interfaces(d.config)) ||
 		d.interfaces(config) != nil && !maps.Equal(plan.listened, d.listened)) {
 		plan.captures, err = openCaptures(plan, d.interfaces(config))
 	}
-	logFile := d.logFile(d.config)
+	good := d.config
 	if err == nil {
-		logFile = d.logFile(config)
+		good = config
 	}
-	if err := d.log.open(logFile); err != nil {
-		d.log.printf("%v: the one that was open stays", err)
-	} else if logFile != "" {
-		d.log.printf("re-opening log file: %s", logFile)
+	syslog, logErr := d.syslogOf(good)
+	if logErr == nil {
+		logErr = d.log.open(d.logFile(good), syslog)
+	}
+	if logErr != nil {
+		d.log.printf("%v: the one that was open stays", logErr)
+	} else if file := d.logFile(good); file != "" {
+		d.log.printf("re-opening log file: %s", file)
 	}
 	if err != nil {
-		for line := range strings.Lines(withoutSecrets(err).Error()) {
-			d.log.printf("%s", strings.TrimSuffix(line, "\n"))
-		}
+		d.logMistakes(err)
 		d.log.printf("the configuration stays as it was")
 		return
 	}
 	d.logWarnings(config)
+	d.logDisabled(off)
 	d.config, d.listened = config, plan.listened
+	d.send(plan)
+}
+
+// logMistakes logs each line of err, without what may be a secret.
+func (d *daemon) logMistakes(err error) {
+	for line := range strings.Lines(withoutSecrets(err).Error()) {
+		d.log.printf("%s", strings.TrimSuffix(line, "\n"))
+	}
+}
+
+// nextSequences brings the next one-time sequences into force after one was used. A file that cannot be read disables
+// its doors, and a line with a mistake is passed over: nobody could knock it.
+func (d *daemon) nextSequences() {
+	unused, mistakes, unreadable := d.config.oneTimeFiles()
+	if mistakes = append(mistakes, unreadable...); mistakes != nil {
+		d.logMistakes(mistakes)
+	}
+	on, off := inForce(d.config.Doors, unused)
+	plan, err := d.planFor(d.config, on)
+	if err != nil {
+		d.log.printf("bringing the next sequence into force: %v: it takes a reload", err)
+		return
+	}
+	d.logDisabled(off)
+	d.send(plan)
+}
+
+// send gives the reader a new plan, in place of one that it has not taken up yet.
+func (d *daemon) send(plan Plan) {
 	select {
-	case old := <-d.plans: // the reader has not taken it up yet, and goes straight to the new one
+	case old := <-d.plans:
 		if plan.captures == nil {
 			plan.captures = old.captures
 		} else {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -295,6 +296,23 @@ func TestReloadWhileOpen(t *testing.T) {
 	if n := strings.Count(d.logged(), "OPEN SESAME"); n != 1 {
 		t.Errorf("openings after the reload: got %d, want 1", n)
 	}
+	d.stop()
+}
+
+// TestReloadKeepsAttempts reloads between two knocks of a sequence.
+func TestReloadKeepsAttempts(t *testing.T) {
+	w := newWorld(t, 1)
+	config := "[a]\n sequence = 7000,8000,9000\n command = true\n"
+	d := w.serve(config)
+	w.knock(0, hostAddr, "7000", "8000")
+	d.await("10.9.0.2: a: Stage 2")
+	d.write(config + "[b]\n sequence = 5000,6000\n command = true\n")
+	d.signal(unix.SIGHUP)
+	d.await("re-opening log file")
+	w.knock(0, hostAddr, "9000")
+	d.await("10.9.0.2: a: OPEN SESAME")
+	w.knock(0, hostAddr, "5000", "6000")
+	d.await("10.9.0.2: b: OPEN SESAME")
 	d.stop()
 }
 
@@ -612,6 +630,79 @@ func TestOtherHostsPackets(t *testing.T) {
 	d.stop()
 }
 
+// TestTarget opens the way to a host behind this one, by knocks on that host, over both families.
+func TestTarget(t *testing.T) {
+	w := newWorld(t, 2)
+	behind := w.netns()
+	w.must(w.host.link("lan", behind, "eth0"))
+	for _, step := range []struct {
+		in   *Netns
+		line string
+	}{
+		{w.host, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1; ip address add 198.51.100.1/24 dev lan; ip address add fd00:98::1/64 dev lan nodad"},
+		{behind, "ip address add 198.51.100.7/24 dev eth0; ip address add fd00:98::7/64 dev eth0 nodad; ip route add default via 198.51.100.1; ip -6 route add default via fd00:98::1"},
+		{w.clients[0], "ip route add default via 10.9.0.1; ip -6 route add default via fd00:9::1"},
+		{w.clients[1], "ip route add default via 10.9.0.1; ip -6 route add default via fd00:9::1"},
+		{w.host, "for t in iptables ip6tables; do $t -w -A FORWARD -i eth0 -p tcp --dport 22 -j DROP; done"},
+	} {
+		w.must(step.in.run("sh", "-c", step.line))
+	}
+	w.must(behind.do(func() error {
+		l, err := net.Listen("tcp", ":22")
+		if err == nil {
+			t.Cleanup(func() { _ = l.Close() })
+		}
+		return err
+	}))
+	door := func(name, target, tool string) string {
+		return fmt.Sprintf("[%s]\n sequence = 7000,8000,9000\n target = %s\n start_command = %s -w -I FORWARD -s %%IP%% -p tcp --dport 22 -j ACCEPT\n"+
+			" cmd_timeout = 600\n stop_command = %[3]s -w -D FORWARD -s %%IP%% -p tcp --dport 22 -j ACCEPT\n", name, target, tool)
+	}
+	d := w.serve(door("four", "198.51.100.7", "iptables") + door("six", "fd00:98::7", "ip6tables"))
+	for _, target := range []string{"198.51.100.7", "fd00:98::7"} {
+		ssh := netip.AddrPortFrom(netip.MustParseAddr(target), 22).String()
+		w.knock(0, hostAddr, "7000", "8000", "9000") // on this host: nobody's door
+		w.wantPort(0, ssh, filtered)
+		w.knock(0, target, "7000", "8000", "9000")
+		w.awaitPort(0, ssh, reached)
+		w.wantPort(1, ssh, filtered)
+	}
+	if n := strings.Count(d.logged(), "Stage 1"); n != 2 {
+		t.Errorf("attempts: got %d, want those on the targets, 2", n)
+	}
+	d.stop()
+	w.wantPort(0, "198.51.100.7:22", filtered)
+	w.wantPort(0, "[fd00:98::7]:22", filtered)
+}
+
+// TestLookup logs names beside addresses, and waits for no name server.
+func TestLookup(t *testing.T) {
+	w := newWorld(t, 2)
+	dir := t.TempDir()
+	w.must(os.WriteFile(dir+"/hosts", []byte("10.9.0.2 laptop.lan laptop\n"), 0o644))
+	w.must(os.WriteFile(dir+"/resolv.conf", []byte("nameserver 10.9.0.1\n"), 0o644)) // nobody answers there
+	w.must(w.host.run("iptables", "-A", "INPUT", "-p", "udp", "--dport", "53", "-j", "DROP"))
+	d := w.serveIn("mount --bind "+dir+"/hosts /etc/hosts; mount --bind "+dir+"/resolv.conf /etc/resolv.conf",
+		"[a]\n sequence = 7000,8000,9000\n start_command = echo %IP% >> "+dir+"/opened\n cmd_timeout = 1\n stop_command = true\n", "-l")
+	w.knock(1, "-d0", hostAddr, "7000", "8000", "9000")
+	w.knock(0, "-d0", hostAddr, "7000", "8000", "9000")
+	began := time.Now()
+	w.eventually("both openings", func() bool {
+		opened, _ := os.ReadFile(dir + "/opened")
+		return strings.Count(string(opened), "\n") == 2
+	})
+	if took := time.Since(began); took >= nameTime {
+		t.Errorf("opening took %v: it waited for the name", took)
+	}
+	d.await("10.9.0.2 (laptop.lan): a: command timeout")
+	for _, line := range []string{"10.9.0.3: a: Stage 1\n", "10.9.0.2 (laptop.lan): a: Stage 1\n", "10.9.0.2 (laptop.lan): a: OPEN SESAME\n"} {
+		if !strings.Contains(d.logged(), line) {
+			t.Errorf("log lacks %q", line)
+		}
+	}
+	d.stop()
+}
+
 // TestServeRefuses starts nothing and changes nothing where something is wrong.
 func TestServeRefuses(t *testing.T) {
 	needRoot(t)
@@ -641,8 +732,8 @@ func TestServeRefuses(t *testing.T) {
 		{"unknown option", []string{"-c", good, "-x"}, false, 2, `unknown option "-x"`},
 		{"bad interface name", []string{"-c", good, "-i", "a/b"}, false, 2, `option -i: "a/b" is no interface name`},
 		{"an argument", []string{good}, false, 2, "is one argument too many"},
-		{"Target", []string{"-c", file("target", "[a]\nsequence = 7000\ntarget = 192.0.2.1\n")}, false, 1, dir + `/target:1: door "a": Target is not supported yet`},
-		{"one-time sequences", []string{"-c", file("once", "[a]\none_time_sequences = /x\n")}, false, 1, dir + `/once:1: door "a": One_Time_Sequences is not supported yet`},
+		{"no one-time file", []string{"-c", file("once", "[a]\none_time_sequences = "+dir+"/none\n")}, false, 1, dir + `/once:1: door "a": One_Time_Sequences: open ` + dir + "/none: no such file or directory"},
+		{"bad one-time file", []string{"-c", file("wrong", "[a]\none_time_sequences = "+file("lines", " 7000,8000\n 7000,x\n")+"\n")}, false, 1, dir + "/lines:2: Sequence: a port is a number from 1 to 65535\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cmd := sesame("sesame", append([]string{"serve"}, tt.args...)...)

@@ -157,13 +157,32 @@ type running struct {
 // serve starts the daemon with a configuration and waits until it listens.
 func (w *world) serve(config string, args ...string) *running {
 	w.Helper()
+	return w.serveIn("", config, args...)
+}
+
+// serveIn does it in a mount namespace of its own, after the shell has run setUp there.
+func (w *world) serveIn(setUp, config string, args ...string) *running {
+	w.Helper()
 	dir := w.TempDir()
 	file, log := filepath.Join(dir, "knockd.conf"), filepath.Join(dir, "log")
 	w.must(os.WriteFile(file, []byte(config), 0o600))
 	cmd := sesame("sesame", append([]string{"serve", "-c", file, "-i", "eth0", "-g", log}, args...)...)
+	if setUp != "" {
+		cmd = w.inMounts(setUp, cmd)
+	}
 	r := w.daemon(cmd, file, log)
 	r.await("starting up, listening on eth0")
 	return r
+}
+
+// inMounts makes cmd run in a mount namespace of its own, after the shell has run setUp there.
+func (w *world) inMounts(setUp string, cmd *exec.Cmd) *exec.Cmd {
+	w.Helper()
+	name := filepath.Join(w.TempDir(), cmd.Args[0])
+	w.must(os.Symlink(cmd.Path, name))
+	in := exec.Command("unshare", append([]string{"-m", "sh", "-ec", setUp + "\nexec \"$0\" \"$@\"", name}, cmd.Args[1:]...)...)
+	in.Env = cmd.Env
+	return in
 }
 
 // daemon starts cmd on the host. It ends with the test at the latest.

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+const (
+	nameTime   = 2 * time.Second // how long an address is looked up at most
+	nameMemory = 5 * time.Minute // how long an answer is good, also that there is none
+	maxNames   = 256
+)
+
+// Names looks up the host names of addresses for the log (-l). The log's goroutine owns it.
+type Names struct {
+	lookup func(ctx context.Context, addr string) (names []string, err error)
+	now    func() time.Duration
+	ctx    context.Context
+	cancel context.CancelFunc // from then on nothing is looked up
+	known  map[netip.Addr]knownName
+}
+
+type knownName struct {
+	name  string // "": none
+	until time.Duration
+}
+
+func newNames(now func() time.Duration, lookup func(context.Context, string) ([]string, error)) *Names {
+	n := &Names{lookup: lookup, now: now, known: map[netip.Addr]knownName{}}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	return n
+}
+
+// of returns the host name of an address, or "".
+func (n *Names) of(addr netip.Addr) string {
+	now := n.now()
+	if k, ok := n.known[addr]; ok && now < k.until {
+		return k.name
+	}
+	if len(n.known) >= maxNames {
+		clear(n.known)
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, nameTime)
+	defer cancel()
+	name := ""
+	if found, err := n.lookup(ctx, addr.String()); err == nil && len(found) > 0 {
+		// It comes from whoever owns the address: no more of it than a name has (RFC 1035, section 2.3.4).
+		name = printable(strings.TrimSuffix(found[0], "."))
+		name = name[:min(len(name), 255)]
+	}
+	n.known[addr] = knownName{name, n.now() + nameMemory}
+	return name
+}

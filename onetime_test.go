@@ -1,0 +1,333 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestParseOneTime(t *testing.T) {
+	for _, tt := range []struct{ name, text, unused, mistakes string }{
+		{"nothing", "", "", ""},
+		{"in knockd's manner", " 1,2:udp\n 3:TCP,4\n", "0:1:tcp,2:udp 9:3:tcp,4:tcp", ""},
+		{"no leading blank, no newline at the end", "1\n2", "0:1:tcp 2:2:tcp", ""},
+		{"used", "#1,2\n 3\n", "5:3:tcp", ""},
+		{"comments and empty lines", "# list\n\n   \n\t# more\n\t5 # for Monday\r\n", "20:5:tcp", ""},
+		{"mistakes", " 1\n 2,x\n 3\n ,\n", "0:1:tcp 8:3:tcp",
+			"once:2: Sequence: a port is a number from 1 to 65535, not \"x\"\n" +
+				"once:4: Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports\n" +
+				"once:4: Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports"},
+		{"too long", strings.Repeat("1,", maxKnocks) + "1\n", "", "once:1: Sequence: a sequence has 1 to 32 knocks, not 33"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			unused, mistakes := parseOneTime("once", []byte(tt.text))
+			var got []string
+			for _, u := range unused {
+				got = append(got, fmt.Sprintf("%d:%s", u.at, (&Door{Sequence: u.sequence}).sequence()))
+			}
+			if s := strings.Join(got, " "); s != tt.unused {
+				t.Errorf("unused: got %q, want %q", s, tt.unused)
+			}
+			if mistakes.Error() != tt.mistakes {
+				t.Errorf("mistakes: got %q, want %q", mistakes, tt.mistakes)
+			}
+		})
+	}
+	if _, mistakes := parseOneTime("once", []byte(strings.Repeat("x\n", 1000))); len(mistakes) != maxConfigErrors {
+		t.Errorf("mistakes of a file that is none: got %d, want %d", len(mistakes), maxConfigErrors)
+	}
+}
+
+func FuzzParseOneTime(f *testing.F) {
+	for _, seed := range []string{" 1,2:udp\n#3\n4", "\n\n", "x", " 1\r\n\t#\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		unused, _ := parseOneTime("once", text)
+		for _, u := range unused {
+			if u.at < 0 || u.at >= len(text) || u.at > 0 && text[u.at-1] != '\n' || len(u.sequence) < 1 || len(u.sequence) > maxKnocks {
+				t.Fatalf("line at %d with %d knocks", u.at, len(u.sequence))
+			}
+			// Marked, it is not there any more, and the others are as they were.
+			marked := slices.Insert(slices.Clone(text), u.at, '#')
+			if c := text[u.at]; c == ' ' || c == '\t' {
+				marked = slices.Clone(text)
+				marked[u.at] = '#'
+			}
+			if left, _ := parseOneTime("once", marked); len(left) != len(unused)-1 {
+				t.Fatalf("marking the line at %d leaves %d of %d", u.at, len(left), len(unused))
+			}
+		}
+	})
+}
+
+// sequence reads knocks.
+func sequence(t testing.TB, text string) []Knock {
+	t.Helper()
+	return testDoors(t, "[a] Sequence = "+text)[0].Sequence
+}
+
+func TestUseOneTime(t *testing.T) {
+	for _, tt := range []struct{ name, before, use, after string }{
+		{"leading blank", " 1,2\n 3,4\n", "1,2", "#1,2\n 3,4\n"},
+		{"leading tab, CRLF", "\t1,2\r\n\t3,4\r\n", "1,2", "#1,2\r\n\t3,4\r\n"},
+		{"no leading blank", "1,2\n3,4\n", "1,2", "#1,2\n3,4\n"},
+		{"after a used one", "#1,2\n3,4", "3,4", "#1,2\n#3,4"},
+		{"not the first one any more", " 5,6\n 1,2\n", "1,2", " 5,6\n#1,2\n"},
+		{"the first of two alike", " 1,2\n 1,2\n", "1,2", "#1,2\n 1,2\n"},
+		{"with a mistake elsewhere", " 9,x\n 1,2\n", "1,2", " 9,x\n#1,2\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "once")
+			if err := os.WriteFile(file, []byte(tt.before), 0o640); err != nil {
+				t.Fatal(err)
+			}
+			link := file + ".link"
+			if err := os.Symlink("once", link); err != nil {
+				t.Fatal(err)
+			}
+			if err := useOneTime(link, sequence(t, tt.use)); err != nil {
+				t.Fatal(err)
+			}
+			got, _ := os.ReadFile(file)
+			if string(got) != tt.after {
+				t.Errorf("got %q, want %q", got, tt.after)
+			}
+			if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+				t.Errorf("the link to the file: %v, %v", info.Mode(), err)
+			}
+			if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o640 {
+				t.Errorf("mode: got %v, want 640", info.Mode())
+			}
+			if files, _ := os.ReadDir(filepath.Dir(file)); len(files) != 2 {
+				t.Errorf("files left: %v", files)
+			}
+			if tt.name == "the first of two alike" {
+				return
+			}
+			if err := useOneTime(link, sequence(t, tt.use)); err != errUsed {
+				t.Errorf("used again: got %v, want %v", err, errUsed)
+			}
+		})
+	}
+}
+
+// TestUseOneTimeRefused has files that cannot be marked: they stay as they are.
+func TestUseOneTimeRefused(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	w := &world{T: t}
+	// A file system of the test's own: first read-only, then full.
+	w.must(onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+			return err
+		}
+		for _, step := range []error{
+			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+			unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16k"),
+			os.WriteFile(dir+"/once", []byte("1,2\n"), 0o600),
+			unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""),
+		} {
+			if step != nil {
+				return step
+			}
+		}
+		if err := useOneTime(dir+"/once", sequence(t, "1,2")); !errors.Is(err, unix.EROFS) {
+			t.Errorf("read-only: got %v, want EROFS", err)
+		}
+		if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size=16k"); err != nil {
+			return err
+		}
+		filler, err := os.Create(dir + "/filler")
+		if err != nil {
+			return err
+		}
+		defer filler.Close()
+		for err == nil {
+			_, err = filler.Write(make([]byte, 4096))
+		}
+		if err := useOneTime(dir+"/once", sequence(t, "1,2")); !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("full: got %v, want ENOSPC", err)
+		}
+		if got, err := os.ReadFile(dir + "/once"); string(got) != "1,2\n" {
+			t.Errorf("after all that: got %q, %v", got, err)
+		}
+		if files, _ := os.ReadDir(dir); len(files) != 2 {
+			t.Errorf("files left: %v", files)
+		}
+		return nil
+	}))
+	if err := useOneTime(filepath.Join(dir, "none"), sequence(t, "1")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: got %v", err)
+	}
+}
+
+// TestDoorsOneTime has grants of one-time doors: the line is marked before the command, and by one knock once.
+func TestDoorsOneTime(t *testing.T) {
+	d := newDoorsTest(t, "[a] Start_Command = a | One_Time_Sequences = /once\n[b] Start_Command = b | One_Time_Sequences = /once")
+	for _, door := range d.config {
+		door.Sequence = []Knock{{7, tcp}}
+	}
+	var marked []string
+	outcome := error(nil)
+	told := make(chan struct{}, 1)
+	d.used = told
+	d.use = func(file string, s []Knock) error {
+		marked = append(marked, fmt.Sprintf("%s %s after %d commands", file, (&Door{Sequence: s}).sequence(), len(d.started)))
+		return outcome
+	}
+	grant := func(door, source string, when time.Duration) {
+		d.Doors.grant(when, Grant{Door: d.config[door], Source: netip.MustParseAddr(source), When: when})
+		d.tick(when)
+		for j := range d.running {
+			d.end(when, j, Outcome{})
+		}
+		d.tick(when)
+	}
+	grant("a", "192.0.2.7", 1)
+	grant("b", "192.0.2.7", 1) // the same knock at both
+	select {
+	case <-told:
+	default:
+		t.Error("nobody was told that the sequence was used")
+	}
+	outcome = errUsed
+	grant("b", "192.0.2.8", 1) // somebody else at the same moment
+	grant("a", "192.0.2.7", 2) // and once more
+	select {
+	case <-told:
+	default:
+		t.Error("nobody was told that the sequence in force is not in the file")
+	}
+	outcome = unix.EROFS
+	grant("a", "192.0.2.7", 3)
+	select {
+	case <-told:
+		t.Error("told of a sequence that is still in force")
+	default:
+	}
+	if want := []string{"a", "b"}; !slices.Equal(d.started, want) {
+		t.Errorf("commands: got %q, want %q", d.started, want)
+	}
+	want := []string{"/once 7:tcp after 0 commands", "/once 7:tcp after 2 commands", "/once 7:tcp after 2 commands", "/once 7:tcp after 2 commands"}
+	if !slices.Equal(marked, want) {
+		t.Errorf("marked: got %q, want %q", marked, want)
+	}
+	for _, line := range []string{
+		"192.0.2.8: b: not opened: its sequence has been used, or taken out of the file: /once\n",
+		"192.0.2.7: a: not opened: its sequence cannot be marked as used: read-only file system\n",
+	} {
+		if !strings.Contains(d.logged.String(), line) {
+			t.Errorf("log lacks %q: %s", line, d.logged.String())
+		}
+	}
+}
+
+// TestOneTimeSequences follows a file through its use, by real knocks.
+func TestOneTimeSequences(t *testing.T) {
+	w := newWorld(t, 2)
+	dir := t.TempDir()
+	once := filepath.Join(dir, "once")
+	write := func(text string) { w.must(os.WriteFile(once, []byte(text), 0o600)) }
+	want := func(text string) {
+		t.Helper()
+		if got, _ := os.ReadFile(once); string(got) != text {
+			t.Errorf("file: got %q, want %q", got, text)
+		}
+	}
+	write(" 7001,7002\n7003,7004\n 7005:udp,7006\n")
+	config := "[a]\n one_time_sequences = " + once + "\n command = echo a\n[b]\n one_time_sequences = " + once + "\n command = echo b\n" +
+		"[static]\n sequence = 9001,9002,9003\n command = true\n"
+	d := w.serve(config)
+	ran := func() int { return strings.Count(d.logged(), "a: running command: echo a") }
+	// The next line comes into force a moment after the one before was used.
+	knock := func(openings int, knocks ...string) {
+		t.Helper()
+		w.eventually(fmt.Sprintf("opening %d", openings), func() bool {
+			w.knock(0, append([]string{"-d20", hostAddr}, knocks...)...)
+			return ran() == openings
+		})
+	}
+	// One knock opens both doors of the file. It ends neither the attempts at other doors nor those of other sources.
+	w.knock(1, hostAddr, "9001", "9002")
+	w.knock(0, hostAddr, "7001", "7002")
+	d.await("b: command took")
+	w.knock(1, hostAddr, "9003")
+	d.await("10.9.0.3: static: OPEN SESAME")
+	want("#7001,7002\n7003,7004\n 7005:udp,7006\n")
+	w.knock(0, hostAddr, "7001", "7002") // used
+	knock(2, "7003", "7004")
+	want("#7001,7002\n#7003,7004\n 7005:udp,7006\n")
+	// The file is edited while the daemon runs: another line is in force with the next opening.
+	write(" 7005:udp,7006\n 7007,7008\n")
+	knock(3, "7005:udp", "7006")
+	knock(4, "7007", "7008")
+	d.await("no more sequences left in the one time sequences file for door a --> disabling the door")
+	d.await("no more sequences left in the one time sequences file for door b --> disabling the door")
+	w.knock(0, hostAddr, "7007", "7008")
+	// A line that is taken out of the file opens nothing, and a reload brings new ones into force.
+	write(" 7011,7012\n 7013,7014\n")
+	d.signal(unix.SIGHUP)
+	d.await("re-opening log file") // it has read everything
+	write(" 7013,7014\n")
+	w.eventually("the line in force after the reload", func() bool {
+		w.knock(0, hostAddr, "7011", "7012")
+		return strings.Contains(d.logged(), "a: not opened: its sequence has been used, or taken out of the file: "+once)
+	})
+	want(" 7013,7014\n")
+	knock(5, "7013", "7014")
+	if strings.Contains(d.logged(), "701") || strings.Contains(d.logged(), "700") {
+		t.Error("the log has a sequence")
+	}
+	d.stop()
+}
+
+// TestOneTimeReadOnly has a file that cannot be written: the door does not open until it can be.
+func TestOneTimeReadOnly(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	once := filepath.Join(t.TempDir(), "once")
+	w.must(os.WriteFile(once, []byte(" 7001,7002\n"), 0o600))
+	// Root may write what its mode forbids; not so a file that is immutable (chattr(1)) or on a read-only mount.
+	d := w.serveIn("mount --bind "+once+" "+once+" && mount -o remount,ro,bind "+once,
+		strings.Replace(sshDoor("ssh", "1", 60), "sequence      = 1\n", "one_time_sequences = "+once+"\n", 1))
+	w.knock(0, hostAddr, "7001", "7002")
+	d.await("ssh: not opened: its sequence cannot be marked as used: open " + once + ": read-only file system")
+	w.wantPort(0, hostSSH, filtered)
+	w.must(exec.Command("nsenter", "-m", "-t", fmt.Sprint(d.cmd.Process.Pid), "umount", once).Run())
+	w.knock(0, hostAddr, "7001", "7002")
+	w.awaitPort(0, hostSSH, reached)
+	d.stop()
+}
+
+// TestOneTimeKilled kills the daemon between the use of a sequence and the end of its command: it is used.
+func TestOneTimeKilled(t *testing.T) {
+	w := newWorld(t, 1)
+	dir := t.TempDir()
+	once := filepath.Join(dir, "once")
+	w.must(os.WriteFile(once, []byte("7001,7002\n7003,7004\n"), 0o600))
+	config := "[a]\n one_time_sequences = " + once + "\n command = cp " + once + " " + dir + "/seen; kill -9 $PPID\n"
+	d := w.serve(config)
+	w.knock(0, hostAddr, "7001", "7002")
+	d.wantExit(-1)
+	if seen, _ := os.ReadFile(dir + "/seen"); string(seen) != "#7001,7002\n7003,7004\n" {
+		t.Errorf("the command found the file as %q", seen)
+	}
+	d = w.serve(strings.Replace(config, "kill -9 $PPID", "true", 1))
+	w.knock(0, hostAddr, "7001", "7002")
+	w.knock(0, hostAddr, "7003", "7004")
+	d.await("a: command took")
+	if n := strings.Count(d.logged(), "OPEN SESAME"); n != 1 {
+		t.Errorf("openings after the restart: got %d, want 1", n)
+	}
+	d.stop()
+}
