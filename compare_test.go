@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,9 +19,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Hosts behind the one with the daemons: doors may have them as their Target.
+const (
+	routedAddr  = "198.51.100.7"
+	routedAddr6 = "fd00:98::7"
+)
+
 // compareSeeds is how many cases a normal run has. SESAME_COMPARE_SEED is the first seed and SESAME_COMPARE_N the
 // number of cases of another one.
-const compareSeeds = 60
+const compareSeeds = 300
 
 // TestBesideKnockd runs the real knockd and ours on one interface, with one configuration, and sends both the same
 // packets. What knockd says must be what a model of it says, and what we open must be what the matcher opens: so both
@@ -38,7 +45,7 @@ func TestBesideKnockd(t *testing.T) {
 		}
 	}
 	t.Logf("seeds %d to %d: %d packets", first, first+n-1, packets)
-	wanted := []string{openedByBoth, copiesCounted}
+	wanted := []string{openedByBoth, copiesCounted, sameLines}
 	for m := mend(1); m <= allMends; m <<= 1 {
 		wanted = append(wanted, m.String())
 	}
@@ -106,6 +113,7 @@ func TestDifferentFromKnockd(t *testing.T) {
 		names := c.compare(x)
 		slices.Sort(names) // what both open comes first
 		names = names[1:]  // and the marker is among it
+		names = slices.DeleteFunc(names, func(name string) bool { return name == sameLines })
 		if got, want := strings.Join(slices.Compact(names), ", "), tt.name; got != want {
 			t.Errorf("%s: %s:\n got %q\nwant %q", tt.doors, tt.packets, got, want)
 		}
@@ -125,8 +133,21 @@ func (c *compareCase) compare(x *wire) (names []string) {
 	if want := c.knockd(0).lines; !slices.Equal(theirs, want) {
 		t.Fatalf("knockd's lines differ from the model's:\n%s\n%v", sideBySide(theirs, want), c)
 	}
-	if want := c.matcherLines(); !slices.Equal(ours, want) {
-		t.Fatalf("the daemon's openings differ from the matcher's:\n%s\n%v", sideBySide(ours, want), c)
+	var openings []string
+	for _, line := range ours {
+		if strings.HasSuffix(line, ": OPEN SESAME") {
+			openings = append(openings, line)
+		}
+	}
+	if want := c.matcherLines(); !slices.Equal(openings, want) {
+		t.Fatalf("the daemon's openings differ from the matcher's:\n%s\n%v", sideBySide(openings, want), c)
+	}
+	// Where none of the mends plays a part, every line is the same, in the same order.
+	if len(theirs) <= stepBurst && slices.Equal(theirs, c.knockd(allMends).lines) {
+		if !slices.Equal(ours, theirs) {
+			t.Fatalf("the daemon's lines differ from knockd's:\n%s\n%v", sideBySide(ours, theirs), c)
+		}
+		names = append(names, sameLines)
 	}
 	return names
 }
@@ -172,6 +193,7 @@ func firstCPU(t *testing.T) int {
 // What was found out about an opening, beside the mends.
 const (
 	openedByBoth  = "opened by both"
+	sameLines     = "same lines in the same order"
 	copiesCounted = "opened by knockd only: it counts copies of a SYN as knocks"
 )
 
@@ -242,6 +264,7 @@ func newCompareCase(t *testing.T, seed uint64) *compareCase {
 	var text strings.Builder
 	var flags []int // of each door, index in compareFlags
 	var sequences [][]Knock
+	var targets []string // of each door, "" for the host's own addresses
 	for i := range 1 + r.IntN(8) {
 		var s []Knock
 		if i > 0 && r.IntN(3) == 0 {
@@ -261,6 +284,11 @@ func newCompareCase(t *testing.T, seed uint64) *compareCase {
 		}
 		sequences, flags = append(sequences, s), append(flags, r.IntN(len(compareFlags)))
 		fmt.Fprintf(&text, "[d%d]\n sequence = %s\n seq_timeout = 60\n", i, (&Door{Sequence: s}).sequence())
+		targets = append(targets, "")
+		if r.IntN(5) == 0 {
+			targets[i] = []string{routedAddr, routedAddr6}[r.IntN(2)]
+			fmt.Fprintf(&text, " target = %s\n", targets[i])
+		}
 		if f := compareFlags[flags[i]].text; f != "" {
 			fmt.Fprintf(&text, " tcpflags = %s\n", f)
 		}
@@ -285,6 +313,20 @@ func newCompareCase(t *testing.T, seed uint64) *compareCase {
 	anyFlags := func() uint8 { return []uint8{flagSYN, flagSYN, flagACK, flagFIN, flagSYN | flagACK, 4}[r.IntN(6)] }
 	knocking := func(from string) (stream []testPacket) {
 		d := r.IntN(len(sequences))
+		to := targets[d]
+		if r.IntN(8) == 0 { // at a wrong address
+			to = []string{"", routedAddr, routedAddr6}[r.IntN(3)]
+		}
+		if to != "" && strings.Contains(to, ":") != strings.Contains(from, ":") {
+			from = map[bool]string{false: "10.9.1.9", true: "fd00:9::1:9"}[strings.Contains(to, ":")]
+		}
+		packet := func(from string, k Knock, flags uint8) testPacket {
+			p := packet(from, k, flags)
+			if to != "" {
+				p.to = to
+			}
+			return p
+		}
 		fits := compareFlags[flags[d]].fits
 		clean := r.IntN(3) == 0
 		s := sequences[d]
@@ -365,7 +407,7 @@ func (c *compareCase) String() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "SESAME_COMPARE_SEED=%d SESAME_COMPARE_N=1\n%s", c.seed, c.config)
 	for i, p := range c.packets {
-		fmt.Fprintf(&s, "%3d: %s -> %v", i, p.from, p.knock)
+		fmt.Fprintf(&s, "%3d: %s -> %s %v", i, p.from, p.to, p.knock)
 		if p.knock.Proto == tcp {
 			fmt.Fprintf(&s, " flags %#02x seq %d", p.flags, p.seq)
 		}
@@ -390,7 +432,7 @@ func (c *compareCase) smallest() (*compareCase, error) {
 	return &least, err
 }
 
-// run sends the packets to both daemons: knockd's lines, and the openings of ours.
+// run sends the packets to both daemons, and returns their lines about stages and openings.
 func (c *compareCase) run(x *wire) (theirs, ours []string) {
 	w := x.w
 	dir := w.TempDir()
@@ -424,15 +466,18 @@ func (c *compareCase) run(x *wire) (theirs, ours []string) {
 	for _, p := range c.packets {
 		x.send(p.bytes())
 	}
-	for _, line := range strings.Split(await(out, "marker: OPEN SESAME\n"), "\n") {
-		if strings.Contains(line, ": Stage ") || strings.HasSuffix(line, ": OPEN SESAME") {
-			theirs = append(theirs, line)
+	progress := func(text string) (lines []string) {
+		for _, line := range strings.Split(text, "\n") {
+			if strings.Contains(line, ": Stage ") || strings.HasSuffix(line, ": OPEN SESAME") {
+				lines = append(lines, line)
+			}
 		}
+		return lines
 	}
-	for _, line := range strings.Split(await(log, "marker: OPEN SESAME\n"), "\n") {
-		if _, line, _ = strings.Cut(line, "] "); strings.HasSuffix(line, ": OPEN SESAME") {
-			ours = append(ours, line)
-		}
+	theirs = progress(await(out, "marker: OPEN SESAME\n"))
+	ours = progress(await(log, "marker: OPEN SESAME\n"))
+	for i := range ours {
+		_, ours[i], _ = strings.Cut(ours[i], "] ") // the date
 	}
 	return theirs, ours
 }
@@ -477,6 +522,7 @@ func (c *compareCase) ofMatcher() (openings []seenOpening) {
 	spec := filterSpec(c.doors, nil, false)
 	for i, p := range c.packets {
 		hit := p.hit()
+		hit.Routed = p.routed()
 		hit.When = time.Duration(i) * time.Microsecond
 		if !spec.lets(&hit) {
 			continue
@@ -600,10 +646,21 @@ func (c *compareCase) knockd(mends mend) *model {
 	return m
 }
 
-// seen says whether knockd's filter lets the packet through: a door has its port, and its flags fit that door.
+// seen says whether knockd's filter lets the packet through: a door has its port, and its address and flags fit that
+// door.
 func (m *model) seen(p *testPacket) bool {
-	return slices.ContainsFunc(m.doors, func(d *Door) bool { return d.mask(p.knock) != 0 && fits(d, p) })
+	return slices.ContainsFunc(m.doors, func(d *Door) bool { return d.mask(p.knock) != 0 && meant(d, p) && fits(d, p) })
 }
+
+// meant says whether the packet is to the door's address: for a door, one that is not is as good as not there.
+func meant(d *Door, p *testPacket) bool {
+	if d.Target.IsValid() {
+		return p.to == d.Target.String()
+	}
+	return !p.routed()
+}
+
+func (p *testPacket) routed() bool { return p.to == routedAddr || p.to == routedAddr6 }
 
 func fits(d *Door, p *testPacket) bool { return p.knock.Proto != tcp || d.Flags.fit(p.flags) }
 
@@ -619,7 +676,7 @@ func (m *model) clean() {
 func (m *model) observe(n int, p *testPacket) {
 	under := map[int]bool{} // doors that the source has an attempt at
 	for _, a := range m.attempts {
-		if a.from != p.from {
+		if a.from != p.from || !meant(m.doors[a.door], p) {
 			continue
 		}
 		under[a.door] = true
@@ -632,7 +689,7 @@ func (m *model) observe(n int, p *testPacket) {
 	}
 	for i, d := range m.doors {
 		k := modelKey{p.from, i}
-		if under[i] || !fits(d, p) {
+		if under[i] || !meant(d, p) || !fits(d, p) {
 			continue
 		}
 		if p.knock != d.Sequence[0] {
@@ -669,8 +726,10 @@ func (m *model) advance(n int, p *testPacket, a *modelAttempt) {
 // reach puts the attempt at places of its sequence.
 func (m *model) reach(n int, a *modelAttempt, at uint32) {
 	d := m.doors[a.door]
+	if bits.Len32(at) != bits.Len32(a.at) { // else a repeat
+		m.lines = append(m.lines, fmt.Sprintf("%s: %s: Stage %d", a.from, d.Name, bits.Len32(at)))
+	}
 	a.at, a.packets = at, append(a.packets, n)
-	m.lines = append(m.lines, fmt.Sprintf("%s: %s: Stage %d", a.from, d.Name, bits.Len32(at)))
 	if bits.Len32(at) == len(d.Sequence) {
 		a.ended = true
 		if m.prints[a.modelKey] == nil {
@@ -698,4 +757,115 @@ func (m *model) copied(n int, p *testPacket, k modelKey) bool {
 	}
 	m.prints[k] = known[max(0, len(known)-printsPerKnock*longest):]
 	return false
+}
+
+// TestLogBesideKnockd runs both with a log file, commands that fail, timeouts, a reload and the end: the same lines in the
+// same order, but for those that knockd does not have and the empty ones that only knockd has.
+func TestLogBesideKnockd(t *testing.T) {
+	w := newWorld(t, 2)
+	dir := t.TempDir()
+	config := dir + "/knockd.conf"
+	theirs, ours := dir+"/theirs", dir+"/ours"
+	w.must(os.WriteFile(config, []byte("[options]\n logfile = "+theirs+`
+[fails]
+	sequence = 7000,8000,9000
+	seq_timeout = 1
+	start_command = exit 3
+	cmd_timeout = 2
+	stop_command = true
+[none]
+	sequence = 7100,8100:udp
+	tcpflags = syn
+	command = nosuchcommand %IP%
+[silent]
+	sequence = 7000,8000,7100
+`), 0o600))
+	knockd := exec.Command("/usr/sbin/knockd", "-i", "eth0", "-c", config)
+	var daemons []*running
+	for cmd, log := range map[*exec.Cmd]string{knockd: theirs, sesame("knockd", "-i", "eth0", "-c", config, "-g", ours): ours} {
+		daemons = append(daemons, w.daemon(cmd, config, log))
+	}
+	var logs [2][]string
+	read := func() {
+		for i, file := range []string{theirs, ours} {
+			text, _ := os.ReadFile(file)
+			logs[i] = nil
+			for _, line := range strings.Split(string(text), "\n") {
+				date, line, dated := strings.Cut(line, "] ")
+				if line == "" {
+					continue
+				}
+				if _, err := time.Parse("[2006-01-02 15:04", date); err != nil || !dated {
+					t.Fatalf("%s: line %q does not begin with a date", file, date+line)
+				}
+				only := func(text string) bool { return strings.Contains(line, text) }
+				if !slices.ContainsFunc([]string{"warning: ", ": command took ", ": command output: ", "re-opening log file: "}, only) {
+					logs[i] = append(logs[i], line)
+				}
+			}
+		}
+	}
+	both := func(text string, times int) {
+		t.Helper()
+		w.eventually(fmt.Sprintf("%d times %q in both logs", times, text), func() bool {
+			read()
+			return strings.Count(strings.Join(logs[0], "\n"), text) == times && strings.Count(strings.Join(logs[1], "\n"), text) == times
+		})
+	}
+	both("starting up", 1)
+	w.knock(0, "-d20", hostAddr, "7000", "8000", "9000")
+	both("fails: running command: true", 1)
+	w.knock(0, "-d20", hostAddr, "7100", "8100:udp")
+	both("command returned non-zero status code (127)", 1)
+	w.knock(0, "-d20", hostAddr, "7000", "8000")
+	// knockd notices a timeout when a packet comes. This one begins nothing.
+	w.eventually("the timeout in both logs", func() bool {
+		w.knock(1, hostAddr, "9000")
+		read()
+		return strings.Count(strings.Join(slices.Concat(logs[0], logs[1]), "\n"), "10.9.0.2: fails: sequence timeout (stage 2)") == 2
+	})
+	w.knock(0, "-6", "-d20", hostAddr6, "7100", "8100:udp")
+	both("fd00:9::2: none: OPEN SESAME", 1)
+	both("command returned non-zero status code (127)", 2)
+	for _, d := range daemons {
+		d.signal(unix.SIGHUP)
+	}
+	both("re-reading config file: "+config, 1)
+	w.knock(1, "-d20", hostAddr, "7100", "8100:udp")
+	both("command returned non-zero status code (127)", 3)
+	for _, d := range daemons {
+		d.signal(unix.SIGTERM)
+	}
+	both("shutting down", 1)
+	if !slices.Equal(logs[1], logs[0]) {
+		t.Errorf("the daemon's lines differ from knockd's:\n%s", sideBySide(logs[1], logs[0]))
+	}
+	for what, pattern := range logReaders {
+		count := func(lines []string) (n int) {
+			for _, line := range lines {
+				if regexp.MustCompile(pattern).MatchString(line) {
+					n++
+				}
+			}
+			return n
+		}
+		if got, want := count(logs[1]), count(logs[0]); got != want || got == 0 {
+			t.Errorf("lines for %s: got %d, want %d, as in knockd's", what, got, want)
+		}
+	}
+}
+
+// logReaders are the patterns by which other programs know knockd's lines, without the date: logwatch's own, and
+// fail2ban's as people write them, with what <HOST> stands for.
+var logReaders = map[string]string{
+	"logwatch, the start":     `^starting up, listening on `,
+	"logwatch, openings":      `OPEN SESAME$`,
+	"logwatch, timeouts":      `: sequence timeout `,
+	"logwatch, commands":      `^(.*?): running command: (.*)`,
+	"logwatch, stages":        `^(\d+\.\d+\.\d+\.\d+): (.*?): Stage (\d+)`,
+	"fail2ban, first knocks":  `^(?:::f{4,6}:)?(?P<host>[\w\-.:^_]*\w): \S+: Stage 1$`,
+	"fail2ban, a stage":       `(?P<host>[\w\-.:^_]*\w): .*: Stage \d+$`,
+	"fail2ban, given up":      `^(?P<host>[\w\-.:^_]*\w): .*: sequence timeout \(stage \d+\)$`,
+	"fail2ban, openings":      `^(?P<host>[\w\-.:^_]*\w): .*: OPEN SESAME$`,
+	"fail2ban, the door ends": `^(?P<host>[\w\-.:^_]*\w): .*: command timeout$`,
 }
