@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"hash/maphash"
 	"math"
 	"math/bits"
+	"slices"
 	"time"
 )
 
@@ -40,8 +42,9 @@ type attempt struct {
 	link  uint32 // of a link-local source, else 0
 	door  uint32 // index in Matcher.doors
 	bits  uint32
-	stage uint8 // highest stage reached since the attempt began, for the log; 0 once it has opened
-	queue uint8 // the one of Matcher.byEnd that it is in
+	stage uint8  // highest stage reached since the attempt began, for the log; 0 once it has opened
+	queue uint8  // the one of Matcher.byEnd that it is in
+	began uint64 // the number of the hit that began it
 	// prints is how many fingerprints of hits were noted since the attempt began.
 	prints uint32
 	// until is when its latest start is Seq_Timeout ago, or later: it is set anew when the attempt starts anew, and not
@@ -81,6 +84,8 @@ type Step struct {
 	Door  *Door
 	From  [16]byte
 	Stage int // knocks matched so far; of an ended attempt, how far it had come
+	began uint64
+	door  uint32
 }
 
 // Matcher knows who is how far at which door. It has no clock, reads no socket and writes no log.
@@ -177,13 +182,13 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 		m.looked[a.door] = m.hits
 		switch {
 		case !d.hears(hit):
-			m.remark(Elsewhere, d, hit, 0)
+			m.remark(Elsewhere, a.door, hit, 0)
 			continue
 		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
-			m.remark(Unfit, d, hit, 0)
+			m.remark(Unfit, a.door, hit, 0)
 			continue
 		case hit.When < m.cooling[a.door]:
-			m.remark(Cooling, d, hit, 0)
+			m.remark(Cooling, a.door, hit, 0)
 			continue
 		}
 		if hit.Flags&flagSYN != 0 {
@@ -191,7 +196,7 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 				print, printed = m.fingerprint(hit), true
 			}
 			if m.copied(this, print) {
-				m.remark(Copied, d, hit, int(a.stage))
+				m.remark(Copied, a.door, hit, int(a.stage))
 				continue
 			}
 			m.note(this, print)
@@ -204,11 +209,11 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 		case m.looked[door] == m.hits:
 			// Its attempt was looked at above.
 		case !d.hears(hit):
-			m.remark(Elsewhere, d, hit, 0)
+			m.remark(Elsewhere, door, hit, 0)
 		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
-			m.remark(Unfit, d, hit, 0)
+			m.remark(Unfit, door, hit, 0)
 		case hit.When < m.cooling[door]:
-			m.remark(Cooling, d, hit, 0)
+			m.remark(Cooling, door, hit, 0)
 		default:
 			i := m.take(key, door, hit)
 			if hit.Flags&flagSYN != 0 {
@@ -220,7 +225,15 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 			m.advance(i, hit)
 		}
 	}
+	if len(m.steps) > 1 {
+		slices.SortStableFunc(m.steps, Step.compare)
+	}
 	return m.steps
+}
+
+// compare puts steps in the order in which their attempts were begun, and the doors stand in the configuration.
+func (s Step) compare(o Step) int {
+	return cmp.Or(cmp.Compare(s.began, o.began), cmp.Compare(s.door, o.door))
 }
 
 // Expire ends the attempts whose time is up and says which. The steps are valid until the next call.
@@ -299,7 +312,7 @@ func (m *Matcher) expire(now time.Duration) {
 		for i := m.byEnd[q].head; i != none && m.attempts[i].until <= now; i = m.byEnd[q].head {
 			a := &m.attempts[i]
 			if a.bits != 0 {
-				m.step(TimedOut, m.doors[a.door], a.from, int(a.stage))
+				m.step(TimedOut, a, int(a.stage))
 			}
 			m.drop(i)
 		}
@@ -322,7 +335,10 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 	}
 	was := uint8(bits.Len32(live))
 	if was == 0 && a.bits != 0 {
-		m.step(TimedOut, d, hit.From, int(a.stage)) // a later start, which led nowhere, has put off its end
+		m.step(TimedOut, a, int(a.stage)) // a later start, which led nowhere, has put off its end
+	}
+	if was == 0 {
+		a.began = m.hits
 	}
 	a.bits = (live<<1 | 1 | live) & d.mask(hit.Knock)
 	for n, rest := 0, a.bits; rest != 0; n, rest = n+1, rest&(rest-1) {
@@ -341,7 +357,7 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 	stage := uint8(bits.Len32(a.bits))
 	switch last := uint32(1) << (len(d.Sequence) - 1); {
 	case a.bits&last != 0:
-		m.step(Opened, d, hit.From, len(d.Sequence))
+		m.step(Opened, a, len(d.Sequence))
 		a.bits, a.stage = 0, 0
 		m.requeue(i, m.opened, hit.When+copyTime)
 		if d.Cooldown > 0 {
@@ -349,7 +365,7 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 		}
 	case a.bits == 0:
 		if was > 0 {
-			m.step(Discarded, d, hit.From, int(a.stage))
+			m.step(Discarded, a, int(a.stage))
 		}
 		if a.stage > 0 {
 			m.drop(i)
@@ -357,14 +373,14 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 		// Else it is one that has opened, and waits for copies of its SYNs.
 		return
 	case stage > was:
-		m.step(Advanced, d, hit.From, int(stage))
+		m.step(Advanced, a, int(stage))
 		a.stage = stage
 	case stage < was:
-		m.step(Discarded, d, hit.From, int(a.stage))
-		m.step(Advanced, d, hit.From, int(stage))
+		m.step(Discarded, a, int(a.stage))
+		m.step(Advanced, a, int(stage))
 		a.stage = stage
 	default:
-		m.remark(Repeated, d, hit, int(stage))
+		m.remark(Repeated, a.door, hit, int(stage))
 	}
 	if a.bits&1 != 0 { // it has started anew
 		m.requeue(i, m.queueOf[a.door], hit.When+d.SeqTimeout)
@@ -375,14 +391,14 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 	}
 }
 
-func (m *Matcher) step(kind StepKind, d *Door, from [16]byte, stage int) {
-	m.steps = append(m.steps, Step{kind, d, from, stage})
+func (m *Matcher) step(kind StepKind, a *attempt, stage int) {
+	m.steps = append(m.steps, Step{kind, m.doors[a.door], a.from, stage, a.began, a.door})
 }
 
 // remark is a step that changes nothing.
-func (m *Matcher) remark(kind StepKind, d *Door, hit *Hit, stage int) {
+func (m *Matcher) remark(kind StepKind, door uint32, hit *Hit, stage int) {
 	if !m.onlyChanges {
-		m.step(kind, d, hit.From, stage)
+		m.steps = append(m.steps, Step{kind, m.doors[door], hit.From, stage, m.hits, door})
 	}
 }
 
@@ -455,15 +471,10 @@ func (m *Matcher) take(key int32, door uint32, hit *Hit) int32 {
 		from: hit.From, link: sourceLink(hit), door: door,
 		queue: m.queueOf[door],
 		until: hit.When + m.doors[door].SeqTimeout,
-		next:  none,
+		next:  m.buckets[key],
 		byEnd: links{none, none}, cheap: links{none, none},
 	}
-	// Behind the source's other attempts, so that doors are told of in the order in which they were begun.
-	at := &m.buckets[key]
-	for *at != none {
-		at = &m.attempts[*at].next
-	}
-	*at = i
+	m.buckets[key] = i
 	m.append(&m.byEnd[m.queueOf[door]], i, byEndLinks)
 	return i
 }
@@ -478,7 +489,7 @@ func (m *Matcher) evict() {
 		}
 	}
 	a := &m.attempts[oldest]
-	m.step(Evicted, m.doors[a.door], a.from, int(a.stage))
+	m.step(Evicted, a, int(a.stage))
 	m.drop(oldest)
 }
 
