@@ -1,0 +1,209 @@
+package main
+
+import (
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Firewall builds the calls that bring our part of the firewall to where it must be: a chain of its own in iptables, or
+// a table of its own in nft. Its methods know no clock, socket or process. Their calls are to be run in order, each
+// after the one before has ended, and up to the first that fails; whichever fails, build puts everything right.
+type Firewall interface {
+	// build makes everything anew, whatever an earlier daemon has left. At no moment a port that was hidden and is to
+	// be hidden is open.
+	build(Ruleset) []Call
+	// open lets a source in, or lengthens its time. others are the passes that are open already for the source.
+	open(p Pass, others []Pass) []Call
+	// close takes a pass back. What others of the same source have in common with it stays.
+	close(p Pass, others []Pass) []Call
+	// present is a list of calls that all succeed as long as what build, open and close have made is in place.
+	present(Ruleset) []Call
+}
+
+// Ruleset is what our part of the firewall must be.
+type Ruleset struct {
+	Hidden []Hidden
+	Kept   []Knock // the ports of all doors: connections made while they were open live on
+	Open   []Pass
+}
+
+// Hidden are ports that nobody may reach who has not knocked. Of TCP only the pure SYN is dropped, of UDP what conntrack
+// has not seen before, so that hiding throws nobody out.
+type Hidden struct {
+	Door   string
+	Ports  []Knock
+	Links  []string       // where they are hidden; nil: everywhere but on lo
+	Except []netip.Prefix // sources that are left to the host's own rules
+}
+
+// Pass is a source's right to reach ports.
+type Pass struct {
+	Door   string
+	Source netip.Addr
+	Link   string // counts for an IPv6 link-local source
+	Ports  []Knock
+	Left   time.Duration // how long still; nft alone makes use of it
+}
+
+// source is the pass's source without zone, IPv4 not mapped.
+func (p Pass) source() netip.Addr { return p.Source.Unmap().WithZone("") }
+
+// link is the interface that the pass is bound to, or "". Only IPv6 gives an address on one link to somebody else on
+// another.
+func (p Pass) link() string {
+	if p.source().Is6() && p.source().IsLinkLocalUnicast() {
+		return p.Link
+	}
+	return ""
+}
+
+// usable says whether a pass can be put into rules.
+func (p Pass) usable() bool {
+	needsLink := p.source().Is6() && p.source().IsLinkLocalUnicast()
+	return p.Source.IsValid() && (!needsLink || plainLink(p.Link))
+}
+
+// Call is a process to run. It succeeds with exit status 0 if Holds is nil or true for its standard output.
+type Call struct {
+	// Unless is run first, if there is one. Where it succeeds (Holds then is about its output), Argv need not be run.
+	Unless []string
+	Argv   []string
+	Input  string // for Argv's standard input
+	// Otherwise is the input for a second try, if the first has failed: it asks less of the kernel. Without it: "".
+	Otherwise string
+	Holds     func(output string) bool
+}
+
+// String prints the call as a shell would take it.
+func (c Call) String() string {
+	s := strings.Join(quoteWords(c.Argv), " ")
+	if c.Unless != nil {
+		s = strings.Join(quoteWords(c.Unless), " ") + " || " + s
+	}
+	if c.Input != "" {
+		s += " <<END\n" + c.Input + "END"
+	}
+	return s
+}
+
+// quoteWords puts words with a space in them in double quotes. iptables-restore reads them so, too.
+func quoteWords(words []string) (quoted []string) {
+	for _, w := range words {
+		if strings.Contains(w, " ") {
+			w = `"` + w + `"`
+		}
+		quoted = append(quoted, w)
+	}
+	return quoted
+}
+
+// maxComment is how many bytes of a door's name stand in a comment: nft keeps 128 bytes of a comment
+// (NFTNL_UDATA_COMMENT_MAXLEN), iptables 256 (XT_MAX_COMMENT_LEN).
+const maxComment = 100
+
+// comment is how rules of a door are marked. A name that cannot stand there as it is gets a number, so that two doors
+// never have the same comment: iptables could not tell their rules apart.
+func comment(door string) string {
+	name := strings.Map(func(r rune) rune {
+		if r < ' ' || strings.ContainsRune("\"'\\`$\x7f", r) {
+			return '_'
+		}
+		return r
+	}, strings.ToValidUTF8(door, "_"))
+	if name = strings.ToValidUTF8(name[:min(len(name), maxComment)], ""); name != door {
+		name += " #" + fingerprint(door)
+	}
+	return "sesame: " + name
+}
+
+// fingerprint is a number of 8 hexadecimal digits for a text.
+func fingerprint(s string) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(s))
+	return fmt.Sprintf("%08x", h.Sum32())
+}
+
+// fits says whether all interface names can stand in rules. The kernel allows more (dev_valid_name in net/core/dev.c),
+// but a + or * at the end means others too, and nft has no escape for a quote.
+func (r Ruleset) fits() error {
+	for _, h := range r.Hidden {
+		for _, link := range h.Links {
+			if !plainLink(link) {
+				return fmt.Errorf("door %q: the firewall cannot take %q for the name of an interface", h.Door, link)
+			}
+		}
+	}
+	return nil
+}
+
+func plainLink(name string) bool {
+	return name != "" && len(name) < 16 && !strings.ContainsFunc(name, func(r rune) bool {
+		return !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || strings.ContainsRune("._-@", r))
+	})
+}
+
+// prefixes returns those of one family, masked, and none that another one contains: nft refuses overlapping ones.
+func prefixes(all []netip.Prefix, is4 bool) (kept []netip.Prefix) {
+	for _, p := range all {
+		if p = p.Masked(); p.Addr().Is4() == is4 {
+			kept = append(kept, p)
+		}
+	}
+	slices.SortFunc(kept, func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+	// Two prefixes are apart, or one contains the other and comes before it.
+	return slices.CompactFunc(kept, netip.Prefix.Overlaps)
+}
+
+// flush is a list of calls that remove every trace of ours from what was seen, but for those that keep needs. With no
+// trace it is empty. keep may be nil.
+func flush(in Inspection, keep Firewall) (calls []Call) {
+	ipt, _ := keep.(iptablesFirewall)
+	nft, _ := keep.(nftFirewall)
+	stays := func(rule string) bool { return nft.mark != 0 && strings.Contains(rule, nft.acceptComment()) }
+	for _, tool := range in.Tools {
+		var lines string
+		chain := false
+		for line := range strings.Lines(tool.Rules) {
+			line = strings.TrimSpace(line)
+			plain := strings.ReplaceAll(line, `"`, "") // older versions quote each comment
+			switch {
+			case plain == "-N "+ourChain:
+				chain = !slices.Contains(ipt.tools, tool.iptables)
+			case strings.HasPrefix(plain, "-A ") && strings.HasSuffix(plain, " -j "+ourChain) && !slices.Contains(ipt.tools, tool.iptables),
+				strings.HasPrefix(plain, "-A INPUT ") && strings.Contains(plain, "--comment "+acceptComment) && !stays(plain):
+				lines += "-D" + strings.TrimPrefix(line, "-A") + "\n"
+			}
+		}
+		if chain { // Declared, it is emptied; then it can be removed, as nothing refers to it any more.
+			lines = ":" + ourChain + " - [0:0]\n" + lines + "-X " + ourChain + "\n"
+		}
+		if lines != "" {
+			calls = append(calls, Call{Argv: tool.restore(), Input: tableFilter(lines)})
+		}
+	}
+	script := ""
+	if nft.mark == 0 && strings.Contains(in.NFT, "table inet sesame {") {
+		script = "delete table inet sesame\n"
+	}
+	for _, c := range in.chains() {
+		for _, rule := range c.rules {
+			_, handle, found := strings.Cut(rule, "# handle ")
+			if found && c.tool.name == "" && strings.Contains(rule, `accept comment "`+acceptComment) && !stays(rule) {
+				script += fmt.Sprintf("delete rule %s %s %s handle %s\n", c.family, c.table, c.name, handle)
+			}
+		}
+	}
+	if script != "" {
+		calls = append(calls, Call{Argv: nftScript, Input: script})
+	}
+	return calls
+}

@@ -1,0 +1,277 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// defaultMark is the bit of a packet's mark that says: sesame lets this packet in.
+	defaultMark = 0x20000000
+	// ourPriority has our chain come before those of the host, which have 0 (filter) mostly.
+	ourPriority = -10
+	// maxSet is how many elements a set can have. A full one refuses more.
+	maxSet = 65536
+	// maxLeft is the longest time in a set: nft 1.0.6 refuses 68 years.
+	maxLeft = 365 * 24 * time.Hour
+	// acceptComment begins the comment of the rule that we put into chains of others; the mark follows.
+	acceptComment = "sesame 0x"
+)
+
+// nftScript runs an nft script from standard input, as one transaction.
+var nftScript = []string{"nft", "-f", "-"}
+
+// nftFirewall is our part of the firewall in nft's language: table inet sesame has sets of who may come in, which the
+// kernel empties by itself, and a chain before all others that drops what is hidden. An accept there does not help
+// against another chain's drop. So it sets a bit of the packet's mark, and each chain that can drop begins with one
+// rule that accepts by that bit.
+type nftFirewall struct {
+	mark    uint32        // the bit
+	accepts []acceptChain // where the rule must stand
+}
+
+// acceptChain is a base chain of others.
+type acceptChain struct {
+	family, table, name string   // inet, fw4, input
+	tool                iptables // which has made it; the zero value: nft
+}
+
+func (f nftFirewall) acceptComment() string { return fmt.Sprintf("sesame 0x%08x", f.mark) }
+
+// build makes table and rules in one transaction, and then the accepts. A table that is added first can be deleted
+// whether it was there or not.
+func (f nftFirewall) build(r Ruleset) []Call {
+	calls := []Call{{
+		Argv:      nftScript,
+		Input:     "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, true),
+		Otherwise: "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, false),
+	}}
+	for _, c := range f.accepts {
+		if c.tool.name != "" {
+			calls = append(calls, Call{
+				Unless: c.tool.argv(append([]string{"-C", c.name}, f.iptablesAccept()...)...),
+				Argv:   c.tool.argv(append([]string{"-I", c.name, "1"}, f.iptablesAccept()...)...),
+			})
+			continue
+		}
+		mark := fmt.Sprintf("0x%08x", f.mark)
+		calls = append(calls, Call{
+			Unless: []string{"nft", "list", "chain", c.family, c.table, c.name},
+			Holds:  f.accepted,
+			Argv:   nftScript,
+			Input: fmt.Sprintf("insert rule %s %s %s meta mark & %s == %s accept comment \"%s\"\n",
+				c.family, c.table, c.name, mark, mark, f.acceptComment()),
+		})
+	}
+	return calls
+}
+
+// iptablesAccept is the rule for a chain that iptables has made. A rule of nft's there is read by iptables-save as one
+// that accepts everything.
+func (f nftFirewall) iptablesAccept() []string {
+	mark := fmt.Sprintf("0x%x/0x%x", f.mark, f.mark)
+	return []string{"-m", "mark", "--mark", mark, "-m", "comment", "--comment", f.acceptComment(), "-j", "ACCEPT"}
+}
+
+func (f nftFirewall) accepted(listing string) bool {
+	return strings.Contains(listing, `accept comment "`+f.acceptComment()+`"`)
+}
+
+func (f nftFirewall) present(r Ruleset) []Call {
+	stamp := `comment "sesame ` + fingerprint(f.chainText(r, true)) + `"`
+	calls := []Call{{
+		Argv:  []string{"nft", "list", "chain", "inet", "sesame", "input"},
+		Holds: func(listing string) bool { return strings.Contains(listing, stamp) },
+	}}
+	for _, c := range f.accepts {
+		if c.tool.name != "" {
+			calls = append(calls, Call{Argv: c.tool.argv(append([]string{"-C", c.name}, f.iptablesAccept()...)...)})
+		} else {
+			calls = append(calls, Call{Argv: []string{"nft", "list", "chain", c.family, c.table, c.name}, Holds: f.accepted})
+		}
+	}
+	return calls
+}
+
+// open adds, deletes and adds the elements: that is the one way to lengthen the time of an element which may or may
+// not be there still, on every kernel.
+func (f nftFirewall) open(p Pass, others []Pass) []Call {
+	return f.replace(p, append(slices.Clip(others), p))
+}
+
+func (f nftFirewall) close(p Pass, others []Pass) []Call {
+	return f.replace(p, others)
+}
+
+// replace takes the elements of p out and puts in those which passes still have a right to.
+func (f nftFirewall) replace(p Pass, passes []Pass) []Call {
+	var script string
+	for _, set := range openSets {
+		keys := set.keys(p)
+		if len(keys) == 0 {
+			continue
+		}
+		all := strings.Join(keys, ", ")
+		script += fmt.Sprintf("add element inet sesame %s { %s }\n", set.name, all)
+		script += fmt.Sprintf("delete element inet sesame %s { %s }\n", set.name, all)
+		if again := set.elements(passes, keys); again != "" {
+			script += fmt.Sprintf("add element inet sesame %s { %s }\n", set.name, again)
+		}
+	}
+	if script == "" {
+		return nil
+	}
+	return []Call{{Argv: nftScript, Input: script}}
+}
+
+// openSet is a set of open sources and ports.
+type openSet struct {
+	name, types, match string
+	holds              func(Pass) bool
+}
+
+var openSets = []openSet{
+	{"open4", "ipv4_addr", "ip saddr", func(p Pass) bool { return p.source().Is4() }},
+	{"open6", "ipv6_addr", "ip6 saddr", func(p Pass) bool { return p.source().Is6() && p.link() == "" }},
+	{"link6", "ifname . ipv6_addr", "iifname . ip6 saddr", func(p Pass) bool { return p.link() != "" }},
+}
+
+// keys are the elements that a pass has in the set, without their time.
+func (s openSet) keys(p Pass) (keys []string) {
+	if !p.usable() || !s.holds(p) {
+		return nil
+	}
+	for _, k := range p.Ports {
+		key := fmt.Sprintf("%v . %v . %d", p.source(), k.Proto, k.Port)
+		if p.link() != "" {
+			key = `"` + p.link() + `" . ` + key
+		}
+		if !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// elements are those that passes have in the set. Where several have the same one, it is the longest one's. only
+// restricts them, unless it is nil.
+func (s openSet) elements(passes []Pass, only []string) string {
+	longest := map[string]Pass{}
+	var order []string
+	for _, p := range passes {
+		for _, key := range s.keys(p) {
+			old, there := longest[key]
+			switch {
+			case only != nil && !slices.Contains(only, key):
+			case !there:
+				order = append(order, key)
+				longest[key] = p
+			case p.Left > old.Left:
+				longest[key] = p
+			}
+		}
+	}
+	for i, key := range order {
+		// Rounded up: a timeout of 0 means for ever.
+		seconds := max(1, (min(longest[key].Left, maxLeft)+time.Second-1)/time.Second)
+		order[i] = fmt.Sprintf("%s timeout %ds comment \"%s\"", key, seconds, comment(longest[key].Door))
+	}
+	return strings.Join(order, ", ")
+}
+
+func (f nftFirewall) tableText(r Ruleset, conntrack bool) string {
+	var s strings.Builder
+	s.WriteString("table inet sesame {\n")
+	for _, set := range openSets {
+		fmt.Fprintf(&s, "\tset %s {\n\t\ttype %s . inet_proto . inet_service\n\t\tsize %d\n\t\tflags timeout\n", set.name, set.types, maxSet)
+		if elements := set.elements(r.Open, nil); elements != "" {
+			fmt.Fprintf(&s, "\t\telements = { %s }\n", elements)
+		}
+		s.WriteString("\t}\n")
+	}
+	fmt.Fprintf(&s, "\tchain input {\n\t\ttype filter hook input priority %d; policy accept;\n", ourPriority)
+	// Nobody else's use of the bit may let a packet in. The comment tells this chain from one of another build.
+	fmt.Fprintf(&s, "\t\tmeta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x comment \"sesame %s\"\n",
+		f.mark, ^f.mark, fingerprint(f.chainText(r, true)))
+	s.WriteString(f.chainText(r, conntrack))
+	s.WriteString("\t}\n}\n")
+	return s.String()
+}
+
+// chainText are the rules of our chain that depend on the doors. What is said of conntrack at iptables.rules holds here.
+func (f nftFirewall) chainText(r Ruleset, conntrack bool) string {
+	var s strings.Builder
+	line := func(format string, a ...any) { fmt.Fprintf(&s, "\t\t"+format+"\n", a...) }
+	letIn := fmt.Sprintf("meta mark set meta mark | 0x%08x accept", f.mark)
+	for _, set := range openSets {
+		line("%s . meta l4proto . th dport @%s %s", set.match, set.name, letIn)
+	}
+	if conntrack && len(r.Kept) > 0 {
+		line("ct state established meta l4proto . th dport { %s } %s", portPairs(r.Kept), letIn)
+	}
+	for _, h := range r.Hidden {
+		for _, family := range []string{"ip", "ip6"} {
+			var list []string
+			for _, p := range prefixes(h.Except, family == "ip") {
+				list = append(list, p.String())
+			}
+			if len(list) > 0 {
+				line("%s %s saddr { %s } meta l4proto . th dport { %s } return comment \"%s\"",
+					linkMatch(h.Links), family, strings.Join(list, ", "), portPairs(h.Ports), comment(h.Door))
+			}
+		}
+	}
+	for _, h := range alikeHidden(r.Hidden) {
+		if ports := portNumbers(h.Ports, tcp); ports != "" {
+			line("%s tcp dport { %s } tcp flags & (fin | syn | rst | ack) == syn drop", linkMatch(h.Links), ports)
+		}
+		if ports := portNumbers(h.Ports, udp); ports != "" && conntrack {
+			line("%s udp dport { %s } ct state new drop", linkMatch(h.Links), ports)
+		} else if ports != "" {
+			line("%s udp dport { %s } drop", linkMatch(h.Links), ports)
+		}
+	}
+	return s.String()
+}
+
+// alikeHidden joins what is hidden on the same links, so that a packet is looked up once and not once for each door.
+func alikeHidden(all []Hidden) (joined []Hidden) {
+	for _, h := range all {
+		i := slices.IndexFunc(joined, func(j Hidden) bool { return linkMatch(j.Links) == linkMatch(h.Links) })
+		if i < 0 {
+			joined = append(joined, Hidden{Links: h.Links})
+			i = len(joined) - 1
+		}
+		joined[i].Ports = append(joined[i].Ports, h.Ports...)
+	}
+	return joined
+}
+
+func linkMatch(links []string) string {
+	if len(links) == 0 {
+		return `iifname != "lo"`
+	}
+	return `iifname { "` + strings.Join(links, `", "`) + `" }`
+}
+
+func portPairs(ports []Knock) string {
+	var s []string
+	for _, k := range ports {
+		if pair := fmt.Sprintf("%v . %d", k.Proto, k.Port); !slices.Contains(s, pair) {
+			s = append(s, pair)
+		}
+	}
+	return strings.Join(s, ", ")
+}
+
+func portNumbers(ports []Knock, proto Protocol) string {
+	var s []string
+	for _, k := range ports {
+		if number := fmt.Sprint(k.Port); k.Proto == proto && !slices.Contains(s, number) {
+			s = append(s, number)
+		}
+	}
+	return strings.Join(s, ", ")
+}
