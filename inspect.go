@@ -274,7 +274,7 @@ func chooseFirewall(option string, in Inspection, mark uint32) (c Choice, err er
 	case len(ipt) == 0:
 		option, c.Reason = "nft", describeChains(nft)+" can drop, and its rules are nft's"
 	default:
-		option, c.Reason = "nft", describeChains(slices.Concat(nft, ipt))+" can drop, and that is more than one iptables can change"
+		option, c.Reason = "nft", describeChains(slices.Concat(nft, ipt))+" can drop, in rules of different kinds"
 	}
 	c.Reason = option + ": " + c.Reason
 	if option == "iptables" {
