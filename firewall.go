@@ -160,7 +160,14 @@ func prefixes(all []netip.Prefix, is4 bool) (kept []netip.Prefix) {
 		return a.Bits() - b.Bits()
 	})
 	// Two prefixes are apart, or one contains the other and comes before it.
-	return slices.CompactFunc(kept, netip.Prefix.Overlaps)
+	n := 0
+	for _, p := range kept {
+		if n == 0 || !kept[n-1].Overlaps(p) {
+			kept[n] = p
+			n++
+		}
+	}
+	return kept[:n]
 }
 
 // flush is a list of calls that remove every trace of ours from what was seen, but for those that keep needs. With no

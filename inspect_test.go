@@ -1,0 +1,278 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	nothingDrops = "-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n"
+	listedFw4    = `table inet fw4 { # handle 7
+	set blocked {
+		type ipv4_addr
+		elements = { 192.0.2.1,
+			     192.0.2.2 }
+	}
+
+	chain input { # handle 1
+		type filter hook input priority filter; policy accept;
+		iifname "lo" accept comment "!fw4: drop reject" # handle 2
+		iifname vmap { "lo" : accept, "eth0" : jump input_wan } # handle 3
+	}
+
+	chain input_wan { # handle 4
+		goto handle_reject # handle 5
+	}
+
+	chain handle_reject { # handle 6
+		meta l4proto tcp reject with tcp reset # handle 7
+	}
+}
+`
+	listedSesame = `table inet sesame { # handle 9
+	chain input { # handle 1
+		type filter hook input priority filter - 10; policy accept;
+		iifname != "lo" tcp dport 22 drop # handle 2
+	}
+}
+`
+	listedIptables = `# Warning: table ip filter is managed by iptables-nft, do not touch!
+table ip filter { # handle 8
+	chain INPUT { # handle 1
+		type filter hook input priority filter; policy accept;
+		counter jump f2b-sshd # handle 2
+	}
+
+	chain f2b-sshd { # handle 3
+		ip saddr 192.0.2.3 counter reject # handle 4
+	}
+}
+`
+)
+
+func TestChooseFirewall(t *testing.T) {
+	missing := errors.New("not there")
+	v4, v6, legacy := iptables{"iptables", true}, iptables{"ip6tables", true}, iptables{"iptables-legacy", true}
+	both := []Tool{{iptables: v4, Rules: nothingDrops}, {iptables: v6, Rules: nothingDrops}}
+	droppingLegacy := Tool{iptables: legacy, Legacy: true, Rules: "-P INPUT DROP\n-P FORWARD ACCEPT\n"}
+	const neither = "neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)"
+	for _, test := range []struct {
+		name, option string
+		in           Inspection
+		want         string // the reason or error, then warnings
+		firewall     Firewall
+	}{
+		{"nothing drops", "auto", Inspection{Tools: both}, "nft: no chain can drop packets to this host", nftFirewall{mark: defaultMark}},
+		{"what we have left behind", "auto", Inspection{NFT: listedSesame, Tools: []Tool{{iptables: legacy, Legacy: true,
+			Rules: "-P INPUT ACCEPT\n-N SESAME\n-A INPUT -j SESAME\n-A SESAME -p tcp -m tcp --dport 22 -j DROP\n"}}},
+			"nft: no chain can drop packets to this host", nftFirewall{mark: defaultMark}},
+		{"nothing there", "auto", Inspection{NFTError: missing}, neither, nil},
+		{"nothing there but asked for", "nft", Inspection{NFTError: missing}, neither, nil},
+		{"no nft", "nft", Inspection{NFTError: missing, Tools: both}, "Firewall = nft: nft does not work here: not there", nil},
+		{"no iptables", "iptables", Inspection{}, "Firewall = iptables: iptables does not work here: install it, or write Firewall = auto", nil},
+		{"iptables alone", "auto", Inspection{NFTError: missing, Tools: both}, "iptables: nft does not work here", iptablesFirewall{[]iptables{v4, v6}}},
+		{"no ip6tables", "auto", Inspection{NFTError: missing, Tools: both[:1]},
+			"iptables: nft does not work here\nonly iptables works here: the other family's packets are let through", iptablesFirewall{[]iptables{v4}}},
+		{"no IPv6", "auto", Inspection{NFTError: missing, Tools: both[:1], NoIPv6: true}, "iptables: nft does not work here", iptablesFirewall{[]iptables{v4}}},
+		{"fw4", "auto", Inspection{NFT: listedFw4, Tools: both}, "nft: the chain input of table inet fw4 can drop, and its rules are nft's",
+			nftFirewall{defaultMark, []acceptChain{{"inet", "fw4", "input", iptables{}}}}},
+		{"fw4 against the configuration", "iptables", Inspection{NFT: listedFw4, Tools: both}, "iptables: the configuration says so\n" +
+			"the chain input of table inet fw4 can drop what iptables lets in: Firewall = nft would put a rule there", iptablesFirewall{[]iptables{v4, v6}}},
+		{"fail2ban by iptables", "auto", Inspection{NFT: listedIptables, Tools: both},
+			"iptables: the chain INPUT of table ip filter can drop, and its rules are iptables'", iptablesFirewall{[]iptables{v4, v6}}},
+		{"both", "auto", Inspection{NFT: listedFw4 + listedIptables, Tools: both},
+			"nft: the chain input of table inet fw4 and the chain INPUT of table ip filter can drop, in rules of different kinds",
+			nftFirewall{defaultMark, []acceptChain{{"inet", "fw4", "input", iptables{}}, {"ip", "filter", "INPUT", v4}}}},
+		{"iptables has gone", "auto", Inspection{NFT: listedIptables},
+			"iptables has made the chain INPUT of table ip filter, and nft's rules would do harm there: install iptables", nil},
+		{"legacy rules", "auto", Inspection{Tools: append(both, droppingLegacy)},
+			"iptables: the chain INPUT of table ip filter can drop, and its rules are iptables'", iptablesFirewall{[]iptables{legacy, v6}}},
+		{"legacy rules and others", "auto", Inspection{NFT: listedIptables, Tools: append(both, droppingLegacy)},
+			"nft: the chain INPUT of table ip filter and the chain INPUT of table ip filter can drop, in rules of different kinds",
+			nftFirewall{defaultMark, []acceptChain{{"ip", "filter", "INPUT", legacy}, {"ip", "filter", "INPUT", v4}}}},
+		{"table filter in nft's own rules", "auto", Inspection{NFT: strings.ReplaceAll(listedFw4, "inet fw4", "ip filter"), Tools: both},
+			"nft: the chain input of table ip filter can drop, and its rules are nft's",
+			nftFirewall{defaultMark, []acceptChain{{"ip", "filter", "input", iptables{}}}}},
+		{"too early", "auto", Inspection{NFT: strings.Replace(listedFw4, "priority filter;", "priority mangle + 10;", 1)},
+			"nft: no chain can drop packets to this host\n" +
+				"the chain input of table inet fw4 comes so early (priority -140) that it can drop what sesame lets in", nftFirewall{mark: defaultMark}},
+		{"other hooks and families", "auto", Inspection{NFT: strings.Replace(listedFw4, "hook input", "hook forward", 1) +
+			strings.Replace(listedFw4, "table inet", "table bridge", 1)}, "nft: no chain can drop packets to this host", nftFirewall{mark: defaultMark}},
+		{"a map by name", "auto", Inspection{NFT: strings.Replace(listedFw4, `{ "lo" : accept, "eth0" : jump input_wan }`, "@verdicts", 1)},
+			"nft: the chain input of table inet fw4 can drop, and its rules are nft's",
+			nftFirewall{defaultMark, []acceptChain{{"inet", "fw4", "input", iptables{}}}}},
+	} {
+		c, err := chooseFirewall(test.option, test.in, defaultMark)
+		got := strings.Join(append([]string{c.Reason}, c.Warnings...), "\n")
+		if err != nil {
+			got = err.Error()
+		}
+		if got != test.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
+		}
+		if got, want := fmt.Sprintf("%+v", c.Firewall), fmt.Sprintf("%+v", test.firewall); err == nil && got != want {
+			t.Errorf("%s: got %s, want %s", test.name, got, want)
+		}
+	}
+}
+
+// A table that belongs to one program is named, and nothing is tried.
+func TestFirewallOwned(t *testing.T) {
+	f := &firewallTest{world: newWorld(t, 0)}
+	owner := exec.Command("nft", "-i")
+	stdin, err := owner.StdinPipe()
+	f.must(err)
+	f.must(f.host.start(owner))
+	f.Cleanup(func() {
+		_ = stdin.Close()
+		_ = owner.Wait()
+	})
+	_, err = io.WriteString(stdin, "table inet firewalld { flags owner; chain filter_INPUT { type filter hook input priority filter + 10; policy drop; }; }\n")
+	f.must(err)
+	f.eventually("table inet firewalld", func() bool {
+		return f.host.run("nft", "list", "table", "inet", "firewalld") == nil
+	})
+	_, err = chooseFirewall("auto", f.inspect(), defaultMark)
+	const want = "the chain filter_INPUT of table inet firewalld lets no other program change it (flags owner): with firewalld write " +
+		"NftablesTableOwner=no in /etc/firewalld/firewalld.conf and run firewall-cmd --reload, or open by firewall-cmd in Start_Command"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// inspect asks iptables-legacy only where it has a table, and older programs in their way.
+func TestInspect(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		answers map[string]string // by command; others fail
+		files   map[string]string
+		want    string
+	}{
+		{"nothing", nil, map[string]string{"/proc/net/if_inet6": "fe80 ...\n"}, "nft: false, IPv6: true"},
+		{"iptables-nft and legacy rules", map[string]string{
+			"nft -a -s -t list ruleset": "", "iptables --version": "iptables v1.8.9 (nf_tables)\n", "iptables -w -S": "",
+			"iptables-legacy --version": "iptables v1.8.9 (legacy)\n", "iptables-legacy -w -S": "",
+			"ip6tables --version": "ip6tables v1.8.9 (nf_tables)\n", "ip6tables -w -S": "",
+			"ip6tables-legacy --version": "ip6tables v1.8.9 (legacy)\n", "ip6tables-legacy -w -S": "",
+		}, map[string]string{"/proc/net/ip_tables_names": "filter\n"}, "nft: true, IPv6: true, iptables, iptables-legacy legacy, ip6tables"},
+		{"an old router", map[string]string{"iptables --version": "iptables v1.4.21\n", "iptables -w -S": ""},
+			nil, "nft: false, IPv6: false, iptables legacy without restore -w"},
+		{"ip6tables without its module", map[string]string{"iptables --version": "iptables v1.6.2\n", "iptables -w -S": "", "ip6tables --version": "ip6tables v1.6.2\n"},
+			nil, "nft: false, IPv6: true, iptables legacy"},
+		{"nft's table beside legacy", map[string]string{"nft -a list ruleset": "table ip filter { # handle 1\n}\n",
+			"iptables --version": "iptables v1.8.7 (legacy)\n", "iptables -w -S": "",
+			"iptables-nft --version": "iptables v1.8.7 (nf_tables)\n", "iptables-nft -w -S": ""},
+			nil, "nft: true, IPv6: false, iptables legacy, iptables-nft"},
+	} {
+		in := inspect(func(argv ...string) (string, error) {
+			out, ok := test.answers[strings.Join(argv, " ")]
+			if !ok {
+				return "", errFake
+			}
+			return out, nil
+		}, func(name string) string { return test.files[name] })
+		got := fmt.Sprintf("nft: %v, IPv6: %v", in.NFTError == nil, !in.NoIPv6)
+		for _, tool := range in.Tools {
+			got += ", " + tool.name
+			if tool.Legacy {
+				got += " legacy"
+			}
+			if !tool.restoreWaits {
+				got += " without restore -w"
+			}
+		}
+		if got != test.want {
+			t.Errorf("%s: got %s, want %s", test.name, got, test.want)
+		}
+	}
+}
+
+func TestRestoreWaits(t *testing.T) {
+	for version, want := range map[string]bool{
+		"iptables v1.4.21": false, "iptables v1.6.1": false, "iptables v1.6.2": true, "ip6tables v1.8.9 (nf_tables)": true,
+		"iptables v1.10": true, "iptables v2.0.0": true, "BusyBox": false,
+	} {
+		if got := restoreWaits(version + "\n"); got != want {
+			t.Errorf("%s: got %v, want %v", version, got, want)
+		}
+	}
+}
+
+func TestParsePriority(t *testing.T) {
+	for s, want := range map[string]int{"filter": 0, "filter - 10": -10, "filter + 10": 10, "mangle": -150, "-150": -150, "0": 0, "security": 50} {
+		if got := parsePriority(s); got != want {
+			t.Errorf("%s: got %d, want %d", s, got, want)
+		}
+	}
+}
+
+func TestComment(t *testing.T) {
+	for _, test := range []struct{ door, want string }{
+		{"ssh", "sesame: ssh"},
+		{"büro", "sesame: büro"},
+		{`a"; drop`, "sesame: a_; drop #" + fingerprint(`a"; drop`)},
+		{"a\nb", "sesame: a_b #" + fingerprint("a\nb")},
+		{strings.Repeat("x", 99) + "ü", "sesame: " + strings.Repeat("x", 99) + " #" + fingerprint(strings.Repeat("x", 99)+"ü")},
+	} {
+		if got := comment(test.door); got != test.want {
+			t.Errorf("%q: got %q, want %q", test.door, got, test.want)
+		}
+	}
+}
+
+func TestPrefixes(t *testing.T) {
+	var in []netip.Prefix
+	for _, s := range []string{"10.2.0.0/16", "10.0.0.0/8", "10.1.0.0/16", "fd00::/8", "192.0.2.1/24", "192.0.2.0/24", "10.0.0.0/9"} {
+		in = append(in, netip.MustParsePrefix(s))
+	}
+	if got, want := fmt.Sprint(prefixes(in, true)), "[10.0.0.0/8 192.0.2.0/24]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got, want := fmt.Sprint(prefixes(in, false)), "[fd00::/8]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestRulesetFits(t *testing.T) {
+	for _, test := range []struct {
+		link string
+		want bool
+	}{
+		{"eth0.2", true}, {"pppoe-wan", true}, {"br-lan", true}, {"veth1@x", true},
+		{"", false}, {"eth+", false}, {"eth*", false}, {`e"0`, false}, {"123456789abcdef", true}, {"123456789abcdef0", false},
+	} {
+		err := Ruleset{Hidden: []Hidden{{Door: "ssh", Links: []string{test.link}}}}.fits()
+		if (err == nil) != test.want {
+			t.Errorf("%q: got %v, want it to fit: %v", test.link, err, test.want)
+		}
+	}
+}
+
+func TestCallString(t *testing.T) {
+	pass := Pass{Door: "ssh", Source: netip.AddrFrom16(numbered(1)), Ports: []Knock{{22, tcp}}, Left: time.Second}
+	for _, test := range []struct {
+		call Call
+		want string
+	}{
+		{iptablesFirewall{[]iptables{{"ip6tables", true}}}.open(pass, nil)[0],
+			`ip6tables -w -C SESAME -s 2001:db8::1/128 -p tcp -m tcp --dport 22 -m comment --comment "sesame: ssh" -j ACCEPT || ip6tables-restore -w -n <<END
+*filter
+-I SESAME 1 -s 2001:db8::1/128 -p tcp -m tcp --dport 22 -m comment --comment "sesame: ssh" -j ACCEPT
+COMMIT
+END`},
+		{nftFirewall{mark: defaultMark}.close(pass, nil)[0], `nft -f - <<END
+add element inet sesame open6 { 2001:db8::1 . tcp . 22 }
+delete element inet sesame open6 { 2001:db8::1 . tcp . 22 }
+END`},
+	} {
+		if got := test.call.String(); got != test.want {
+			t.Errorf("got\n%s\nwant\n%s", got, test.want)
+		}
+	}
+}
