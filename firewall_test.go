@@ -155,7 +155,7 @@ table inet firewalld {
 	}
 	chain filter_IN_public {
 		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
-		reject with icmpx admin-prohibited
+		reject with icmpx type admin-prohibited
 	}
 }
 END`,

@@ -184,11 +184,11 @@ func TestNFTMarks(t *testing.T) {
 nft -f - <<'END'
 table inet marks {
 	chain prerouting {
-		type filter hook prerouting priority mangle
+		type filter hook prerouting priority mangle;
 		meta mark set 0x20000005
 	}
 	chain input {
-		type filter hook input priority -5
+		type filter hook input priority -5;
 		meta mark 0x20000005 ip saddr 10.9.0.2 tcp dport 22 counter name "with"
 		meta mark 0x00000005 ip saddr 10.9.0.3 tcp dport 23 counter name "without"
 	}
