@@ -179,7 +179,7 @@ func flush(in Inspection, keep Firewall) (calls []Call) {
 	for _, tool := range in.Tools {
 		var lines string
 		chain := false
-		for line := range strings.Lines(tool.Rules) {
+		for _, line := range strings.Split(tool.Rules, "\n") {
 			line = strings.TrimSpace(line)
 			plain := strings.ReplaceAll(line, `"`, "") // older versions quote each comment
 			switch {

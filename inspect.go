@@ -97,7 +97,7 @@ func (in Inspection) chains() (all []chain) {
 	var table acceptChain
 	owned := false
 	var c *chain
-	for line := range strings.Lines(in.NFT) {
+	for _, line := range strings.Split(in.NFT, "\n") {
 		indent := len(line) - len(strings.TrimLeft(line, "\t"))
 		line = strings.TrimSpace(line)
 		words := strings.Fields(line)
@@ -148,7 +148,7 @@ func (t Tool) chains() (all []chain) {
 	if t.is4() {
 		family = "ip"
 	}
-	for line := range strings.Lines(t.Rules) {
+	for _, line := range strings.Split(t.Rules, "\n") {
 		words := strings.Fields(line)
 		if len(words) < 2 || !slices.Contains([]string{"-P", "-N", "-A"}, words[0]) {
 			continue

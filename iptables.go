@@ -1,9 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -20,7 +20,17 @@ type iptables struct {
 // is4 is whether the tool is for IPv4.
 func (t iptables) is4() bool { return !strings.HasPrefix(t.name, "ip6") }
 
-func (t iptables) argv(args ...string) []string { return append([]string{t.name, "-w"}, args...) }
+// argv is a command line of the tool as an argv. Its words are split as iptables-restore does it.
+func (t iptables) argv(line string) (argv []string) {
+	for i, part := range strings.Split(t.name+" -w "+line, `"`) {
+		if i%2 == 1 {
+			argv = append(argv, part)
+		} else {
+			argv = append(argv, strings.Fields(part)...)
+		}
+	}
+	return argv
+}
 
 // restore is the command that carries out lines on its standard input, all of them or none.
 func (t iptables) restore() []string {
@@ -38,66 +48,56 @@ type iptablesFirewall struct {
 	tools []iptables // one for each family that the host has
 }
 
-func (f iptablesFirewall) tool(is4 bool) (tool iptables, ok bool) {
-	i := slices.IndexFunc(f.tools, func(t iptables) bool { return t.is4() == is4 })
-	if i < 0 {
-		return iptables{}, false
-	}
-	return f.tools[i], true
-}
-
 func (f iptablesFirewall) build(r Ruleset) (calls []Call) {
 	const empty, enter = ":" + ourChain + " - [0:0]\n", "-I INPUT 1 -j " + ourChain + "\n"
 	// Taken out and put in, the rule is the first one again, whoever has put something before it.
 	const enterAgain = "-D INPUT -j " + ourChain + "\n" + enter
 	for _, t := range f.tools {
 		calls = append(calls, Call{
-			Unless: t.argv("-C", "INPUT", "-j", ourChain),
+			Unless: t.argv("-C INPUT -j " + ourChain),
 			Argv:   t.restore(),
 			Input:  tableFilter(empty + enter),
 		}, Call{
 			Argv:      t.restore(),
-			Input:     tableFilter(empty + rulesText(t.rules(r, true)) + enterAgain),
-			Otherwise: tableFilter(empty + rulesText(t.rules(r, false)) + enterAgain),
+			Input:     tableFilter(empty + inChain("-A", t.rules(r, true)) + enterAgain),
+			Otherwise: tableFilter(empty + inChain("-A", t.rules(r, false)) + enterAgain),
 		})
 	}
 	return calls
 }
 
-func (f iptablesFirewall) open(p Pass, _ []Pass) []Call {
-	return f.change(p, "-I "+ourChain+" 1", true)
+func (f iptablesFirewall) open(p Pass, _ []Pass) (calls []Call) {
+	for _, t := range f.tools {
+		if rules := t.passRules(p); rules != nil {
+			calls = append(calls, Call{
+				Unless: t.argv("-C " + ourChain + " " + rules[0]), // it stands for all: they have come together
+				Argv:   t.restore(),
+				Input:  tableFilter(inChain("-I", rules)),
+			})
+		}
+	}
+	return calls
 }
 
-func (f iptablesFirewall) close(p Pass, _ []Pass) []Call { return f.change(p, "-D "+ourChain, false) }
-
-// change carries out the command for all rules of a pass at once, unless they are there.
-func (f iptablesFirewall) change(p Pass, command string, unless bool) []Call {
-	t, ok := f.tool(p.source().Is4())
-	rules := t.passRules(p)
-	if !ok || len(rules) == 0 {
-		return nil
+func (f iptablesFirewall) close(p Pass, _ []Pass) (calls []Call) {
+	for _, t := range f.tools {
+		if rules := t.passRules(p); rules != nil {
+			calls = append(calls, Call{Argv: t.restore(), Input: tableFilter(inChain("-D", rules))})
+		}
 	}
-	var lines string
-	for _, rule := range rules {
-		lines += command + " " + strings.Join(quoteWords(rule), " ") + "\n"
-	}
-	call := Call{Argv: t.restore(), Input: tableFilter(lines)}
-	if unless {
-		call.Unless = t.argv(append([]string{"-C", ourChain}, rules[0]...)...)
-	}
-	return []Call{call}
+	return calls
 }
 
 func (f iptablesFirewall) present(r Ruleset) (calls []Call) {
 	for _, t := range f.tools {
-		full, less := essence(rulesText(t.rules(r, true))), essence(rulesText(t.rules(r, false)))
+		full, less := essence(inChain("-A", t.rules(r, true))), essence(inChain("-A", t.rules(r, false)))
 		calls = append(calls, Call{
-			Argv: t.argv("-C", "INPUT", "-j", ourChain),
+			Argv: t.argv("-C INPUT -j " + ourChain),
 		}, Call{
-			Argv: t.argv("-S", ourChain),
+			Argv: t.argv("-S " + ourChain),
 			Holds: func(output string) bool {
 				got := essence(output)
-				return slices.Equal(got, full) || slices.Equal(got, less)
+				return got == full || got == less
 			},
 		})
 	}
@@ -107,94 +107,94 @@ func (f iptablesFirewall) present(r Ruleset) (calls []Call) {
 // rules are all rules of our chain for the tool's family, in the order in which they must stand. Without conntrack
 // there is none about connections, and hidden UDP ports are closed for all packets: better a connection that ends than
 // a port that is open.
-func (t iptables) rules(r Ruleset, conntrack bool) (rules [][]string) {
+func (t iptables) rules(r Ruleset, conntrack bool) (rules []string) {
 	for _, p := range r.Open {
-		if p.source().Is4() == t.is4() {
-			rules = append(rules, t.passRules(p)...)
-		}
+		rules = append(rules, t.passRules(p)...)
 	}
 	for _, k := range r.Kept {
 		if conntrack {
-			rules = append(rules, rule(nil, k, []string{"-m", "conntrack", "--ctstate", "ESTABLISHED"}, "sesame: established", "ACCEPT"))
+			rules = append(rules, rule("", k, " -m conntrack --ctstate ESTABLISHED", "sesame: established", "ACCEPT"))
 		}
 	}
 	for _, h := range r.Hidden {
 		for _, except := range prefixes(h.Except, t.is4()) {
-			for _, link := range linkMatches(h.Links) {
-				if except.Bits() > 0 { // -S leaves out a prefix that says nothing
-					link = append([]string{"-s", except.String()}, link...)
-				}
-				for _, k := range h.Ports {
-					rules = append(rules, rule(link, k, nil, comment(h.Door), "RETURN"))
-				}
+			from := "-s " + except.String() + " "
+			if except.Bits() == 0 {
+				from = "" // as -S prints it
 			}
+			rules = append(rules, hidden(h, from, "", "", "RETURN")...)
 		}
+	}
+	newUDP := ""
+	if conntrack {
+		newUDP = " -m conntrack --ctstate NEW"
 	}
 	for _, h := range r.Hidden {
-		for _, link := range linkMatches(h.Links) {
-			for _, k := range h.Ports {
-				var first []string
-				switch {
-				case k.Proto == tcp:
-					first = []string{"--tcp-flags", "FIN,SYN,RST,ACK", "SYN"}
-				case conntrack:
-					first = []string{"-m", "conntrack", "--ctstate", "NEW"}
-				}
-				rules = append(rules, rule(link, k, first, comment(h.Door), "DROP"))
+		rules = append(rules, hidden(h, "", " --tcp-flags FIN,SYN,RST,ACK SYN", newUDP, "DROP")...)
+	}
+	return rules
+}
+
+// hidden are rules for each of the hidden ports on each link.
+func hidden(h Hidden, from, moreTCP, moreUDP, target string) (rules []string) {
+	links := []string{"! -i lo "}
+	if len(h.Links) > 0 {
+		links = nil
+		for _, link := range h.Links {
+			links = append(links, "-i "+link+" ")
+		}
+	}
+	for _, link := range links {
+		for _, k := range h.Ports {
+			more := moreTCP
+			if k.Proto == udp {
+				more = moreUDP
 			}
+			rules = append(rules, rule(from+link, k, more, comment(h.Door), target))
 		}
 	}
 	return rules
 }
 
-func (t iptables) passRules(p Pass) (rules [][]string) {
-	if !p.usable() {
+// passRules are the rules of a pass, if it is one of the tool's family.
+func (t iptables) passRules(p Pass) (rules []string) {
+	if !p.usable() || p.source().Is4() != t.is4() {
 		return nil
 	}
-	from := []string{"-s", netip.PrefixFrom(p.source(), p.source().BitLen()).String()}
+	from := fmt.Sprintf("-s %v/%d ", p.source(), p.source().BitLen())
 	if p.link() != "" {
-		from = append(from, "-i", p.link())
+		from += "-i " + p.link() + " "
 	}
 	for _, k := range p.Ports {
-		rules = append(rules, rule(from, k, nil, comment(p.Door), "ACCEPT"))
+		rules = append(rules, rule(from, k, "", comment(p.Door), "ACCEPT"))
 	}
 	return rules
 }
 
-// rule is one rule in the form and order of words in which iptables -S prints it.
-func rule(from []string, k Knock, more []string, comment, target string) []string {
-	proto := k.Proto.String()
-	return slices.Concat(from, []string{"-p", proto, "-m", proto, "--dport", strconv.Itoa(int(k.Port))}, more,
-		[]string{"-m", "comment", "--comment", comment, "-j", target})
+// rule is a rule in the form and order of words in which iptables -S prints it.
+func rule(from string, k Knock, more, comment, target string) string {
+	return fmt.Sprintf(`%s-p %v -m %v --dport %d%s -m comment --comment "%s" -j %s`, from, k.Proto, k.Proto, k.Port, more, comment, target)
 }
 
-func linkMatches(links []string) (matches [][]string) {
-	if len(links) == 0 {
-		return [][]string{{"!", "-i", "lo"}}
-	}
-	for _, link := range links {
-		matches = append(matches, []string{"-i", link})
-	}
-	return matches
-}
-
-func rulesText(rules [][]string) string {
+// inChain are lines that add (-A), insert at the first place (-I) or delete (-D) rules of our chain.
+func inChain(command string, rules []string) string {
 	var s strings.Builder
 	for _, rule := range rules {
-		s.WriteString("-A " + ourChain + " " + strings.Join(quoteWords(rule), " ") + "\n")
+		s.WriteString(command + " " + ourChain + " " + rule + "\n")
 	}
 	return s.String()
 }
 
-// essence is what counts of the rules of our chain, sorted: for whom, for which port, and what is done. How iptables
-// prints the rest of a rule depends on its version.
-func essence(rules string) (lines []string) {
-	for line := range strings.Lines(rules) {
+// essence is what counts of the rules of our chain, a line for each, sorted: for whom, for which port, and what is done.
+// How iptables prints the rest of a rule depends on its version.
+func essence(rules string) string {
+	var lines []string
+	for _, line := range strings.Split(rules, "\n") {
 		words := strings.Fields(line)
-		if len(words) < 2 || words[0] != "-A" {
+		if len(words) == 0 || words[0] != "-A" {
 			continue
 		}
-		var kept []string
+		kept := ""
 		for i, w := range words[:len(words)-1] {
 			next := words[i+1]
 			switch w {
@@ -202,13 +202,13 @@ func essence(rules string) (lines []string) {
 				if p, err := netip.ParsePrefix(next); err == nil { // ::192.0.2.7 can be written in two ways
 					next = p.String()
 				}
-				kept = append(kept, next)
+				kept += next + " "
 			case "-i", "-p", "--dport", "-j":
-				kept = append(kept, next)
+				kept += next + " "
 			}
 		}
-		lines = append(lines, strings.Join(kept, " "))
+		lines = append(lines, kept)
 	}
 	slices.Sort(lines)
-	return lines
+	return strings.Join(lines, "\n")
 }

@@ -38,6 +38,10 @@ type acceptChain struct {
 	tool                iptables // which has made it; the zero value: nft
 }
 
+func (c acceptChain) list() []string {
+	return []string{"nft", "list", "chain", c.family, c.table, c.name}
+}
+
 func (f nftFirewall) acceptComment() string { return fmt.Sprintf("sesame 0x%08x", f.mark) }
 
 // build makes table and rules in one transaction, and then the accepts. A table that is added first can be deleted
@@ -51,18 +55,17 @@ func (f nftFirewall) build(r Ruleset) []Call {
 	for _, c := range f.accepts {
 		if c.tool.name != "" {
 			calls = append(calls, Call{
-				Unless: c.tool.argv(append([]string{"-C", c.name}, f.iptablesAccept()...)...),
-				Argv:   c.tool.argv(append([]string{"-I", c.name, "1"}, f.iptablesAccept()...)...),
+				Unless: c.tool.argv("-C " + c.name + f.iptablesAccept()),
+				Argv:   c.tool.argv("-I " + c.name + " 1" + f.iptablesAccept()),
 			})
 			continue
 		}
-		mark := fmt.Sprintf("0x%08x", f.mark)
 		calls = append(calls, Call{
-			Unless: []string{"nft", "list", "chain", c.family, c.table, c.name},
+			Unless: c.list(),
 			Holds:  f.accepted,
 			Argv:   nftScript,
-			Input: fmt.Sprintf("insert rule %s %s %s meta mark & %s == %s accept comment \"%s\"\n",
-				c.family, c.table, c.name, mark, mark, f.acceptComment()),
+			Input: fmt.Sprintf("insert rule %s %s %s meta mark & 0x%08x == 0x%08x accept comment \"%s\"\n",
+				c.family, c.table, c.name, f.mark, f.mark, f.acceptComment()),
 		})
 	}
 	return calls
@@ -70,9 +73,8 @@ func (f nftFirewall) build(r Ruleset) []Call {
 
 // iptablesAccept is the rule for a chain that iptables has made. A rule of nft's there is read by iptables-save as one
 // that accepts everything.
-func (f nftFirewall) iptablesAccept() []string {
-	mark := fmt.Sprintf("0x%x/0x%x", f.mark, f.mark)
-	return []string{"-m", "mark", "--mark", mark, "-m", "comment", "--comment", f.acceptComment(), "-j", "ACCEPT"}
+func (f nftFirewall) iptablesAccept() string {
+	return fmt.Sprintf(` -m mark --mark 0x%x/0x%x -m comment --comment "%s" -j ACCEPT`, f.mark, f.mark, f.acceptComment())
 }
 
 func (f nftFirewall) accepted(listing string) bool {
@@ -82,14 +84,14 @@ func (f nftFirewall) accepted(listing string) bool {
 func (f nftFirewall) present(r Ruleset) []Call {
 	stamp := `comment "sesame ` + fingerprint(f.chainText(r, true)) + `"`
 	calls := []Call{{
-		Argv:  []string{"nft", "list", "chain", "inet", "sesame", "input"},
+		Argv:  acceptChain{family: "inet", table: "sesame", name: "input"}.list(),
 		Holds: func(listing string) bool { return strings.Contains(listing, stamp) },
 	}}
 	for _, c := range f.accepts {
 		if c.tool.name != "" {
-			calls = append(calls, Call{Argv: c.tool.argv(append([]string{"-C", c.name}, f.iptablesAccept()...)...)})
+			calls = append(calls, Call{Argv: c.tool.argv("-C " + c.name + f.iptablesAccept())})
 		} else {
-			calls = append(calls, Call{Argv: []string{"nft", "list", "chain", c.family, c.table, c.name}, Holds: f.accepted})
+			calls = append(calls, Call{Argv: c.list(), Holds: f.accepted})
 		}
 	}
 	return calls
