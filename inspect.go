@@ -24,7 +24,7 @@ type Tool struct {
 	Rules  string // of iptables -S
 }
 
-// inspect looks at the firewall by commands that change nothing. run returns what a command has printed, on standard
+// inspect looks at the firewall by commands that change no rule. run returns what a command has printed, on standard
 // error too; an error, if its exit status is not 0. file returns what stands in a file; "", if there is none.
 func inspect(run func(argv ...string) (string, error), file func(name string) string) (in Inspection) {
 	if in.NFT, in.NFTError = run("nft", "-a", "-s", "-t", "list", "ruleset"); in.NFTError != nil {

@@ -189,11 +189,11 @@ table inet marks {
 	}
 	chain input {
 		type filter hook input priority -5;
-		meta mark 0x20000005 ip saddr 10.9.0.2 tcp dport 22 counter name "with"
-		meta mark 0x00000005 ip saddr 10.9.0.3 tcp dport 23 counter name "without"
+		meta mark 0x20000005 ip saddr 10.9.0.2 tcp dport 22 counter name "ours"
+		meta mark 0x00000005 ip saddr 10.9.0.3 tcp dport 23 counter name "theirs"
 	}
-	counter with { }
-	counter without { }
+	counter ours { }
+	counter theirs { }
 }
 END`})
 	f.do(f.choice.build(f.rules))
