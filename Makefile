@@ -3,7 +3,9 @@
 # Both install what they need.
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
-GOBUILD  = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+# Most of the standard library is not inlined: on the router that is 130 KB less. What a packet passes through is.
+INLINED  = -gcflags=all=-l $(addprefix -gcflags=,$(addsuffix =,sesame encoding/binary hash/maphash net/netip slices cmp math/bits))
+GOBUILD  = CGO_ENABLED=0 go build -buildvcs=false -trimpath $(INLINED) -ldflags '-s -w -X main.version=$(VERSION)'
 ARCHES   = amd64 386 arm arm64 mips mipsle riscv64
 
 .PHONY: build demo test race fuzz compare check cross clean
