@@ -239,6 +239,12 @@ func TestLogNames(t *testing.T) {
 	if asked != 4 {
 		t.Errorf("looked up %d times after a while, want 4", asked)
 	}
+	for i := range 2 * maxNames {
+		names.of(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}))
+	}
+	if n := len(names.known); n > maxNames {
+		t.Errorf("names remembered: got %d, want at most %d", n, maxNames)
+	}
 	names.cancel()
 	l.printf("%v: %s: OPEN SESAME", addr("fd00:9::2"), "openSSH")
 	want := lines{
@@ -254,10 +260,33 @@ func TestLogNames(t *testing.T) {
 	if !slices.Equal(out, want) {
 		t.Errorf("got\n%q\nwant\n%q", out, want)
 	}
-	for i := range 2 * maxNames {
-		names.of(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}))
+}
+
+// TestLogNamesAtTheEnd has a name server that is dead, and a resolver that does not notice cancel: the lines that wait
+// at the end are written all the same.
+func TestLogNamesAtTheEnd(t *testing.T) {
+	var out lines
+	l := Log{out: &out}
+	asked, dead := make(chan struct{}, 1), make(chan struct{})
+	defer close(dead)
+	l.names = newNames(bootTime, func(context.Context, string) ([]string, error) {
+		asked <- struct{}{}
+		<-dead
+		return nil, errors.New("no answer")
+	})
+	l.start()
+	for stage := range 3 {
+		l.printf("%v: %s: Stage %d", netip.MustParseAddr("10.9.0.2"), "openSSH", stage+1)
 	}
-	if n := len(names.known); n > maxNames {
-		t.Errorf("names remembered: got %d, want at most %d", n, maxNames)
+	l.printf("shutting down")
+	<-asked
+	began := time.Now()
+	l.finish()
+	if took := time.Since(began); took >= lastWords {
+		t.Fatalf("the end took %v", took)
+	}
+	want := lines{"10.9.0.2: openSSH: Stage 1\n", "10.9.0.2: openSSH: Stage 2\n", "10.9.0.2: openSSH: Stage 3\n", "shutting down\n"}
+	if !slices.Equal(out, want) {
+		t.Errorf("got\n%q\nwant\n%q", out, want)
 	}
 }

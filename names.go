@@ -33,22 +33,35 @@ func newNames(now func() time.Duration, lookup func(context.Context, string) ([]
 	return n
 }
 
-// of returns the host name of an address, or "".
+// of returns the host name of an address, or "". It waits no longer than nameTime, nor once cancel is called.
 func (n *Names) of(addr netip.Addr) string {
 	now := n.now()
 	if k, ok := n.known[addr]; ok && now < k.until {
 		return k.name
+	}
+	if n.ctx.Err() != nil {
+		return ""
 	}
 	if len(n.known) >= maxNames {
 		clear(n.known)
 	}
 	ctx, cancel := context.WithTimeout(n.ctx, nameTime)
 	defer cancel()
+	// A Go resolver that reads from a name server notices cancel only when its time is up.
+	answer := make(chan string, 1)
+	go func() {
+		name := ""
+		if found, err := n.lookup(ctx, addr.String()); err == nil && len(found) > 0 {
+			// It comes from whoever owns the address: no more of it than a name has (RFC 1035, section 2.3.4).
+			name = printable(strings.TrimSuffix(found[0], "."))
+			name = name[:min(len(name), 255)]
+		}
+		answer <- name
+	}()
 	name := ""
-	if found, err := n.lookup(ctx, addr.String()); err == nil && len(found) > 0 {
-		// It comes from whoever owns the address: no more of it than a name has (RFC 1035, section 2.3.4).
-		name = printable(strings.TrimSuffix(found[0], "."))
-		name = name[:min(len(name), 255)]
+	select {
+	case name = <-answer:
+	case <-ctx.Done():
 	}
 	n.known[addr] = knownName{name, n.now() + nameMemory}
 	return name
