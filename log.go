@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,7 @@ type outlets struct {
 
 // outlet is one of them. put reports whether it took the line, and never waits.
 type outlet struct {
+	kind string // file, syslog, copy or out
 	put  func(line logLine) bool
 	lost int64 // lines left out since one was taken
 }
@@ -70,12 +72,15 @@ func (l *Log) run() {
 	for {
 		select {
 		case line := <-l.queue:
+			l.turn()
 			l.write(line)
 		case to := <-l.change:
 			l.turnTo(to)
 		case <-l.stop:
 			for len(l.queue) > 0 {
-				l.write(<-l.queue)
+				line := <-l.queue
+				l.turn()
+				l.write(line)
 			}
 			return
 		}
@@ -105,15 +110,15 @@ func (l *Log) open(path string, syslog *Syslog) error {
 		if to.file, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640); err != nil {
 			return fmt.Errorf("opening the log file: %w: LogFile or -g must name a file that root can write", err)
 		}
-		to.all = append(to.all, &outlet{put: func(line logLine) bool {
+		to.all = append(to.all, &outlet{kind: "file", put: func(line logLine) bool {
 			return write(to.file, line.at.Format("[2006-01-02 15:04] ")+line.text)
 		}})
 	}
 	if syslog != nil {
-		to.all = append(to.all, &outlet{put: syslog.send})
+		to.all = append(to.all, &outlet{kind: "syslog", put: syslog.send})
 	}
 	if to.all != nil && l.copy != nil {
-		to.all = append(to.all, &outlet{put: func(line logLine) bool { return write(l.copy, line.text) }})
+		to.all = append(to.all, &outlet{kind: "copy", put: func(line logLine) bool { return write(l.copy, line.text) }})
 	}
 	if l.queue == nil {
 		l.turnTo(to)
@@ -128,7 +133,25 @@ func (l *Log) open(path string, syslog *Syslog) error {
 	return nil
 }
 
+// turn takes up a change that waits. A line taken from the queue after open was called goes where open said.
+func (l *Log) turn() {
+	select {
+	case to := <-l.change:
+		l.turnTo(to)
+	default:
+	}
+}
+
+// turnTo makes the lines go to others from now on. What one of them lost is told by the next of its kind, or else by
+// the first.
 func (l *Log) turnTo(to outlets) {
+	if to.all == nil {
+		to.all = []*outlet{{kind: "out", put: func(line logLine) bool { return write(l.out, line.text) }}}
+	}
+	for _, was := range l.to.all {
+		next := slices.IndexFunc(to.all, func(o *outlet) bool { return o.kind == was.kind })
+		to.all[max(next, 0)].lost += was.lost
+	}
 	l.to.close()
 	l.to = to
 }
@@ -174,7 +197,7 @@ func (l *Log) write(line logLine) {
 		}
 	}
 	if l.to.all == nil {
-		l.to.all = []*outlet{{put: func(line logLine) bool { return write(l.out, line.text) }}}
+		l.turnTo(outlets{})
 	}
 	lost := l.lost.Swap(0)
 	for _, o := range l.to.all {

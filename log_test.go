@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // lines notes each write.
@@ -177,6 +179,75 @@ func TestLogQueue(t *testing.T) {
 		if want := fmt.Sprintf("%d\n", i); out[1+i] != want {
 			t.Fatalf("line %d: got %q, want %q", i, out[1+i], want)
 		}
+	}
+}
+
+// TestLogRotated renames the file and opens it anew, again and again, while lines are written: none that comes after
+// goes to the old one, nor at the end.
+func TestLogRotated(t *testing.T) {
+	dir := t.TempDir()
+	wrong := 0
+	for i := range 100 {
+		l := Log{date: autumn}
+		file := func(n int) string { return fmt.Sprintf("%s/%d.%d", dir, i, n) }
+		for n := range 3 {
+			if err := l.open(file(n), nil); err != nil {
+				t.Fatal(err)
+			}
+			if n == 0 {
+				l.start()
+			}
+			l.printf("%d", n)
+		}
+		l.finish()
+		if got, _ := os.ReadFile(file(2)); !strings.HasSuffix(string(got), "] 2\n") {
+			wrong++
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("lines after the last rotation that went elsewhere: got %d, want 0", wrong)
+	}
+}
+
+// TestLogRotatedStuck changes the outlets while nobody takes lines: what was lost is told by the next ones.
+func TestLogRotatedStuck(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	var copied lines
+	l := Log{date: autumn, copy: &copied}
+	open := func(file string) {
+		t.Helper()
+		if err := l.open(file, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open(pipe)
+	const written = 40 // more than a pipe takes
+	for range written {
+		l.printf("%s", strings.Repeat("x", maxLine))
+	}
+	lost := l.to.all[0].lost
+	if lost == 0 {
+		t.Fatal("no line was lost: the test shows nothing")
+	}
+	open(pipe) // SIGHUP
+	l.printf("one more")
+	file := pipe + ".file"
+	open(file)
+	l.printf("at last")
+	got, _ := os.ReadFile(file)
+	if want := fmt.Sprintf("[2026-11-22 15:38] %d log lines lost, as nobody took them\n[2026-11-22 15:38] at last\n", lost+1); string(got) != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if len(copied) != written+2 {
+		t.Errorf("lines of the copy: got %d, want %d", len(copied), written+2)
 	}
 }
 
