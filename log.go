@@ -56,6 +56,9 @@ const (
 	maxLine = 4000
 	// maxQueue is how many lines may wait to be written.
 	maxQueue = 1024
+	// maxNameWait is how many lines may wait before no more names are looked up: what strangers cause must not make the
+	// log late.
+	maxNameWait = 16
 	// lastWords is how long the end waits for lines to be written.
 	lastWords = time.Second
 )
@@ -191,7 +194,7 @@ func (l *Log) printf(format string, a ...any) {
 
 func (l *Log) write(line logLine) {
 	if l.names != nil && line.who.IsValid() {
-		if name := l.names.of(line.who); name != "" {
+		if name := l.names.of(line.who, len(l.queue) <= maxNameWait); name != "" {
 			addr := line.who.String()
 			line.text = strings.Replace(line.text, addr, addr+" ("+name+")", 1)
 		}

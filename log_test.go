@@ -311,7 +311,7 @@ func TestLogNames(t *testing.T) {
 		t.Errorf("looked up %d times after a while, want 4", asked)
 	}
 	for i := range 2 * maxNames {
-		names.of(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}))
+		names.of(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}), true)
 	}
 	if n := len(names.known); n > maxNames {
 		t.Errorf("names remembered: got %d, want at most %d", n, maxNames)
@@ -359,5 +359,49 @@ func TestLogNamesAtTheEnd(t *testing.T) {
 	want := lines{"10.9.0.2: openSSH: Stage 1\n", "10.9.0.2: openSSH: Stage 2\n", "10.9.0.2: openSSH: Stage 3\n", "shutting down\n"}
 	if !slices.Equal(out, want) {
 		t.Errorf("got\n%q\nwant\n%q", out, want)
+	}
+}
+
+// TestLogNamesOfMany has lines about ever more strangers, whose names take their time: the names are left out, and the
+// lines are not late.
+func TestLogNamesOfMany(t *testing.T) {
+	var out lines
+	l := Log{out: &out}
+	asked := make(chan string)
+	l.names = newNames(bootTime, func(_ context.Context, addr string) ([]string, error) {
+		asked <- addr
+		return []string{"name.of." + addr}, nil
+	})
+	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }
+	l.start()
+	const strangers = 500
+	for i := range strangers {
+		l.printf("%v: a: Stage 1", addr(i))
+		for i == 0 && len(l.queue) > 0 {
+			runtime.Gosched()
+		}
+	}
+	want := []string{addr(0).String()}
+	for i := strangers - 1 - maxNameWait; i < strangers; i++ {
+		want = append(want, addr(i).String())
+	}
+	for _, who := range want {
+		if got := <-asked; got != who {
+			t.Fatalf("looked up: got %s, want %s", got, who)
+		}
+	}
+	l.finish()
+	if len(out) != strangers {
+		t.Fatalf("got %d lines, want %d", len(out), strangers)
+	}
+	for i, line := range out {
+		named := fmt.Sprintf("%v (name.of.%[1]v): a: Stage 1\n", addr(i))
+		plain := fmt.Sprintf("%v: a: Stage 1\n", addr(i))
+		switch {
+		case line == named && slices.Contains(want, addr(i).String()):
+		case line == plain && !slices.Contains(want[:len(want)-1], addr(i).String()): // the end may come before the last name
+		default:
+			t.Errorf("line %d: got %q", i, line)
+		}
 	}
 }

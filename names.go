@@ -33,13 +33,14 @@ func newNames(now func() time.Duration, lookup func(context.Context, string) ([]
 	return n
 }
 
-// of returns the host name of an address, or "". It waits no longer than nameTime, nor once cancel is called.
-func (n *Names) of(addr netip.Addr) string {
+// of returns the host name of an address, or "". If ask, it is looked up where it is not known; that takes nameTime at
+// most, and ends with cancel.
+func (n *Names) of(addr netip.Addr, ask bool) string {
 	now := n.now()
 	if k, ok := n.known[addr]; ok && now < k.until {
 		return k.name
 	}
-	if n.ctx.Err() != nil {
+	if !ask || n.ctx.Err() != nil {
 		return ""
 	}
 	if len(n.known) >= maxNames {
