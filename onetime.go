@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,8 +22,14 @@ import (
 // maxOneTimeSize bounds a one-time file, in bytes.
 const maxOneTimeSize = 1 << 20
 
-// maxReplaced is how often a file that is replaced while it is marked is marked anew.
-const maxReplaced = 10
+const (
+	// maxReplaced is how often a file that is replaced while it is marked is marked anew.
+	maxReplaced = 10
+	// lockTime is how long another daemon's lock on the file is waited for, a while for one that marks a line. Anybody
+	// who can read the file can lock it, and must not hold up the other doors for long.
+	lockTime  = time.Second
+	lockPause = 5 * time.Millisecond
+)
 
 // oneTimeLine is a sequence that has not been used.
 type oneTimeLine struct {
@@ -92,7 +100,7 @@ func inForce(doors []*Door, unused map[string][]oneTimeLine) (on, off []*Door) {
 }
 
 func readOneTime(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := openOneTime(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
@@ -100,8 +108,12 @@ func readOneTime(path string) ([]byte, error) {
 	return readAll(f)
 }
 
-func readAll(f *os.File) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(f, maxOneTimeSize+1))
+func openOneTime(path string, flag int) (*os.File, error) {
+	return os.OpenFile(path, flag, 0)
+}
+
+func readAll(r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxOneTimeSize+1))
 	if err == nil && len(text) > maxOneTimeSize {
 		err = errOneTimeSize
 	}
@@ -111,47 +123,111 @@ func readAll(f *os.File) ([]byte, error) {
 // useOneTime marks the line with the sequence as used, and returns when that is on the disk. It returns errUsed if there
 // is no such line.
 func useOneTime(path string, sequence []Knock) error {
-	err := markOneTime(path, sequence)
-	// An editor may have put another file in the place of the one that is marked now.
-	for again := 0; err == errReplaced; again++ {
-		if err = markOneTime(path, sequence); err == errUsed {
+	return untilInPlace(func() (bool, error) { return markOneTime(path, sequence) })
+}
+
+// untilInPlace marks a line anew as long as an editor puts another text in the place of the one that was marked. If the
+// line is in none of them any more, it is used, provided that it was marked once.
+func untilInPlace(mark func() (marked bool, err error)) error {
+	once := false
+	for again := 0; ; again++ {
+		marked, err := mark()
+		once = once || marked
+		switch {
+		case err == errUsed && once:
 			return nil
-		}
-		if again == maxReplaced {
+		case err != errReplaced || again == maxReplaced:
 			return err
 		}
 	}
-	return err
 }
 
-func markOneTime(path string, sequence []Knock) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+// markOneTime does it once. With an error too, marked says whether the line was marked in what was the file then.
+func markOneTime(path string, sequence []Knock) (marked bool, err error) {
+	f, err := lockOneTime(path)
 	if err != nil {
-		return err
+		return false, err
 	}
-	defer f.Close()
+	defer func() {
+		// A command that is just being started has the descriptor, too, so that closing it is not enough.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		_ = f.Close()
+	}()
 	text, err := readAll(f)
 	if err != nil {
-		return err
+		return false, err
 	}
 	unused, _ := parseOneTime(path, text) // a mistake in another line is no reason to keep the owner out
 	i := slices.IndexFunc(unused, func(l oneTimeLine) bool { return slices.Equal(l.sequence, sequence) })
 	if i < 0 {
-		return errUsed
+		return false, errUsed
 	}
 	at := unused[i].at
 	if c := text[at]; c == ' ' || c == '\t' {
-		// One byte is written whole or not at all, whatever happens to the power.
-		if _, err := f.WriteAt([]byte("#"), int64(at)); err != nil {
-			return err
-		}
-		if err := f.Sync(); err != nil {
-			return err
-		}
-		return inPlace(path, f)
+		return overwriteBlank(f, text, at)
 	}
 	// The # needs a place of its own, so that the digits stay readable.
-	return replaceFile(f, slices.Insert(text, at, '#'))
+	return replaceFile(f, text, slices.Concat(text[:at], []byte("#"), text[at:]))
+}
+
+// lockOneTime opens the file and locks it (flock(2)) against other daemons that have the same one.
+func lockOneTime(path string) (*os.File, error) {
+	for began := time.Now(); ; time.Sleep(lockPause) {
+		f, err := openOneTime(path, os.O_RDWR)
+		if err != nil {
+			return nil, err
+		}
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			// The one that had the lock may have put another file in its place.
+			err = inPlace(path, f)
+		}
+		if err == nil {
+			return f, nil
+		}
+		_ = f.Close()
+		if err != unix.EWOULDBLOCK && err != errReplaced {
+			return nil, fmt.Errorf("locking %s: %w", path, err)
+		}
+		if time.Since(began) > lockTime {
+			return nil, fmt.Errorf("locking %s: another program has held it for %v: lsof %[1]s names it", path, lockTime)
+		}
+	}
+}
+
+// unchanged returns errReplaced unless f still is in place and has that text.
+func unchanged(f *os.File, text []byte) error {
+	if err := inPlace(f.Name(), f); err != nil {
+		return err
+	}
+	now, err := readAll(io.NewSectionReader(f, 0, math.MaxInt64))
+	if err != nil || !bytes.Equal(now, text) {
+		return errReplaced
+	}
+	return nil
+}
+
+// overwriteBlank puts a # in the place of the blank that the line at that offset begins with.
+func overwriteBlank(f *os.File, text []byte, at int) (marked bool, err error) {
+	if err := unchanged(f, text); err != nil {
+		return false, err
+	}
+	// One byte is written whole or not at all, whatever happens to the power.
+	if _, err := f.WriteAt([]byte("#"), int64(at)); err != nil {
+		return false, err
+	}
+	if err := f.Sync(); err != nil {
+		return false, err
+	}
+	// An editor that writes the file where it stands may have done so since.
+	line, _, _ := bytes.Cut(text[at:], []byte("\n"))
+	from := max(at-1, 0)
+	want := bytes.Clone(text[from : at+len(line)])
+	want[at-from] = '#'
+	got := make([]byte, len(want))
+	if _, err := f.ReadAt(got, int64(from)); err != nil || !bytes.Equal(got, want) {
+		return false, errReplaced
+	}
+	return true, inPlace(f.Name(), f)
 }
 
 // inPlace returns errReplaced unless path still is the file f.
@@ -166,46 +242,51 @@ func inPlace(path string, f *os.File) error {
 	return nil
 }
 
-// replaceFile puts another file with that text in f's place, of the same owner and mode, in one step.
-func replaceFile(f *os.File, text []byte) (err error) {
+// replaceFile puts another file with the next text in f's place, of the same owner and mode, in one step, unless f has
+// another text than was by now. With an error too, replaced says whether it did.
+func replaceFile(f *os.File, was, next []byte) (replaced bool, err error) {
 	path, err := filepath.EvalSymlinks(f.Name())
 	if err != nil {
-		return err
+		return false, err
 	}
-	var was unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &was); err != nil {
-		return os.NewSyscallError("fstat", err)
+	var owner unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &owner); err != nil {
+		return false, os.NewSyscallError("fstat", err)
 	}
 	dir := filepath.Dir(path)
-	next, err := os.CreateTemp(dir, filepath.Base(path)+".*")
+	other, err := os.CreateTemp(dir, filepath.Base(path)+".*")
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() {
-		_ = next.Close()
-		if err != nil {
-			_ = os.Remove(next.Name())
+		_ = other.Close()
+		if !replaced {
+			_ = os.Remove(other.Name())
 		}
 	}()
-	if err := next.Chown(int(was.Uid), int(was.Gid)); err != nil {
-		return err
+	if err := other.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
+		return false, err
 	}
-	if err := next.Chmod(os.FileMode(was.Mode & 0o777)); err != nil {
-		return err
+	if err := other.Chmod(os.FileMode(owner.Mode & 0o777)); err != nil {
+		return false, err
 	}
-	if _, err := next.Write(text); err != nil {
-		return err
+	if _, err := other.Write(next); err != nil {
+		return false, err
 	}
-	if err := next.Sync(); err != nil {
-		return err
+	if err := other.Sync(); err != nil {
+		return false, err
 	}
-	if err := os.Rename(next.Name(), path); err != nil {
-		return err
+	// As late as can be: what an editor saves from now on until the rename would be lost.
+	if err := unchanged(f, was); err != nil {
+		return false, err
+	}
+	if err := os.Rename(other.Name(), path); err != nil {
+		return false, err
 	}
 	if err := syncDir(dir); err != nil {
-		return err
+		return true, err
 	}
-	return inPlace(path, next)
+	return true, inPlace(f.Name(), other)
 }
 
 // syncDir makes a rename last (fsync(2), NOTES).

@@ -171,6 +171,139 @@ func TestUseOneTimeRefused(t *testing.T) {
 	}
 }
 
+// TestUseOneTimeByTwo has two daemons that use the same line at the same time: one of them gets it.
+func TestUseOneTimeByTwo(t *testing.T) {
+	dir := t.TempDir()
+	for _, text := range []string{" 1,2\n", "1,2\n"} {
+		for i := range 100 {
+			file := filepath.Join(dir, fmt.Sprint(len(text), i))
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			outcome := make(chan error)
+			for range 2 {
+				go func() { outcome <- useOneTime(file, []Knock{{1, tcp}, {2, tcp}}) }()
+			}
+			one, other := <-outcome, <-outcome
+			if one != nil {
+				one, other = other, one
+			}
+			if one != nil || other != errUsed {
+				t.Fatalf("%q: got %v and %v, want one success, and %v", text, one, other, errUsed)
+			}
+		}
+	}
+}
+
+// TestUseOneTimeLocked has a file that somebody else has locked, for a while and for ever.
+func TestUseOneTimeLocked(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "once")
+	if err := os.WriteFile(file, []byte(" 1,2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	want := "locking " + file + ": another program has held it for 1s: lsof " + file + " names it"
+	if err := useOneTime(file, sequence(t, "1,2")); err == nil || err.Error() != want {
+		t.Errorf("locked: got %v, want %s", err, want)
+	}
+	timer := time.AfterFunc(lockTime/10, func() { _ = unix.Flock(int(other.Fd()), unix.LOCK_UN) })
+	defer timer.Stop()
+	if err := useOneTime(file, sequence(t, "1,2")); err != nil {
+		t.Errorf("locked for a while: got %v", err)
+	}
+	if err := useOneTime(file, sequence(t, "1,2")); err != errUsed {
+		t.Errorf("used again: got %v, want %v", err, errUsed)
+	}
+}
+
+// TestUseOneTimeEdited has an editor save the file after it was read: what it has saved stays.
+func TestUseOneTimeEdited(t *testing.T) {
+	const was, saved = " 1,2\n 3,4\n", " 5,6\n 1,2\n 3,4\n"
+	overwrite := func(f *os.File) (bool, error) { return overwriteBlank(f, []byte(was), 0) }
+	replace := func(f *os.File) (bool, error) { return replaceFile(f, []byte(was), []byte("#"+was)) }
+	inPlace := func(path string) error { return os.WriteFile(path, []byte(saved), 0) }
+	anew := func(path string) error {
+		if err := os.WriteFile(path+"~", []byte(saved), 0o600); err != nil {
+			return err
+		}
+		return os.Rename(path+"~", path)
+	}
+	for _, tt := range []struct {
+		name string
+		mark func(*os.File) (bool, error)
+		edit func(path string) error
+	}{
+		{"a blank, in place", overwrite, inPlace},
+		{"a blank, another file", overwrite, anew},
+		{"another file, in place", replace, inPlace},
+		{"another file, another file", replace, anew},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "once")
+			if err := os.WriteFile(path, []byte(was), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f, err := openOneTime(path, os.O_RDWR)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if err := tt.edit(path); err != nil {
+				t.Fatal(err)
+			}
+			if marked, err := tt.mark(f); marked || err != errReplaced {
+				t.Errorf("got %v, %v, want false, %v", marked, err, errReplaced)
+			}
+			if got, _ := os.ReadFile(path); string(got) != saved {
+				t.Errorf("got %q, want what the editor saved", got)
+			}
+			if files, _ := os.ReadDir(filepath.Dir(path)); len(files) != 1 {
+				t.Errorf("files left: %v", files)
+			}
+		})
+	}
+}
+
+// TestUntilInPlace goes through what may come of an editor's saving at the same time.
+func TestUntilInPlace(t *testing.T) {
+	type attempt struct {
+		marked bool
+		err    error
+	}
+	for _, tt := range []struct {
+		name     string
+		attempts []attempt
+		want     error
+	}{
+		{"marked", []attempt{{true, nil}}, nil},
+		{"not there", []attempt{{false, errUsed}}, errUsed},
+		{"replaced after it was marked, and there again", []attempt{{true, errReplaced}, {true, nil}}, nil},
+		{"replaced after it was marked, and not there", []attempt{{true, errReplaced}, {false, errReplaced}, {false, errUsed}}, nil},
+		{"replaced before it was marked, and not there", []attempt{{false, errReplaced}, {false, errUsed}}, errUsed},
+		{"another error", []attempt{{true, errReplaced}, {false, unix.EROFS}}, unix.EROFS},
+		{"again and again", slices.Repeat([]attempt{{true, errReplaced}}, 1+maxReplaced), errReplaced},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			left := tt.attempts
+			got := untilInPlace(func() (bool, error) {
+				a := left[0]
+				left = left[1:]
+				return a.marked, a.err
+			})
+			if got != tt.want || len(left) > 0 {
+				t.Errorf("got %v with %d attempts left, want %v", got, len(left), tt.want)
+			}
+		})
+	}
+}
+
 // TestDoorsOneTime has grants of one-time doors: the line is marked before the command, and by one knock once.
 func TestDoorsOneTime(t *testing.T) {
 	d := newDoorsTest(t, "[a] Start_Command = a | One_Time_Sequences = /once\n[b] Start_Command = b | One_Time_Sequences = /once")
