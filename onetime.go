@@ -109,7 +109,20 @@ func readOneTime(path string) ([]byte, error) {
 }
 
 func openOneTime(path string, flag int) (*os.File, error) {
-	return os.OpenFile(path, flag, 0)
+	// Without O_NONBLOCK, opening a pipe waits for its other end.
+	f, err := os.OpenFile(path, flag|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file, and used lines are marked in it: name one that is", path)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 func readAll(r io.Reader) ([]byte, error) {

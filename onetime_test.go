@@ -304,6 +304,24 @@ func TestUntilInPlace(t *testing.T) {
 	}
 }
 
+// TestOneTimePipe names what is no regular file: it is refused, and nobody waits for it.
+func TestOneTimePipe(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, dir, os.DevNull} {
+		want := path + " is no regular file, and used lines are marked in it: name one that is"
+		if _, err := readOneTime(path); err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	if err := useOneTime(pipe, sequence(t, "1")); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("use: got %v", err)
+	}
+}
+
 // TestDoorsOneTime has grants of one-time doors: the line is marked before the command, and by one knock once.
 func TestDoorsOneTime(t *testing.T) {
 	d := newDoorsTest(t, "[a] Start_Command = a | One_Time_Sequences = /once\n[b] Start_Command = b | One_Time_Sequences = /once")
