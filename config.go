@@ -164,6 +164,9 @@ func withoutSecrets(err error) error {
 	return mistakes
 }
 
+// byteOrderMark is what some editors begin a file with.
+const byteOrderMark = "\xef\xbb\xbf"
+
 const (
 	maxConfigSize     = 1 << 20
 	maxConfigErrors   = 100 // and as many warnings
@@ -186,7 +189,7 @@ func parseConfig(name string, r io.Reader) (*Config, error) {
 		p.fail("a configuration is at most %d bytes", maxConfigSize)
 		return nil, p.errors
 	}
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // byte order mark
+	text = bytes.TrimPrefix(text, []byte(byteOrderMark))
 	for line := range strings.SplitSeq(string(text), "\n") {
 		p.line++
 		p.parseLine(strings.TrimSpace(line))
@@ -426,12 +429,12 @@ func (p *parser) setSequence(value string) { p.open.door.Sequence = p.parseSeque
 
 // parseSequence reads knocks with commas between them. With a mistake in them there may be fewer, or none.
 func (p *parser) parseSequence(value string) (sequence []Knock) {
-	items := strings.Split(withoutComment(value), ",")
-	if len(items) > maxKnocks {
-		p.fail("Sequence: a sequence has 1 to %d knocks, not %d", maxKnocks, len(items))
+	value = withoutComment(value)
+	if n := strings.Count(value, ",") + 1; n > maxKnocks {
+		p.fail("Sequence: a sequence has 1 to %d knocks, not %d", maxKnocks, n)
 		return nil
 	}
-	for _, item := range items {
+	for item := range strings.SplitSeq(value, ",") {
 		if strings.TrimSpace(item) == "" {
 			p.fail("Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports")
 			continue

@@ -47,6 +47,10 @@ var (
 func parseOneTime(name string, text []byte) (unused []oneTimeLine, mistakes configErrors) {
 	p := parser{config: &Config{File: name}}
 	at := 0
+	if bytes.HasPrefix(text, []byte(byteOrderMark)) {
+		at = len(byteOrderMark)
+		text = text[at:]
+	}
 	for line := range bytes.Lines(text) {
 		p.line++
 		if s := strings.TrimSpace(string(line)); s != "" && s[0] != '#' {
@@ -55,10 +59,11 @@ func parseOneTime(name string, text []byte) (unused []oneTimeLine, mistakes conf
 			if len(p.errors) == before {
 				unused = append(unused, oneTimeLine{sequence, at})
 			}
+			p.errors = p.errors[:min(len(p.errors), maxConfigErrors)]
 		}
 		at += len(line)
 	}
-	return unused, p.errors[:min(len(p.errors), maxConfigErrors)]
+	return unused, p.errors
 }
 
 // oneTimeFiles reads the one-time files of all doors. Beside the mistakes in them it returns what is wrong with a file

@@ -26,6 +26,8 @@ func TestParseOneTime(t *testing.T) {
 			"once:2: Sequence: a port is a number from 1 to 65535, not \"x\"\n" +
 				"once:4: Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports\n" +
 				"once:4: Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports"},
+		{"byte order mark", "\ufeff 1,2\n3,4\n", "3:1:tcp,2:tcp 8:3:tcp,4:tcp", ""},
+		{"byte order mark, used", "\ufeff#1,2\n3,4\n", "8:3:tcp,4:tcp", ""},
 		{"too long", strings.Repeat("1,", maxKnocks) + "1\n", "", "once:1: Sequence: a sequence has 1 to 32 knocks, not 33"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -42,19 +44,25 @@ func TestParseOneTime(t *testing.T) {
 			}
 		})
 	}
-	if _, mistakes := parseOneTime("once", []byte(strings.Repeat("x\n", 1000))); len(mistakes) != maxConfigErrors {
-		t.Errorf("mistakes of a file that is none: got %d, want %d", len(mistakes), maxConfigErrors)
+	for name, text := range map[string]string{
+		"a file that is none": strings.Repeat("x\n", 1000),
+		"many in each line":   strings.Repeat(strings.Repeat(",", maxKnocks-1)+"\n", maxOneTimeSize/maxKnocks),
+	} {
+		// What is behind the slice takes memory, too.
+		if _, mistakes := parseOneTime("once", []byte(text)); len(mistakes) != maxConfigErrors || cap(mistakes) > 4*maxConfigErrors {
+			t.Errorf("mistakes of %s: got %d with room for %d, want %d", name, len(mistakes), cap(mistakes), maxConfigErrors)
+		}
 	}
 }
 
 func FuzzParseOneTime(f *testing.F) {
-	for _, seed := range []string{" 1,2:udp\n#3\n4", "\n\n", "x", " 1\r\n\t#\n"} {
+	for _, seed := range []string{" 1,2:udp\n#3\n4", "\n\n", "x", " 1\r\n\t#\n", "\ufeff1\n"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		unused, _ := parseOneTime("once", text)
 		for _, u := range unused {
-			if u.at < 0 || u.at >= len(text) || u.at > 0 && text[u.at-1] != '\n' || len(u.sequence) < 1 || len(u.sequence) > maxKnocks {
+			if u.at < 0 || u.at >= len(text) || u.at > 0 && text[u.at-1] != '\n' && string(text[:u.at]) != byteOrderMark || len(u.sequence) < 1 || len(u.sequence) > maxKnocks {
 				t.Fatalf("line at %d with %d knocks", u.at, len(u.sequence))
 			}
 			// Marked, it is not there any more, and the others are as they were.
@@ -81,6 +89,8 @@ func TestUseOneTime(t *testing.T) {
 		{"leading blank", " 1,2\n 3,4\n", "1,2", "#1,2\n 3,4\n"},
 		{"leading tab, CRLF", "\t1,2\r\n\t3,4\r\n", "1,2", "#1,2\r\n\t3,4\r\n"},
 		{"no leading blank", "1,2\n3,4\n", "1,2", "#1,2\n3,4\n"},
+		{"byte order mark", "\ufeff1,2\n3,4\n", "1,2", "\ufeff#1,2\n3,4\n"},
+		{"byte order mark and a blank", "\ufeff 1,2\n3,4\n", "1,2", "\ufeff#1,2\n3,4\n"},
 		{"after a used one", "#1,2\n3,4", "3,4", "#1,2\n#3,4"},
 		{"not the first one any more", " 5,6\n 1,2\n", "1,2", " 5,6\n#1,2\n"},
 		{"the first of two alike", " 1,2\n 1,2\n", "1,2", "#1,2\n 1,2\n"},
