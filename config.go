@@ -102,6 +102,11 @@ func (d *Door) knockedAs(o *Door) bool {
 		d.Flags == o.Flags && d.Target == o.Target
 }
 
+// nextOneTime reports whether the other door is this one with another line of its one-time file in force.
+func (d *Door) nextOneTime(o *Door) bool {
+	return d.OneTime != "" && d.Name == o.Name && d.OneTime == o.OneTime
+}
+
 // mask has a bit for each place of the sequence where knock stands, bit 0 for the first one.
 func (d *Door) mask(knock Knock) (mask uint32) {
 	for i, k := range d.Sequence {

@@ -243,19 +243,24 @@ func (m *Matcher) Expire(now time.Duration) []Step {
 	return m.steps
 }
 
-// adopt takes over the attempts of the matcher that this one follows, at doors that are still the same. It is to be
-// called before any hit is observed.
+// adopt takes over the attempts of the matcher that this one follows, at doors that are still the same. Of a one-time
+// door whose next sequence is in force it takes those that have opened, as SYNs of the used sequence may come again. It
+// is to be called before any hit is observed.
 func (m *Matcher) adopt(old *Matcher) {
 	m.seed = old.seed // fingerprints and buckets are made with it
+	m.hits = old.hits
 	now := make([]int, len(old.doors))
-	taken := make([]bool, len(m.doors)) // two doors may be alike
-	for i, was := range old.doors {
+	for i := range now {
 		now[i] = none
-		for j, d := range m.doors {
-			if !taken[j] && was.knockedAs(d) {
-				now[i], taken[j] = j, true
-				m.cooling[j] = old.cooling[i]
-				break
+	}
+	taken := make([]bool, len(m.doors)) // two doors may be alike
+	for _, alike := range []func(was, is *Door) bool{(*Door).knockedAs, (*Door).nextOneTime} {
+		for i, was := range old.doors {
+			for j, d := range m.doors {
+				if now[i] == none && !taken[j] && alike(was, d) {
+					now[i], taken[j] = j, true
+					m.cooling[j] = old.cooling[i]
+				}
 			}
 		}
 	}
@@ -263,7 +268,8 @@ func (m *Matcher) adopt(old *Matcher) {
 	for _, q := range old.byEnd {
 		for i := q.head; i != none; i = old.attempts[i].byEnd.next {
 			moved[i] = none
-			if a := &old.attempts[i]; now[a.door] != none {
+			a := &old.attempts[i]
+			if now[a.door] != none && (a.bits == 0 || old.doors[a.door].knockedAs(m.doors[now[a.door]])) {
 				moved[i] = m.adoptOne(old, i, uint32(now[a.door]))
 			}
 		}
@@ -284,7 +290,7 @@ func (m *Matcher) adoptOne(old *Matcher, was int32, door uint32) int32 {
 		queue = m.opened
 	}
 	m.requeue(i, queue, a.until)
-	m.attempts[i].bits, m.attempts[i].stage = a.bits, a.stage
+	m.attempts[i].bits, m.attempts[i].stage, m.attempts[i].began = a.bits, a.stage, a.began
 	copy(m.starts[int(i)*m.startsEach:], old.starts[int(was)*old.startsEach:][:bits.OnesCount32(a.bits)])
 	known := old.printsOf(was)
 	for n := a.prints - min(a.prints, uint32(len(known))); n < a.prints; n++ { // oldest first

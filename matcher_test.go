@@ -999,3 +999,65 @@ func TestMatcherAdopts(t *testing.T) {
 		+13s attempts => 0
 		+13s 192.0.2.7 7000 =>`)
 }
+
+// TestMatcherAdoptsOneTime brings the next line of a one-time file into force: Seq_Cooldown goes on, and SYNs of the used
+// sequence that are sent again do not count for the next one.
+func TestMatcherAdoptsOneTime(t *testing.T) {
+	next := func(old *Matcher, name, file, sequence string) *Matcher {
+		doors := testDoors(t, "["+name+"] Sequence = "+sequence+" | Seq_Cooldown = 1")
+		doors[0].OneTime = file
+		m := newMatcher(doors, 64)
+		if old != nil {
+			m.adopt(old)
+		}
+		checkMatcher(t, m)
+		return m
+	}
+	used := func() *Matcher {
+		m := next(nil, "a", "/once", "7000,8000,9000")
+		runScript(t, m, `
+			+0s 192.0.2.8 7000 seq=7 => a stage 1
+			+0s 192.0.2.7 7000 seq=1 => a stage 1
+			+0s 192.0.2.7 8000 seq=2 => a stage 2
+			+0s 192.0.2.7 9000 seq=3 => a opens`)
+		return m
+	}
+	const copies = `
+		+1s 192.0.2.7 8000 seq=2 => a copy
+		+1s 192.0.2.7 9000 seq=3 => a copy
+		+1s 192.0.2.7 7000 seq=1 => a copy`
+	m := next(used(), "a", "/once", "8000,9000,7000")
+	runScript(t, m, `
+		+0s attempts => 1
+		+0.9s 192.0.2.7 8000 seq=4 => a cooling`+copies+`
+		+1s 192.0.2.7 8000 seq=4 => a stage 1
+		+1s 192.0.2.7 9000 seq=5 => a stage 2
+		+1s 192.0.2.7 7000 seq=6 => a opens
+		+65s expire =>
+		+65s attempts => 0`)
+	// The same line once more in the file: the attempts go on.
+	runScript(t, next(used(), "a", "/once", "7000,8000,9000"), `
+		+1s 192.0.2.8 8000 seq=8 => a stage 2
+		+1s 192.0.2.7 7000 seq=1 => a copy`)
+	for _, other := range []*Matcher{next(used(), "a", "/other", "8000,7000"), next(used(), "b", "/once", "8000,7000"), next(used(), "a", "", "8000,7000")} {
+		runScript(t, other, `+0s attempts => 0`)
+	}
+}
+
+// TestMatcherAdoptsOrder shows that steps come in the order in which their attempts were begun, also after a reload.
+func TestMatcherAdoptsOrder(t *testing.T) {
+	doors := testDoors(t, "[a] Sequence = 2,3\n[b] Sequence = 1,2,3")
+	old, m := newMatcher(doors, 64), newMatcher(doors, 64)
+	runScript(t, old, `
+		+0s 192.0.2.7 1 => b stage 1
+		+0s 192.0.2.7 2 => a stage 1, b stage 2`)
+	m.adopt(old)
+	hit := testHit(0, "192.0.2.7", Knock{3, tcp}, 9)
+	var opened []string
+	for _, s := range m.Observe(&hit) {
+		opened = append(opened, s.Door.Name)
+	}
+	if want := []string{"b", "a"}; !slices.Equal(opened, want) {
+		t.Errorf("opened: got %q, want %q", opened, want)
+	}
+}
