@@ -158,4 +158,5 @@ type Grant struct {
 	Source netip.Addr
 	Link   string        // the interface that the last knock came in on
 	When   time.Duration // monotonic, of the last knock
+	Hit    uint64        // the number of the last knock among all hits
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -50,7 +51,8 @@ type Doors struct {
 	run     func(c Command, ended func(Outcome)) (Process, error)
 	use     func(file string, sequence []Knock) error // marks a one-time sequence as used
 	used    chan<- struct{}                           // told that one was
-	lastUse oneTimeUse
+	uses    map[oneTimeUse]bool                       // by the latest hit that used any
+	usedBy  uint64                                    // the number of that hit
 	ended   chan endedJob
 	open    map[openKey]*opening
 	count   map[string]int           // openings by door name
@@ -100,11 +102,9 @@ type job struct {
 	retried bool          // it is the second try of a stop command
 }
 
-// oneTimeUse is the knock that a one-time sequence was used by: it opens every door that has the same file.
+// oneTimeUse is a one-time sequence that a hit has used: the hit opens every door that has the same file.
 type oneTimeUse struct {
-	file, sequence string
-	source         netip.Addr
-	when           time.Duration
+	file, sequence string // the file without symbolic links, as doors may name it by different ones
 }
 
 type endedJob struct {
@@ -122,6 +122,7 @@ func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome
 		open:    map[openKey]*opening{},
 		count:   map[string]int{},
 		running: map[*job]bool{},
+		uses:    map[oneTimeUse]bool{},
 	}
 }
 
@@ -221,13 +222,20 @@ func (d *Doors) admit(now time.Duration, g Grant) {
 // useUp marks the one-time sequence that was knocked as used, and reports whether it is: what cannot be marked opens
 // nothing. It tells of sequences that are no longer the one in force.
 func (d *Doors) useUp(now time.Duration, g Grant) bool {
-	use := oneTimeUse{g.Door.OneTime, g.Door.sequence(), g.Source, g.When}
-	if use == d.lastUse {
+	use := oneTimeUse{g.Door.OneTime, g.Door.sequence()}
+	if file, err := filepath.EvalSymlinks(use.file); err == nil {
+		use.file = file
+	}
+	if g.Hit != d.usedBy {
+		d.usedBy = g.Hit
+		clear(d.uses)
+	}
+	if d.uses[use] {
 		return true
 	}
 	switch err := d.use(g.Door.OneTime, g.Door.Sequence); err {
 	case nil:
-		d.lastUse = use
+		d.uses[use] = true
 	case errUsed:
 		d.printf(now, g.Door.Name, "%v: %s: not opened: %v: %s", g.Source, g.Door.Name, err, g.Door.OneTime)
 	default:
@@ -238,7 +246,7 @@ func (d *Doors) useUp(now time.Duration, g Grant) bool {
 	case d.used <- struct{}{}:
 	default: // the one before has not been looked at yet
 	}
-	return use == d.lastUse
+	return d.uses[use]
 }
 
 func (d *Doors) enqueue(o *opening, line string) {

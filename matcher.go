@@ -83,7 +83,8 @@ type Step struct {
 	Kind  StepKind
 	Door  *Door
 	From  [16]byte
-	Stage int // knocks matched so far; of an ended attempt, how far it had come
+	Stage int    // knocks matched so far; of an ended attempt, how far it had come
+	Hit   uint64 // the number of the hit that did it
 	began uint64
 	door  uint32
 }
@@ -398,13 +399,13 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 }
 
 func (m *Matcher) step(kind StepKind, a *attempt, stage int) {
-	m.steps = append(m.steps, Step{kind, m.doors[a.door], a.from, stage, a.began, a.door})
+	m.steps = append(m.steps, Step{kind, m.doors[a.door], a.from, stage, m.hits, a.began, a.door})
 }
 
 // remark is a step that changes nothing.
 func (m *Matcher) remark(kind StepKind, door uint32, hit *Hit, stage int) {
 	if !m.onlyChanges {
-		m.steps = append(m.steps, Step{kind, m.doors[door], hit.From, stage, m.hits, door})
+		m.steps = append(m.steps, Step{kind, m.doors[door], hit.From, stage, m.hits, m.hits, door})
 	}
 }
 

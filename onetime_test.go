@@ -346,8 +346,10 @@ func TestDoorsOneTime(t *testing.T) {
 		marked = append(marked, fmt.Sprintf("%s %s after %d commands", file, (&Door{Sequence: s}).sequence(), len(d.started)))
 		return outcome
 	}
-	grant := func(door, source string, when time.Duration) {
-		d.Doors.grant(when, Grant{Door: d.config[door], Source: netip.MustParseAddr(source), When: when})
+	// All hits are of one batch, and have its time.
+	const when = 1
+	grant := func(door, source string, hit uint64) {
+		d.Doors.grant(when, Grant{Door: d.config[door], Source: netip.MustParseAddr(source), When: when, Hit: hit})
 		d.tick(when)
 		for j := range d.running {
 			d.end(when, j, Outcome{})
@@ -362,15 +364,15 @@ func TestDoorsOneTime(t *testing.T) {
 		t.Error("nobody was told that the sequence was used")
 	}
 	outcome = errUsed
-	grant("b", "192.0.2.8", 1) // somebody else at the same moment
-	grant("a", "192.0.2.7", 2) // and once more
+	grant("b", "192.0.2.8", 2) // somebody else at the same moment
+	grant("a", "192.0.2.7", 3) // and once more
 	select {
 	case <-told:
 	default:
 		t.Error("nobody was told that the sequence in force is not in the file")
 	}
 	outcome = unix.EROFS
-	grant("a", "192.0.2.7", 3)
+	grant("a", "192.0.2.7", 4)
 	select {
 	case <-told:
 		t.Error("told of a sequence that is still in force")
@@ -389,6 +391,39 @@ func TestDoorsOneTime(t *testing.T) {
 	} {
 		if !strings.Contains(d.logged.String(), line) {
 			t.Errorf("log lacks %q: %s", line, d.logged.String())
+		}
+	}
+}
+
+// TestDoorsOneTimeFiles has doors of two files, one of them named by a link too, which one hit opens in any order.
+func TestDoorsOneTimeFiles(t *testing.T) {
+	dir := t.TempDir()
+	first, second, link := dir+"/first", dir+"/second", dir+"/link"
+	for _, file := range []string{first, second} {
+		if err := os.WriteFile(file, []byte(" 7,8\n7,8\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("first", link); err != nil {
+		t.Fatal(err)
+	}
+	d := newDoorsTest(t, "[a] Start_Command = a | One_Time_Sequences = "+first+"\n[b] Start_Command = b | One_Time_Sequences = "+second+
+		"\n[c] Start_Command = c | One_Time_Sequences = "+link)
+	d.used, d.use = make(chan struct{}, 1), useOneTime
+	for hit := range uint64(3) {
+		d.started = nil
+		for _, name := range []string{"a", "b", "c"} {
+			d.config[name].Sequence = sequence(t, "7,8")
+			d.Doors.grant(1, Grant{Door: d.config[name], Source: netip.MustParseAddr("192.0.2.7"), Hit: hit + 1})
+			d.tick(1)
+			for j := range d.running {
+				d.end(1, j, Outcome{})
+			}
+			d.tick(1)
+		}
+		want := [][]string{{"a", "b", "c"}, {"a", "b", "c"}, nil}[hit] // the file has two lines
+		if !slices.Equal(d.started, want) {
+			t.Errorf("hit %d: commands: got %q, want %q: %s", hit+1, d.started, want, d.logged.String())
 		}
 	}
 }

@@ -214,7 +214,7 @@ func (r *Reader) report(steps []Step) {
 			}
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
 			opened.printf(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
-			grant := Grant{Door: s.Door, Source: s.source(), When: r.batchTime}
+			grant := Grant{Door: s.Door, Source: s.source(), When: r.batchTime, Hit: s.Hit}
 			if l := r.plan.links[r.hit.Link]; l != nil {
 				grant.Link = l.Name
 			}

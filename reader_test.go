@@ -177,3 +177,22 @@ hit: 192.0.2.7:40001 -> 7000:udp: udp: 192.0.2.7: the sequence is complete
 		t.Errorf("got\n%swant\n%s", debug.String(), want)
 	}
 }
+
+// TestReaderNumbersHits tells grants of one hit from those of another in the same batch.
+func TestReaderNumbersHits(t *testing.T) {
+	grants := make(chan Grant, 9)
+	r := newTestReader(new(strings.Builder), grants)
+	one := []Knock{{7000, tcp}}
+	r.plan.matcher = newMatcher([]*Door{{Name: "a", Sequence: one, SeqTimeout: time.Second}, {Name: "b", Sequence: one, SeqTimeout: time.Second}}, 16)
+	for seq := range uint32(2) {
+		p := testSYN4.with(func(p *testPacket) { p.seq = seq })
+		r.take(&Frame{Bytes: p.bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1})
+	}
+	for hit := range uint64(2) {
+		for range 2 {
+			if g := <-grants; g.Hit != hit+1 {
+				t.Errorf("door %s: got hit %d, want %d", g.Door.Name, g.Hit, hit+1)
+			}
+		}
+	}
+}
