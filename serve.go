@@ -472,6 +472,12 @@ func (d *daemon) send(plan Plan) {
 	case old := <-d.plans:
 		if plan.captures == nil {
 			plan.captures = old.captures
+			// The reader does so only with captures that it has already.
+			for _, c := range plan.captures {
+				if err := c.attach(plan.filter()); err != nil {
+					d.log.printf("%v", err)
+				}
+			}
 		} else {
 			for _, c := range old.captures {
 				c.close()

@@ -3,11 +3,13 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"testing"
@@ -314,6 +316,53 @@ func TestReloadKeepsAttempts(t *testing.T) {
 	w.knock(0, hostAddr, "5000", "6000")
 	d.await("10.9.0.2: b: OPEN SESAME")
 	d.stop()
+}
+
+// TestSendMerges gives the reader a plan in place of one that it has not taken up: the captures of that one go on, with
+// the filter of the new one.
+func TestSendMerges(t *testing.T) {
+	w := newWorld(t, 1)
+	d := daemon{plans: make(chan Plan, 1), wake: -1, log: &Log{out: io.Discard}}
+	d.on, d.options.named = []string{"eth0"}, true
+	plan := func(port string, withCaptures bool) Plan {
+		t.Helper()
+		c, err := parseConfig("c", strings.NewReader("[a]\n sequence = "+port+"\n command = true\n"))
+		w.must(err)
+		p, _, err := d.plan(c)
+		w.must(err)
+		if withCaptures {
+			p.captures, err = openCaptures(p, d.on)
+			w.must(err)
+		}
+		return p
+	}
+	var r Reader
+	w.must(w.host.do(func() error {
+		r = Reader{plan: plan("7000", true), log: d.log}
+		d.send(plan("7000", true))
+		d.send(plan("5000", false))
+		return nil
+	}))
+	r.follow(<-d.plans)
+	defer func() {
+		for _, c := range r.plan.captures {
+			c.close()
+		}
+	}()
+	w.knock(0, hostAddr, "7000", "5000")
+	var seen []string
+	w.eventually("the knock that counts", func() bool {
+		r.plan.captures[0].read(func(f *Frame) {
+			var h Hit
+			if parsePacket(f.Bytes, f.Len, &h) == nil {
+				seen = append(seen, h.Knock.String())
+			}
+		})
+		return len(seen) > 0
+	})
+	if want := []string{"5000:tcp"}; !slices.Equal(seen, want) {
+		t.Errorf("let through: got %q, want %q", seen, want)
+	}
 }
 
 func TestStopWithThreeDoorsOpen(t *testing.T) {
