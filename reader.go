@@ -38,6 +38,14 @@ func (p *Plan) filter() FilterSpec {
 	return p.spec
 }
 
+// heard are the links listened on.
+func (p *Plan) heard() (links []*Link) {
+	for index := range p.listened {
+		links = append(links, p.links[index])
+	}
+	return links
+}
+
 // Reader is the goroutine that owns the captures and the matcher: it takes packets from the ring and sends grants.
 type Reader struct {
 	plan      Plan

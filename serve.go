@@ -54,9 +54,11 @@ type daemon struct {
 	debug    *Log
 	syslog   *Syslog // nil until it is asked for
 	config   *Config
-	disabled []*Door      // those of it that have no one-time sequence left
-	on       []string     // what -i names; nil: all
-	listened map[int]bool // indexes of the links listened on
+	disabled []*Door       // those of it that have no one-time sequence left
+	on       []string      // what -i names; nil: all
+	listened map[int]bool  // indexes of the links listened on
+	links    map[int]*Link // all links, as in the plan in force
+	heard    []*Link       // those of them that are listened on
 	plans    chan Plan
 	used     chan struct{} // a one-time sequence was used
 	wake     int
@@ -135,7 +137,7 @@ func (d *daemon) live(caller *os.File) error {
 			return err
 		}
 	}
-	d.listened = plan.listened
+	d.listened, d.links, d.heard = plan.listened, plan.links, plan.heard()
 	grants := make(chan Grant, maxGrants)
 	reader := &Reader{
 		plan: plan, now: d.now, log: d.log, debug: d.debug, grants: grants, plans: d.plans, wake: d.wake,
@@ -337,20 +339,24 @@ func (d *daemon) plan(c *Config) (p Plan, off []*Door, err error) {
 		return Plan{}, nil, mistakes
 	}
 	on, off := inForce(c.Doors, unused)
-	p, err = d.planFor(c, on)
-	return p, off, err
+	links, heard, err := d.readLinks(c)
+	if err != nil {
+		return Plan{}, nil, err
+	}
+	return d.planFor(on, links, heard), off, nil
+}
+
+// readLinks returns all links, and those to listen on.
+func (d *daemon) readLinks(c *Config) (links map[int]*Link, heard []*Link, err error) {
+	if links, err = readLinks(); err != nil {
+		return nil, nil, err
+	}
+	heard, err = listenedOn(links, d.interfaces(c))
+	return links, heard, err
 }
 
 // planFor makes a plan with doors that have sequences.
-func (d *daemon) planFor(c *Config, doors []*Door) (Plan, error) {
-	links, err := readLinks()
-	if err != nil {
-		return Plan{}, err
-	}
-	on, err := listenedOn(links, d.interfaces(c))
-	if err != nil {
-		return Plan{}, err
-	}
+func (d *daemon) planFor(doors []*Door, links map[int]*Link, heard []*Link) Plan {
 	p := Plan{
 		matcher: newMatcher(doors, maxAttempts), wide: d.options.debug,
 		links: links, listened: map[int]bool{}, addresses: map[[16]byte]bool{},
@@ -363,7 +369,7 @@ func (d *daemon) planFor(c *Config, doors []*Door) (Plan, error) {
 			addresses = append(addresses, addr)
 		}
 	}
-	for _, l := range on {
+	for _, l := range heard {
 		p.listened[l.Index] = true
 		for _, addr := range l.Addresses {
 			add(addr, true)
@@ -375,7 +381,7 @@ func (d *daemon) planFor(c *Config, doors []*Door) (Plan, error) {
 		}
 	}
 	p.spec = filterSpec(doors, addresses, d.options.onlyIPv4)
-	return p, nil
+	return p
 }
 
 // openCaptures opens one capture for each interface, or a single one for all of them.
@@ -438,7 +444,7 @@ func (d *daemon) reload() {
 	}
 	d.logWarnings(config)
 	d.logDisabled(off)
-	d.config, d.listened = config, plan.listened
+	d.config, d.listened, d.links, d.heard = config, plan.listened, plan.links, plan.heard()
 	d.send(plan)
 }
 
@@ -457,13 +463,15 @@ func (d *daemon) nextSequences() {
 		d.logMistakes(mistakes)
 	}
 	on, off := inForce(d.config.Doors, unused)
-	plan, err := d.planFor(d.config, on)
-	if err != nil {
-		d.log.printf("bringing the next sequence into force: %v: it takes a reload", err)
-		return
+	// An interface that is named may be away for a moment (ppp dials anew). What was used must go out of force all the
+	// same, and what is next come into it.
+	if links, heard, err := d.readLinks(d.config); err == nil {
+		d.links, d.heard = links, heard
+	} else {
+		d.log.printf("warning: %v: its addresses are taken as they were", err)
 	}
 	d.logDisabled(off)
-	d.send(plan)
+	d.send(d.planFor(on, d.links, d.heard))
 }
 
 // send gives the reader a new plan, in place of one that it has not taken up yet.

@@ -490,6 +490,28 @@ func TestReloadUnderTraffic(t *testing.T) {
 	d.stop()
 }
 
+// TestOneTimeWithoutInterface uses a one-time sequence while another interface that is named is away: the next one comes
+// into force all the same.
+func TestOneTimeWithoutInterface(t *testing.T) {
+	w := newWorld(t, 1)
+	once := filepath.Join(t.TempDir(), "once")
+	w.must(os.WriteFile(once, []byte(" 7001,7002\n 7003,7004\n"), 0o600))
+	w.must(w.host.run("ip", "link", "add", "ppp0", "type", "bridge"))
+	w.must(w.host.run("ip", "link", "set", "ppp0", "up"))
+	dir := t.TempDir()
+	w.must(os.WriteFile(dir+"/c", []byte("[a]\n one_time_sequences = "+once+"\n command = true\n"), 0o600))
+	d := w.daemon(sesame("sesame", "serve", "-i", "eth0,ppp0", "-c", dir+"/c", "-g", dir+"/log"), dir+"/c", dir+"/log")
+	d.await("starting up")
+	w.must(w.host.run("ip", "link", "delete", "ppp0"))
+	w.knock(0, "-d20", hostAddr, "7001", "7002")
+	d.await("warning: there is no interface \"ppp0\": there are eth0, lo: its addresses are taken as they were")
+	w.eventually("the opening by the next sequence", func() bool {
+		w.knock(0, "-d20", hostAddr, "7003", "7004")
+		return strings.Count(d.logged(), "OPEN SESAME") == 2
+	})
+	d.stop()
+}
+
 // TestInterfaceMadeAnew deletes the interface and makes another one of its name: SIGHUP listens on that.
 func TestInterfaceMadeAnew(t *testing.T) {
 	w := newWorld(t, 1)
