@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -110,7 +111,12 @@ func (l *Log) open(path string, syslog *Syslog) error {
 	if path != "" {
 		var err error
 		// The mode is 640: the log tells who may come in.
-		if to.file, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640); err != nil {
+		// Without O_NONBLOCK, opening a pipe waits for its reader.
+		to.file, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o640)
+		if errors.Is(err, unix.ENXIO) {
+			return fmt.Errorf("opening the log file: %w: a pipe needs somebody who reads it first", err)
+		}
+		if err != nil {
 			return fmt.Errorf("opening the log file: %w: LogFile or -g must name a file that root can write", err)
 		}
 		to.all = append(to.all, &outlet{kind: "file", put: func(line logLine) bool {

@@ -251,6 +251,36 @@ func TestLogRotatedStuck(t *testing.T) {
 	}
 }
 
+// TestLogPipe has a pipe as the log file: without a reader it is refused, and what was open stays; and with one it gets
+// the lines.
+func TestLogPipe(t *testing.T) {
+	var out lines
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := Log{date: autumn, out: &out}
+	want := "opening the log file: open " + pipe + ": no such device or address: a pipe needs somebody who reads it first"
+	if err := l.open(pipe, nil); err == nil || err.Error() != want {
+		t.Fatalf("got %v, want %s", err, want)
+	}
+	l.printf("one")
+	reader, err := os.OpenFile(pipe, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if err := l.open(pipe, nil); err != nil {
+		t.Fatal(err)
+	}
+	l.printf("two")
+	got := make([]byte, 100)
+	n, err := reader.Read(got)
+	if want := "[2026-11-22 15:38] two\n"; string(got[:n]) != want || !slices.Equal(out, lines{"one\n"}) {
+		t.Errorf("got %q, %v, and %q elsewhere, want %q", got[:n], err, out, want)
+	}
+}
+
 // TestLogStuck has a reader that takes nothing: printf does not wait, and what it leaves out is counted.
 func TestLogStuck(t *testing.T) {
 	var out lines

@@ -787,6 +787,7 @@ func TestServeRefuses(t *testing.T) {
 	readable := file("readable", "[a]\n sequence = 7000,8000\n command = true\n")
 	w.must(os.Chmod(readable, 0o644))
 	good := file("good", "[a]\n sequence = 7000,8000\n command = true\n")
+	w.must(unix.Mkfifo(dir+"/pipe", 0o600))
 	for _, tt := range []struct {
 		name   string
 		args   []string
@@ -799,6 +800,8 @@ func TestServeRefuses(t *testing.T) {
 		{"bad configuration", []string{"-c", file("bad", "[a]\nsequence = x\n")}, false, 1, dir + `/bad:2: door "a": Sequence: a port is a number from 1 to 65535`},
 		{"no CAP_NET_RAW", []string{"-c", "/proc/self/fd/4"}, true, 1, "it needs CAP_NET_RAW: run as root"},
 		{"log not writable", []string{"-c", good, "-i", "lo", "-g", dir + "/no/log"}, false, 1, "opening the log file: open " + dir + "/no/log: no such file or directory"},
+		{"log to a pipe that nobody reads", []string{"-c", good, "-i", "lo", "-g", dir + "/pipe"}, false, 1, "opening the log file: open " + dir + "/pipe: no such device or address: a pipe needs"},
+		{"one-time sequences in a pipe", []string{"-c", file("piped", "[a]\none_time_sequences = "+dir+"/pipe\n")}, false, 1, dir + `/piped:1: door "a": One_Time_Sequences: ` + dir + "/pipe is no regular file"},
 		{"no such interface", []string{"-c", good, "-i", "nope0"}, false, 1, `there is no interface "nope0": there are `},
 		{"unknown option", []string{"-c", good, "-x"}, false, 2, `unknown option "-x"`},
 		{"bad interface name", []string{"-c", good, "-i", "a/b"}, false, 2, `option -i: "a/b" is no interface name`},
