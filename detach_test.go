@@ -158,6 +158,30 @@ func TestDetached(t *testing.T) {
 	}
 }
 
+// TestRestartWhileEnding starts the next daemon while the stop command of the one before still runs.
+func TestRestartWhileEnding(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.detach("[a]\n sequence = 7000,8000\n start_command = true\n cmd_timeout = 600\n stop_command = sleep 2\n")
+	w.knock(0, "-d20", hostAddr, "7000", "8000")
+	d.await("a: command took")
+	old := d.pid
+	d.signal("TERM")
+	d.await("running command: sleep 2")
+	if out, status := d.start(); status != 0 || out != "" {
+		t.Fatalf("started while the other one ends: exit status %d, %q", status, out)
+	}
+	d.pid = strings.TrimSpace(d.read("pid"))
+	w.endPid(d.pid)
+	if d.pid == old || !ended(old) {
+		t.Errorf("processes: got %s after %s", d.pid, old)
+	}
+	if log := d.read("log"); !strings.Contains(log, "] shutting down\n") {
+		t.Errorf("the first one was not waited for: %s", log)
+	}
+	d.signal("TERM")
+	d.awaitEnd()
+}
+
 // TestCommandLineWins names a log and a pid file in the configuration and others by -g and -p.
 func TestCommandLineWins(t *testing.T) {
 	w := newWorld(t, 1)

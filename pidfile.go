@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,28 +14,43 @@ import (
 // defaultPidFile is where -d writes its process number (knockd's).
 const defaultPidFile = "/var/run/knockd.pid"
 
+// endTime is how long a daemon that has been told to end may take: for its commands, and its log.
+const endTime = stopDeadline + lastWords + time.Second
+
+// pidPause is the pause between two looks at the pid file of a daemon that is ending.
+const pidPause = 20 * time.Millisecond
+
 // PidFile holds the daemon's process number in decimal and a newline. As long as the daemon lives it has the file
-// locked (flock(2)), so that one that was left behind by a crash is told from one in use.
+// locked (flock(2)), so that one that was left behind by a crash is told from one in use. The file of a daemon that is
+// ending is locked and empty.
 type PidFile struct {
 	path string
 	file *os.File
 }
 
-// takePidFile locks the file and writes the process number into it. A file that another daemon holds is refused, and so
-// is one that holds something else than a number.
-func takePidFile(path string) (*PidFile, error) {
-	for {
+// takePidFile locks the file and writes the process number into it. A file that another daemon holds is refused, unless
+// that one is ending: it is waited for. A file that holds something else than a number is refused, too.
+func takePidFile(path string, patience time.Duration) (*PidFile, error) {
+	for began := time.Now(); ; {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 		if err != nil {
 			return nil, fmt.Errorf("opening the pid file: %w: -p names another one", err)
 		}
 		p := &PidFile{path, f}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			defer f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, fmt.Errorf("%s is held by another daemon, process %s: stop that one first, or name another file by -p", path, p.holder())
+			// Empty also is the file of one that is about to write its number.
+			empty, holder := p.empty(), p.holder()
+			_ = f.Close()
+			switch {
+			case !errors.Is(err, unix.EWOULDBLOCK):
+				return nil, fmt.Errorf("locking the pid file %s: %w", path, err)
+			case !empty:
+				return nil, fmt.Errorf("%s is held by another daemon, process %s: stop that one first, or name another file by -p", path, holder)
+			case time.Since(began) >= patience:
+				return nil, fmt.Errorf("%s is held by a daemon that has not ended within %v: name another file by -p", path, patience)
 			}
-			return nil, fmt.Errorf("locking the pid file %s: %w", path, err)
+			time.Sleep(pidPause)
+			continue
 		}
 		// The one that held it may have taken the file away meanwhile.
 		if err := inPlace(path, f); err != nil {
@@ -59,19 +75,21 @@ func (p *PidFile) holder() string {
 	return "?"
 }
 
+func (p *PidFile) empty() bool {
+	info, err := p.file.Stat()
+	return err == nil && info.Size() == 0
+}
+
 func isNumber(s string) bool {
 	_, err := strconv.ParseUint(s, 10, 31)
 	return err == nil
 }
 
 func (p *PidFile) write() error {
-	info, err := p.file.Stat()
-	if err == nil && info.Size() > 0 && p.holder() == "?" {
+	if !p.empty() && p.holder() == "?" {
 		return fmt.Errorf("%s is no pid file, and stays as it is: -p names another one", p.path)
 	}
-	if err == nil {
-		err = p.file.Truncate(0)
-	}
+	err := p.file.Truncate(0)
 	if err == nil {
 		_, err = p.file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
@@ -80,6 +98,10 @@ func (p *PidFile) write() error {
 	}
 	return nil
 }
+
+// retire empties the file, as the daemon is about to end: whoever starts the next one need not wait until this one has
+// run its commands.
+func (p *PidFile) retire() { _ = p.file.Truncate(0) }
 
 // remove takes the file away, if it still is this one, and then gives up the lock.
 func (p *PidFile) remove() {

@@ -108,9 +108,9 @@ func (d *daemon) live(caller *os.File) error {
 	defer signal.Stop(ends)
 	closeOnExec()
 
+	var pid *PidFile
 	if caller != nil {
-		pid, err := takePidFile(d.pidFile())
-		if err != nil {
+		if pid, err = takePidFile(d.pidFile(), endTime); err != nil {
 			return err
 		}
 		defer pid.remove()
@@ -169,6 +169,9 @@ func (d *daemon) live(caller *os.File) error {
 		case <-ends:
 		}
 		break
+	}
+	if pid != nil {
+		pid.retire()
 	}
 	close(d.plans)
 	d.wakeReader()
