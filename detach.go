@@ -58,7 +58,7 @@ func detach(e env) error {
 	return errors.New("the daemon in the background has ended")
 }
 
-// detached is the daemon's end of the pipe, or nil for a daemon in the foreground.
+// detached is the daemon's end of the pipe, or nil for the caller of -d.
 func detached() *os.File {
 	fd, err := strconv.Atoi(os.Getenv(detachedEnv))
 	if err != nil {
@@ -71,24 +71,28 @@ func detached() *os.File {
 	return os.NewFile(uintptr(fd), "pipe to the caller")
 }
 
-// letGo tells the caller of -d that the daemon is ready, and closes what it has from him. If he is not there any more,
-// nobody has asked for a daemon.
+// letGo closes what the daemon has from the caller of -d, and tells him that it is ready: after that it must not fail. If
+// he is not there any more, nobody has asked for a daemon.
 func letGo(pipe *os.File) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer null.Close()
-	if _, err := pipe.Write([]byte{1}); err != nil {
-		return fmt.Errorf("whoever started the daemon has not waited for it: %w", err)
+	// So that no file system is kept in use.
+	if err := os.Chdir("/"); err != nil {
+		return err
 	}
-	_ = pipe.Close()
 	for fd := range 3 {
 		if err := unix.Dup3(int(null.Fd()), fd, 0); err != nil {
 			return os.NewSyscallError("dup3", err)
 		}
 	}
-	return os.Chdir("/") // so that no file system is kept in use
+	if _, err := pipe.Write([]byte{1}); err != nil {
+		return fmt.Errorf("whoever started the daemon has not waited for it: %w", err)
+	}
+	_ = pipe.Close()
+	return nil
 }
 
 // closeOnExec keeps what others have left open from the programs that are started. It needs Linux 5.9; before that they

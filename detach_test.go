@@ -18,6 +18,7 @@ type detachedDaemon struct {
 	dir         string
 	config, log string // files
 	pid         string
+	caller      int // the process that has put it in the background, and is gone
 }
 
 // detach runs a daemon with -d on the host, by knockd's name, and waits for its caller. It ends with the test at the
@@ -43,6 +44,7 @@ func (d *detachedDaemon) start(args ...string) (out string, status int) {
 	var b bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &b, &b
 	d.w.must(d.w.host.start(cmd))
+	d.caller = cmd.Process.Pid
 	err := cmd.Wait() // and for the end of the pipe
 	return b.String(), exitStatus(err)
 }
@@ -111,8 +113,11 @@ func TestDetached(t *testing.T) {
 			t.Errorf("descriptor %s is still a pipe", filepath.Base(fd))
 		}
 	}
-	if stat, _ := os.ReadFile(proc + "/stat"); !strings.Contains(string(stat), fmt.Sprintf(") S 1 %s %s ", d.pid, d.pid)) {
-		t.Errorf("not the leader of a session of its own, with init as its parent: %s", stat)
+	stat, err := os.ReadFile(proc + "/stat")
+	w.must(err)
+	_, stat, _ = bytes.Cut(stat, []byte(") ")) // state, parent, process group, session (proc_pid_stat(5))
+	if f := strings.Fields(string(stat)); f[2] != d.pid || f[3] != d.pid || f[1] == fmt.Sprint(d.caller) {
+		t.Errorf("not the leader of a session of its own, without its caller: %s", stat)
 	}
 
 	// logrotate, and a reload with the relative paths it was started with.
@@ -197,6 +202,25 @@ func TestCommandLineWins(t *testing.T) {
 	w.must(cmd.Wait())
 	w.endPid(strings.TrimSpace(d.read("pid.config")))
 	w.eventually("the log", func() bool { return strings.Contains(d.read("log.config"), "starting up") })
+}
+
+// TestReadyWithoutDetach has -d's variable in the environment of a daemon in the foreground: it means nothing there.
+func TestReadyWithoutDetach(t *testing.T) {
+	w := newWorld(t, 1)
+	dir := t.TempDir()
+	w.must(os.WriteFile(dir+"/c", []byte("[a]\n sequence = 7000,8000\n command = true\n"), 0o600))
+	cmd := sesame("knockd", "-i", "eth0", "-c", dir+"/c", "-p", dir+"/pid")
+	cmd.Env = append(cmd.Env, detachedEnv+"=1")
+	stderr, err := os.Create(dir + "/log")
+	w.must(err)
+	defer stderr.Close()
+	cmd.Stderr = stderr
+	d := w.daemon(cmd, dir+"/c", stderr.Name())
+	d.await("starting up, listening on eth0")
+	if _, err := os.Stat(dir + "/pid"); err == nil {
+		t.Error("there is a pid file")
+	}
+	d.stop()
 }
 
 // TestDetachRefused has errors of the start: they are the caller's exit status and standard error, and no daemon is left.

@@ -76,8 +76,11 @@ func serve(e env, args []string) error {
 	if d.on, err = d.options.interfaceList(); err != nil {
 		return usageError("option -i: " + err.Error())
 	}
+	if !d.options.daemon {
+		return d.live(nil)
+	}
 	caller := detached()
-	if d.options.daemon && caller == nil {
+	if caller == nil {
 		return detach(e)
 	}
 	return d.live(caller)

@@ -41,16 +41,17 @@ func TestSyslog(t *testing.T) {
 		openings++
 		w.eventually("the command", func() bool {
 			opened, _ := os.ReadFile(dir + "/opened")
-			return strings.Count(string(opened), "10.9.0.2\n") == openings
+			// Its last line, too: syslogd may be stopped next.
+			return strings.Count(string(opened), "10.9.0.2\n") == openings && strings.Count(d.logged(), "command took") == openings
 		})
 	}
 	var syslogd *exec.Cmd
 	start := func() {
 		t.Helper()
+		before := strings.Count(logged(), "syslogd started")
 		syslogd = exec.Command("nsenter", "-m", "-t", fmt.Sprint(d.cmd.Process.Pid), "busybox", "syslogd", "-n", "-S", "-O", messages)
 		w.must(syslogd.Start())
 		t.Cleanup(func() { _ = syslogd.Process.Kill() })
-		before := strings.Count(logged(), "syslogd started")
 		w.eventually("syslogd", func() bool { return strings.Count(logged(), "syslogd started") > before })
 	}
 	stop := func() {
