@@ -326,6 +326,11 @@ func (d *daemon) logWarnings(c *Config) {
 	for _, w := range c.Warnings {
 		d.log.printf("warning: %s", w)
 	}
+	for _, door := range c.Doors {
+		if d.options.onlyIPv4 && door.Target.Is6() {
+			d.log.printf("warning: %s:%d: door %q: Target is an IPv6 address, of which -4 takes no notice: it cannot open", c.File, door.Line, door.Name)
+		}
+	}
 }
 
 // logDisabled names, once and in knockd's words, the doors that have no one-time sequence left.

@@ -746,6 +746,17 @@ func TestTarget(t *testing.T) {
 	w.wantPort(0, "[fd00:98::7]:22", filtered)
 }
 
+// TestOnlyIPv4Target asks for a door that -4 keeps shut: the log says so.
+func TestOnlyIPv4Target(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.serve("[four]\n sequence = 7000,8000\n target = 198.51.100.7\n command = true\n[six]\n sequence = 7000,8000\n target = fd00:98::7\n command = true\n", "-4")
+	d.await("warning: " + d.config + `:5: door "six": Target is an IPv6 address, of which -4 takes no notice: it cannot open`)
+	if strings.Count(d.logged(), "is an IPv6 address") != 1 {
+		t.Error("a warning about the other door, too")
+	}
+	d.stop()
+}
+
 // TestLookup logs names beside addresses, and waits for no name server.
 func TestLookup(t *testing.T) {
 	w := newWorld(t, 2)
