@@ -216,14 +216,15 @@ func TestUseOneTimeLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX); err != nil {
+	fd := int(other.Fd())
+	if err := unix.Flock(fd, unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
 	want := "locking " + file + ": another program has held it for 1s: lsof " + file + " names it"
 	if err := useOneTime(file, sequence(t, "1,2")); err == nil || err.Error() != want {
 		t.Errorf("locked: got %v, want %s", err, want)
 	}
-	timer := time.AfterFunc(lockTime/10, func() { _ = unix.Flock(int(other.Fd()), unix.LOCK_UN) })
+	timer := time.AfterFunc(lockTime/10, func() { _ = unix.Flock(fd, unix.LOCK_UN) })
 	defer timer.Stop()
 	if err := useOneTime(file, sequence(t, "1,2")); err != nil {
 		t.Errorf("locked for a while: got %v", err)
