@@ -263,48 +263,62 @@ func inPlace(path string, f *os.File) error {
 // replaceFile puts another file with the next text in f's place, of the same owner and mode, in one step, unless f has
 // another text than was by now. With an error too, replaced says whether it did.
 func replaceFile(f *os.File, was, next []byte) (replaced bool, err error) {
-	path, err := filepath.EvalSymlinks(f.Name())
-	if err != nil {
-		return false, err
-	}
 	var owner unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &owner); err != nil {
 		return false, os.NewSyscallError("fstat", err)
 	}
+	// As late as can be: what an editor saves from now on until the rename would be lost.
+	return writeFile(f.Name(), next, &owner, func() error { return unchanged(f, was) })
+}
+
+// writeFile puts a file with that text in the place of the one called name, or makes one, in one step, and returns when
+// it is on the disk. like says of what owner and mode it is; nil: ours, and 0600. ready, if there is one, is asked before
+// the step, and its error calls it off. With an error too, replaced says whether the new file is in place.
+func writeFile(name string, text []byte, like *unix.Stat_t, ready func() error) (replaced bool, err error) {
+	path, err := filepath.EvalSymlinks(name)
+	if errors.Is(err, os.ErrNotExist) {
+		path, err = name, nil
+	}
+	if err != nil {
+		return false, err
+	}
 	dir := filepath.Dir(path)
-	other, err := os.CreateTemp(dir, filepath.Base(path)+".*")
+	f, err := os.CreateTemp(dir, filepath.Base(path)+".*")
 	if err != nil {
 		return false, err
 	}
 	defer func() {
-		_ = other.Close()
+		_ = f.Close()
 		if !replaced {
-			_ = os.Remove(other.Name())
+			_ = os.Remove(f.Name())
 		}
 	}()
-	if err := other.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
+	if like != nil {
+		if err := f.Chown(int(like.Uid), int(like.Gid)); err != nil {
+			return false, err
+		}
+		if err := f.Chmod(os.FileMode(like.Mode & 0o777)); err != nil {
+			return false, err
+		}
+	}
+	if _, err := f.Write(text); err != nil {
 		return false, err
 	}
-	if err := other.Chmod(os.FileMode(owner.Mode & 0o777)); err != nil {
+	if err := f.Sync(); err != nil {
 		return false, err
 	}
-	if _, err := other.Write(next); err != nil {
-		return false, err
+	if ready != nil {
+		if err := ready(); err != nil {
+			return false, err
+		}
 	}
-	if err := other.Sync(); err != nil {
-		return false, err
-	}
-	// As late as can be: what an editor saves from now on until the rename would be lost.
-	if err := unchanged(f, was); err != nil {
-		return false, err
-	}
-	if err := os.Rename(other.Name(), path); err != nil {
+	if err := os.Rename(f.Name(), path); err != nil {
 		return false, err
 	}
 	if err := syncDir(dir); err != nil {
 		return true, err
 	}
-	return true, inPlace(f.Name(), other)
+	return true, inPlace(name, f)
 }
 
 // syncDir makes a rename last (fsync(2), NOTES).

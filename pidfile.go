@@ -28,40 +28,64 @@ type PidFile struct {
 	file *os.File
 }
 
+// heldError is that another daemon has the file.
+type heldError struct{ path, holder string }
+
+func (e *heldError) Error() string {
+	if e.holder == "" {
+		return fmt.Sprintf("%s is held by a daemon that was about to end, and has not", e.path)
+	}
+	return fmt.Sprintf("%s is held by another daemon, process %s", e.path, e.holder)
+}
+
 // takePidFile locks the file and writes the process number into it. A file that another daemon holds is refused, unless
 // that one is ending: it is waited for. A file that holds something else than a number is refused, too.
 func takePidFile(path string, patience time.Duration) (*PidFile, error) {
+	p, err := lockPidFile(path, patience)
+	if err == nil {
+		if err = p.write(); err != nil {
+			_ = p.file.Close()
+		}
+	}
+	var held *heldError
+	switch {
+	case errors.As(err, &held):
+		return nil, fmt.Errorf("%w: stop that one first, or name another file by -p", err)
+	case err != nil:
+		return nil, fmt.Errorf("%w: -p names another one", err)
+	}
+	return p, nil
+}
+
+// lockPidFile locks the file, and makes it if there is none. Its error is a heldError if another daemon has it, and does
+// not let go of it within patience where it is about to end.
+func lockPidFile(path string, patience time.Duration) (*PidFile, error) {
 	for began := time.Now(); ; {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 		if err != nil {
-			return nil, fmt.Errorf("opening the pid file: %w: -p names another one", err)
+			return nil, fmt.Errorf("opening the pid file: %w", err)
 		}
 		p := &PidFile{path, f}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			// Empty also is the file of one that is about to write its number.
-			empty, holder := p.empty(), p.holder()
+			ending, holder := p.empty(), p.holder()
 			_ = f.Close()
 			switch {
 			case !errors.Is(err, unix.EWOULDBLOCK):
 				return nil, fmt.Errorf("locking the pid file %s: %w", path, err)
-			case !empty:
-				return nil, fmt.Errorf("%s is held by another daemon, process %s: stop that one first, or name another file by -p", path, holder)
+			case !ending:
+				return nil, &heldError{path, holder}
 			case time.Since(began) >= patience:
-				return nil, fmt.Errorf("%s is held by a daemon that has not ended within %v: name another file by -p", path, patience)
+				return nil, &heldError{path, ""}
 			}
 			time.Sleep(pidPause)
 			continue
 		}
 		// The one that held it may have taken the file away meanwhile.
-		if err := inPlace(path, f); err != nil {
-			_ = f.Close()
-			continue
+		if inPlace(path, f) == nil {
+			return p, nil
 		}
-		if err := p.write(); err != nil {
-			_ = f.Close()
-			return nil, err
-		}
-		return p, nil
+		_ = f.Close()
 	}
 }
 
@@ -85,9 +109,10 @@ func isNumber(s string) bool {
 	return err == nil
 }
 
+// write puts the process number into the file, unless that holds something else than a number.
 func (p *PidFile) write() error {
 	if !p.empty() && p.holder() == "?" {
-		return fmt.Errorf("%s is no pid file, and stays as it is: -p names another one", p.path)
+		return fmt.Errorf("%s is no pid file, and stays as it is", p.path)
 	}
 	err := p.file.Truncate(0)
 	if err == nil {

@@ -93,7 +93,7 @@ func TestPidFileRetired(t *testing.T) {
 	}
 	p.retire()
 	_, err = takePidFile(path, 3*pidPause)
-	if want := path + " is held by a daemon that has not ended within 60ms: name another file by -p"; err == nil || err.Error() != want {
+	if want := path + " is held by a daemon that was about to end, and has not: stop that one first, or name another file by -p"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	time.AfterFunc(3*pidPause, p.remove)

@@ -1,0 +1,381 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The journal is what is open, on the disk, so that it is closed whatever happens to the daemon. It is a text file:
+//
+//	sesame journal 1 BOOT-ID NETNS-INODE<tab>SUM
+//	"DOOR"<tab>SOURCE<tab>"LINK"<tab>STATE<tab>SINCE<tab>UNTIL<tab>"START"<tab>"STOP"<tab>PORTS<tab>TRIES<tab>PID<tab>BEGAN<tab>SUM
+//	end 1<tab>SUM
+//
+// with a line for each entry: strings as strconv.Quote writes them, times in nanoseconds, ports as 22:tcp with blanks
+// between them, numbers decimal. SUM is the line's checksum, so that damage to one line leaves the others readable. The
+// last line has how many entries there are; its checksum is that of the whole file before it.
+
+const (
+	journalVersion = 1
+	maxJournalSize = 16 << 20 // bytes
+)
+
+// Entry is one opening of a door as the journal has it: what will close it.
+type Entry struct {
+	Door         string
+	Source       netip.Addr // no zone
+	Link         string     // the interface that the knock came in on
+	State        EntryState
+	Since, Until time.Duration // CLOCK_BOOTTIME
+	Start, Stop  string        // shell lines as the configuration has them; "" is none
+	Ports        []Knock       // of a native door
+	Tries        int           // how often its closing has failed
+	Pid          int           // of the command that runs; 0: none
+	Began        uint64        // when that process was started, in clock ticks since boot (proc_pid_stat(5), starttime)
+}
+
+// EntryState is how far an entry's opening is.
+type EntryState uint8
+
+const (
+	Starting EntryState = iota
+	Open
+	Closing
+)
+
+var entryStates = []string{Starting: "starting", Open: "open", Closing: "closing"}
+
+func (s EntryState) String() string { return entryStates[s] }
+
+// place is where a journal's times, processes and rules mean something.
+type place struct {
+	boot  string // the kernel's random number for this boot
+	netns uint64 // the network namespace's inode; 0: this kernel has none
+}
+
+// noPlace stands for one that cannot be read.
+var noPlace = place{boot: "unknown"}
+
+// presentPlace is where the daemon runs.
+func presentPlace() (place, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return place{}, fmt.Errorf("telling this boot from others: %w: /proc must be mounted", err)
+	}
+	p := place{boot: strings.TrimSpace(string(boot))}
+	// Not /proc/self: that is the first thread, which may be one that has gone elsewhere and never come back (onThread).
+	var ns unix.Stat_t
+	switch err := unix.Stat("/proc/thread-self/ns/net", &ns); err {
+	case nil:
+		p.netns = ns.Ino
+	case unix.ENOENT: // built without CONFIG_NET_NS
+	default:
+		return place{}, fmt.Errorf("telling this network namespace from others: %w", err)
+	}
+	return p, nil
+}
+
+// checksum is FNV-1a of 64 bits, in hexadecimal, and the end of the line. Each step of it maps states one to one, so
+// that no change of a single byte goes unnoticed.
+func checksum(s string) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(s))
+	return fmt.Sprintf("%016x\n", h.Sum64())
+}
+
+func sealed(line string) string { return line + "\t" + checksum(line) }
+
+// formatJournal writes a journal.
+func formatJournal(at place, entries []Entry) []byte {
+	text := []byte(at.line())
+	for _, e := range entries {
+		text = append(text, e.line()...)
+	}
+	text = fmt.Appendf(text, "end %d", len(entries))
+	return fmt.Appendf(text, "\t%s", checksum(string(text)))
+}
+
+func (p place) line() string {
+	return sealed(fmt.Sprintf("sesame journal %d %s %d", journalVersion, p.boot, p.netns))
+}
+
+func (e Entry) line() string {
+	return sealed(fmt.Sprintf("%q\t%v\t%q\t%v\t%d\t%d\t%q\t%q\t%s\t%d\t%d\t%d", e.Door, e.Source, e.Link, e.State, int64(e.Since),
+		int64(e.Until), e.Start, e.Stop, strings.Trim(fmt.Sprint(e.Ports), "[]"), e.Tries, e.Pid, e.Began))
+}
+
+// errNewer is that a journal is one of a version not known here.
+var errNewer = errors.New("written by a newer sesame")
+
+// parseJournal reads a journal. Where its error is an errNewer, nothing has been read. Any other is damage: it says
+// which line is the first that is not as it was written; what could be read is returned, noPlace if it was not that.
+func parseJournal(text []byte) (at place, entries []Entry, damage error) {
+	s := string(text)
+	number, start, ended, wrong := 0, 0, false, 0
+	note := func(what string) {
+		if wrong++; wrong == 1 {
+			damage = fmt.Errorf("line %d: %s", number, what)
+		}
+	}
+	at = noPlace
+	for line := range strings.Lines(s) {
+		number++
+		if ended {
+			note("it stands behind the end")
+		}
+		i := max(strings.LastIndexByte(line, '\t'), 0)
+		ended = strings.HasPrefix(line, "end ")
+		switch {
+		case number == 1:
+			var version uint64
+			if at, version = parsePlace(line); version > journalVersion {
+				return noPlace, nil, fmt.Errorf("%w (journal %d)", errNewer, version)
+			} else if version != journalVersion {
+				note("it is not the first line of a journal")
+			}
+		case ended:
+			if damage == nil && line != fmt.Sprintf("end %d\t%s", len(entries), checksum(s[:start+i])) {
+				note(fmt.Sprintf("the end is not that of the %d entries before it", len(entries)))
+			}
+		case line != sealed(line[:i]):
+			note("its checksum is another one")
+		default:
+			if e, ok := parseEntry(line[:i]); ok {
+				entries = append(entries, e)
+			} else {
+				note("what it says makes no sense")
+			}
+		}
+		start += len(line)
+	}
+	if number++; !ended {
+		note("the end is missing")
+	}
+	if wrong > 1 {
+		damage = fmt.Errorf("%w (the first of %d damaged lines)", damage, wrong)
+	}
+	return at, entries, damage
+}
+
+// parsePlace reads the first line. version 0 is a damaged one. Of a newer version nothing more than that is read.
+func parsePlace(line string) (at place, version uint64) {
+	rest, ok := strings.CutPrefix(strings.TrimRight(line, "\n"), "sesame journal ")
+	word, rest, _ := strings.Cut(rest, " ")
+	version, err := strconv.ParseUint(word, 10, 31)
+	if !ok || err != nil {
+		return noPlace, 0
+	}
+	at.boot, word, _ = strings.Cut(rest, " ")
+	word, _, _ = strings.Cut(word, "\t")
+	at.netns, _ = strconv.ParseUint(word, 10, 64)
+	switch ours := at.line(); {
+	case line == ours:
+		return at, version
+	case strings.HasSuffix(ours, " "+rest+"\n"): // by the checksum a 1, which has become another number
+		return noPlace, 0
+	case version > journalVersion:
+		return noPlace, version
+	}
+	return noPlace, 0
+}
+
+// parseEntry reads an entry's line without its checksum. ok says whether all of it makes sense.
+func parseEntry(line string) (e Entry, ok bool) {
+	fields := strings.Split(line, "\t")
+	if len(fields) != 12 {
+		return e, false
+	}
+	ok = true
+	must := func(err error) { ok = ok && err == nil }
+	text := func(s string) string {
+		s, err := strconv.Unquote(s)
+		must(err)
+		return s
+	}
+	number := func(s string, bits int) uint64 {
+		n, err := strconv.ParseUint(s, 10, bits)
+		must(err)
+		return n
+	}
+	source, err := netip.ParseAddr(fields[1])
+	must(err)
+	state := slices.Index(entryStates, fields[3])
+	e = Entry{
+		Door: text(fields[0]), Source: source, Link: text(fields[2]), State: EntryState(state),
+		Since: time.Duration(number(fields[4], 63)), Until: time.Duration(number(fields[5], 63)),
+		Start: text(fields[6]), Stop: text(fields[7]),
+		Tries: int(number(fields[9], 31)), Pid: int(number(fields[10], 31)), Began: number(fields[11], 64),
+	}
+	for word := range strings.FieldsSeq(fields[8]) {
+		port, err := parseKnock(word, tcp)
+		must(err)
+		e.Ports = append(e.Ports, port)
+	}
+	return e, ok && source.Zone() == "" && state >= 0
+}
+
+// Journal is the journal in a folder that no other daemon uses as long as this one lives.
+type Journal struct {
+	path string
+	lock *PidFile
+	at   place
+}
+
+// otherDir is the remedy for a folder that does not do.
+const otherDir = "StateDir names another folder"
+
+// openJournal makes the folder if there is none, and locks it. A full disk does not keep it from that: what the journal
+// has must be closed all the same.
+func openJournal(dir string) (*Journal, error) {
+	at, err := presentPlace()
+	if err != nil {
+		return nil, err
+	}
+	dir = filepath.Clean(dir)
+	if err := makeStateDir(dir); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, otherDir)
+	}
+	lock, err := lockPidFile(filepath.Join(dir, "lock"), endTime)
+	var held *heldError
+	switch {
+	case errors.As(err, &held):
+		return nil, fmt.Errorf("%s is held by another daemon, process %s: one daemon watches several interfaces (-i eth0,eth1); "+
+			"for a second one name another StateDir", dir, cmp.Or(held.holder, "?"))
+	case err != nil:
+		return nil, fmt.Errorf("%w: %s", err, otherDir)
+	}
+	_ = lock.write() // for the message above alone: the lock holds without it
+	j := &Journal{filepath.Join(dir, "journal"), lock, at}
+	removeLeftovers(dir)
+	return j, nil
+}
+
+// removeLeftovers removes what writeFile has left behind when it was killed.
+func removeLeftovers(dir string) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer d.Close()
+	names, _ := d.Readdirnames(-1)
+	for _, name := range names {
+		if whose := strings.TrimRight(name, "0123456789"); whose == "journal." || whose == "journal.damaged." || whose == "firewall." {
+			_ = os.Remove(filepath.Join(dir, name))
+		}
+	}
+}
+
+// makeStateDir makes the folder. It refuses one that others may write to: what stands in the journal is run.
+func makeStateDir(dir string) error {
+	parent := filepath.Dir(dir)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	switch err := os.Mkdir(dir, 0o700); {
+	case err == nil:
+		return syncDir(parent)
+	case !errors.Is(err, os.ErrExist):
+		return err
+	}
+	var is unix.Stat_t
+	if err := unix.Stat(dir, &is); err != nil {
+		return &os.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	if is.Mode&unix.S_IFMT == unix.S_IFDIR && (is.Mode&0o022 != 0 || int(is.Uid) != os.Geteuid()) {
+		return fmt.Errorf("%s is not for us alone to write to, and commands are kept there: make it so (chown, chmod 700)", dir)
+	}
+	return nil
+}
+
+// Recovered is what an earlier daemon has left.
+type Recovered struct {
+	Entries []Entry
+	// Elsewhere: it was written before a reboot, in another network namespace, or where is not known. Its times and
+	// processes mean nothing then.
+	Elsewhere bool
+	Damage    string // what is wrong with the journal, and what became of it; Entries are what could be read. "": nothing
+}
+
+// read reads the journal. A damaged one is copied to journal.damaged, and holds then what could be read of it. It
+// returns an error, and changes nothing, if there is no reading it, or if it was written by a newer sesame.
+func (j *Journal) read() (Recovered, error) {
+	text, err := j.load()
+	if errors.Is(err, os.ErrNotExist) {
+		return Recovered{}, nil
+	}
+	if err != nil {
+		return Recovered{}, fmt.Errorf("reading the journal: %w: %s", err, otherDir)
+	}
+	at, entries, damage := parseJournal(text)
+	if errors.Is(damage, errNewer) {
+		return Recovered{}, fmt.Errorf("%s: %w: run that one, for it knows how to close what is open; or, if nothing is, delete the file", j.path, damage)
+	}
+	r := Recovered{Entries: entries, Elsewhere: at != j.at}
+	if damage != nil {
+		// Not by renaming it: what could be read is on the disk at every moment.
+		aside := j.path + ".damaged"
+		if _, err = writeFile(aside, text, nil, nil); err == nil {
+			_, err = writeFile(j.path, formatJournal(at, entries), nil, nil)
+		}
+		r.Damage = fmt.Sprintf("%s: %v: it is kept as %s", j.path, damage, aside)
+		if err != nil {
+			r.Damage = fmt.Sprintf("%s: %v: it could not be set aside: %v", j.path, damage, err)
+		}
+	}
+	return r, nil
+}
+
+func (j *Journal) load() ([]byte, error) {
+	f, err := os.Open(j.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxJournalSize))
+}
+
+// write puts the entries in the place of what the journal has, and returns when they are on the disk. After an error
+// the journal is as it was, or, where only syncing its folder failed, the new one.
+func (j *Journal) write(entries []Entry) error {
+	text := formatJournal(j.at, entries)
+	if len(text) > maxJournalSize {
+		return fmt.Errorf("the journal would have %d bytes, and must not have more than %d", len(text), maxJournalSize)
+	}
+	if _, err := writeFile(j.path, text, nil, nil); err != nil {
+		return fmt.Errorf("writing the journal: %w: %s", err, otherDir)
+	}
+	return nil
+}
+
+// firewallMark is a file that stands in the folder as long as something of ours may be in the firewall: hidden ports
+// stay there when the daemon ends.
+func (j *Journal) firewallMark() string { return filepath.Join(filepath.Dir(j.path), "firewall") }
+
+func (j *Journal) marksFirewall() bool {
+	_, err := os.Stat(j.firewallMark())
+	return err == nil
+}
+
+func (j *Journal) markFirewall() error {
+	if _, err := writeFile(j.firewallMark(), nil, nil, nil); err != nil {
+		return fmt.Errorf("noting that the firewall is changed: %w: %s", err, otherDir)
+	}
+	return nil
+}
+
+func (j *Journal) unmarkFirewall() { _ = os.Remove(j.firewallMark()) }
+
+// close lets another daemon have the folder.
+func (j *Journal) close() { _ = j.lock.file.Close() }
