@@ -163,6 +163,15 @@ func (c *Capture) read(take func(*Frame)) {
 	}
 }
 
+// drops is how many packets the ring had no room for since the last call (packet(7), PACKET_STATISTICS).
+func (c *Capture) drops() uint64 {
+	stats, err := unix.GetsockoptTpacketStatsV3(c.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+	if err != nil {
+		return 0
+	}
+	return uint64(stats.Drops)
+}
+
 // clearError asks for an error such as ENETDOWN, which poll reports until somebody does. The kernel binds the socket
 // again when the link is up again (packet_notifier in net/packet/af_packet.c).
 func (c *Capture) clearError() { _, _ = unix.GetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_ERROR) }

@@ -1,13 +1,12 @@
 package main
 
 import (
-	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,12 +20,12 @@ func (o *checkOptions) options() []option {
 	o.config = defaultConfigFile
 	return append([]option{
 		stringOption('c', "config", "FILE", "configuration (default "+defaultConfigFile+")", &o.config),
-		flagOption('v', "verbose", "show the sequences and commands, too: they are secret", &o.verbose),
+		flagOption('v', "verbose", "show the sequences and commands, too: they are secret; and what serve would do to the firewall", &o.verbose),
 	}, helpOptions()...)
 }
 
 // check reads a configuration as serve would, and prints what it understood. What would surprise goes to standard
-// error as warnings.
+// error as warnings. It changes nothing.
 func check(e env, args []string) error {
 	var o checkOptions
 	rest, err := getopt(args, o.options())
@@ -45,8 +44,14 @@ func check(e env, args []string) error {
 	if err == nil && mistakes != nil {
 		err = mistakes
 	}
+	var report string
 	if err == nil {
 		warnings = append(warnings, hostWarnings(c)...)
+		if c.native() {
+			var more []string
+			report, more = firewallReport(c, inspectHost(), o.verbose)
+			warnings = append(warnings, more...)
+		}
 		for _, u := range unreadable {
 			warnings = append(warnings, u.text)
 		}
@@ -61,7 +66,56 @@ func check(e env, args []string) error {
 	for _, d := range c.Doors {
 		fmt.Fprintln(e.stdout, describeDoor(d, len(unused[d.OneTime]), o.verbose))
 	}
+	fmt.Fprint(e.stdout, report)
 	return nil
+}
+
+// firewallReport is, in lines, which firewall would open the doors, and why. dryRun adds the commands. An error of
+// choosing is a warning here: the configuration may be for another host.
+func firewallReport(c *Config, in Inspection, dryRun bool) (report string, warnings []string) {
+	warn := func(format string, a ...any) { warnings = append(warnings, c.File+": "+fmt.Sprintf(format, a...)) }
+	if in.NFTError != nil && len(in.Tools) == 0 && os.Geteuid() != 0 {
+		warn("only root can look at the firewall, which is to open doors: run check as root")
+		return "", warnings
+	}
+	choice, err := chooseFirewall(c.Firewall, in, c.FirewallMark)
+	if err != nil {
+		warn("%v", err)
+		return "", warnings
+	}
+	for _, w := range choice.Warnings {
+		warn("%s", w)
+	}
+	report = "firewall: " + choice.Reason + "\n"
+	rules := c.ruleset(c.Interfaces)
+	if err := rules.fits(); err != nil {
+		warn("%v", err)
+		return report, warnings
+	}
+	if !dryRun {
+		return report, warnings
+	}
+	report += "at its start serve would run:\n" + describeCalls(choice.build(rules))
+	for _, d := range c.Doors {
+		for _, source := range []string{"192.0.2.7", "2001:db8::7"} {
+			calls := choice.open(Pass{Door: d.Name, Source: netip.MustParseAddr(source), Ports: d.OpenPorts, Left: d.CmdTimeout}, nil)
+			if d.native() && calls != nil {
+				report += fmt.Sprintf("to open door %q for %s it would run:\n%s", d.Name, source, describeCalls(calls))
+			}
+		}
+	}
+	return report, warnings
+}
+
+// describeCalls prints calls as a shell would take them, indented.
+func describeCalls(calls []Call) string {
+	var s strings.Builder
+	for _, c := range calls {
+		for line := range strings.Lines(c.String()) {
+			s.WriteString("    " + strings.TrimSuffix(line, "\n") + "\n")
+		}
+	}
+	return s.String()
 }
 
 // describeDoor is one line that begins with the door's name and a colon. Only with secrets it shows the sequence; unused
@@ -82,6 +136,17 @@ func describeDoor(d *Door, unused int, secrets bool) string {
 		start, stop = d.Start6, d.Stop6
 	}
 	switch {
+	case d.native():
+		fmt.Fprintf(&s, ", opens %s for %v", joinKnocks(d.OpenPorts), d.CmdTimeout)
+		if d.Start+d.Start6+d.Stop+d.Stop6 != "" {
+			s.WriteString(" and runs a command")
+		}
+		if d.Hide {
+			s.WriteString(", hidden otherwise")
+		}
+		for i, p := range d.HideExcept {
+			s.WriteString([]string{" except from ", ","}[min(i, 1)] + p.String())
+		}
 	case start == "":
 		s.WriteString(", runs nothing")
 	case stop == "":
@@ -137,24 +202,22 @@ func hostWarnings(c *Config) (warnings []string) {
 	return append(warnings, establishedWarning(c)...)
 }
 
-// establishedWarning tells of doors whose closing will stall live connections: the host's rules drop, and none accepts
-// established connections. It says nothing where the rules cannot be read.
+// establishedWarning tells of doors whose closing by iptables commands will stall live connections: the host's rules
+// drop, and none accepts established connections. With native doors we do that. It says nothing where the rules cannot
+// be read.
 func establishedWarning(c *Config) (warnings []string) {
-	i := slices.IndexFunc(c.Doors, func(d *Door) bool { return strings.Contains(d.Stop, "iptables") })
+	i := slices.IndexFunc(c.Doors, func(d *Door) bool { return strings.Contains(d.Stop, "iptables") && !d.native() })
 	if i < 0 {
 		return nil
 	}
-	// Who holds the firewall's lock for ever must not hold up check.
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	rules, err := exec.CommandContext(ctx, "iptables", "-w", "-S").Output()
+	rules, _, err := execute([]string{"iptables", "-w", "-S"}, "", inspectLimit)
 	if err != nil {
 		return nil
 	}
 	// The accept may stand in a chain that INPUT jumps to, as with ufw. What such chains drop is mostly a few sources.
 	drops, chains := false, []string{"INPUT"}
 	for i := 0; i < len(chains); i++ {
-		for rule := range strings.Lines(string(rules)) {
+		for rule := range strings.Lines(rules) {
 			_, rest, _ := strings.Cut(rule, " ") // -A CHAIN ... -j TARGET, or -P CHAIN POLICY
 			chain, rest, _ := strings.Cut(strings.TrimSpace(rest), " ")
 			_, target, jumps := strings.Cut(" "+rest, " -j ")

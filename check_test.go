@@ -55,6 +55,170 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func TestDescribeDoor(t *testing.T) {
+	for _, test := range []struct{ name, in, want string }{
+		{"open ports", "Open_Ports = 22,51820:udp\nCmd_Timeout = 500", "ssh: 2 knocks within 25s, opens 22:tcp,51820:udp for 8m20s"},
+		{"hidden", "Open_Ports = 22\nHide = yes", "ssh: 2 knocks within 25s, opens 22:tcp for 10s, hidden otherwise"},
+		{"exceptions", "Open_Ports = 22\nHide = yes\nHide_Except = 10.0.0.0/8,2001:db8::7",
+			"ssh: 2 knocks within 25s, opens 22:tcp for 10s, hidden otherwise except from 10.0.0.0/8,2001:db8::7/128"},
+		{"commands, too", "Open_Ports = 22\nStop_Command_6 = close\nHide = on", "ssh: 2 knocks within 25s, opens 22:tcp for 10s and runs a command, hidden otherwise"},
+	} {
+		c, err := readText("[ssh]\nSequence = 41941,42942\n" + test.in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := describeDoor(c.Doors[0], 0, false); got != test.want {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+// nativeConfig is a configuration with a native door and one without ports.
+const nativeConfig = "[open ssh]\nSequence = 41941,42942:udp\nOpen_Ports = 22\nHide = yes\nCmd_Timeout = 500\n[b]\nSequence = 3,2,1\nCommand = /bin/sh open\n"
+
+func TestFirewallReport(t *testing.T) {
+	const (
+		byIptables = "firewall: iptables: the configuration says so\n"
+		byNFT      = "firewall: nft: no chain can drop packets to this host\n"
+		eth0       = "[options]\nInterface = eth0\n"
+	)
+	v4 := Tool{iptables: iptables{"iptables", true}, Rules: nothingDrops}
+	for _, test := range []struct {
+		name, options string
+		in            Inspection
+		want          string // the report, then warnings
+		dry           bool   // there can be a dry run
+	}{
+		{"nft", eth0, Inspection{}, byNFT, true},
+		{"iptables", eth0 + "Firewall = iptables\n", Inspection{Tools: []Tool{v4}, NoIPv6: true}, byIptables, true},
+		{"iptables and no ip6tables", eth0 + "Firewall = iptables\n", Inspection{Tools: []Tool{v4}},
+			byIptables + "knockd.conf: only iptables works here: the other family's packets are let through\n", true},
+		{"another", eth0 + "Firewall = nft\n", Inspection{Tools: []Tool{v4}, NFTError: errFake}, "knockd.conf: Firewall = nft: nft does not work here: " + errFake.Error() + "\n", false},
+		{"name of a link", "[options]\nInterface = eth+\n", Inspection{}, byNFT + `knockd.conf: door "open ssh": the firewall cannot take "eth+" for the name of an interface` + "\n", false},
+	} {
+		c, err := readText(test.options + nativeConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, warnings := firewallReport(c, test.in, false)
+		for _, w := range warnings {
+			got += w + "\n"
+		}
+		if got != test.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
+		}
+		if dry, _ := firewallReport(c, test.in, true); strings.Contains(dry, "would run") != test.dry {
+			t.Errorf("%s: want a dry run: %v, got\n%s", test.name, test.dry, dry)
+		}
+	}
+}
+
+// Who may not look is told so, and nothing about what to install.
+func TestFirewallReportNothingWorks(t *testing.T) {
+	want := "knockd.conf: neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)"
+	if os.Geteuid() != 0 {
+		want = "knockd.conf: only root can look at the firewall, which is to open doors: run check as root"
+	}
+	c, err := readText(nativeConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, warnings := firewallReport(c, Inspection{NFTError: errFake}, true)
+	if report != "" || !slices.Equal(warnings, []string{want}) {
+		t.Errorf("got %q, warnings %q, want %q", report, warnings, want)
+	}
+}
+
+func TestFirewallDryRun(t *testing.T) {
+	const options = "[options]\nInterface = eth0\nFirewall = iptables\n"
+	c, err := readText(options + nativeConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := Inspection{Tools: []Tool{{iptables: iptables{"iptables", true}}}, NoIPv6: true}
+	const want = `firewall: iptables: the configuration says so
+at its start serve would run:
+    iptables -w -C INPUT -j SESAME || iptables-restore -w -n <<END
+    *filter
+    :SESAME - [0:0]
+    -A SESAME -p tcp -m tcp --dport 22 -m conntrack --ctstate ESTABLISHED -m comment --comment "sesame: established" -j ACCEPT
+    -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: open ssh" -j DROP
+    -I INPUT 1 -j SESAME
+    COMMIT
+    END
+    iptables-restore -w -n <<END
+    *filter
+    :SESAME - [0:0]
+    -A SESAME -p tcp -m tcp --dport 22 -m conntrack --ctstate ESTABLISHED -m comment --comment "sesame: established" -j ACCEPT
+    -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: open ssh" -j DROP
+    -D INPUT -j SESAME
+    -I INPUT 1 -j SESAME
+    COMMIT
+    END
+to open door "open ssh" for 192.0.2.7 it would run:
+    iptables -w -C SESAME -s 192.0.2.7/32 -p tcp -m tcp --dport 22 -m comment --comment "sesame: open ssh" -j ACCEPT || iptables-restore -w -n <<END
+    *filter
+    -I SESAME -s 192.0.2.7/32 -p tcp -m tcp --dport 22 -m comment --comment "sesame: open ssh" -j ACCEPT
+    COMMIT
+    END
+`
+	if got, warnings := firewallReport(c, in, true); got != want || warnings != nil {
+		t.Errorf("got\n%s\nwarnings %q, want\n%s", got, warnings, want)
+	}
+	// Each family has its example.
+	got, _ := firewallReport(c, Inspection{Tools: append(in.Tools, Tool{iptables: iptables{"ip6tables", true}})}, true)
+	for _, line := range []string{`to open door "open ssh" for 2001:db8::7 it would run:`, "    ip6tables -w -C INPUT -j SESAME || ip6tables-restore -w -n <<END"} {
+		if !strings.Contains(got, line+"\n") {
+			t.Errorf("got\n%s\nwant %q in it", got, line)
+		}
+	}
+}
+
+// On a real host check says what it sees, and changes nothing.
+func TestCheckFirewall(t *testing.T) {
+	for _, test := range []struct{ name, rules, reason, build, open string }{
+		{"iptables", dropByIptables,
+			"iptables: the chain INPUT of table ip filter and the chain INPUT of table ip6 filter can drop, and its rules are iptables'",
+			"    ip6tables-restore -w -n <<END\n",
+			"to open door \"open ssh\" for 2001:db8::7 it would run:\n    ip6tables -w -C SESAME "},
+		{"nft", fw4Table, "nft: the chain input of table inet fw4 can drop, and its rules are nft's",
+			"    insert rule inet fw4 input meta mark & 0x00000100 == 0x00000100 accept comment \"sesame 0x00000100\"\n",
+			"to open door \"open ssh\" for 192.0.2.7 it would run:\n    nft -f - <<END\n    add element inet sesame open4 { 192.0.2.7 . tcp . 22 }\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := &firewallTest{world: newWorld(t, 0)}
+			f.must(f.host.run("sh", "-ec", test.rules))
+			f.before = f.text()
+			file := writeConfig(t, "[options]\nInterface = eth0\nFirewall_Mark = 256\n"+nativeConfig)
+			check := func(options ...string) string {
+				cmd := sesame("sesame", append([]string{"check", "-c", file}, options...)...)
+				cmd.Env = append(cmd.Env, "LC_ALL=de_DE.UTF-8")
+				var stdout, stderr strings.Builder
+				cmd.Stdout, cmd.Stderr = &stdout, &stderr
+				f.must(f.host.start(cmd))
+				if err := cmd.Wait(); err != nil || stderr.String() != "" {
+					t.Errorf("check: %v, %s", err, stderr.String())
+				}
+				return stdout.String()
+			}
+			want := "configuration OK\nopen ssh: 2 knocks within 25s, opens 22:tcp for 8m20s, hidden otherwise\n" +
+				"b: 3 knocks within 25s, runs a command\nfirewall: " + test.reason + "\n"
+			if got := check(); got != want {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+			got := check("-v")
+			for _, want := range []string{"open ssh: 41941:tcp,42942:udp", "firewall: " + test.reason + "\nat its start serve would run:\n", test.build, test.open} {
+				if !strings.Contains(got, want) {
+					t.Errorf("got\n%s\nwant %q in it", got, want)
+				}
+			}
+			if after := f.text(); after != f.before {
+				t.Errorf("check has changed the rules: got\n%s\nwant\n%s", after, f.before)
+			}
+		})
+	}
+}
+
 func TestCheckOneTimeFile(t *testing.T) {
 	once := filepath.Join(t.TempDir(), "once")
 	file := writeConfig(t, "[a]\nOne_Time_Sequences = "+once+"\nCommand = open\n")
@@ -123,6 +287,7 @@ func TestEstablishedWarning(t *testing.T) {
 		{"established accepted where it is forwarded", policy + strings.Replace(accept, "INPUT", "FORWARD", 1), stop, true},
 		{"other command", drop, "close %IP%", false},
 		{"no stop command", drop, "", false},
+		{"native door", drop, "native", false},
 		{"rules that cannot be read", "", stop, false},
 	}
 	for _, test := range tests {
@@ -138,7 +303,11 @@ func TestEstablishedWarning(t *testing.T) {
 				}
 			}
 			t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-			got := establishedWarning(&Config{File: "knockd.conf", Doors: []*Door{{Name: "a", Line: 1}, {Name: "b", Line: 3, Stop: test.stop}}})
+			door := &Door{Name: "b", Line: 3, Stop: test.stop}
+			if test.stop == "native" {
+				door.Stop, door.OpenPorts = stop, []Knock{{22, tcp}}
+			}
+			got := establishedWarning(&Config{File: "knockd.conf", Doors: []*Door{{Name: "a", Line: 1}, door}})
 			var want []string
 			if test.want {
 				want = []string{`knockd.conf:3: door "b": connections stall when it closes, as no rule accepts established ones: ` +

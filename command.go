@@ -1,11 +1,16 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -16,13 +21,22 @@ const (
 	// lateOutput is how long after a command's end its output is waited for, where a process that it left behind
 	// holds the pipe open.
 	lateOutput = 100 * time.Millisecond
+	// leftoverPause is how long after a signal it is looked whether the process has ended.
+	leftoverPause = 10 * time.Millisecond
+	// maxPrinted is how many bytes of a program's output are read. More is an error: half of a list would be misread.
+	maxPrinted = 4 << 20
 )
 
 // Command is a shell line to run for a source.
 type Command struct {
 	Line string
 	Env  []string
+	// Gated has the shell wait until the process is released. If the daemon dies before that, the line is never run.
+	Gated bool
 }
+
+// gate waits for a line on descriptor 3, and then becomes the shell that runs the line given as $0.
+const gate = `read -r go <&3 && exec /bin/sh -c "$0" sh 3<&-`
 
 // doorCommand puts the source's address in place of %IP%. A netip.Addr without zone prints as digits, letters, dots and
 // colons only: nothing else that comes from the network reaches a shell.
@@ -51,7 +65,54 @@ type Outcome struct {
 // Process is a running command.
 type Process struct {
 	pid    int
+	began  uint64   // in clock ticks since boot; tells it from a later process of the same number (proc(5), stat)
+	gate   *os.File // nil: it is not gated
 	exited chan syscall.WaitStatus
+}
+
+// release lets a gated command go, abandon ends it before it has done anything.
+func (p Process) release() {
+	_, _ = p.gate.Write([]byte("\n"))
+	_ = p.gate.Close()
+}
+
+func (p Process) abandon() { _ = p.gate.Close() }
+
+// processBegan is when a process was started, in clock ticks since boot, and its state (proc(5), stat). 0 if there is
+// none.
+func processBegan(pid int) (began uint64, state byte) {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	// The name of the process, which is the second field, may have anything in it.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 20 {
+		return 0, 0
+	}
+	began, _ = strconv.ParseUint(fields[19], 10, 64)
+	return began, fields[0][0]
+}
+
+// endLeftover ends the process group of a command that an earlier daemon has left behind, if it still runs: first by
+// SIGTERM, and after a while by SIGKILL. It reports whether there was one.
+func endLeftover(pid int, began uint64) bool {
+	runs := func() bool {
+		b, state := processBegan(pid)
+		return b != 0 && b == began && state != 'Z'
+	}
+	if pid <= 1 || !runs() {
+		return false
+	}
+	_ = syscall.Kill(-pid, syscall.SIGTERM)
+	for tries := 0; runs(); tries++ {
+		if tries == int(killAfter/leftoverPause) {
+			_ = syscall.Kill(-pid, syscall.SIGKILL)
+		}
+		if tries > 2*int(killAfter/leftoverPause) {
+			break // it hangs in the kernel
+		}
+		time.Sleep(leftoverPause)
+	}
+	_ = syscall.Kill(-pid, syscall.SIGKILL) // whoever of them takes no notice of SIGTERM
+	return true
 }
 
 // end signals the command's process group, so that what the shell has started ends too. Not after reap has reported
@@ -84,17 +145,33 @@ func (c Command) start(ended func(Outcome)) (Process, error) {
 		return Process{}, err
 	}
 	defer null.Close()
+	p := Process{exited: make(chan syscall.WaitStatus, 1)}
+	argv, files := []string{"sh", "-c", c.Line}, []uintptr{null.Fd(), w.Fd(), w.Fd()}
+	if c.Gated {
+		var closed *os.File
+		if closed, p.gate, err = os.Pipe(); err != nil {
+			_ = r.Close()
+			return Process{}, fmt.Errorf("making a pipe: %w", err)
+		}
+		defer closed.Close()
+		argv, files = []string{"sh", "-c", gate, c.Line}, append(files, closed.Fd())
+	}
 	began := time.Now()
-	pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", c.Line}, &syscall.ProcAttr{
+	p.pid, err = syscall.ForkExec("/bin/sh", argv, &syscall.ProcAttr{
 		Env:   append(inherited(os.Environ()), c.Env...),
-		Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
+		Files: files,
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})
 	if err != nil {
 		_ = r.Close()
+		if p.gate != nil {
+			_ = p.gate.Close()
+		}
 		return Process{}, fmt.Errorf("starting /bin/sh: %w", err)
 	}
-	p := Process{pid, make(chan syscall.WaitStatus, 1)}
+	if c.Gated {
+		p.began, _ = processBegan(p.pid)
+	}
 	output := make(chan Outcome, 1)
 	go collect(r, output)
 	go func() {
@@ -150,6 +227,83 @@ func collect(r *os.File, output chan<- Outcome) {
 			return
 		}
 	}
+}
+
+// Why the output of a program, which may be there and work, is not known.
+var (
+	errTooMuch = fmt.Errorf("it prints more than %d bytes", maxPrinted)
+	errTooLong = errors.New("it did not end by itself, and was ended")
+)
+
+// execute runs a program to its end, without a shell and in English, and returns what it has printed. An error is for an
+// exit status other than 0 as well, and says what the program said. After limit the program is ended, and whatever it has
+// started.
+func execute(argv []string, input string, limit time.Duration) (stdout, stderr string, err error) {
+	path, err := findProgram(argv[0])
+	if err != nil {
+		return "", "", fmt.Errorf("running %s: %w", argv[0], err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	var out, complaint printed
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Args = argv
+	cmd.Env = append(inherited(os.Environ()), "LC_ALL=C")
+	if input != "" {
+		cmd.Stdin = strings.NewReader(input)
+	}
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second // for a process that has left the group and holds the pipe open
+	err = cmd.Run()
+	stdout, stderr = out.text.String(), complaint.text.String()
+	if err == nil {
+		return stdout, stderr, nil
+	}
+	switch {
+	case out.tooMuch || complaint.tooMuch:
+		err = errTooMuch
+	case ctx.Err() != nil:
+		err = fmt.Errorf("%w after %v", errTooLong, limit)
+	}
+	said := strings.TrimSpace(stderr)
+	if said == "" && !out.tooMuch {
+		said = strings.TrimSpace(stdout)
+	}
+	if said = strings.ToValidUTF8(said[:min(len(said), maxOutput)], "?"); said != "" {
+		said = ": " + strings.ReplaceAll(said, "\n", "; ") // one line of a log
+	}
+	return stdout, stderr, fmt.Errorf("%s: %w%s", strings.Join(quoteWords(argv), " "), err, said)
+}
+
+// findProgram looks in the folders of PATH, and then in those for root: after "su" PATH is often that of a user.
+func findProgram(name string) (path string, err error) {
+	if path, err = exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	if !strings.Contains(name, "/") {
+		for _, dir := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
+			if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+				return path, nil
+			}
+		}
+	}
+	return "", errors.Unwrap(err) // without the name
+}
+
+// printed keeps what a program prints, up to maxPrinted bytes. Then the program's next write fails.
+type printed struct {
+	text    strings.Builder
+	tooMuch bool
+}
+
+func (p *printed) Write(b []byte) (int, error) {
+	if p.text.Len()+len(b) > maxPrinted {
+		p.tooMuch = true
+		return 0, io.ErrShortWrite
+	}
+	return p.text.Write(b)
 }
 
 // Grant is the matcher's word that a door may be opened for a source.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"sort"
@@ -62,7 +63,7 @@ type TCPFlags struct{ Mask, Value uint8 }
 
 func (f TCPFlags) fit(flags uint8) bool { return flags&f.Mask == f.Value }
 
-// Door is one section of the configuration: who knocks its sequence gets its command run.
+// Door is one section of the configuration: who knocks its sequence gets its command run, or its ports opened, or both.
 type Door struct {
 	Name     string
 	Line     int // of the section in the file
@@ -74,6 +75,11 @@ type Door struct {
 	// CmdTimeout after Start has ended.
 	Start, Start6, Stop, Stop6 string
 	CmdTimeout                 time.Duration
+	// OpenPorts are those that the firewall lets the source reach for CmdTimeout. With Hide it lets nobody else reach
+	// them, but for sources in HideExcept.
+	OpenPorts  []Knock
+	Hide       bool
+	HideExcept []netip.Prefix // masked, and none is IPv4 in IPv6 form
 	// Cooldown is how long after an opening the door takes no notice of knocks.
 	Cooldown time.Duration
 	OneTime  string     // file of one-time sequences, or ""
@@ -95,6 +101,9 @@ func (d *Door) commands(source netip.Addr) (start, stop string) {
 	}
 	return d.Start6, d.Stop6
 }
+
+// native reports whether the door has ports that we open by ourselves.
+func (d *Door) native() bool { return len(d.OpenPorts) > 0 }
 
 // knockedAs reports whether an attempt at one door goes on at the other.
 func (d *Door) knockedAs(o *Door) bool {
@@ -118,9 +127,11 @@ func (d *Door) mask(knock Knock) (mask uint32) {
 }
 
 // sequence prints the secret: 7000:tcp,8000:udp.
-func (d *Door) sequence() string {
+func (d *Door) sequence() string { return joinKnocks(d.Sequence) }
+
+func joinKnocks(knocks []Knock) string {
 	var s []string
-	for _, k := range d.Sequence {
+	for _, k := range knocks {
 		s = append(s, k.String())
 	}
 	return strings.Join(s, ",")
@@ -134,8 +145,32 @@ type Config struct {
 	LogFile    string
 	PidFile    string
 	UseSyslog  bool
+	// Firewall is what native doors are opened by: auto, iptables or nft; FirewallMark the bit of a packet's mark that
+	// nft uses.
+	Firewall     string
+	FirewallMark uint32
+	StateDir     string // absolute, or ""
 	// Warnings are about what is accepted and will surprise, each "file:line: ...", without the secret.
 	Warnings []string
+}
+
+// native reports whether there is a door that needs the firewall.
+func (c *Config) native() bool { return slices.ContainsFunc(c.Doors, (*Door).native) }
+
+// ruleset is what our part of the firewall must be while nothing is open. links are the interfaces that are listened
+// on; nil: all.
+func (c *Config) ruleset(links []string) (r Ruleset) {
+	for _, d := range c.Doors {
+		for _, k := range d.OpenPorts {
+			if !slices.Contains(r.Kept, k) {
+				r.Kept = append(r.Kept, k)
+			}
+		}
+		if d.Hide {
+			r.Hidden = append(r.Hidden, Hidden{Door: d.Name, Ports: d.OpenPorts, Links: links, Except: d.HideExcept})
+		}
+	}
+	return r
 }
 
 // configError is a mistake in a configuration. The value at fault is kept apart where it may be part of a secret:
@@ -178,6 +213,10 @@ const (
 	defaultSeqTimeout = 25 * time.Second
 	defaultCmdTimeout = 10 * time.Second
 	maxSeconds        = 1<<31 - 1 // knockd's atoi
+	// Each port of a door is a rule of the firewall for each source that it is open for, and each exception one for
+	// each port.
+	maxOpenPorts  = 64
+	maxHideExcept = 64
 )
 
 // parseConfig reads a configuration in knockd's syntax. name stands in messages. The error is a configErrors with
@@ -188,7 +227,7 @@ func parseConfig(name string, r io.Reader) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading configuration: %w", err)
 	}
-	p := parser{config: &Config{File: name}, optionsSeen: map[string]int{}}
+	p := parser{config: &Config{File: name, Firewall: "auto", FirewallMark: defaultMark}, optionsSeen: map[string]int{}}
 	if len(text) > maxConfigSize {
 		p.line = 1
 		p.fail("a configuration is at most %d bytes", maxConfigSize)
@@ -267,6 +306,9 @@ var directives = []directive{
 	{"LogFile", "", false, true, func(p *parser, v string) { p.setPath("LogFile", &p.config.LogFile, v) }},
 	{"PidFile", "", false, true, func(p *parser, v string) { p.setPath("PidFile", &p.config.PidFile, v) }},
 	{"Interface", "", false, true, (*parser).setInterface},
+	{"Firewall", "", false, true, (*parser).setFirewall},
+	{"Firewall_Mark", "", false, true, (*parser).setFirewallMark},
+	{"StateDir", "", false, true, (*parser).setStateDir},
 	{"Sequence", "", true, false, (*parser).setSequence},
 	{"One_Time_Sequences", "", true, false, func(p *parser, v string) { p.setPath("One_Time_Sequences", &p.open.door.OneTime, v) }},
 	{"Seq_Timeout", "Timeout", true, false, func(p *parser, v string) { p.setSeconds("Seq_Timeout", &p.open.door.SeqTimeout, v) }},
@@ -278,6 +320,9 @@ var directives = []directive{
 	{"Stop_Command", "", true, false, func(p *parser, v string) { p.setCommand(&p.open.door.Stop, v) }},
 	{"Stop_Command_6", "", true, false, func(p *parser, v string) { p.open.stop6 = p.setCommand(new(string), v) }},
 	{"Seq_Cooldown", "", true, false, func(p *parser, v string) { p.setSeconds("Seq_Cooldown", &p.open.door.Cooldown, v) }},
+	{"Open_Ports", "", true, false, (*parser).setOpenPorts},
+	{"Hide", "", true, false, (*parser).setHide},
+	{"Hide_Except", "", true, false, (*parser).setHideExcept},
 }
 
 // accumulates are the directives that add to what an earlier line of the same name said, or that the first one of
@@ -373,14 +418,56 @@ func (p *parser) startSection(name string) {
 
 // setUseSyslog takes knockd's bare UseSyslog and also "UseSyslog = yes".
 func (p *parser) setUseSyslog(value string) {
-	switch strings.ToLower(withoutComment(value)) {
-	case "", "yes", "true", "on", "1":
-		p.config.UseSyslog = true
-	case "no", "false", "off", "0":
-		p.config.UseSyslog = false
-	default:
+	yes, ok := parseYes(value)
+	if !ok && withoutComment(value) != "" {
 		p.fail("UseSyslog stands alone on its line, or is yes or no, not %q", value)
+		return
 	}
+	p.config.UseSyslog = yes || !ok
+}
+
+// parseYes reads yes or no. ok is false for everything else.
+func parseYes(value string) (yes, ok bool) {
+	switch strings.ToLower(withoutComment(value)) {
+	case "yes", "true", "on", "1":
+		return true, true
+	case "no", "false", "off", "0":
+		return false, true
+	}
+	return false, false
+}
+
+func (p *parser) setFirewall(value string) {
+	switch name := strings.ToLower(withoutComment(value)); name {
+	case "auto", "iptables", "nft":
+		p.config.Firewall = name
+	default:
+		p.fail("Firewall is auto, iptables or nft, not %q", value)
+	}
+}
+
+func (p *parser) setFirewallMark(value string) {
+	digits, base := withoutComment(value), 10
+	if len(digits) > 2 && strings.EqualFold(digits[:2], "0x") {
+		digits, base = digits[2:], 16
+	}
+	mark, err := strconv.ParseUint(digits, base, 32)
+	if err != nil || bits.OnesCount64(mark) != 1 {
+		p.fail("Firewall_Mark is one bit of 32, such as 0x%x, not %q", defaultMark, value)
+		return
+	}
+	p.config.FirewallMark = uint32(mark)
+}
+
+// setStateDir takes an absolute path alone: the next start must find what this one leaves there, from wherever it is
+// made.
+func (p *parser) setStateDir(value string) {
+	dir := withoutComment(value)
+	if !strings.HasPrefix(dir, "/") {
+		p.fail("StateDir is a directory's absolute path, such as /var/lib/sesame, not %q", value)
+		return
+	}
+	p.config.StateDir = dir
 }
 
 func (p *parser) setPath(name string, to *string, value string) {
@@ -507,6 +594,81 @@ func (p *parser) setTarget(value string) {
 	p.open.door.Target = addr.Unmap()
 }
 
+// setOpenPorts reads ports with commas between them. They are no secret: whoever scans the host finds them open or not.
+func (p *parser) setOpenPorts(value string) {
+	items := strings.Split(withoutComment(value), ",")
+	if len(items) > maxOpenPorts {
+		p.fail("Open_Ports: a door has 1 to %d ports, not %d: put the rest into another door of the same sequence", maxOpenPorts, len(items))
+		return
+	}
+	var ports []Knock
+	for _, item := range items {
+		item = strings.TrimSpace(item)
+		k, err := parseKnock(item, tcp)
+		switch {
+		case err != nil:
+			p.fail("Open_Ports: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not %q", item)
+		case slices.Contains(ports, k):
+			p.warn("Open_Ports: %v stands there twice", k)
+		default:
+			ports = append(ports, k)
+		}
+	}
+	p.open.door.OpenPorts = ports
+}
+
+func (p *parser) setHide(value string) {
+	yes, ok := parseYes(value)
+	if !ok {
+		p.fail("Hide is yes or no, not %q: Hide = yes", value)
+		return
+	}
+	p.open.door.Hide = yes
+}
+
+// setHideExcept reads addresses and networks with commas between them.
+func (p *parser) setHideExcept(value string) {
+	items := strings.Split(withoutComment(value), ",")
+	if len(items) > maxHideExcept {
+		p.fail("Hide_Except: at most %d addresses and networks, not %d: join them to larger networks", maxHideExcept, len(items))
+		return
+	}
+	var except []netip.Prefix
+	for _, item := range items {
+		item = strings.TrimSpace(item)
+		prefix, err := parsePrefix(item)
+		if err != nil {
+			p.fail("Hide_Except is addresses and networks with commas between them, such as 192.168.1.0/24, 2001:db8::/32, 10.0.0.7, not %q", item)
+			continue
+		}
+		if prefix != prefix.Masked() {
+			p.warn("Hide_Except: %q is read as %v", item, prefix.Masked())
+		}
+		except = append(except, prefix.Masked())
+	}
+	p.open.door.HideExcept = except
+}
+
+// parsePrefix reads a network, or an address as a network of that one alone. IPv4 in IPv6 form is IPv4.
+func parsePrefix(s string) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(s)
+	if err != nil {
+		addr, err := netip.ParseAddr(s)
+		if err != nil {
+			return netip.Prefix{}, err
+		}
+		if addr.Zone() != "" {
+			return netip.Prefix{}, errors.New("an address has no zone here")
+		}
+		prefix = netip.PrefixFrom(addr, addr.BitLen())
+	}
+	const before = 128 - 32
+	if prefix.Addr().Is4In6() && prefix.Bits() >= before {
+		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-before)
+	}
+	return prefix, nil
+}
+
 func (p *parser) setCommand(to *string, value string) *string {
 	*to = value
 	return to
@@ -557,7 +719,9 @@ func (p *parser) finish() {
 			p.warn("it has a Sequence and One_Time_Sequences: the one-time ones hold")
 			d.Sequence = nil
 		}
-		if d.Sequence == nil && !s.wrong && d.OneTime == "" { // else Sequence may be the line that is wrong
+		wrong := s.wrong
+		p.checkPorts(s)
+		if d.Sequence == nil && !wrong && d.OneTime == "" { // else Sequence may be the line that is wrong
 			p.fail("a door needs a Sequence: Sequence = 7000,8000:udp,9000")
 		}
 		if !s.wrong { // else what surprises may come of that
@@ -588,10 +752,40 @@ func lineOf(c *Config, warning string) (line int) {
 	return line
 }
 
+// checkPorts finds what does not go together with Open_Ports, or not without it.
+func (p *parser) checkPorts(s *section) {
+	fail := func(name, format string, a ...any) {
+		p.line = s.seen[name]
+		p.fail(format, a...)
+		p.line = s.door.Line
+	}
+	const hides = "%s without Open_Ports hides nothing: write the ports to hide (Open_Ports = 22), or delete this line"
+	ports, hide, except := s.seen["Open_Ports"] != 0, s.seen["Hide"] != 0, s.seen["Hide_Except"] != 0
+	switch {
+	case s.wrong: // the line that is missing may be one that is wrong
+	case hide && !ports:
+		fail("Hide", hides, "Hide")
+	case except && !ports:
+		fail("Hide_Except", hides, "Hide_Except")
+	case except && !s.door.Hide:
+		fail("Hide_Except", "Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line")
+	}
+	if ports && s.door.Target.IsValid() {
+		fail("Open_Ports", "Open_Ports opens ports of this host, and Target is for another one: open those by a Start_Command with a FORWARD rule")
+	}
+	if ports && s.door.CmdTimeout == 0 {
+		fail("Cmd_Timeout", "Cmd_Timeout = 0 closes Open_Ports at once: write how many seconds they are to be open, from 1 to %d", maxSeconds)
+	}
+}
+
 func (p *parser) warnSurprises(s *section) {
 	d := s.door
 	start, stop := d.Start+d.Start6, d.Stop+d.Stop6
 	switch {
+	case d.native():
+		if s.seen["Cmd_Timeout"] == 0 {
+			p.warn("Open_Ports without Cmd_Timeout: they are closed after %d seconds", int(defaultCmdTimeout.Seconds()))
+		}
 	case start == "" && stop != "":
 		p.warn("a Stop_Command without a Start_Command is never run")
 	case start == "":

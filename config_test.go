@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -82,6 +84,29 @@ func TestDoorDirectives(t *testing.T) {
 			d.Start, d.Start6, d.Stop, d.Stop6 = "b", "b", "a", "a"
 		}},
 		{"nothing for IPv6", "Start_Command_6 =\nStop_Command_6 =\nStop_Command = a", func(d *Door) { d.Start6, d.Stop = "", "a" }},
+		{"open ports", "OPEN_PORTS = 22, 3389:TCP,\t51820 : udp # ssh and more\nCmd_Timeout = 5", func(d *Door) {
+			d.OpenPorts, d.CmdTimeout = []Knock{{22, tcp}, {3389, tcp}, {51820, udp}}, 5*time.Second
+		}},
+		{"one port in both protocols", "Open_Ports = 53:udp,53", func(d *Door) { d.OpenPorts = []Knock{{53, udp}, {53, tcp}} }},
+		{"open ports that are repeated", "Open_Ports = 22,23,22:tcp", func(d *Door) { d.OpenPorts = []Knock{{22, tcp}, {23, tcp}} }},
+		{"last open ports hold", "Open_Ports = 22\nOpen_Ports = 23", func(d *Door) { d.OpenPorts = []Knock{{23, tcp}} }},
+		{"most open ports", "Open_Ports = 22" + strings.Repeat(",22", maxOpenPorts-1), func(d *Door) { d.OpenPorts = []Knock{{22, tcp}} }},
+		{"hide", "Open_Ports = 22\nhide = YES # please", func(d *Door) { d.OpenPorts, d.Hide = []Knock{{22, tcp}}, true }},
+		{"hide in other words", "Open_Ports = 22\nHide = no\nHide = 0\nHide = true\nHide = False\nHide = on", func(d *Door) { d.OpenPorts, d.Hide = []Knock{{22, tcp}}, true }},
+		{"last hide holds", "Open_Ports = 22\nHide = 1\nHide = off", func(d *Door) { d.OpenPorts = []Knock{{22, tcp}} }},
+		{"exceptions", "Open_Ports = 22\nHide = yes\nHide_Except = 192.168.1.0/24, 2001:db8::/32,10.0.0.7 ,2001:db8::7 # lan", func(d *Door) {
+			d.OpenPorts, d.Hide, d.HideExcept = []Knock{{22, tcp}}, true, []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24"),
+				netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("10.0.0.7/32"), netip.MustParsePrefix("2001:db8::7/128")}
+		}},
+		{"exceptions of more bits than they have", "Open_Ports = 22\nHide = yes\nHide_Except = 192.168.1.7/24,2001:db8::7/32", func(d *Door) {
+			d.OpenPorts, d.Hide, d.HideExcept = []Knock{{22, tcp}}, true, []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24"), netip.MustParsePrefix("2001:db8::/32")}
+		}},
+		{"IPv4 exceptions in IPv6 form", "Open_Ports = 22\nHide = yes\nHide_Except = ::ffff:10.0.0.7,::ffff:10.1.0.0/112", func(d *Door) {
+			d.OpenPorts, d.Hide, d.HideExcept = []Knock{{22, tcp}}, true, []netip.Prefix{netip.MustParsePrefix("10.0.0.7/32"), netip.MustParsePrefix("10.1.0.0/16")}
+		}},
+		{"all of one family excepted", "Open_Ports = 22\nHide = yes\nHide_Except = 0.0.0.0/0", func(d *Door) {
+			d.OpenPorts, d.Hide, d.HideExcept = []Knock{{22, tcp}}, true, []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+		}},
 		{"bare UseSyslog in a door", "UseSyslog", func(d *Door) {}},
 		{"comments and blanks", "  # Sequence = 1\n#Sequence = 2\n \t \n\n", func(d *Door) {}},
 	}
@@ -116,6 +141,11 @@ func TestOptions(t *testing.T) {
 		name, in string
 		want     Config
 	}{
+		{"firewall", "[options]\nFIREWALL = NFT # ours", Config{Firewall: "nft"}},
+		{"last firewall holds", "[options]\nFirewall = iptables\nFirewall = auto", Config{}},
+		{"mark", "[options]\nFirewall_Mark = 0X80000000", Config{FirewallMark: 1 << 31}},
+		{"mark in decimal", "[options]\nfirewall_mark = 1 # lowest", Config{FirewallMark: 1}},
+		{"state directory", "[options]\nStateDir = /var/lib/my doors # comment", Config{StateDir: "/var/lib/my doors"}},
 		{"no section", "", Config{}},
 		{"nothing in it", "[options]", Config{}},
 		{"syslog", "[options]\nUseSyslog", Config{UseSyslog: true}},
@@ -141,7 +171,14 @@ func TestOptions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := Config{Interfaces: c.Interfaces, LogFile: c.LogFile, PidFile: c.PidFile, UseSyslog: c.UseSyslog}
+			got := Config{Interfaces: c.Interfaces, LogFile: c.LogFile, PidFile: c.PidFile, UseSyslog: c.UseSyslog,
+				Firewall: c.Firewall, FirewallMark: c.FirewallMark, StateDir: c.StateDir}
+			if test.want.Firewall == "" {
+				test.want.Firewall = "auto"
+			}
+			if test.want.FirewallMark == 0 {
+				test.want.FirewallMark = 0x20000000
+			}
 			if !reflect.DeepEqual(got, test.want) {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
@@ -191,6 +228,12 @@ func TestMistakes(t *testing.T) {
 		seconds = ` is a number of seconds from 0 to 2147483647, not `
 		isFlag  = ` is no flag: fin, syn, rst, psh, ack, urg, each also with ! before it`
 		isLink  = ` is no interface name: names separated by commas (eth0,ppp0) or any`
+		door    = "[a]\nSequence = 1\n"
+		native  = door + "Open_Ports = 22\n"
+		open    = `knockd.conf:3: door "a": Open_Ports: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not `
+		except  = `knockd.conf:5: door "a": Hide_Except is addresses and networks with commas between them, such as 192.168.1.0/24, 2001:db8::/32, 10.0.0.7, not `
+		hides   = ` without Open_Ports hides nothing: write the ports to hide (Open_Ports = 22), or delete this line`
+		mark    = `knockd.conf:2: Firewall_Mark is one bit of 32, such as 0x20000000, not `
 	)
 	tests := []struct{ name, in, want string }{
 		{"shell variable", "[a]\nSequence = $PORT1,8000", port + `, not "$PORT1"`},
@@ -243,6 +286,57 @@ func TestMistakes(t *testing.T) {
 		{"interface too long", "[options]\nInterface = abcdefghijklmnop", `knockd.conf:2: Interface: "abcdefghijklmnop"` + isLink},
 		{"empty interface", "[options]\nInterface = eth0,", `knockd.conf:2: Interface: ""` + isLink},
 		{"empty one-time file", "[a]\nOne_Time_Sequences =\nSequence = 1", `knockd.conf:2: door "a": One_Time_Sequences needs a file`},
+		{"open port too high", door + "Open_Ports = 70000", open + `"70000"`},
+		{"open port 0", door + "Open_Ports = 22,0:udp", open + `"0:udp"`},
+		{"open port by name", door + "Open_Ports = ssh", open + `"ssh"`},
+		{"range of open ports", door + "Open_Ports = 22-25", open + `"22-25"`},
+		{"open port of another protocol", door + "Open_Ports = 22:sctp", open + `"22:sctp"`},
+		{"blanks between open ports", door + "Open_Ports = 22 23", open + `"22 23"`},
+		{"comma behind open ports", door + "Open_Ports = 22,", open + `""`},
+		{"no open ports", door + "Open_Ports =\nHide = yes", open + `""`},
+		{"too many open ports", door + "Open_Ports = 22" + strings.Repeat(",22", maxOpenPorts),
+			`knockd.conf:3: door "a": Open_Ports: a door has 1 to 64 ports, not 65: put the rest into another door of the same sequence`},
+		{"bare hide", native + "Hide", `knockd.conf:4: door "a": Hide needs a value: Hide = ...`},
+		{"empty hide", native + "Hide =", `knockd.conf:4: door "a": Hide is yes or no, not "": Hide = yes`},
+		{"hide what", native + "Hide = 22", `knockd.conf:4: door "a": Hide is yes or no, not "22": Hide = yes`},
+		{"exception with a zone", native + "Hide = yes\nHide_Except = fe80::1%eth0", except + `"fe80::1%eth0"`},
+		{"exception with a netmask", native + "Hide = yes\nHide_Except = 10.0.0.0/255.0.0.0", except + `"10.0.0.0/255.0.0.0"`},
+		{"exception of too many bits", native + "Hide = yes\nHide_Except = 10.0.0.0/33", except + `"10.0.0.0/33"`},
+		{"exception by name", native + "Hide = yes\nHide_Except = 10.0.0.7,lan", except + `"lan"`},
+		{"no exception", native + "Hide = yes\nHide_Except =", except + `""`},
+		{"too many exceptions", native + "Hide = yes\nHide_Except = 10.0.0.7" + strings.Repeat(",10.0.0.7", maxHideExcept),
+			`knockd.conf:5: door "a": Hide_Except: at most 64 addresses and networks, not 65: join them to larger networks`},
+		{"hide and no open ports", door + "Hide = yes", `knockd.conf:3: door "a": Hide` + hides},
+		{"hide, exceptions and no open ports", door + "Hide = yes\nHide_Except = 10.0.0.7", `knockd.conf:3: door "a": Hide` + hides},
+		{"exceptions and no open ports", door + "Hide_Except = 10.0.0.7", `knockd.conf:3: door "a": Hide_Except` + hides},
+		{"exceptions and no hide", native + "Hide_Except = 10.0.0.7",
+			`knockd.conf:4: door "a": Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line`},
+		{"exceptions and hide = no", native + "Hide = no\nHide_Except = 10.0.0.7",
+			`knockd.conf:5: door "a": Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line`},
+		{"open ports of a target", native + "Target = 192.0.2.7", `knockd.conf:3: door "a": Open_Ports opens ports of this host, and Target is for another one: ` +
+			`open those by a Start_Command with a FORWARD rule`},
+		{"open ports for no time", native + "Cmd_Timeout = 0",
+			`knockd.conf:4: door "a": Cmd_Timeout = 0 closes Open_Ports at once: write how many seconds they are to be open, from 1 to 2147483647`},
+		{"all that does not go together", "[a]\nCmd_Timeout = 0\nTarget = 192.0.2.7\nHide_Except = 10.0.0.7\nOpen_Ports = 22",
+			`knockd.conf:1: door "a": a door needs a Sequence: Sequence = 7000,8000:udp,9000` + "\n" +
+				`knockd.conf:2: door "a": Cmd_Timeout = 0 closes Open_Ports at once: write how many seconds they are to be open, from 1 to 2147483647` + "\n" +
+				`knockd.conf:4: door "a": Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line` + "\n" +
+				`knockd.conf:5: door "a": Open_Ports opens ports of this host, and Target is for another one: open those by a Start_Command with a FORWARD rule`},
+		{"open ports in options", "[options]\nOpen_Ports = 22\nHide = yes",
+			"knockd.conf:2: Open_Ports belongs in a door's section, not in [options]\nknockd.conf:3: Hide belongs in a door's section, not in [options]"},
+		{"firewall in a door", door + "Firewall = nft\nFirewall_Mark = 1\nStateDir = /a", `knockd.conf:3: door "a": Firewall belongs in [options]` + "\n" +
+			`knockd.conf:4: door "a": Firewall_Mark belongs in [options]` + "\n" +
+			`knockd.conf:5: door "a": StateDir belongs in [options]`},
+		{"misspelt open ports", door + "Open_Port = 22\nHide = yes", `knockd.conf:3: door "a": unknown directive "Open_Port" (did you mean Open_Ports?)`},
+		{"unknown firewall", "[options]\nFirewall = pf", `knockd.conf:2: Firewall is auto, iptables or nft, not "pf"`},
+		{"no firewall", "[options]\nFirewall =", `knockd.conf:2: Firewall is auto, iptables or nft, not ""`},
+		{"two bits", "[options]\nFirewall_Mark = 0x3", mark + `"0x3"`},
+		{"no bit", "[options]\nFirewall_Mark = 0", mark + `"0"`},
+		{"bit 33", "[options]\nFirewall_Mark = 0x100000000", mark + `"0x100000000"`},
+		{"mark without a number", "[options]\nFirewall_Mark = 0x", mark + `"0x"`},
+		{"mark with a sign", "[options]\nFirewall_Mark = 0x+1", mark + `"0x+1"`},
+		{"relative state directory", "[options]\nStateDir = sesame", `knockd.conf:2: StateDir is a directory's absolute path, such as /var/lib/sesame, not "sesame"`},
+		{"no state directory", "[options]\nStateDir =", `knockd.conf:2: StateDir is a directory's absolute path, such as /var/lib/sesame, not ""`},
 		{"control character", "[a]\nSequence = 1\nCommand = a\x00b", `knockd.conf:3: door "a": a control character (0x00) has no place in a configuration: delete it`},
 		{"delete character", "[a]\nSequence = 1\nCommand = a\x7f", `knockd.conf:3: door "a": a control character (0x7f) has no place in a configuration: delete it`},
 		{"escape in a name", "[a\x1b[2J]\nSequence = 1", "knockd.conf:1: a control character (0x1b) has no place in a configuration: delete it\n" +
@@ -317,6 +411,19 @@ func TestWarnings(t *testing.T) {
 		{"time and no stop", door + "Cmd_Timeout = 5", `knockd.conf:1: door "a": Cmd_Timeout without Stop_Command has no effect`},
 		{"no time to knock", door + "Seq_Timeout = 0", `knockd.conf:1: door "a": Seq_Timeout = 0 leaves no time: the sequence can never be completed`},
 		{"no time for one knock", "[a]\nSequence = 7000\nSeq_Timeout = 0" + run, oneKnock},
+		{"native door", head + "Open_Ports = 22\nHide = yes\nHide_Except = 10.0.0.7,10.0.0.8/30\nCmd_Timeout = 5", ""},
+		{"native door with commands", door + "Open_Ports = 22\nStop_Command = close\nCmd_Timeout = 5", ""},
+		{"native door with a start command", door + "Open_Ports = 22\nCmd_Timeout = 5", ""},
+		{"native door with a stop command", head + "Open_Ports = 22\nCmd_Timeout = 5\nStop_Command = close", ""},
+		{"open ports and no time", door + "Open_Ports = 22", `knockd.conf:1: door "a": Open_Ports without Cmd_Timeout: they are closed after 10 seconds`},
+		{"open ports that are repeated", head + "Open_Ports = 22, 22:tcp\nCmd_Timeout = 5", `knockd.conf:3: door "a": Open_Ports: 22:tcp stands there twice`},
+		{"exception of more bits than it has", head + "Open_Ports = 22\nCmd_Timeout = 5\nHide = yes\nHide_Except = 10.0.0.7/8",
+			`knockd.conf:6: door "a": Hide_Except: "10.0.0.7/8" is read as 10.0.0.0/8`},
+		{"hidden port that is knocked on", head + "Open_Ports = 7000\nCmd_Timeout = 5\nHide = yes", ""},
+		{"port hidden by one and opened by another", head + "Open_Ports = 22\nCmd_Timeout = 5\nHide = yes\n[b]\nSequence = 9000,3000\nOpen_Ports = 22\nCmd_Timeout = 5", ""},
+		{"repeated open ports", head + "Open_Ports = 23\nOpen_Ports = 22\nCmd_Timeout = 5", `knockd.conf:4: door "a": Open_Ports stands on line 3 already: this line holds`},
+		{"repeated hide", head + "Open_Ports = 23\nHide = no\nHide = yes\nCmd_Timeout = 5", `knockd.conf:5: door "a": Hide stands on line 4 already: this line holds`},
+		{"repeated mark", "[options]\nFirewall_Mark = 1\nFirewall_Mark = 2\n" + door, `knockd.conf:3: Firewall_Mark stands on line 2 already: this line holds`},
 		{"letters behind seconds", door + "Seq_Timeout = 5s", `knockd.conf:4: door "a": Seq_Timeout: "5s" is read as 5 seconds`},
 
 		{"repeated sequence", "[a]\nSequence = 1,65535\nSequence = 7000,3000,9000" + run, `knockd.conf:3: door "a": Sequence stands on line 2 already: this line holds`},
@@ -370,6 +477,37 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+func TestConfigRuleset(t *testing.T) {
+	lan := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	ssh, vpn := Knock{22, tcp}, Knock{51820, udp}
+	commands := &Door{Name: "commands", Start: "open"}
+	hidden := &Door{Name: "hidden", OpenPorts: []Knock{ssh, vpn}, Hide: true, HideExcept: lan}
+	open := &Door{Name: "open", OpenPorts: []Knock{vpn, {80, tcp}}}
+	for _, test := range []struct {
+		name   string
+		doors  []*Door
+		links  []string
+		native bool
+		want   Ruleset
+	}{
+		{"no door", nil, nil, false, Ruleset{}},
+		{"commands alone", []*Door{commands}, []string{"eth0"}, false, Ruleset{}},
+		{"open", []*Door{commands, open}, []string{"eth0"}, true, Ruleset{Kept: []Knock{vpn, {80, tcp}}}},
+		{"hidden", []*Door{hidden, open}, []string{"eth0", "ppp0"}, true, Ruleset{Kept: []Knock{ssh, vpn, {80, tcp}},
+			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Links: []string{"eth0", "ppp0"}, Except: lan}}}},
+		{"hidden everywhere", []*Door{hidden}, nil, true, Ruleset{Kept: []Knock{ssh, vpn},
+			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Except: lan}}}},
+	} {
+		c := &Config{Doors: test.doors}
+		if got := c.ruleset(test.links); !reflect.DeepEqual(got, test.want) {
+			t.Errorf("%s: got %+v, want %+v", test.name, got, test.want)
+		}
+		if got := c.native(); got != test.native {
+			t.Errorf("%s: native: got %v, want %v", test.name, got, test.native)
+		}
+	}
+}
+
 // TestSecrets reads files of which every knock is on port 41941 or 42942: neither may come up in what a daemon logs.
 func TestSecrets(t *testing.T) {
 	const more = "\n[b]\nSequence = 41941,42942,41941\nCommand = open\n"
@@ -393,6 +531,9 @@ func TestSecrets(t *testing.T) {
 		"[a] Sequence = 41941,42942",
 		"Sequence = 41941,42942",
 		"[options]\nSequence = 41941,42942",
+		"[a]\nSequence = 41941,42942\nOpen_Ports = 22,22\nHide = yes\nHide_Except = 10.0.0.7/8",
+		"[a]\nSequence = 41941,42942\nHide = yes",
+		"[a]\nSequence = 41941,42942\nOpen_Ports = 70000\nTarget = 192.0.2.7\nCmd_Timeout = 0",
 	} {
 		c, err := readText(in + more)
 		var lines []string
@@ -419,6 +560,10 @@ func FuzzParseConfig(f *testing.F) {
 		"[a]\nSequence = 5,5,5\nSeq_Timeout = 5s\nSeq_Timeout = 99999999999\n[b]\nSequence = 5,5\n[a]\nSequence = 5,5\n",
 		"Sequnce = 1\n[\n[]\n[ ]\n[=]\n=\n==1\n[a]\x00\n[\xff]\nUseSyslog\x1b\nSequence = ,0,65536,$A,1:,:1\n",
 		"[a]\nSequence = 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33\n",
+		"[options]\nFirewall = NFT # x\nFirewall_Mark = 0x20000000\nStateDir = /a # b\n[a]\nSequence = 1\nOpen_Ports = 22, 3389:TCP,22,51820:udp\n" +
+			"Hide = yes\nHide_Except = 192.168.1.7/24, 2001:db8::/32, ::ffff:10.0.0.7, ::ffff:0:0/95\nCmd_Timeout = 5\n",
+		"[options]\nFirewall = pf\nFirewall_Mark = 0x3\nStateDir = a\n[a]\nHide\nHide = x\nHide_Except = fe80::1%eth0,10.0.0.0/33\nOpen_Ports = 70000,\n" +
+			"Target = ::1\n[b]\nSequence = 1\nOpen_Ports = 22\nTarget = ::1\nCmd_Timeout = 0\n",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -442,14 +587,26 @@ func FuzzParseConfig(f *testing.F) {
 				t.Errorf("warning without a place: %q", w)
 			}
 		}
+		if bits.OnesCount32(c.FirewallMark) != 1 || !slices.Contains([]string{"auto", "iptables", "nft"}, c.Firewall) {
+			t.Errorf("options out of bounds: %+v", c)
+		}
 		for _, d := range c.Doors {
+			if len(d.OpenPorts) > maxOpenPorts || len(d.HideExcept) > maxHideExcept || !d.native() && (d.Hide || d.HideExcept != nil) ||
+				d.native() && (d.CmdTimeout == 0 || d.Target.IsValid()) || !d.Hide && d.HideExcept != nil {
+				t.Errorf("native door out of bounds: %+v", d)
+			}
+			for _, p := range d.HideExcept {
+				if again, err := parsePrefix(p.String()); err != nil || again != p || p != p.Masked() || p.Addr().Is4In6() {
+					t.Errorf("exception %v reads as %v, %v", p, again, err)
+				}
+			}
 			if d.Name == "" || d.Line < 1 || d.SeqTimeout < 0 || d.CmdTimeout < 0 || d.Cooldown < 0 || d.Flags.Value&^d.Flags.Mask != 0 {
 				t.Errorf("door out of bounds: %+v", d)
 			}
 			if len(d.Sequence) > maxKnocks || len(d.Sequence) == 0 && d.OneTime == "" {
 				t.Errorf("door %q has %d knocks", d.Name, len(d.Sequence))
 			}
-			for _, k := range d.Sequence {
+			for _, k := range slices.Concat(d.Sequence, d.OpenPorts) {
 				if again, err := parseKnock(k.String(), tcp); err != nil || again != k || k.Port == 0 {
 					t.Errorf("knock %v reads as %v, %v", k, again, err)
 				}

@@ -1,3 +1,5 @@
+//go:build !mips && !mipsle
+
 package main
 
 import (
@@ -94,52 +96,20 @@ type demonstration struct {
 	log    chan string // the daemon's log lines
 }
 
-// demoFirewall is what closes the ports, and the article's door, for one kind of firewall.
-type demoFirewall struct {
-	tool        string
-	try         string
-	rules       []string
-	start, stop string
-}
-
-var demoFirewalls = []demoFirewall{
-	{
-		tool: "iptables",
-		try:  "iptables -S INPUT",
-		rules: []string{
-			"iptables -A INPUT -i eth0 -p tcp -m tcp --dport 22 -j DROP",
-			"iptables -A INPUT -i eth0 -p tcp -m tcp --dport 3389 -j DROP",
-		},
-		start: "iptables -I INPUT -s %IP% -p tcp --dport 22 -j ACCEPT; iptables -I INPUT -s %IP% -p tcp --dport 3389 -j ACCEPT",
-		stop:  "iptables -D INPUT -s %IP% -p tcp --dport 22 -j ACCEPT; iptables -D INPUT -s %IP% -p tcp --dport 3389 -j ACCEPT",
-	},
-	{
-		tool: "nft",
-		try:  "nft list ruleset",
-		rules: []string{
-			"nft add table inet demo",
-			"nft add set inet demo guests '{ type ipv4_addr; }'",
-			"nft add chain inet demo input '{ type filter hook input priority 0; }'",
-			"nft add rule inet demo input iifname eth0 tcp dport '{ 22, 3389 }' ip saddr != @guests drop",
-		},
-		start: "nft add element inet demo guests '{ %IP% }'",
-		stop:  "nft delete element inet demo guests '{ %IP% }'",
-	},
-}
+// demoConfig is the README's first example, and closes sooner.
+var demoConfig = fmt.Sprintf(`[ssh]
+	sequence    = 7000,18000:udp,9000
+	open_ports  = 22, 3389
+	cmd_timeout = %d
+	hide        = yes
+`, demoOpen)
 
 func (d *demonstration) run() (err error) {
-	firewall, err := d.prepare()
-	if err != nil {
+	if err := d.prepare(); err != nil {
 		return err
 	}
 	d.say("A private network: a host, %s, and a client, %s.", demoHost, demoClient)
-	for _, rule := range firewall.rules {
-		if err := d.shell(rule); err != nil {
-			return err
-		}
-		d.say("host$   %s", rule)
-	}
-	if err := d.startDaemon(firewall); err != nil {
+	if err := d.startDaemon(); err != nil {
 		return err
 	}
 	before := []expectation{{demoClient, "22", filtered}, {demoClient, "3389", filtered}}
@@ -147,7 +117,7 @@ func (d *demonstration) run() (err error) {
 	if err := d.expect(before); err != nil {
 		return err
 	}
-	knock := []string{"knock", "-v", demoHost, "1941", "1942", "1945"}
+	knock := []string{"knock", "-v", demoHost, "7000", "18000:udp", "9000"}
 	d.say("client$ sesame %s", strings.Join(knock, " "))
 	out, err := d.client.output(demoSelf, knock...)
 	if err != nil {
@@ -156,16 +126,13 @@ func (d *demonstration) run() (err error) {
 	for line := range strings.Lines(out) {
 		d.say("        %s", strings.TrimSpace(line))
 	}
-	if err := d.await("command took"); err != nil {
+	if err := d.await("open for"); err != nil {
 		return err
 	}
 	if err := d.expect(during); err != nil {
 		return err
 	}
-	if err := d.await("command timeout"); err != nil {
-		return err
-	}
-	if err := d.await("command took"); err != nil {
+	if err := d.await("closed"); err != nil {
 		return err
 	}
 	if err := d.expect(before); err != nil {
@@ -181,79 +148,60 @@ func (d *demonstration) run() (err error) {
 
 func (d *demonstration) say(format string, a ...any) { fmt.Fprintf(d.stdout, format+"\n", a...) }
 
-func (d *demonstration) shell(line string) error {
-	if out, err := exec.Command("/bin/sh", "-c", line).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", line, err, strings.TrimSpace(string(out)))
-	}
-	return nil
-}
-
-// prepare makes the network and finds a firewall tool that works in it.
-func (d *demonstration) prepare() (demoFirewall, error) {
+// prepare makes the network.
+func (d *demonstration) prepare() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return demoFirewall{}, fmt.Errorf("making mounts private: %w", err)
+		return fmt.Errorf("making mounts private: %w", err)
 	}
 	// iptables has its lock under /run, and the demo its configuration.
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
-		return demoFirewall{}, fmt.Errorf("mounting a file system of the demo's own: %w", err)
+		return fmt.Errorf("mounting a file system of the demo's own: %w", err)
 	}
 	if err := os.Mkdir(demoDir, 0o700); err != nil {
-		return demoFirewall{}, err
+		return err
 	}
 	if _, err := exec.LookPath("ip"); err != nil {
-		return demoFirewall{}, errors.New("there is no ip command: install iproute2")
+		return errors.New("there is no ip command: install iproute2")
 	}
 	var err error
 	if d.client, err = newNetns(); err != nil {
-		return demoFirewall{}, err
+		return err
 	}
 	host := &Netns{}
 	// Not /proc/self: its first thread may be the one that made the client.
 	if host.file, err = os.Open("/proc/thread-self/ns/net"); err != nil {
-		return demoFirewall{}, err
+		return err
 	}
 	if err := host.link("eth0", d.client, "eth0"); err != nil {
-		return demoFirewall{}, err
+		return err
 	}
 	for _, step := range []struct {
 		in      *Netns
 		address string
 	}{{host, demoHost}, {d.client, demoClient}, {d.client, demoStranger}} {
 		if err := step.in.run("ip", "address", "add", step.address+"/24", "dev", "eth0"); err != nil {
-			return demoFirewall{}, err
+			return err
 		}
 	}
 	for _, port := range []string{"22", "3389"} {
 		if _, err := net.Listen("tcp4", demoHost+":"+port); err != nil {
-			return demoFirewall{}, err
+			return err
 		}
 	}
-	var tried []string
-	for _, f := range demoFirewalls {
-		if err := d.shell(f.try); err == nil {
-			return f, nil
-		} else {
-			tried = append(tried, err.Error())
-		}
-	}
-	return demoFirewall{}, fmt.Errorf("neither iptables nor nft works here: %s", strings.Join(tried, "; "))
+	return nil
 }
 
-// startDaemon starts the real daemon with the article's second configuration, and a short Cmd_Timeout.
-func (d *demonstration) startDaemon(f demoFirewall) error {
+// startDaemon starts the real daemon, with a door that needs no commands.
+func (d *demonstration) startDaemon() error {
 	config := demoDir + "/knockd.conf"
-	text := fmt.Sprintf(`[openSSHandRDP]
-	sequence      = 1941,1942,1945
-	seq_timeout   = 5
-	start_command = %s
-	cmd_timeout   = %d
-	tcpflags      = syn
-	stop_command  = %s
-`, f.start, demoOpen, f.stop)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(demoConfig+"[options]\n\tstatedir = "+demoDir+"\n"), 0o600); err != nil {
 		return err
 	}
-	d.daemon = exec.Command(demoSelf, "serve", "-c", config, "-i", "eth0")
+	d.say("host$   cat knockd.conf")
+	for line := range strings.Lines(demoConfig) {
+		d.say("        %s", strings.TrimSuffix(strings.ReplaceAll(line, "\t", "  "), "\n"))
+	}
+	d.daemon = exec.Command(demoSelf, "serve", "-c", config, "-i", "eth0", "-s", demoDir+"/control")
 	d.daemon.Args[0] = "sesame"
 	output, err := d.daemon.StderrPipe()
 	if err != nil {

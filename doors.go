@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"math"
 	"net/netip"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -25,7 +27,8 @@ const (
 	// closed. A stop command has stopLimit.
 	startGrace = time.Minute
 	stopLimit  = 10 * time.Minute
-	// retryAfter is the pause before a stop command that could not be started (no memory, no process) is tried again.
+	// retryAfter is the pause before a stop command that could not be started (no memory, no process) is tried again, and
+	// a journal that could not be written.
 	retryAfter = time.Second
 	// retryClosing is the same while the daemon stops.
 	retryClosing = 100 * time.Millisecond
@@ -35,6 +38,22 @@ const (
 	// slowStop is how long a stop command counts for the bound on those that run. One that hangs holds up nobody.
 	slowStop = time.Second
 
+	// maxTries is how often a closing is tried that fails, and maxTrying for how long, with closePauses between the tries:
+	// to delete a rule that is not there fails for ever.
+	maxTries  = 8
+	maxTrying = time.Hour
+	// leastGain is by how much a knock must lengthen a door's time to do so.
+	leastGain = time.Second
+	// maxGivenUp is how many closings that were given up are remembered, for status.
+	maxGivenUp = 100
+
+	// checkEvery is how often the firewall is looked at where nobody tells of its changes, and checkAfter how long after
+	// somebody did: changes come in crowds.
+	checkEvery = 10 * time.Second
+	checkAfter = 200 * time.Millisecond
+	// maxSingly is how many openings and closings may wait for the firewall before they are done all at once.
+	maxSingly = 4
+
 	maxRunning     = 32  // start commands at once, and as many stop commands
 	maxRunningDoor = 8   // start commands of one door
 	maxOpenings    = 256 // sources of one door at once
@@ -43,7 +62,11 @@ const (
 	doorInterval = 200 * time.Millisecond
 )
 
-// Doors is the goroutine that owns what is open: its timers and its commands.
+var closePauses = []time.Duration{
+	time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 20 * time.Minute,
+}
+
+// Doors is the goroutine that owns what is open: its timers, its commands, its place in the firewall and on the disk.
 type Doors struct {
 	now     func() time.Duration
 	log     *Log
@@ -59,24 +82,66 @@ type Doors struct {
 	turn    map[string]time.Duration // when a command of the door was last started
 	queue   []*job                   // not yet started
 	running map[*job]bool
-	last    *job // the latest one started
-	closing bool // the daemon stops
+	gated   []*job // started, and waiting for the journal
+	last    *job   // the latest one started
+	closing bool   // the daemon stops
+
+	save   func([]Entry) error // writes the journal; nil: there is none
+	dirty  bool                // it is not what it should be
+	saveAt time.Duration       // not written before, after it could not be, except for a new opening
+	left   []*opening          // closings that failed when all closed: the next daemon's
+
+	// work does something with the firewall, in another goroutine, and then calls done. There is one at a time. nil:
+	// there are no native doors.
+	work     func(w wallWork, done func(error))
+	worked   chan wallDone
+	working  bool
+	rules    Ruleset // Hidden and Kept
+	wishes   []*opening
+	rebuild  bool          // everything is to be made anew
+	checkAt  time.Duration // when the firewall is to be looked at; 0: not
+	told     bool          // because somebody has changed it
+	watched  bool          // changes of the firewall are told of
+	flushing atomic.Bool   // no trace is to be left at the end
+	flushed  bool          // and none is
+	flushAt  time.Duration // not tried before
+	crash    func(point string)
+
+	changed  <-chan struct{} // somebody has changed the firewall
+	settings <-chan doorSettings
+	asks     <-chan Ask
+	about    Status // what the daemon says of itself
+	began    time.Duration
+	counters func() Counters
+	failures uint64 // commands that failed
+	givenUp  []FailedClose
 }
 
-// openKey tells openings apart. It has the commands and not the door, so that a door is still the same one after a
-// reload, unless its commands have changed.
+// doorSettings is what a reload changes for the doors; what is nil stays.
+type doorSettings struct {
+	about     Status
+	rules     *Ruleset
+	work      func(w wallWork, done func(error))
+	save      func([]Entry) error
+	recovered Recovered
+	watched   bool
+}
+
+// openKey tells openings apart. It has what is done and not the door, so that a door is still the same one after a
+// reload, unless that has changed.
 type openKey struct {
-	door, start, stop string
-	source            netip.Addr
+	door, start, stop, ports string
+	source                   netip.Addr
+	link                     string // of a link-local source
 }
 
 // openState is how far an opening is.
 type openState uint8
 
 const (
-	starting openState = iota // the start command waits or runs
+	starting openState = iota // let in by the firewall, then the start command
 	opened                    // until the time is up
-	stopping                  // the stop command waits or runs
+	stopping                  // shut out by the firewall, and the stop command
 )
 
 // opening is a door that is open, or being opened or closed, for one source.
@@ -84,22 +149,79 @@ type opening struct {
 	key   openKey
 	grant Grant // the latest
 	state openState
-	until time.Duration // when opened: when it is to be closed
+	since time.Duration // when it was granted first
+	until time.Duration // when it is to be closed
 	again bool          // granted while stopping: to be opened anew after that
 	more  int           // grants that found the command of a door without Stop_Command still running
+
+	job     *job          // that waits or runs
+	started bool          // the start command has been run, so the stop command has something to do
+	wished  int           // how often it has wished for something
+	wish    wish          // of the firewall
+	inside  bool          // the firewall lets it in
+	entered bool          // and has told of it
+	after   time.Duration // its wish is not tried before
+	saved   bool          // the journal has it
+	tries   int           // how often its closing has failed
+	failed  time.Duration // when it failed first
+	why     string        // and why the last time
+}
+
+// wish is what an opening waits for at the firewall.
+type wish uint8
+
+const (
+	settled wish = iota
+	letIn        // or its time lengthened
+	shutOut
+)
+
+// journaled is whether it has something to close, which must be on disk before it opens.
+func (o *opening) journaled() bool { return o.key.stop != "" || o.native() }
+
+// overdue is whether the firewall lets it in although it is not open yet, as its start command still waits or runs, and
+// nobody has asked to shut it out.
+func (o *opening) overdue() bool {
+	return o.state == starting && o.inside && o.wish != shutOut && o.job != nil
+}
+
+func (o *opening) native() bool { return len(o.grant.Door.OpenPorts) > 0 }
+
+// pass is what the firewall is to know of it.
+func (o *opening) pass(now time.Duration) Pass {
+	return Pass{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Left: o.until - now}
+}
+
+// entry is what the journal is to have of it.
+func (o *opening) entry() Entry {
+	state := EntryState(o.state)
+	if o.state == starting && o.started && (o.job == nil || !o.job.runs) || o.wish == shutOut {
+		state = Closing // it was open once, or is to be open no more
+	}
+	e := Entry{
+		Door: o.key.door, Source: o.key.source, Link: o.grant.Link, State: state, Since: o.since, Until: o.until,
+		Start: o.key.start, Stop: o.key.stop, Ports: o.grant.Door.OpenPorts, Tries: o.tries,
+	}
+	if o.job != nil && o.job.runs && !o.job.reaped {
+		e.Pid, e.Began = o.job.proc.pid, o.job.proc.began
+	}
+	return e
 }
 
 // job is a command of an opening.
 type job struct {
-	opening *opening
-	command Command
-	proc    Process
-	began   time.Duration
-	limit   time.Duration // when it is ended by force; 0: never
-	ending  bool          // SIGTERM has been sent
-	after   time.Duration // not started before
-	reaped  bool          // its process has ended; the outcome is on its way
-	retried bool          // it is the second try of a stop command
+	opening   *opening
+	command   Command
+	proc      Process
+	runs      bool // else it waits
+	began     time.Duration
+	limit     time.Duration // when it is ended by force; 0: never
+	ending    bool          // SIGTERM has been sent
+	after     time.Duration // not started before
+	reaped    bool          // its process has ended; the outcome is on its way
+	retried   bool          // it is the second try of a stop command while all close
+	abandoned bool          // the journal could not be written: it has not run
+	again     bool          // a start command that has been run before
 }
 
 // oneTimeUse is a one-time sequence that a hit has used: the hit opens every door that has the same file.
@@ -115,14 +237,17 @@ type endedJob struct {
 func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome)) (Process, error)) *Doors {
 	return &Doors{
 		now: now, run: run,
-		log:     log,
-		logs:    map[string]*Throttle{},
-		turn:    map[string]time.Duration{},
-		ended:   make(chan endedJob),
-		open:    map[openKey]*opening{},
-		count:   map[string]int{},
-		running: map[*job]bool{},
-		uses:    map[oneTimeUse]bool{},
+		log:      log,
+		logs:     map[string]*Throttle{},
+		turn:     map[string]time.Duration{},
+		ended:    make(chan endedJob),
+		worked:   make(chan wallDone, 1),
+		crash:    func(string) {},
+		counters: func() Counters { return Counters{} },
+		open:     map[openKey]*opening{},
+		count:    map[string]int{},
+		running:  map[*job]bool{},
+		uses:     map[oneTimeUse]bool{},
 	}
 }
 
@@ -155,15 +280,30 @@ func (d *Doors) serve(grants <-chan Grant) {
 			}
 		case e := <-d.ended:
 			d.end(d.now(), e.job, e.outcome)
+		case done := <-d.worked:
+			d.workEnded(d.now(), done)
+		case <-d.changed:
+			if soon := d.now() + checkAfter; d.checkAt == 0 || d.checkAt > soon {
+				d.checkAt = soon
+			}
+			d.told = true
+		case s := <-d.settings:
+			d.configure(d.now(), s)
+		case ask := <-d.asks:
+			ask.answer <- d.answer(d.now(), ask.Request)
 		case <-timer.C:
 		}
 		now := d.now()
 		d.tick(now)
-		if d.closing && (len(d.open) == 0 || now >= deadline) {
+		if d.closing && (len(d.open) == 0 && !d.working && (d.flushed || d.work == nil || !d.flushing.Load()) || now >= deadline) {
 			d.abandon()
 			return
 		}
-		timer.Reset(max(min(d.next(now), deadline)-now, 0))
+		next := min(d.next(now), deadline)
+		if len(d.open) > 0 {
+			next = min(next, now+checkEvery) // timers stand still while the machine sleeps, and the time of boot does not
+		}
+		timer.Reset(max(next-now, 0))
 	}
 }
 
@@ -191,21 +331,41 @@ func (d *Doors) grant(now time.Duration, g Grant) {
 // admit opens the door, or lengthens its time, for a source whose right to it is settled.
 func (d *Doors) admit(now time.Duration, g Grant) {
 	start, stop := g.Door.commands(g.Source)
-	if start == "" {
+	if start == "" && len(g.Door.OpenPorts) == 0 {
 		return
 	}
-	key := openKey{g.Door.Name, start, stop, g.Source}
+	key := openKey{door: g.Door.Name, start: start, stop: stop, ports: joinKnocks(g.Door.OpenPorts), source: g.Source}
+	if g.Source.IsLinkLocalUnicast() {
+		key.link = g.Link
+	}
 	o := d.open[key]
 	switch {
 	case o != nil:
 		o.grant = g
 		switch {
+		case now+g.Door.CmdTimeout-o.until < leastGain && (o.state == opened || o.overdue()):
+			// A knock every moment is not to wear out a disk.
+			d.printf(now, key.door, "%v: %s: open already: %v from now on", g.Source, key.door, (o.until - now).Round(time.Second))
+		case o.overdue():
+			o.until = now + g.Door.CmdTimeout
+			d.dirty = true
+			d.want(o, letIn)
 		case o.state == opened:
 			o.until = now + g.Door.CmdTimeout
+			d.dirty = true
+			if o.native() {
+				d.want(o, letIn)
+			}
 			d.printf(now, key.door, "%v: %s: open already: %v from now on", g.Source, key.door, g.Door.CmdTimeout)
+		case o.state == stopping && o.job != nil && !o.job.runs && o.tries > 0 && o.wish == settled && !d.closing:
+			// Its closing has failed, and waits to be tried again.
+			d.dequeue(o)
+			o.state, o.tries, o.since = starting, 0, now
+			d.dirty = true
+			d.begin(now, o)
 		case o.state == stopping:
-			o.again = true
-		case stop == "":
+			o.again, o.after = true, 0 // a closing that failed is tried again now
+		case !o.journaled():
 			o.more++
 		}
 		return
@@ -213,10 +373,36 @@ func (d *Doors) admit(now time.Duration, g Grant) {
 		d.printf(now, key.door, "%v: %s: not opened: it is open for %d sources already", g.Source, key.door, maxOpenings)
 		return
 	}
-	o = &opening{key: key, grant: g}
-	d.open[key] = o
-	d.count[key.door]++
-	d.enqueue(o, start)
+	o = &opening{key: key, grant: g, since: now, until: now + g.Door.CmdTimeout}
+	d.add(o)
+	d.begin(now, o)
+}
+
+func (d *Doors) add(o *opening) {
+	d.open[o.key] = o
+	d.count[o.key.door]++
+	d.dirty = d.dirty || o.journaled()
+}
+
+// begin lets the source in, or runs the start command of a door that does not.
+func (d *Doors) begin(now time.Duration, o *opening) {
+	if o.native() {
+		d.want(o, letIn)
+	} else {
+		d.enqueue(o, o.key.start)
+	}
+}
+
+// want has the firewall let an opening in, or shut it out.
+func (d *Doors) want(o *opening, w wish) {
+	if d.flushed {
+		return
+	}
+	if o.wish == settled {
+		d.wishes = append(d.wishes, o)
+	}
+	o.wish, o.after = w, 0
+	o.wished++
 }
 
 // useUp marks the one-time sequence that was knocked as used, and reports whether it is: what cannot be marked opens
@@ -250,15 +436,28 @@ func (d *Doors) useUp(now time.Duration, g Grant) bool {
 }
 
 func (d *Doors) enqueue(o *opening, line string) {
-	d.queue = append(d.queue, &job{opening: o, command: doorCommand(line, o.grant)})
+	o.job = &job{opening: o, command: doorCommand(line, o.grant)}
+	o.job.command.Gated = o.journaled() && d.save != nil
+	d.queue = append(d.queue, o.job)
 }
 
-// tick does what the time asks for: doors to close, commands to end, and commands to start.
+func (d *Doors) dequeue(o *opening) {
+	d.queue = slices.DeleteFunc(d.queue, func(j *job) bool { return j == o.job })
+	o.job = nil
+}
+
+// tick does what the time asks for: doors to close, commands to end and to start, the journal, and the firewall.
 func (d *Doors) tick(now time.Duration) {
 	for _, o := range d.open {
-		if o.state == opened && o.until <= now {
+		switch {
+		case o.until > now:
+		case o.state == opened:
 			d.printf(now, o.key.door, "%v: %s: command timeout", o.key.source, o.key.door)
-			d.close(o)
+			d.close(now, o)
+		case o.overdue():
+			// Its start command has not ended, or not even begun. The door closes in time all the same.
+			d.printf(now, o.key.door, "%v: %s: command timeout", o.key.source, o.key.door)
+			d.shut(now, o)
 		}
 	}
 	for j := range d.running {
@@ -267,16 +466,73 @@ func (d *Doors) tick(now time.Duration) {
 		}
 	}
 	d.launch(now)
+	d.commit(now)
+	d.launchWork(now)
 	for _, t := range d.logs {
 		t.flush(now)
 	}
+}
+
+// commit writes the journal if something has changed, and then lets the commands go that wait for it. What cannot be
+// written down is not opened; what closes goes on.
+func (d *Doors) commit(now time.Duration) {
+	if d.save == nil {
+		return
+	}
+	isNew := func(o *opening) bool { return !o.saved && o.journaled() && o.state == starting }
+	var err error
+	if d.dirty && (now >= d.saveAt || len(d.gated) > 0 || slices.ContainsFunc(d.wishes, isNew)) {
+		var entries []Entry
+		for _, o := range d.open {
+			if o.journaled() {
+				entries = append(entries, o.entry())
+			}
+		}
+		for _, o := range d.left {
+			entries = append(entries, o.entry())
+		}
+		d.crash("journal begins")
+		if err = d.save(entries); err != nil {
+			d.saveAt = now + retryAfter
+			d.printf(now, "journal", "%v", err)
+		} else {
+			d.dirty = false
+			d.crash("journal written")
+			for _, o := range d.open {
+				o.saved = true
+			}
+		}
+	}
+	for _, j := range d.gated {
+		if err == nil || j.opening.state == stopping {
+			j.proc.release()
+			d.crash("released")
+			continue
+		}
+		j.proc.abandon()
+		j.abandoned = true
+	}
+	d.gated = nil
+	if err == nil {
+		return
+	}
+	for _, o := range slices.Clone(d.wishes) {
+		if isNew(o) {
+			d.refuse(now, o)
+			d.forget(o)
+		}
+	}
+}
+
+func (d *Doors) refuse(now time.Duration, o *opening) {
+	d.printf(now, o.key.door, "%v: %s: not opened: what closes it cannot be written down", o.key.source, o.key.door)
 }
 
 // next is when tick will have something to do.
 func (d *Doors) next(now time.Duration) time.Duration {
 	next := time.Duration(math.MaxInt64)
 	for _, o := range d.open {
-		if o.state == opened {
+		if o.state == opened || o.overdue() {
 			next = min(next, o.until)
 		}
 	}
@@ -301,12 +557,60 @@ func (d *Doors) next(now time.Duration) time.Duration {
 			next = min(next, at)
 		}
 	}
+	if d.dirty && d.save != nil {
+		next = min(next, d.saveAt)
+	}
+	if d.work != nil && !d.working && d.flushing.Load() && d.closing {
+		if !d.flushed {
+			next = min(next, d.flushAt)
+		}
+	} else if d.work != nil && !d.working {
+		if d.checkAt != 0 {
+			next = min(next, d.checkAt)
+		}
+		for _, o := range d.wishes {
+			next = min(next, o.after)
+		}
+	}
 	return next
 }
 
-func (d *Doors) close(o *opening) {
+// close begins to close a door.
+func (d *Doors) close(now time.Duration, o *opening) {
+	if o.until > now {
+		d.dirty = d.dirty || o.journaled() // the next daemon must not take its time up again
+	}
 	o.state = stopping
-	d.enqueue(o, o.key.stop)
+	if o.native() && (o.inside || o.wish == letIn) {
+		d.want(o, shutOut)
+	}
+	if o.key.stop != "" && o.started {
+		d.enqueue(o, o.key.stop)
+	}
+	d.settle(now, o)
+}
+
+// settle forgets an opening that is closed, or opens it anew.
+func (d *Doors) settle(now time.Duration, o *opening) {
+	if o.state != stopping || o.wish != settled || o.job != nil {
+		return
+	}
+	d.forget(o)
+	if o.entered {
+		d.printf(now, o.key.door, "%v: %s: closed", o.key.source, o.key.door)
+	}
+	if o.again {
+		d.admit(now, o.grant)
+	}
+}
+
+// opened takes note that a door is open.
+func (d *Doors) nowOpen(now time.Duration, o *opening) {
+	o.state = opened
+	if !o.native() {
+		o.until = now + o.grant.Door.CmdTimeout
+	}
+	d.dirty = true
 }
 
 // spread is how long a command that has not ended holds up the next one.
@@ -375,12 +679,12 @@ func (d *Doors) choose(now time.Duration) int {
 func (d *Doors) start(now time.Duration, j *job) {
 	o := j.opening
 	d.printf(now, o.key.door, "%s: running command: %s", o.key.door, j.command.Line)
-	j.began = now
+	j.began, j.runs = now, true
 	d.turn[o.key.door] = now
 	switch {
 	case o.state == stopping:
 		j.limit = now + stopLimit
-	case o.key.stop != "":
+	case o.journaled():
 		j.limit = now + o.grant.Door.CmdTimeout + startGrace
 	}
 	d.last = j
@@ -388,29 +692,52 @@ func (d *Doors) start(now time.Duration, j *job) {
 	proc, err := d.run(j.command, func(out Outcome) { d.ended <- endedJob{j, out} })
 	switch {
 	case err == nil:
-		j.proc = proc
+		j.proc, j.again = proc, o.started
+		o.started = true
+		if j.command.Gated {
+			d.gated = append(d.gated, j)
+			d.dirty = true // it is to have the process
+		}
 	case o.state == stopping:
 		delete(d.running, j)
 		d.logOutcome(now, o.key.door, Outcome{Err: err})
-		d.retry(now, j)
+		d.retry(now, j, retryAfter)
 	default:
 		d.end(now, j, Outcome{Err: err})
 	}
 }
 
 // retry queues a stop command once more.
-func (d *Doors) retry(now time.Duration, j *job) {
-	pause := retryAfter
+func (d *Doors) retry(now time.Duration, j *job, pause time.Duration) {
 	if d.closing {
 		pause = retryClosing
 	}
-	d.queue = append(d.queue, &job{opening: j.opening, command: j.command, after: now + pause, retried: true})
+	j.opening.job = &job{opening: j.opening, command: j.command, after: now + pause, retried: d.closing}
+	d.queue = append(d.queue, j.opening.job)
+}
+
+// failedClosing takes note that a closing has failed, and says after which pause it is to be tried again, if at all.
+func (d *Doors) failedClosing(now time.Duration, o *opening, why string) (pause time.Duration, again bool) {
+	if o.tries == 0 {
+		o.failed = now
+	}
+	o.tries++
+	o.why = why
+	d.dirty = true
+	if o.tries >= maxTries || now-o.failed >= maxTrying {
+		d.printf(now, o.key.door, "%v: %s: closing it has failed %d times, the last time with %s: given up", o.key.source, o.key.door, o.tries, why)
+		if len(d.givenUp) < maxGivenUp {
+			d.givenUp = append(d.givenUp, FailedClose{Door: o.key.door, Source: o.key.source, Since: now, Tries: o.tries, Error: why})
+		}
+		return 0, false
+	}
+	return closePauses[o.tries-1], true
 }
 
 // terminate ends a command by SIGTERM, and at the next call by SIGKILL.
 func (d *Doors) terminate(now time.Duration, j *job) {
 	if j.reaped {
-		j.limit = 0
+		j.limit, j.ending = 0, true
 		return
 	}
 	sig := syscall.SIGTERM
@@ -426,35 +753,63 @@ func (d *Doors) terminate(now time.Duration, j *job) {
 
 // end takes note that a command has ended, and goes on with its opening.
 func (d *Doors) end(now time.Duration, j *job, out Outcome) {
+	d.crash("ended")
 	delete(d.running, j)
 	o := j.opening
+	o.job = nil
+	d.dirty = d.dirty || o.journaled()
+	if j.abandoned {
+		d.refuse(now, o)
+		o.started = j.again
+		d.drop(now, o)
+		return
+	}
 	d.logOutcome(now, o.key.door, out)
+	if out.Err != nil || out.Signal != 0 || out.Status != 0 {
+		d.failures++
+	}
 	switch {
-	case o.state == starting && o.key.stop != "":
+	case o.state == starting && o.journaled():
 		// Also when it has failed: it may have done half of its work.
-		if d.closing || j.ending {
-			d.close(o)
+		if o.started = true; d.closing || j.ending {
+			d.close(now, o)
 			return
 		}
-		o.state = opened
-		o.until = now + o.grant.Door.CmdTimeout
-	case o.state == stopping && !j.retried && (out.Signal != 0 && !j.ending || out.Status != 0 && d.closing):
-		// Somebody else ended it; or it failed where many ran at once: iptables-nft may not find a rule that another
-		// one has just deleted a copy of.
-		d.retry(now, j)
+		d.nowOpen(now, o)
+	case o.state == stopping && (out.Signal != 0 || out.Status != 0):
+		why := fmt.Sprintf("status %d", out.Status)
+		if out.Signal != 0 {
+			why = fmt.Sprintf("signal %d", out.Signal)
+		}
+		pause, again := d.failedClosing(now, o, why)
+		switch {
+		case d.closing && !j.retried && !j.ending:
+			// It may have failed where many ran at once: iptables-nft may not find a rule that another one has just
+			// deleted a copy of.
+			d.retry(now, j, retryClosing)
+		case d.closing && again:
+			d.left = append(d.left, o)
+			d.settle(now, o)
+		case again:
+			d.retry(now, j, pause)
+		default:
+			d.settle(now, o)
+		}
+	case o.state == stopping:
+		d.settle(now, o)
 	default:
 		d.forget(o)
 		if o.more > 0 {
 			d.printf(now, o.key.door, "%v: %s: opened %d times more while its command ran: not run again", o.key.source, o.key.door, o.more)
-		}
-		if o.again {
-			d.admit(now, o.grant)
 		}
 	}
 }
 
 func (d *Doors) forget(o *opening) {
 	delete(d.open, o.key)
+	d.dirty = d.dirty || o.journaled()
+	o.wish = settled
+	d.wishes = slices.DeleteFunc(d.wishes, func(w *opening) bool { return w == o })
 	if d.count[o.key.door]--; d.count[o.key.door] == 0 {
 		delete(d.count, o.key.door)
 		delete(d.turn, o.key.door)
@@ -480,26 +835,150 @@ func (d *Doors) logOutcome(now time.Duration, door string, out Outcome) {
 	d.printf(now, door, "%s: command took %v", door, out.Took.Round(time.Millisecond))
 }
 
-// closeAll closes every door at once. A start command that has not begun will not; one that runs is ended first.
+// closeAll closes every door at once.
 func (d *Doors) closeAll(now time.Duration) {
 	d.closing = true
-	d.queue = slices.DeleteFunc(d.queue, func(j *job) bool {
-		if j.opening.state == starting {
-			d.forget(j.opening)
-			return true
-		}
-		return false
-	})
 	for _, o := range d.open {
-		o.again = false
-		if o.state == opened {
-			d.close(o)
-		}
+		d.shut(now, o)
 	}
-	for j := range d.running {
-		if j.opening.state == starting && j.opening.key.stop != "" {
-			d.terminate(now, j)
+	d.dirty = true
+	d.crash("closing")
+}
+
+// shut closes a door before its time, and reports whether there was something to do. A start command that has not begun
+// will not; one that runs is ended first.
+func (d *Doors) shut(now time.Duration, o *opening) bool {
+	again := o.again
+	o.again = false
+	switch {
+	case o.state == stopping:
+		return again
+	case o.state == opened, o.job == nil:
+		d.close(now, o)
+	case !o.job.runs:
+		d.dequeue(o)
+		d.drop(now, o)
+	case !o.journaled():
+		return false
+	default:
+		if o.inside || o.wish == letIn {
+			d.want(o, shutOut)
 		}
+		d.dirty = true
+		d.terminate(now, o.job)
+	}
+	return true
+}
+
+// drop ends an opening whose start command was not run. It is closed if there is something to close, and else forgotten.
+func (d *Doors) drop(now time.Duration, o *opening) {
+	if o.native() || o.started {
+		d.close(now, o)
+	} else {
+		d.forget(o)
+	}
+}
+
+// answer tells the state of things, or closes doors before their time.
+func (d *Doors) answer(now time.Duration, r Request) Answer {
+	if r.Close {
+		n := 0
+		for _, o := range d.open {
+			if r.wants(o.key.door, o.key.source, o.grant.Link) && d.shut(now, o) {
+				d.printf(now, o.key.door, "%v: %s: closed by hand", o.key.source, o.key.door)
+				n++
+			}
+		}
+		if n == 0 && r.Door != "" {
+			return Answer{Err: fmt.Errorf("door %q is not open%s: sesame status shows which are", r.Door, forWhom(r.Source))}
+		}
+		return Answer{Closing: n}
+	}
+	s := d.about
+	s.Uptime = now - d.began
+	for _, o := range d.open {
+		open := OpenDoor{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Since: now - o.since}
+		switch o.state {
+		case starting:
+			open.State = "opening"
+		case stopping:
+			open.State = "closing"
+		default:
+			open.State, open.ClosesIn = "open", max(o.until-now, 0)
+		}
+		s.Open = append(s.Open, open)
+	}
+	for _, f := range d.givenUp {
+		f.Since = now - f.Since
+		s.Failed = append(s.Failed, f)
+	}
+	s.Counters = d.counters()
+	s.Counters.CommandFailures = d.failures
+	return Answer{Status: s}
+}
+
+func forWhom(source netip.Addr) string {
+	if !source.IsValid() {
+		return ""
+	}
+	return " for " + source.String()
+}
+
+// configure takes up what a reload has changed.
+func (d *Doors) configure(now time.Duration, s doorSettings) {
+	d.about = s.about
+	if s.rules == nil || d.closing {
+		return
+	}
+	d.rules, d.givenUp = *s.rules, nil
+	if s.work != nil {
+		d.work, d.watched = s.work, s.watched
+	}
+	if s.save != nil {
+		d.save, d.dirty = s.save, true
+		d.resume(now, s.recovered)
+	}
+	d.rebuild = d.work != nil
+}
+
+// resume takes up what an earlier daemon has left open: what is overdue, or not known to be open, is closed now, and so
+// is everything from before a reboot, with one try.
+func (d *Doors) resume(now time.Duration, r Recovered) {
+	if r.Damage != "" {
+		d.log.printf("%s", r.Damage)
+	}
+	for _, e := range r.Entries {
+		if !r.Elsewhere && endLeftover(e.Pid, e.Began) {
+			d.log.printf("%s: ended a command of an earlier daemon, process %d", e.Door, e.Pid)
+		}
+		d.crash("resumed")
+		door := &Door{
+			Name: e.Door, OpenPorts: e.Ports, CmdTimeout: e.Until - e.Since,
+			Start: e.Start, Start6: e.Start, Stop: e.Stop, Stop6: e.Stop,
+		}
+		o := &opening{
+			key:   openKey{door: e.Door, start: e.Start, stop: e.Stop, ports: joinKnocks(e.Ports), source: e.Source},
+			grant: Grant{Door: door, Source: e.Source, Link: e.Link},
+			state: opened, since: e.Since, until: e.Until, tries: e.Tries, failed: now, saved: true,
+			started: e.State != Starting || e.Pid != 0, // a start command that was never forked has nothing to stop
+		}
+		if e.Source.IsLinkLocalUnicast() {
+			o.key.link = e.Link
+		}
+		if d.open[o.key] != nil {
+			continue
+		}
+		d.add(o)
+		if !r.Elsewhere && r.Damage == "" && e.State == Open && e.Until > now {
+			o.inside, o.entered = o.native(), o.native()
+			d.log.printf("%v: %s: still open, for %v", e.Source, e.Door, (e.Until - now).Round(time.Second))
+			continue
+		}
+		if r.Elsewhere {
+			o.tries = maxTries - 1
+		}
+		d.log.printf("%v: %s: left open by an earlier daemon: closing it", e.Source, e.Door)
+		d.close(now, o)
 	}
 }
 
@@ -513,5 +992,8 @@ func (d *Doors) abandon() {
 	}
 	for _, j := range d.queue {
 		d.log.printf("%s: command not run: no time was left: %s", j.opening.key.door, j.command.Line)
+	}
+	for _, o := range d.wishes {
+		d.log.printf("%v: %s: not closed within %v: the firewall does not do it", o.key.source, o.key.door, stopDeadline)
 	}
 }

@@ -26,6 +26,58 @@ type doorsTest struct {
 	logged  bytes.Buffer
 	started []string
 	broken  bool // no command can be started
+	full    bool // the journal cannot be written
+	journal []Entry
+	writes  int
+	done    func(error) // ends the work at the firewall
+}
+
+// withFirewall gives the doors a firewall and a journal that only seem to be there. What the firewall is to do stands
+// among the commands that are started.
+func (d *doorsTest) withFirewall() *doorsTest {
+	d.work = func(w wallWork, done func(error)) {
+		d.started = append(d.started, describeWork(w))
+		d.done = done
+	}
+	d.save = func(entries []Entry) error {
+		if d.full {
+			return errors.New("no space left on device")
+		}
+		slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Door+a.Source.String(), b.Door+b.Source.String()) })
+		d.journal = entries
+		d.writes++
+		return nil
+	}
+	return d
+}
+
+// describeWork prints what the firewall is to do, and who is in afterwards.
+func describeWork(w wallWork) string {
+	var in []string
+	for _, p := range w.rules.Open {
+		in = append(in, fmt.Sprintf("%s %v %v", p.Door, p.Source, p.Left))
+	}
+	slices.Sort(in)
+	return []string{"<open", "<close", "<build", "<check", "<flush"}[w.kind] + " " + strings.Join(in, "; ") + ">"
+}
+
+// describeJournal prints what the journal has.
+func describeJournal(entries []Entry) string {
+	var s []string
+	for _, e := range entries {
+		state := []string{"starting", "open", "closing"}[e.State]
+		if e.State == Open {
+			state += " until " + e.Until.String()
+		}
+		if e.Tries > 0 {
+			state += fmt.Sprintf(", %d tries", e.Tries)
+		}
+		if e.Pid != 0 {
+			state += ", runs"
+		}
+		s = append(s, fmt.Sprintf("%s %v %s", e.Door, e.Source, state))
+	}
+	return strings.Join(s, "; ")
 }
 
 func newDoorsTest(t *testing.T, config string) *doorsTest {
@@ -84,6 +136,10 @@ func (d *doorsTest) run(script string) {
 			if at := d.next(now); at != math.MaxInt64 {
 				got = at.String()
 			}
+		case "drop":
+			d.logged.Reset()
+		case "journal":
+			got = describeJournal(d.journal)
 		case "log":
 			got = strings.ReplaceAll(strings.TrimSpace(d.logged.String()), "\n", " | ")
 			d.logged.Reset()
@@ -100,6 +156,20 @@ func (d *doorsTest) run(script string) {
 				d.end(now, d.job(arg), Outcome{Signal: syscall.SIGKILL})
 			case "close":
 				d.closeAll(now)
+			case "flush":
+				d.flushing.Store(true)
+				d.closeAll(now)
+			case "worked", "failed", "right":
+				d.done(map[string]error{"failed": errors.New("no such chain"), "right": errPutRight}[words[1]])
+				d.workEnded(now, <-d.worked)
+			case "changed":
+				d.checkAt, d.told = now+checkAfter, true
+			case "full", "room":
+				d.full = words[1] == "full"
+			case "shut": // as sesame close does
+				for _, o := range d.open {
+					d.shut(now, o)
+				}
 			case "broken", "mended":
 				d.broken = words[1] == "broken"
 			case "tick":
@@ -132,12 +202,15 @@ func (d *doorsTest) check(now time.Duration) {
 	}
 	for key, o := range d.open {
 		count[key.door]++
-		want := 1
-		if o.state == opened {
-			want = 0
+		tasks := jobs[o]
+		if (tasks > 0) != (o.job != nil) || (o.wish != settled) != slices.Contains(d.wishes, o) {
+			d.t.Errorf("at %v: %v: %d commands and %d wishes, and it knows of others", now, key, tasks, o.wish)
 		}
-		if jobs[o] != want || o.key != key {
-			d.t.Errorf("at %v: %v in state %d has %d commands, want %d", now, key, o.state, jobs[o], want)
+		if o.wish != settled {
+			tasks++
+		}
+		if (tasks == 0) != (o.state == opened) && !o.native() || tasks > 2 || o.key != key {
+			d.t.Errorf("at %v: %v in state %d waits for %d things", now, key, o.state, tasks)
 		}
 		delete(jobs, o)
 	}
@@ -340,20 +413,40 @@ func TestDoors(t *testing.T) {
 			+1.1s tick                => close 192.0.2.7
 			+1.1s fail close 192.0.2.7 =>
 			+2s   tick                =>`},
-		{"a stop command that fails is closed as far as it goes", a, `
-			+0s   grant a 192.0.2.7   => open 192.0.2.7
-			+0s   end open 192.0.2.7  =>
-			+10s  tick                => close 192.0.2.7
-			+10s  fail close 192.0.2.7 =>
-			+10s  next                => never`},
-		{"a stop command that somebody else ends is run again", a, `
-			+0s   grant a 192.0.2.7   => open 192.0.2.7
-			+0s   end open 192.0.2.7  =>
-			+10s  tick                => close 192.0.2.7
-			+11s  killed close 192.0.2.7 =>
-			+12s  tick                => close 192.0.2.7
-			+13s  killed close 192.0.2.7 =>
-			+13s  next                => never`},
+		{"a stop command that fails is tried again, with growing pauses, and given up", a, `
+			+0s    grant a 192.0.2.7   => open 192.0.2.7
+			+0s    end open 192.0.2.7  =>
+			+10s   tick                => close 192.0.2.7
+			+10s   fail close 192.0.2.7 =>
+			+10s   next                => 11s
+			+11s   tick                => close 192.0.2.7
+			+11s   killed close 192.0.2.7 =>
+			+16s   tick                => close 192.0.2.7
+			+16s   fail close 192.0.2.7 =>
+			+46s   tick                => close 192.0.2.7
+			+46s   fail close 192.0.2.7 =>
+			+166s  tick                => close 192.0.2.7
+			+166s  fail close 192.0.2.7 =>
+			+466s  tick                => close 192.0.2.7
+			+466s  fail close 192.0.2.7 =>
+			+1066s tick                => close 192.0.2.7
+			+1066s fail close 192.0.2.7 =>
+			+2266s tick                => close 192.0.2.7
+			+2266s drop
+			+2266s fail close 192.0.2.7 =>
+			+2266s log                 => a: command returned non-zero status code (1) | a: command took 0s | 192.0.2.7: a: closing it has failed 8 times, the last time with status 1: given up
+			+2266s next                => never`},
+		{"knocking again while a closing that has failed waits", a, `
+			+0s    grant a 192.0.2.7   => open 192.0.2.7
+			+0s    end open 192.0.2.7  =>
+			+10s   tick                => close 192.0.2.7
+			+10s   fail close 192.0.2.7 =>
+			+10.5s grant a 192.0.2.7   => open 192.0.2.7
+			+11s   end open 192.0.2.7  =>
+			+20s   tick                =>
+			+21s   tick                => close 192.0.2.7
+			+21s   end close 192.0.2.7 =>
+			+21s   next                => never`},
 		{"the doors take turns, and closing goes first", a + b + c, `
 			+0s    grant a 192.0.2.7  => open 192.0.2.7
 			+0s    end open 192.0.2.7 =>
@@ -371,6 +464,292 @@ func TestDoors(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) { newDoorsTest(t, test.config).run(test.script) })
+	}
+}
+
+// TestDoorsNative has doors that the firewall opens, and a journal.
+func TestDoorsNative(t *testing.T) {
+	const (
+		n = "[n] Open_Ports = 22, 53:udp | Cmd_Timeout = 10\n"
+		b = "[b] Open_Ports = 80 | Cmd_Timeout = 20 | Start_Command = start | Stop_Command = stop\n"
+		c = "[c] Start_Command = open | Stop_Command = shut | Cmd_Timeout = 10\n"
+		o = "[o] Start_Command = once\n"
+	)
+	tests := []struct{ name, config, script string }{
+		{"open and close", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+0s   journal           => n 192.0.2.7 starting
+			+1s   worked            =>
+			+1s   journal           => n 192.0.2.7 open until 10s
+			+1s   log               => 192.0.2.7: n: open for 10s: 22:tcp,53:udp
+			+10s  tick              => <close >
+			+11s  worked            =>
+			+11s  journal           =>
+			+11s  log               => 192.0.2.7: n: command timeout | 192.0.2.7: n: closed`},
+		{"knocking again adds time", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+1s   worked            =>
+			+5s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+6s   grant n 192.0.2.7 =>
+			+6s   journal           => n 192.0.2.7 open until 16s
+			+7s   worked            => <open n 192.0.2.7 9s>
+			+8s   worked            =>
+			+16s  tick              => <close >`},
+		{"many at once", n, `
+			+0s   grant n 192.0.2.1 => <open n 192.0.2.1 10s>
+			+0s   grant n 192.0.2.2 =>
+			+0s   grant n 192.0.2.3 =>
+			+0s   grant n 192.0.2.4 =>
+			+0s   grant n 192.0.2.5 =>
+			+0s   grant n 192.0.2.6 =>
+			+1s   worked            => <build n 192.0.2.1 9s; n 192.0.2.2 10s; n 192.0.2.3 10s; n 192.0.2.4 10s; n 192.0.2.5 10s; n 192.0.2.6 10s>
+			+1s   worked            =>
+			+10s  tick              => <close n 192.0.2.2 1s; n 192.0.2.3 1s; n 192.0.2.4 1s; n 192.0.2.5 1s; n 192.0.2.6 1s>`},
+		{"with commands", b, `
+			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
+			+1s   worked            => start
+			+1s   journal           => b 192.0.2.7 starting, runs
+			+2s   end start         =>
+			+2s   journal           => b 192.0.2.7 open until 20s
+			+20s  tick              => stop, <close >
+			+21s  end stop          =>
+			+21s  journal           => b 192.0.2.7 closing
+			+22s  worked            =>
+			+22s  journal           =>`},
+		{"what the firewall does not do is not opened", n + b, `
+			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
+			+1s   failed            => <close >
+			+1s   log               => firewall: no such chain | 192.0.2.7: b: not opened: the firewall does not do it
+			+1s   journal           => b 192.0.2.7 closing
+			+1s   worked            =>
+			+1s   journal           =>
+			+1s   next              => 11s`},
+		{"a native door closes in time although its start command runs on", "[s] Open_Ports = 22 | Cmd_Timeout = 10 | Start_Command = hang\n", `
+			+0s   grant s 192.0.2.7 => <open s 192.0.2.7 10s>
+			+0s   worked            => hang
+			+5s   grant s 192.0.2.7 => <open s 192.0.2.7 10s>
+			+5s   worked            =>
+			+5s   next              => 15s
+			+15s  tick              => <close >
+			+15s  journal           => s 192.0.2.7 closing, runs
+			+15s  worked            =>
+			+16s  end hang          =>
+			+16s  journal           =>
+			+16s  next              => never`},
+		{"a closing that failed is not lost by another knock", c, `
+			+0s   grant c 192.0.2.7 => open
+			+0s   end open          =>
+			+10s  tick              => shut
+			+10s  fail shut         =>
+			+10s  full              =>
+			+10.1s grant c 192.0.2.7 => open
+			+10.2s end open         => shut
+			+10.3s end shut         =>
+			+11s  room              =>
+			+12s  tick              =>
+			+12s  journal           =>`},
+		{"nor by the end", c + o, `
+			+0s   grant c 192.0.2.7 => open
+			+0s   end open          =>
+			+10s  tick              => shut
+			+10s  fail shut         =>
+			+10s  grant o 192.0.2.8 => once
+			+10s  grant c 192.0.2.7 =>
+			+10s  journal           => c 192.0.2.7 closing
+			+10s  close             =>
+			+10.3s tick             => shut`},
+		{"knocking every moment does not add time every moment", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+0s   worked            =>
+			+0.5s grant n 192.0.2.7 =>
+			+0.9s grant n 192.0.2.7 =>
+			+1s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>`},
+		{"closed by hand while it waits to be opened anew", c, `
+			+0s   grant c 192.0.2.7 => open
+			+0s   end open          =>
+			+10s  tick              => shut
+			+10s  grant c 192.0.2.7 =>
+			+10s  shut              =>
+			+10s  end shut          =>
+			+10s  next              => never`},
+
+		{"a closing that the firewall does not do is tried again", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+0s   worked            =>
+			+10s  tick              => <close >
+			+10s  failed            =>
+			+10s  journal           => n 192.0.2.7 closing, 1 tries
+			+11s  tick              => <close >
+			+12s  worked            =>
+			+12s  journal           =>`},
+		{"somebody changes the firewall", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+1s   worked            =>
+			+2s   changed           =>
+			+2.1s changed           =>
+			+2.3s tick              => <check n 192.0.2.7 7.7s>
+			+2.3s failed            =>
+			+3s   next              => 10s`},
+		{"no room for the journal", n + c + o, `
+			+0s   full              =>
+			+0s   grant n 192.0.2.7 =>
+			+0s   log               => no space left on device | 192.0.2.7: n: not opened: what closes it cannot be written down
+			+0s   next              => 1s
+			+0s   grant c 192.0.2.7 => open
+			+0s   end open          =>
+			+0s   log               => c: running command: open | no space left on device | 192.0.2.7: c: not opened: what closes it cannot be written down
+			+0s   grant o 192.0.2.7 => once
+			+0s   end once          =>
+			+1s   room              =>
+			+1s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+1s   worked            =>
+			+2s   full              =>
+			+11s  tick              => <close >
+			+11s  worked            =>
+			+11s  next              => 12s
+			+11s  journal           => n 192.0.2.7 open until 11s
+			+12s  room              =>
+			+12s  journal           =>`},
+		{"what closes is run without the journal, too", c, `
+			+0s   grant c 192.0.2.7 => open
+			+1s   end open          =>
+			+2s   full              =>
+			+11s  tick              => shut
+			+12s  end shut          =>
+			+13s  room              =>
+			+13s  journal           =>`},
+		{"closed by hand, and killed then: it is not taken up", c, `
+			+0s   grant c 192.0.2.7 => open
+			+0s   end open          =>
+			+1s   shut              => shut
+			+1s   journal           => c 192.0.2.7 closing, runs`},
+		{"all close", n + b + c, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+0s   worked            =>
+			+0s   grant b 192.0.2.8 => <open b 192.0.2.8 20s; n 192.0.2.7 10s>
+			+1s   close             =>
+			+1s   grant n 192.0.2.9 =>
+			+1s   worked            => <close >
+			+1s   worked            => <close >
+			+1s   worked            =>
+			+1s   journal           =>`},
+		{"all close at once", n, `
+			+0s   grant n 192.0.2.1 => <open n 192.0.2.1 10s>
+			+0s   worked            =>
+			+1s   close             => <close >
+			+1s   worked            =>
+			+1s   next              => never`},
+		{"flushed", n, `
+			+0s   grant n 192.0.2.1 => <open n 192.0.2.1 10s>
+			+0s   worked            =>
+			+0s   grant n 192.0.2.2 => <open n 192.0.2.1 10s; n 192.0.2.2 10s>
+			+1s   flush             =>
+			+1s   worked            => <flush >
+			+1s   changed           =>
+			+1s   failed            =>
+			+1.1s tick              => <flush >
+			+1.2s worked            =>
+			+2s   next              => never
+			+2s   journal           =>`},
+		{"flushed while a start command runs", b, `
+			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
+			+0s   worked            => start
+			+1s   flush             => <flush >
+			+1s   worked            =>
+			+2s   end start         => stop
+			+3s   end stop          =>
+			+3s   journal           =>`},
+		{"a change is looked at before more is opened", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+0s   worked            =>
+			+1s   changed           =>
+			+1.1s grant n 192.0.2.8 => <open n 192.0.2.7 8.9s; n 192.0.2.8 10s>
+			+1.2s grant n 192.0.2.9 =>
+			+1.3s worked            => <check n 192.0.2.7 8.7s; n 192.0.2.8 9.8s>
+			+1.3s right             => <open n 192.0.2.7 8.7s; n 192.0.2.8 9.8s; n 192.0.2.9 10s>`},
+
+		{"a closing that fails when all close is left to the next daemon", c, `
+			+0s   grant c 192.0.2.7 => open
+			+0s   end open          =>
+			+1s   close             => shut
+			+1s   fail shut         =>
+			+1.1s tick              => shut
+			+1.1s fail shut         =>
+			+1.1s journal           => c 192.0.2.7 closing, 2 tries`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDoorsTest(t, test.config).withFirewall()
+			d.watched = true
+			d.run(test.script)
+		})
+	}
+}
+
+// TestDoorsResume takes up what an earlier daemon has left.
+func TestDoorsResume(t *testing.T) {
+	entry := func(source string, state EntryState, until time.Duration) Entry {
+		return Entry{Door: "c", Source: netip.MustParseAddr(source), State: state, Until: until, Start: "open", Stop: "shut %IP%"}
+	}
+	native := Entry{Door: "n", Source: netip.MustParseAddr("192.0.2.9"), State: Open, Since: 5 * time.Second, Until: 30 * time.Second, Ports: []Knock{{22, tcp}}}
+	overdue := native
+	overdue.Source, overdue.Until = netip.MustParseAddr("192.0.2.10"), time.Second
+	ran := entry("192.0.2.3", Starting, 30*time.Second)
+	ran.Pid, ran.Began = noProcess, 1
+	left := []Entry{
+		entry("192.0.2.1", Open, 30*time.Second), entry("192.0.2.2", Open, 9*time.Second), ran,
+		entry("192.0.2.11", Starting, 30*time.Second), // its command never was a process: there is nothing to stop
+		entry("192.0.2.4", Closing, 30*time.Second), native, overdue, native,
+	}
+	resumed := func(r Recovered) *doorsTest {
+		d := newDoorsTest(t, "").withFirewall()
+		d.watched = true
+		d.resume(10*time.Second, r)
+		return d
+	}
+	stops := func(d *doorsTest) string {
+		var all []string
+		for len(d.queue) > 0 {
+			d.started = nil
+			d.tick(20 * time.Second)
+			all = append(all, d.started...)
+			for j := range d.running {
+				d.end(20*time.Second, j, Outcome{})
+			}
+		}
+		d.tick(20 * time.Second)
+		slices.Sort(all)
+		return strings.Join(all, ", ")
+	}
+	d := resumed(Recovered{Entries: left})
+	if got, want := describeWork(wallWork{kind: workBuild, rules: d.ruleset(10*time.Second, nil)}), "<build n 192.0.2.9 20s>"; got != want {
+		t.Errorf("firewall: got %s, want %s", got, want)
+	}
+	if got, want := stops(d), "shut 192.0.2.2, shut 192.0.2.3, shut 192.0.2.4"; got != want {
+		t.Errorf("closed: got %q, want %q", got, want)
+	}
+	d.run(`
+		+20s journal => c 192.0.2.1 open until 30s; n 192.0.2.9 open until 30s
+		+30s tick    => shut 192.0.2.1, <close >`)
+
+	for name, r := range map[string]Recovered{"after a reboot": {Entries: left, Elsewhere: true}, "damaged": {Entries: left, Damage: "line 3"}} {
+		d := resumed(r)
+		if got, want := stops(d), "shut 192.0.2.1, shut 192.0.2.2, shut 192.0.2.3, shut 192.0.2.4"; got != want {
+			t.Errorf("%s: closed: got %q, want %q", name, got, want)
+		}
+		if len(d.open) > 0 || len(d.ruleset(0, nil).Open) > 0 {
+			t.Errorf("%s: still open: %v", name, d.open)
+		}
+	}
+	// After a reboot there is one try.
+	d = resumed(Recovered{Entries: left[:1], Elsewhere: true})
+	d.run(`
+		+20s tick                => shut 192.0.2.1
+		+20s fail shut 192.0.2.1 =>
+		+20s next                => never
+		+20s journal             =>`)
+	if len(d.givenUp) != 1 {
+		t.Errorf("given up: got %v, want one", d.givenUp)
 	}
 }
 

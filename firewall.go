@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 )
@@ -153,11 +154,9 @@ func prefixes(all []netip.Prefix, is4 bool) (kept []netip.Prefix) {
 			kept = append(kept, p)
 		}
 	}
-	slices.SortFunc(kept, func(a, b netip.Prefix) int {
-		if c := a.Addr().Compare(b.Addr()); c != 0 {
-			return c
-		}
-		return a.Bits() - b.Bits()
+	sort.Slice(kept, func(i, j int) bool {
+		c := kept[i].Addr().Compare(kept[j].Addr())
+		return c < 0 || c == 0 && kept[i].Bits() < kept[j].Bits()
 	})
 	// Two prefixes are apart, or one contains the other and comes before it.
 	n := 0

@@ -9,7 +9,7 @@ import (
 // option is one command-line option in the manner of getopt_long(3), which knock and knockd use: short ones may be
 // joined (-vd100), options may come after positional arguments, and long names may be shortened while unambiguous.
 type option struct {
-	short byte
+	short byte // 0: it has no short name
 	long  string
 	arg   string // the name of its argument in the help, or "" for none
 	help  string
@@ -96,7 +96,7 @@ func getopt(args []string, opts []option) (rest []string, err error) {
 
 func shortOption(c byte, opts []option) (option, bool) {
 	for _, o := range opts {
-		if o.short == c {
+		if o.short == c && c != 0 {
 			return o, true
 		}
 	}
@@ -130,6 +130,10 @@ func printOptions(w io.Writer, opts []option) {
 		if o.arg != "" {
 			long += "=" + o.arg
 		}
-		fmt.Fprintf(w, "  -%c, %-24s %s\n", o.short, long, o.help)
+		short := "   "
+		if o.short != 0 {
+			short = fmt.Sprintf("-%c,", o.short)
+		}
+		fmt.Fprintf(w, "  %s %-24s %s\n", short, long, o.help)
 	}
 }

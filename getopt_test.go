@@ -30,6 +30,7 @@ func TestGetopt(t *testing.T) {
 		{"behind -- among the arguments", "host -- -v", "| host -v"},
 		{"second --", "-- --", "| --"},
 		{"lone -", "- -v", "verbose | -"},
+		{"without a short name", "--all --al", "all all |"},
 
 		{"help", "-h", "help asked for"},
 		{"help among others", "-vh --unknown", "help asked for"},
@@ -42,6 +43,7 @@ func TestGetopt(t *testing.T) {
 		{"misspelt with a value", "--dleay=5", `unknown option "--dleay" (did you mean delay?)`},
 		{"unknown short", "-vx", `unknown option "-x"`},
 		{"digit", "-4", `unknown option "-4"`},
+		{"NUL", "-\x00", `unknown option "-\x00"`},
 		{"no value", "host --delay", `option --delay needs a value: --delay=MS`},
 		{"no value for a shortened one", "--del", `option --delay needs a value: --delay=MS`},
 		{"no value for a short one", "-vd", `option -d needs a value: -d MS`},
@@ -68,6 +70,7 @@ func TestGetopt(t *testing.T) {
 				{'D', "debug", "", "", note("debug")},
 				{'l', "log", "", "", note("log")},
 				{'g', "logfile", "FILE", "", note("logfile=")},
+				{0, "all", "", "", note("all")},
 			}, helpOptions()...)
 			var args []string
 			if test.in != "" {
@@ -90,8 +93,8 @@ func TestGetopt(t *testing.T) {
 
 func TestPrintOptions(t *testing.T) {
 	var got strings.Builder
-	printOptions(&got, []option{{'d', "delay", "MS", "wait", nil}, {'v', "verbose", "", "say more", nil}})
-	want := "  -d, --delay=MS               wait\n  -v, --verbose                say more\n"
+	printOptions(&got, []option{{'d', "delay", "MS", "wait", nil}, {'v', "verbose", "", "say more", nil}, {0, "json", "", "for programs", nil}})
+	want := "  -d, --delay=MS               wait\n  -v, --verbose                say more\n      --json                   for programs\n"
 	if got.String() != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got.String(), want)
 	}

@@ -3,10 +3,17 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
+
+// inspectLimit is how long one command may take to look at the firewall. Who holds its lock for ever must not hold up
+// everything.
+const inspectLimit = 5 * time.Second
 
 // Inspection is what the host's firewall looks like.
 type Inspection struct {
@@ -15,6 +22,7 @@ type Inspection struct {
 	NFTError error  // nft is not there or does not work
 	Tools    []Tool // each iptables that works, the usual one of a family first
 	NoIPv6   bool   // the host has no IPv6
+	Unknown  error  // of a tool that works the rules could not be read now
 }
 
 // Tool is one iptables of a host.
@@ -24,9 +32,29 @@ type Tool struct {
 	Rules  string // of iptables -S
 }
 
+// inspectHost looks at the firewall of this host.
+func inspectHost() Inspection {
+	return inspect(func(argv ...string) (string, error) {
+		stdout, stderr, err := execute(argv, "", inspectLimit)
+		return stdout + stderr, err
+	}, func(name string) string {
+		text, _ := os.ReadFile(name)
+		return string(text)
+	})
+}
+
 // inspect looks at the firewall by commands that change no rule. run returns what a command has printed, on standard
 // error too; an error, if its exit status is not 0. file returns what stands in a file; "", if there is none.
-func inspect(run func(argv ...string) (string, error), file func(name string) string) (in Inspection) {
+func inspect(ask func(argv ...string) (string, error), file func(name string) string) (in Inspection) {
+	run := func(argv ...string) (string, error) {
+		out, err := ask(argv...)
+		var exit *exec.ExitError
+		// iptables(8): 4 is for a resource that is not to be had, such as the lock.
+		if errors.Is(err, errTooLong) || errors.Is(err, errTooMuch) || errors.As(err, &exit) && exit.ExitCode() == 4 {
+			in.Unknown = err
+		}
+		return out, err
+	}
 	if in.NFT, in.NFTError = run("nft", "-a", "-s", "-t", "list", "ruleset"); in.NFTError != nil {
 		in.NFT, in.NFTError = run("nft", "-a", "list", "ruleset") // before 0.9.1
 	}
@@ -50,6 +78,30 @@ func inspect(run func(argv ...string) (string, error), file func(name string) st
 		}
 	}
 	return in
+}
+
+// answers returns an error if something that a firewall in use is made of has not answered.
+func (in Inspection) answers(used Firewall) error {
+	var tools []iptables
+	switch f := used.(type) {
+	case iptablesFirewall:
+		tools = f.tools
+	case nftFirewall:
+		for _, c := range f.accepts {
+			if c.tool.name != "" {
+				tools = append(tools, c.tool)
+			}
+		}
+		if in.NFTError != nil {
+			return fmt.Errorf("nft does not answer: %w", in.NFTError)
+		}
+	}
+	for _, t := range tools {
+		if !slices.ContainsFunc(in.Tools, func(known Tool) bool { return known.name == t.name }) {
+			return fmt.Errorf("%s does not answer", t.name)
+		}
+	}
+	return nil
 }
 
 func inspectTool(run func(argv ...string) (string, error), name string) (t Tool, ok bool) {
@@ -257,6 +309,8 @@ func chooseFirewall(option string, in Inspection, mark uint32) (c Choice, err er
 	}
 	tools, agree := in.toolsFor(ipt)
 	switch {
+	case in.Unknown != nil:
+		return c, fmt.Errorf("reading the firewall's rules: %w", in.Unknown)
 	case in.NFTError != nil && len(tools) == 0:
 		return c, errors.New("neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)")
 	case option == "nft" && in.NFTError != nil:

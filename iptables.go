@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -54,9 +55,10 @@ func (f iptablesFirewall) build(r Ruleset) (calls []Call) {
 	const enterAgain = "-D INPUT -j " + ourChain + "\n" + enter
 	for _, t := range f.tools {
 		calls = append(calls, Call{
-			Unless: t.argv("-C INPUT -j " + ourChain),
-			Argv:   t.restore(),
-			Input:  tableFilter(empty + enter),
+			Unless:    t.argv("-C INPUT -j " + ourChain),
+			Argv:      t.restore(),
+			Input:     tableFilter(empty + inChain("-A", t.rules(r, true)) + enter),
+			Otherwise: tableFilter(empty + inChain("-A", t.rules(r, false)) + enter),
 		}, Call{
 			Argv:      t.restore(),
 			Input:     tableFilter(empty + inChain("-A", t.rules(r, true)) + enterAgain),
@@ -66,9 +68,9 @@ func (f iptablesFirewall) build(r Ruleset) (calls []Call) {
 	return calls
 }
 
-func (f iptablesFirewall) open(p Pass, _ []Pass) (calls []Call) {
+func (f iptablesFirewall) open(p Pass, others []Pass) (calls []Call) {
 	for _, t := range f.tools {
-		if rules := t.passRules(p); rules != nil {
+		if rules := t.ownRules(p, others); len(rules) > 0 {
 			calls = append(calls, Call{
 				Unless: t.argv("-C " + ourChain + " " + rules[0]), // it stands for all: they have come together
 				Argv:   t.restore(),
@@ -79,9 +81,9 @@ func (f iptablesFirewall) open(p Pass, _ []Pass) (calls []Call) {
 	return calls
 }
 
-func (f iptablesFirewall) close(p Pass, _ []Pass) (calls []Call) {
+func (f iptablesFirewall) close(p Pass, others []Pass) (calls []Call) {
 	for _, t := range f.tools {
-		if rules := t.passRules(p); rules != nil {
+		if rules := t.ownRules(p, others); len(rules) > 0 {
 			calls = append(calls, Call{Argv: t.restore(), Input: tableFilter(inChain("-D", rules))})
 		}
 	}
@@ -171,6 +173,13 @@ func (t iptables) passRules(p Pass) (rules []string) {
 	return rules
 }
 
+// ownRules are those rules of a pass that none of the others has too, as another opening of the same door may.
+func (t iptables) ownRules(p Pass, others []Pass) []string {
+	return slices.DeleteFunc(t.passRules(p), func(rule string) bool {
+		return slices.ContainsFunc(others, func(o Pass) bool { return slices.Contains(t.passRules(o), rule) })
+	})
+}
+
 // rule is a rule in the form and order of words in which iptables -S prints it.
 func rule(from string, k Knock, more, comment, target string) string {
 	return fmt.Sprintf(`%s-p %v -m %v --dport %d%s -m comment --comment "%s" -j %s`, from, k.Proto, k.Proto, k.Port, more, comment, target)
@@ -209,6 +218,6 @@ func essence(rules string) string {
 		}
 		lines = append(lines, kept)
 	}
-	slices.Sort(lines)
+	sort.Slice(lines, func(i, j int) bool { return lines[i] < lines[j] })
 	return strings.Join(lines, "\n")
 }

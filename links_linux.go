@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sort"
 	"strings"
 	"syscall"
 
@@ -99,12 +100,12 @@ func listenedOn(links map[int]*Link, names []string) (on []*Link, err error) {
 		}
 		exist = append(exist, l.Name)
 	}
-	slices.Sort(exist)
+	sort.Slice(exist, func(i, j int) bool { return exist[i] < exist[j] })
 	for _, name := range names {
 		if !slices.Contains(exist, name) {
 			return nil, fmt.Errorf("there is no interface %q: there are %s", name, strings.Join(exist, ", "))
 		}
 	}
-	slices.SortFunc(on, func(a, b *Link) int { return a.Index - b.Index })
+	sort.Slice(on, func(i, j int) bool { return on[i].Index < on[j].Index })
 	return on, nil
 }

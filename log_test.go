@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -398,7 +399,9 @@ func TestLogNamesOfMany(t *testing.T) {
 	var out lines
 	l := Log{out: &out}
 	asked := make(chan string)
+	var begun atomic.Int32
 	l.names = newNames(bootTime, func(_ context.Context, addr string) ([]string, error) {
+		begun.Add(1)
 		asked <- addr
 		return []string{"name.of." + addr}, nil
 	})
@@ -407,7 +410,7 @@ func TestLogNamesOfMany(t *testing.T) {
 	const strangers = 500
 	for i := range strangers {
 		l.printf("%v: a: Stage 1", addr(i))
-		for i == 0 && len(l.queue) > 0 {
+		for i == 0 && begun.Load() == 0 {
 			runtime.Gosched()
 		}
 	}

@@ -3,7 +3,10 @@
 //
 //	sesame serve [options]               watch for knocks; the same when the file is called knockd
 //	sesame knock [options] HOST PORT ... knock; the same when the file is called knock
+//	sesame status [-s PATH] [--json]     show what is open, and how the daemon does
+//	sesame close DOOR|--all [ADDRESS]    close doors before their time
 //	sesame check [-v] [-c FILE]          read a configuration and say what is wrong with it
+//	sesame flush [-c FILE]               close what a stopped daemon has left, and leave no trace in the firewall
 //	sesame demo                          show a hidden port open and close, in a network of its own
 //	sesame version                       print the version
 //	sesame help [COMMAND]                print the options of a command
@@ -11,7 +14,8 @@
 // The configuration is knockd's (/etc/knockd.conf), and so are the options and the log lines.
 //
 // A packet goes down one line: capture_linux.go takes it from the kernel, packet.go parses it into a Hit, matcher.go
-// says which doors it advances or opens, doors.go keeps what is open, and command.go runs the door's commands. The
+// says which doors it advances or opens, doors.go keeps what is open, journal.go has it on the disk, wall.go has the
+// firewall do it (iptables.go, nft.go), and command.go runs the door's commands. status.go and control.go show it. The
 // reader goroutine (reader.go) owns capture and matcher, the doors goroutine (doors.go) what is open; grants cross one
 // channel. Neither waits for the log, whose goroutine writes the lines (log.go). serve.go starts them, follows signals,
 // and gives the reader new plans: after a reload, and when a one-time sequence was used (onetime.go).
@@ -40,9 +44,19 @@ type env struct {
 	name           string // what the program is called by, without its folder
 	stdout, stderr io.Writer
 	now            func() time.Duration // monotonic
+	date           func() time.Time     // of the wall clock, which may jump: for people alone
+	stateDir       string               // for the journal, where the configuration names none
+	socket         string               // for status and close, where -s names none
+	crash          func(point string)   // told how far things are; a test may end the daemon there
 }
 
-func realEnv() env { return env{stdout: os.Stdout, stderr: os.Stderr, now: bootTime} }
+func realEnv() env {
+	return env{
+		stdout: os.Stdout, stderr: os.Stderr, now: bootTime, date: time.Now,
+		stateDir: "/var/lib/sesame", socket: defaultControl,
+		crash: func(string) {},
+	}
+}
 
 // subcommand is one row of the table that main goes by.
 type subcommand struct {
@@ -61,8 +75,14 @@ func subcommands() []subcommand {
 			func() []option { return new(serveOptions).options() }, serve},
 		{"knock", "knock", "[options] HOST PORT[:tcp|:udp] ...", "knock on a host's ports",
 			func() []option { return new(knockOptions).options() }, knock},
+		{"status", "", "[-s PATH] [--json]", "show what is open, and how the daemon does",
+			func() []option { return new(statusOptions).options() }, showStatus},
+		{"close", "", "[-s PATH] DOOR|--all [ADDRESS]", "close doors before their time",
+			func() []option { return new(closeOptions).options() }, closeDoors},
 		{"check", "", "[-v] [-c FILE]", "read a configuration and say what is wrong with it",
 			func() []option { return new(checkOptions).options() }, check},
+		{"flush", "", "[-c FILE]", "close all that a stopped daemon has left open, and leave no trace in the firewall",
+			func() []option { return new(flushOptions).options() }, flushAll},
 		{"demo", "", "", "show a hidden port open and close, in a network of its own", helpOptions, demo},
 		{"version", "", "", "print the version", helpOptions, showVersion},
 		{"help", "", "[COMMAND]", "print the options of a command", helpOptions, help},

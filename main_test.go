@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -12,9 +14,44 @@ import (
 // TestMain lets the test binary be the program itself, for tests that need it as a process.
 func TestMain(m *testing.M) {
 	if os.Getenv("SESAME_TEST_RUN") == "1" {
-		os.Exit(run(realEnv(), os.Args))
+		os.Exit(run(childEnv(), os.Args))
 	}
-	os.Exit(m.Run())
+	root, err := os.MkdirTemp("", "sesame-test-")
+	if err != nil {
+		panic(err)
+	}
+	_ = os.Setenv("SESAME_TEST_ROOT", root)
+	_ = os.Chmod(root, 0o777) // some run as nobody
+	status := m.Run()
+	_ = os.RemoveAll(root)
+	os.Exit(status)
+}
+
+// childEnv is the outside world of the program as a process of its own: with folders of its own, and killed where the
+// test wants it to be, at SESAME_TEST_CRASH=POINT:N the N-th time that it comes to POINT.
+func childEnv() env {
+	e := realEnv()
+	own := filepath.Join(os.Getenv("SESAME_TEST_ROOT"), strconv.FormatInt(time.Now().UnixNano(), 36)) // process numbers come again
+	e.stateDir, e.socket = own+"-state", own+"-control/socket"
+	if os.Getenv("SESAME_TEST_CLOCK") == "jumps" { // a year back and forth, with each look at it
+		years := 1
+		e.date = func() time.Time {
+			years = -years
+			return time.Now().AddDate(years, 0, 0)
+		}
+	}
+	wanted, times, _ := strings.Cut(os.Getenv("SESAME_TEST_CRASH"), ":")
+	left, _ := strconv.Atoi(times)
+	e.crash = func(point string) {
+		if point != wanted {
+			return
+		}
+		if left--; left == 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	return e
 }
 
 // output is what a run of the program leaves.
@@ -50,7 +87,11 @@ func TestHelpOfEachCommand(t *testing.T) {
 				}
 				want := []string{strings.TrimSpace("usage: sesame "+c.name+" "+c.usage) + "\n", c.help}
 				for _, o := range c.opts() {
-					want = append(want, "  -"+string(o.short)+", --"+o.long)
+					if o.short == 0 {
+						want = append(want, "      --"+o.long)
+					} else {
+						want = append(want, "  -"+string(o.short)+", --"+o.long)
+					}
 				}
 				for _, w := range want {
 					if !strings.Contains(got.stdout, w) {

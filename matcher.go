@@ -1,11 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"hash/maphash"
 	"math"
 	"math/bits"
-	"slices"
+	"sort"
 	"time"
 )
 
@@ -60,7 +59,10 @@ type attempt struct {
 type links struct{ prev, next int32 }
 
 // queue is a list of attempts through one of their links.
-type queue struct{ head, tail int32 }
+type queue struct {
+	head, tail int32
+	n          int // how many are in it
+}
 
 // StepKind says what a hit did to an attempt.
 type StepKind uint8
@@ -124,7 +126,7 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 		byFirst: map[Knock][]uint32{},
 		cooling: make([]time.Duration, len(doors)),
 		looked:  make([]uint64, len(doors)),
-		cheap:   queue{none, none},
+		cheap:   queue{none, none, 0},
 		seed:    maphash.MakeSeed(),
 		buckets: make([]int32, 1<<bits.Len(uint(bound-1))),
 		// Pages that no attempt has touched take no memory.
@@ -160,7 +162,7 @@ func (m *Matcher) queueFor(timeout time.Duration) uint8 {
 	}
 	if len(m.timeouts) < math.MaxUint8 {
 		m.timeouts = append(m.timeouts, timeout)
-		m.byEnd = append(m.byEnd, queue{none, none})
+		m.byEnd = append(m.byEnd, queue{none, none, 0})
 	}
 	return uint8(len(m.timeouts) - 1)
 }
@@ -227,14 +229,20 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 		}
 	}
 	if len(m.steps) > 1 {
-		slices.SortStableFunc(m.steps, Step.compare)
+		sort.Stable((*stepOrder)(m))
 	}
 	return m.steps
 }
 
-// compare puts steps in the order in which their attempts were begun, and the doors stand in the configuration.
-func (s Step) compare(o Step) int {
-	return cmp.Or(cmp.Compare(s.began, o.began), cmp.Compare(s.door, o.door))
+// stepOrder sorts a matcher's steps by when their attempts were begun, and then as the doors stand in the configuration.
+// It is the matcher itself, so that sorting takes no memory.
+type stepOrder Matcher
+
+func (o *stepOrder) Len() int      { return len(o.steps) }
+func (o *stepOrder) Swap(i, j int) { o.steps[i], o.steps[j] = o.steps[j], o.steps[i] }
+func (o *stepOrder) Less(i, j int) bool {
+	a, b := &o.steps[i], &o.steps[j]
+	return a.began < b.began || a.began == b.began && a.door < b.door
 }
 
 // Expire ends the attempts whose time is up and says which. The steps are valid until the next call.
@@ -313,6 +321,9 @@ func (m *Matcher) NextEnd() (at time.Duration, ok bool) {
 
 // Attempts is how many attempts there are.
 func (m *Matcher) Attempts() int { return m.live }
+
+// UnderWay is how many of them have not opened their door.
+func (m *Matcher) UnderWay() int { return m.live - m.byEnd[m.opened].n }
 
 func (m *Matcher) expire(now time.Duration) {
 	for q := range m.byEnd {
@@ -534,6 +545,7 @@ func (m *Matcher) append(q *queue, i int32, of func(*attempt) *links) {
 		of(&m.attempts[q.tail]).next = i
 	}
 	q.tail = i
+	q.n++
 }
 
 // unlink takes attempt i out of the queue; one that is not in it is left alone.
@@ -553,4 +565,5 @@ func (m *Matcher) unlink(q *queue, i int32, of func(*attempt) *links) {
 		q.tail = l.prev
 	}
 	*l = links{none, none}
+	q.n--
 }

@@ -149,6 +149,15 @@ func checkMatcher(t testing.TB, m *Matcher) {
 			}
 		}
 	}
+	underWay := 0
+	for i := range live {
+		if m.attempts[i].queue != m.opened {
+			underWay++
+		}
+	}
+	if got := m.UnderWay(); got != underWay {
+		t.Fatalf("attempts under way: got %d, want %d", got, underWay)
+	}
 	if len(live) != m.live || m.live != m.Attempts() || m.live > len(m.attempts) {
 		t.Fatalf("%d attempts are in the buckets, live is %d, the bound %d", len(live), m.live, len(m.attempts))
 	}

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,23 @@ func (p *Plan) filter() FilterSpec {
 	return p.spec
 }
 
+// Meter is where the reader tells its counts to whoever asks.
+type Meter struct{ packets, drops, hits, attempts, grants atomic.Uint64 }
+
+func (m *Meter) set(c Counters) {
+	m.packets.Store(c.Packets)
+	m.drops.Store(c.KernelDrops)
+	m.hits.Store(c.Hits)
+	m.attempts.Store(c.Attempts)
+	m.grants.Store(c.Grants)
+}
+
+func (m *Meter) read() Counters {
+	return Counters{
+		Packets: m.packets.Load(), KernelDrops: m.drops.Load(), Hits: m.hits.Load(), Attempts: m.attempts.Load(), Grants: m.grants.Load(),
+	}
+}
+
 // heard are the links listened on.
 func (p *Plan) heard() (links []*Link) {
 	for index := range p.listened {
@@ -57,6 +75,9 @@ type Reader struct {
 	wake      int         // an eventfd that is written to after each send on plans
 	steps     Throttle
 	opened    map[string]*Throttle // by door name
+	counts    Counters
+	meter     *Meter // where the counts are told
+	statsAt   time.Duration
 	pollFds   [1 + maxCaptures]unix.PollFd
 	hit       Hit
 	batchTime time.Duration
@@ -92,11 +113,24 @@ func (r *Reader) run() {
 			c.read(r.take)
 		}
 		r.report(r.plan.matcher.Expire(r.batchTime))
+		r.tell()
 		r.steps.flush(r.batchTime)
 		for _, t := range r.opened {
 			t.flush(r.batchTime)
 		}
 	}
+}
+
+// tell publishes the counts, once a batch. The kernel's own are asked for once a second at most.
+func (r *Reader) tell() {
+	if r.batchTime >= r.statsAt {
+		for _, c := range r.plan.captures {
+			r.counts.KernelDrops += c.drops()
+		}
+		r.statsAt = r.batchTime + time.Second
+	}
+	r.counts.Attempts = uint64(r.plan.matcher.UnderWay())
+	r.meter.set(r.counts)
 }
 
 // timeout is how long there is nothing to do without a packet, in milliseconds, -1 for ever.
@@ -154,6 +188,7 @@ func (r *Reader) follow(plan Plan) {
 
 // take looks at one packet. Nothing is allocated or logged for one that counts nowhere.
 func (r *Reader) take(f *Frame) {
+	r.counts.Packets++
 	if f.Outgoing || len(f.Bytes) == 0 {
 		return
 	}
@@ -194,6 +229,7 @@ func (r *Reader) take(f *Frame) {
 		}
 		return
 	}
+	r.counts.Hits++
 	steps := r.plan.matcher.Observe(&r.hit)
 	if r.debug != nil {
 		r.explain(steps)
@@ -228,6 +264,7 @@ func (r *Reader) report(steps []Step) {
 			}
 			select {
 			case r.grants <- grant:
+				r.counts.Grants++
 			default:
 				// The doors are busy with hundreds of grants; to wait would lose packets.
 				opened.printf(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)

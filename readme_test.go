@@ -76,10 +76,10 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// TestDemoWithNft runs the demo where iptables does not work.
-func TestDemoWithNft(t *testing.T) {
+// TestDemoWithIptables runs the demo where nft does not work.
+func TestDemoWithIptables(t *testing.T) {
 	needRoot(t)
-	file, err := exec.LookPath("iptables")
+	file, err := exec.LookPath("nft")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestDemoWithNft(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, want := range []string{"nft add rule inet demo", "port 3389: open", "and is closed again."} {
+	for _, want := range []string{"firewall: iptables: nft does not work here", "port 3389: open", "and is closed again."} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("got %s, want %q in it", out, want)
 		}
@@ -192,7 +192,7 @@ func TestReadmeConfigurations(t *testing.T) {
 		}
 		w := newWorld(t, 2)
 		w.hide()
-		d := w.serve(strings.Replace(text, "= 30\n", "= 2\n", 1))
+		d := w.serve(strings.Replace(text, "= 500\n", "= 2\n", 1))
 		w.wantPort(0, hostSSH, filtered)
 		w.knock(0, append([]string{hostAddr}, strings.Split(c.Doors[0].sequence(), ",")...)...)
 		w.awaitPort(0, hostSSH, reached)
@@ -216,6 +216,7 @@ func TestReadmeCommands(t *testing.T) {
 	w.must(os.MkdirAll(local+"/sbin", 0o755))
 	w.must(os.MkdirAll(local+"/bin", 0o755))
 	w.must(os.MkdirAll(local+"/run", 0o755))
+	w.must(os.MkdirAll(local+"/lib", 0o755))
 	config := local + "/knockd.conf"
 	w.must(exec.Command("sh", "-c", "sed 's,UseSyslog,LogFile = "+local+"/log,' /etc/knockd.conf > "+config).Run())
 	here, err := os.Getwd()
@@ -231,7 +232,7 @@ func TestReadmeCommands(t *testing.T) {
 		if strings.HasPrefix(line, "knock ") {
 			in = w.clients[0]
 		}
-		cmd := exec.Command("unshare", "-m", "sh", "-c", "mount --bind "+config+" /etc/knockd.conf && mount --bind "+local+"/run /run && exec "+
+		cmd := exec.Command("unshare", "-m", "sh", "-c", "mount --bind "+config+" /etc/knockd.conf && mount --bind "+local+"/run /run && mount --bind "+local+"/lib /var/lib && exec "+
 			strings.ReplaceAll(line, "/usr/local", local))
 		cmd.Env = append(os.Environ(), path)
 		var out bytes.Buffer
@@ -270,7 +271,7 @@ var differences = []struct {
 	{"It goes on when an interface goes down", tests(TestLinkDownAndUp, TestEveryInterface)},
 	{"Knocking again while a door", tests(TestKnockAgainWhileOpen)},
 	{"A command without a Stop_Command", tests(TestDoors, TestBusyDoorBesideAnother)},
-	{"Stop commands run when the daemon stops", tests(TestStopWithThreeDoorsOpen, TestAwkwardCommands)},
+	{"Stop commands run when the daemon stops", tests(TestStopWithThreeDoorsOpen, TestAwkwardCommands, TestCrash, TestDoors)},
 	{"A port that is not a number", tests(TestMistakes, TestServeRefuses)},
 	{"`-g` and `-p` win", tests(TestCommandLineWins)},
 	{"`-d` returns when the daemon listens", tests(TestDetached, TestDetachRefused)},

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ const defaultConfigFile = "/etc/knockd.conf"
 // serveOptions is the daemon's command line. Where the configuration says something else, the command line wins.
 type serveOptions struct {
 	config, interfaces, logFile, pidFile     string
+	socket                                   string
 	named                                    bool // interfaces are
 	daemon, verbose, debug, lookup, onlyIPv4 bool
 }
@@ -41,6 +43,7 @@ func (o *serveOptions) options() []option {
 		flagOption('v', "verbose", "print to standard output what goes to a log file or the system log", &o.verbose),
 		flagOption('D', "debug", "say on standard error for each hit why it counted or did not; this shows the ports", &o.debug),
 		flagOption('4', "only-ip-v4", "take no notice of IPv6", &o.onlyIPv4),
+		stringOption('s', "socket", "PATH", "socket for sesame status and sesame close (default "+defaultControl+")", &o.socket),
 	}, helpOptions()...)
 }
 
@@ -62,10 +65,19 @@ type daemon struct {
 	plans    chan Plan
 	used     chan struct{} // a one-time sequence was used
 	wake     int
+	meter    Meter
+	journal  *Journal // nil if there is no place for it, and nothing to write
+	doors    *Doors
+	settings chan doorSettings
+	about    Status
+	wall     *Wall    // the doors' goroutine has it work; nil: no door needs one
+	firewall *PidFile // the lock on it; nil: it is not ours
+	watching bool     // somebody tells of the firewall's changes
+	silent   bool     // but not of all
 }
 
 func serve(e env, args []string) error {
-	d := daemon{env: e, plans: make(chan Plan, 1), used: make(chan struct{}, 1)}
+	d := daemon{env: e, plans: make(chan Plan, 1), used: make(chan struct{}, 1), settings: make(chan doorSettings, 1)}
 	rest, err := getopt(args, d.options.options())
 	if err != nil {
 		return err
@@ -132,6 +144,14 @@ func (d *daemon) live(caller *os.File) error {
 		return err
 	}
 	defer d.finishLogs()
+	stopWatching, err := d.setUpDoors()
+	if err != nil {
+		for _, c := range plan.captures {
+			c.close()
+		}
+		return err
+	}
+	defer stopWatching()
 	if d.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("making an eventfd: %w", err)
 	}
@@ -144,8 +164,8 @@ func (d *daemon) live(caller *os.File) error {
 	grants := make(chan Grant, maxGrants)
 	reader := &Reader{
 		plan: plan, now: d.now, log: d.log, debug: d.debug, grants: grants, plans: d.plans, wake: d.wake,
-		opened: map[string]*Throttle{},
-		steps:  Throttle{log: d.log, burst: stepBurst, interval: stepInterval},
+		opened: map[string]*Throttle{}, meter: &d.meter,
+		steps: Throttle{log: d.log, burst: stepBurst, interval: stepInterval},
 	}
 	closed := make(chan struct{})
 	d.log.printf("starting up, listening on %s", describeInterfaces(d.interfaces(d.config)))
@@ -156,36 +176,222 @@ func (d *daemon) live(caller *os.File) error {
 	}
 	go reader.run()
 	go func() {
-		doors := newDoors(d.now, d.log, Command.start)
-		doors.use, doors.used = useOneTime, d.used
-		doors.serve(grants)
+		d.doors.serve(grants)
 		close(closed)
 	}()
-	for {
+	var ending os.Signal
+	for ending == nil {
 		select {
 		case <-hangups:
 			d.reload()
-			continue
 		case <-d.used:
 			d.nextSequences()
-			continue
-		case <-ends:
+		case ending = <-ends:
 		}
-		break
 	}
+	// Who tries it out by hand wants no trace of it. Else closed is the safe side.
+	d.doors.flushing.Store(ending == unix.SIGINT)
+	// A daemon that is started now is to wait for this one's end.
 	if pid != nil {
 		pid.retire()
+	}
+	if d.journal != nil {
+		d.journal.lock.retire()
+	}
+	if d.firewall != nil {
+		d.firewall.retire()
 	}
 	close(d.plans)
 	d.wakeReader()
 	select {
 	case <-closed:
-		d.log.printf("shutting down")
+		if d.doors.flushed && d.journal != nil {
+			d.journal.unmarkFirewall()
+		}
+		if d.config.hides() && ending != unix.SIGINT {
+			d.log.printf("shutting down: hidden ports stay hidden, and sesame flush removes every trace")
+		} else {
+			d.log.printf("shutting down")
+		}
 		return nil
 	case sig := <-ends:
 		d.log.printf("ended at once by a second signal (%v): doors may be open", sig)
 		return errLogged
 	}
+}
+
+// setUpDoors makes the doors, with what an earlier daemon has left open and with the firewall as it must be. stop ends
+// what watches the firewall.
+func (d *daemon) setUpDoors() (stop func(), err error) {
+	d.doors = newDoors(d.now, d.log, Command.start)
+	d.doors.use, d.doors.used = useOneTime, d.used
+	d.doors.settings, d.doors.crash = d.settings, d.crash
+	d.doors.counters, d.doors.began = d.meter.read, d.now()
+	recovered, err := d.openJournal(d.config)
+	if err != nil && (d.config.closes() || d.journal != nil) {
+		return nil, err
+	}
+	if d.journal != nil {
+		d.doors.save = d.journal.write
+	}
+	d.doors.resume(d.now(), recovered)
+	if err := d.setUpFirewall(d.config); err != nil {
+		return nil, err
+	}
+	d.about.Version, d.about.Pid, d.about.Config = version, os.Getpid(), d.options.config
+	d.tellAbout(d.config)
+	d.doors.about = d.about
+	// Where changes are not told of, the firewall is looked at again and again.
+	changed := make(chan struct{}, 1)
+	stopWatching, err := watchFirewall(changed)
+	if d.watching = err == nil; d.watching {
+		d.doors.changed = changed
+	} else {
+		stopWatching = func() {}
+	}
+	d.doors.watched = d.watching && !d.silent
+	if d.doors.work != nil && !d.doors.watched {
+		d.doors.checkAt = d.now() + checkEvery
+	}
+	return d.setUpControl(stopWatching), nil
+}
+
+// setUpControl lets others ask for the status, unless another daemon answers already. stop ends that, and does what before
+// does.
+func (d *daemon) setUpControl(before func()) (stop func()) {
+	path := d.options.socket
+	if path == "" {
+		path = d.socket
+	}
+	control, err := listenControl(path)
+	if err != nil {
+		d.log.printf("warning: sesame status and sesame close will not work: %v", err)
+		return before
+	}
+	asks := make(chan Ask)
+	d.doors.asks = asks
+	go control.serve(asks)
+	return func() {
+		control.close()
+		before()
+	}
+}
+
+// tellAbout notes for sesame status what configuration is in force.
+func (d *daemon) tellAbout(c *Config) {
+	d.about.Listening = describeInterfaces(d.interfaces(c))
+	d.about.ConfigRead, d.about.ReloadError = d.date(), ""
+}
+
+// doorSettings is what another configuration means for the doors. It refuses what cannot be kept.
+func (d *daemon) doorSettings(c *Config) (s doorSettings, err error) {
+	rules := c.ruleset(d.interfaces(c))
+	s.rules = &rules
+	if c.StateDir != d.config.StateDir {
+		d.log.printf("warning: another StateDir is taken up at the next start")
+	}
+	if d.journal == nil && c.closes() {
+		defer func() {
+			if err != nil && d.journal != nil { // the next reload has to try again
+				d.journal.close()
+				d.journal = nil
+			}
+		}()
+		if s.recovered, err = d.openJournal(c); err != nil {
+			return s, err
+		}
+		s.save = d.journal.write
+	}
+	if c.native() {
+		wall := newWall(c)
+		if err := wall.choose(rules); err != nil {
+			return s, fmt.Errorf("setting up the firewall: %w", err)
+		}
+		if err := d.takeFirewall(); err != nil {
+			return s, err
+		}
+		d.about.Firewall = wall.choice.Reason
+		d.wall = newWall(c).after(d.wall)
+		s.work, s.watched = d.wall.inBackground, d.watching && !wall.silent
+	}
+	return s, nil
+}
+
+// closes is whether a door has something to close, which must be written down before it is opened.
+func (c *Config) closes() bool {
+	return slices.ContainsFunc(c.Doors, func(d *Door) bool { return d.Stop+d.Stop6 != "" || d.native() })
+}
+
+func (c *Config) hides() bool {
+	return slices.ContainsFunc(c.Doors, func(d *Door) bool { return d.Hide })
+}
+
+// openJournal opens the journal, and reads what is in it.
+func (d *daemon) openJournal(c *Config) (r Recovered, err error) {
+	dir := c.StateDir
+	if dir == "" {
+		dir = d.stateDir
+	}
+	if d.journal, err = openJournal(dir); err != nil {
+		d.journal = nil
+		return r, err
+	}
+	return d.journal.read()
+}
+
+// setUpFirewall chooses the firewall and makes our part of it, if a door needs one, or else removes what is left of an
+// earlier configuration that needed one.
+func (d *daemon) setUpFirewall(c *Config) error {
+	d.doors.rules = c.ruleset(d.interfaces(c))
+	rules := d.doors.ruleset(d.now(), nil)
+	wall := newWall(c)
+	if !c.native() && len(rules.Open) == 0 {
+		if d.journal == nil || !d.journal.marksFirewall() {
+			return nil
+		}
+		lock, err := lockFirewall(filepath.Dir(d.socket))
+		if err != nil {
+			d.log.printf("warning: what an earlier configuration has left in the firewall stays: %v", err)
+			return nil
+		}
+		defer lock.remove()
+		d.log.printf("firewall: no door needs it any more: what is left there is removed")
+		if err := wall.do(wallWork{kind: workFlush}); err != nil {
+			return fmt.Errorf("removing what is left in the firewall: %w", err)
+		}
+		d.journal.unmarkFirewall()
+		return nil
+	}
+	hidden := d.journal.marksFirewall() // by an earlier daemon
+	if err := d.takeFirewall(); err != nil {
+		return err
+	}
+	if err := wall.build(rules); err != nil {
+		err = fmt.Errorf("setting up the firewall: %w", err)
+		if hidden {
+			return fmt.Errorf("%w: what is hidden stays hidden: sesame flush leaves no trace", err)
+		}
+		_ = wall.do(wallWork{kind: workFlush})
+		d.journal.unmarkFirewall()
+		return err
+	}
+	d.log.printf("firewall: %s", wall.choice.Reason)
+	for _, w := range wall.choice.Warnings {
+		d.log.printf("warning: firewall: %s", w)
+	}
+	d.about.Firewall, d.silent = wall.choice.Reason, wall.silent
+	d.wall, d.doors.work = wall, wall.inBackground
+	return nil
+}
+
+// takeFirewall makes the firewall this daemon's, and notes that on the disk.
+func (d *daemon) takeFirewall() (err error) {
+	if d.firewall == nil {
+		if d.firewall, err = lockFirewall(filepath.Dir(d.socket)); err != nil {
+			return err
+		}
+	}
+	return d.journal.markFirewall()
 }
 
 // resolve makes a path absolute that is relative to where the caller of -d was.
@@ -198,7 +404,7 @@ func (d *daemon) resolve(path string) string {
 
 // openLog opens the log and lets it write by itself.
 func (d *daemon) openLog(background bool) error {
-	d.log = &Log{out: d.stderr, date: time.Now}
+	d.log = &Log{out: d.stderr, date: d.date}
 	switch {
 	case background:
 		d.log.out = io.Discard
@@ -220,7 +426,7 @@ func (d *daemon) openLog(background bool) error {
 	}
 	d.log.start()
 	if d.options.debug {
-		d.debug = &Log{out: d.stderr, date: time.Now}
+		d.debug = &Log{out: d.stderr, date: d.date}
 		d.debug.start()
 	}
 	return nil
@@ -403,7 +609,7 @@ func openCaptures(p Plan, names []string) (captures []*Capture, err error) {
 		for index := range p.listened {
 			indexes = append(indexes, index)
 		}
-		slices.Sort(indexes)
+		sort.Slice(indexes, func(i, j int) bool { return indexes[i] < indexes[j] })
 	}
 	if len(indexes) > maxCaptures {
 		return nil, fmt.Errorf("%d interfaces are named, more than %d: name none to listen on all", len(indexes), maxCaptures)
@@ -435,6 +641,14 @@ func (d *daemon) reload() {
 		d.interfaces(config) != nil && !maps.Equal(plan.listened, d.listened)) {
 		plan.captures, err = openCaptures(plan, d.interfaces(config))
 	}
+	var settings doorSettings
+	if err == nil {
+		if settings, err = d.doorSettings(config); err != nil {
+			for _, c := range plan.captures {
+				c.close()
+			}
+		}
+	}
 	good := d.config
 	if err == nil {
 		good = config
@@ -451,8 +665,13 @@ func (d *daemon) reload() {
 	if err != nil {
 		d.logMistakes(err)
 		d.log.printf("the configuration stays as it was")
+		d.about.ReloadError = withoutSecrets(err).Error()
+		d.settings <- doorSettings{about: d.about}
 		return
 	}
+	d.tellAbout(config)
+	settings.about = d.about
+	d.settings <- settings
 	d.logWarnings(config)
 	d.logDisabled(off)
 	d.config, d.listened, d.links, d.heard = config, plan.listened, plan.links, plan.heard()

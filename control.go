@@ -1,0 +1,479 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// defaultControl is the socket that the daemon answers on.
+const defaultControl = "/run/sesame/control"
+
+const (
+	maxRequest = 4096     // bytes, the newline included
+	maxAnswer  = 64 << 20 // bytes that the client takes
+	// controlTime is how long a client may take to ask, and again to take the answer.
+	controlTime = 2 * time.Second
+	// answerTime is how long the daemon may take.
+	answerTime = 3 * time.Second
+	// clientTime is how long the client waits. Others may have come before.
+	clientTime = 20 * time.Second
+	// folderTime is how long another daemon may be at the same folder.
+	folderTime = time.Second
+	// maxSocketPath is what fits into sun_path with its NUL (unix(7)).
+	maxSocketPath = 107
+)
+
+// Control is the unix socket behind `sesame status` and `sesame close`. On each connection a client sends one line, one
+// of
+//
+//	status
+//	status json
+//	close *
+//	close * 192.0.2.7
+//	close "ssh"
+//	close "ssh" fe80::7%eth0
+//
+// where a door's name is quoted as in Go, so that it may have any character. The answer is one line, "ok" or "error" and
+// the number of bytes that follow, and then the text to show.
+type Control struct {
+	path     string
+	listener net.Listener
+	file     os.FileInfo // of the socket
+	ended    chan struct{}
+}
+
+// Request is what a client asks for: the status, or to close doors.
+type Request struct {
+	Close  bool       // else the status
+	Door   string     // "": every door
+	Source netip.Addr // the zero Addr: for every source; with a zone: for those on that link
+}
+
+// Ask is a request that waits for the daemon's answer. The channel has room for it, and takes one.
+type Ask struct {
+	Request
+	answer chan Answer
+}
+
+// Answer is the daemon's answer to a request.
+type Answer struct {
+	Status  Status
+	Closing int   // openings that are being closed
+	Err     error // why the request cannot be met, in lines without secrets
+}
+
+// wants reports whether an opening is one of those to be closed.
+func (r Request) wants(door string, source netip.Addr, link string) bool {
+	return r.Close && (r.Door == "" || r.Door == door) &&
+		(!r.Source.IsValid() || r.Source.WithZone("") == source.Unmap().WithZone("")) &&
+		(r.Source.Zone() == "" || r.Source.Zone() == link)
+}
+
+func (r Request) String() string {
+	if !r.Close {
+		return "status"
+	}
+	s := "close *"
+	if r.Door != "" {
+		s = "close " + strconv.Quote(r.Door)
+	}
+	if r.Source.IsValid() {
+		s += " " + r.Source.String()
+	}
+	return s
+}
+
+// parseRequest reads the line of a client, without its newline. json is how the status is to be shown.
+func parseRequest(line string) (r Request, json bool, err error) {
+	if line == "status" || line == "status json" {
+		return Request{}, line == "status json", nil
+	}
+	unknown := fmt.Errorf("the daemon does not know the request %q: it is sesame %s", line, version)
+	rest, ok := strings.CutPrefix(line, "close ")
+	if !ok {
+		return Request{}, false, unknown
+	}
+	r.Close = true
+	if rest, ok = strings.CutPrefix(rest, "*"); !ok {
+		quoted, err := strconv.QuotedPrefix(rest)
+		if err != nil {
+			return Request{}, false, unknown
+		}
+		rest = rest[len(quoted):]
+		if r.Door, err = strconv.Unquote(quoted); err != nil || r.Door == "" {
+			return Request{}, false, unknown
+		}
+	}
+	if rest == "" {
+		return r, false, nil
+	}
+	if rest, ok = strings.CutPrefix(rest, " "); ok {
+		r.Source, err = netip.ParseAddr(rest)
+	}
+	if !ok || err != nil {
+		return Request{}, false, unknown
+	}
+	r.Source = r.Source.Unmap()
+	return r, false, nil
+}
+
+// listenControl makes the socket at path, for root alone, and its folder. One that a dead daemon has left is replaced;
+// one that a daemon answers on is an error, and so is what is no socket.
+func listenControl(path string) (*Control, error) {
+	path, err := socketPath(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("making the control socket's folder: %w: -s names another socket", err)
+	}
+	// Another daemon that starts now must not take our socket, bound and not yet listening, for a dead one's.
+	unlock, err := lockFolder(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := removeDead(path); err != nil {
+		return nil, err
+	}
+	// The file gets the mode of the socket's inode, less the umask (unix_bind in net/unix/af_unix.c): at no moment
+	// others can connect. A chmod of the file would be too late, and umask(2) is the whole process's.
+	forRoot := func(_, _ string, c syscall.RawConn) (err error) {
+		if opened := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); opened != nil {
+			return opened
+		}
+		return err
+	}
+	c := &Control{path: path, ended: make(chan struct{})}
+	config := net.ListenConfig{Control: forRoot}
+	if c.listener, err = config.Listen(context.Background(), "unix", path); err != nil {
+		return nil, fmt.Errorf("making the control socket: %w: -s names another", err)
+	}
+	// The name may be another daemon's by the time that it would be taken away.
+	c.listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	if c.file, err = os.Lstat(path); err != nil {
+		_ = c.listener.Close()
+		return nil, fmt.Errorf("making the control socket: %w", err)
+	}
+	return c, nil
+}
+
+// socketPath checks the path of a socket, and makes it one that is not taken for a name without file (unix(7), abstract).
+func socketPath(path string) (string, error) {
+	if strings.HasPrefix(path, "@") {
+		path = "./" + path
+	}
+	switch {
+	case path == "":
+		return "", usageError("option -s: a path is needed: -s " + defaultControl)
+	case len(path) > maxSocketPath:
+		return "", usageError(fmt.Sprintf("option -s: a socket's path has at most %d bytes, not %d", maxSocketPath, len(path)))
+	}
+	return path, nil
+}
+
+// lockFolder keeps other daemons from making or taking away a socket in the folder until unlock is called.
+func lockFolder(folder string) (unlock func(), err error) {
+	f, err := os.Open(folder)
+	if err != nil {
+		return nil, fmt.Errorf("opening the control socket's folder: %w: -s names another socket", err)
+	}
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(began) > folderTime {
+			_ = f.Close()
+			return nil, fmt.Errorf("locking the control socket's folder %s: %w: -s names another socket", folder, err)
+		}
+	}
+}
+
+// removeDead removes a socket that nobody listens on.
+func removeDead(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking for a control socket: %w", err)
+	case info.Mode().Type() != os.ModeSocket:
+		return fmt.Errorf("%s is no socket, and stays as it is: -s names another", path)
+	}
+	conn, err := net.Dial("unix", path)
+	switch {
+	case err == nil:
+		_ = conn.Close()
+		fallthrough
+	case errors.Is(err, unix.EAGAIN): // too many wait for it (connect(2))
+		return fmt.Errorf("another daemon answers on %s: -s names another", path)
+	case errors.Is(err, unix.ECONNREFUSED):
+		return os.Remove(path)
+	}
+	return fmt.Errorf("looking for another daemon: %w: -s names another socket", err)
+}
+
+// close removes the socket, if it still is ours, and ends serve. As long as ours is open, no other file gets its inode
+// number.
+func (c *Control) close() {
+	if unlock, err := lockFolder(filepath.Dir(c.path)); err == nil {
+		defer unlock()
+	}
+	if info, err := os.Lstat(c.path); err == nil && os.SameFile(info, c.file) {
+		_ = os.Remove(c.path)
+	}
+	close(c.ended)
+	_ = c.listener.Close()
+}
+
+// serve answers clients until close, one after the other: who can connect is root, and who dawdles is cut off. The
+// daemon takes from asks, and waits for nothing here.
+func (c *Control) serve(asks chan<- Ask) {
+	for {
+		conn, err := c.listener.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			time.Sleep(100 * time.Millisecond) // no descriptor is left, say
+			continue
+		}
+		text, err := c.reply(conn, asks)
+		word := "ok"
+		if err != nil {
+			word, text = "error", err.Error()
+		}
+		_ = conn.SetWriteDeadline(time.Now().Add(controlTime))
+		_, _ = fmt.Fprintf(conn, "%s %d\n%s", word, len(text), text)
+		_ = conn.Close()
+	}
+}
+
+// reply reads a client's request and returns what to show.
+func (c *Control) reply(conn net.Conn, asks chan<- Ask) (string, error) {
+	_ = conn.SetReadDeadline(time.Now().Add(controlTime))
+	line, err := readRequest(conn)
+	if err != nil {
+		return "", err
+	}
+	request, json, err := parseRequest(line)
+	if err != nil {
+		return "", err
+	}
+	a, err := c.ask(request, asks)
+	if err == nil {
+		err = a.Err
+	}
+	switch {
+	case err != nil:
+		return "", err
+	case !request.Close && json:
+		return a.Status.json(), nil
+	case !request.Close:
+		return a.Status.String(), nil
+	case a.Closing == 0:
+		return "no door is open\n", nil
+	}
+	return fmt.Sprintf("closing %d %s\n", a.Closing, plural(a.Closing, "opening")), nil
+}
+
+// readRequest reads one line, and not more than maxRequest bytes.
+func readRequest(r io.Reader) (line string, err error) {
+	buf := make([]byte, maxRequest)
+	for n := 0; n < len(buf); {
+		more, err := r.Read(buf[n:])
+		n += more
+		if line, _, whole := strings.Cut(string(buf[:n]), "\n"); whole {
+			return line, nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("reading the request: %w", err)
+		}
+	}
+	return "", fmt.Errorf("a request has at most %d bytes", maxRequest)
+}
+
+// ask gives the request to the daemon and waits for its answer.
+func (c *Control) ask(r Request, asks chan<- Ask) (Answer, error) {
+	ask := Ask{r, make(chan Answer, 1)}
+	timer := time.NewTimer(answerTime)
+	defer timer.Stop()
+	for {
+		select {
+		case asks <- ask:
+			asks = nil
+		case a := <-ask.answer:
+			return a, nil
+		case <-timer.C:
+			return Answer{}, fmt.Errorf("the daemon is busy: it has not answered within %v", answerTime)
+		case <-c.ended:
+			return Answer{}, errors.New("the daemon is ending")
+		}
+	}
+}
+
+type statusOptions struct {
+	socket string
+	json   bool
+}
+
+func socketOption(to *string) option {
+	*to = defaultControl
+	return stringOption('s', "socket", "PATH", "the daemon's socket (default "+defaultControl+")", to)
+}
+
+func (o *statusOptions) options() []option {
+	return append([]option{
+		socketOption(&o.socket),
+		flagOption(0, "json", "for programs", &o.json),
+	}, helpOptions()...)
+}
+
+// showStatus prints what the daemon says of itself.
+func showStatus(e env, args []string) error {
+	var o statusOptions
+	rest, err := getopt(args, o.options())
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return usageError(fmt.Sprintf("%q is one argument too many: -s names a socket", rest[0]))
+	}
+	request := Request{}.String()
+	if o.json {
+		request += " json"
+	}
+	return askDaemon(e, o.socket, request)
+}
+
+type closeOptions struct {
+	socket string
+	all    bool
+}
+
+func (o *closeOptions) options() []option {
+	return append([]option{
+		socketOption(&o.socket),
+		flagOption(0, "all", "close every door", &o.all),
+	}, helpOptions()...)
+}
+
+// closeDoors has the daemon close a door, or all, for one source or every one.
+func closeDoors(e env, args []string) error {
+	var o closeOptions
+	rest, err := getopt(args, o.options())
+	if err != nil {
+		return err
+	}
+	r, err := o.request(rest)
+	if err != nil {
+		return err
+	}
+	return askDaemon(e, o.socket, r.String())
+}
+
+func (o *closeOptions) request(args []string) (r Request, err error) {
+	r.Close = true
+	if !o.all {
+		// An empty name is a script's unset variable, and not every door.
+		if len(args) == 0 || args[0] == "" {
+			return r, usageError("a door's name is needed, or --all")
+		}
+		r.Door, args = args[0], args[1:]
+	}
+	if len(args) > 1 {
+		return r, usageError(fmt.Sprintf("%q is one argument too many", args[1]))
+	}
+	if len(args) == 1 {
+		addr, err := netip.ParseAddr(args[0])
+		switch {
+		case err != nil && o.all:
+			return r, usageError(fmt.Sprintf("with --all an address may follow, and %q is none", args[0]))
+		case err != nil:
+			return r, usageError(fmt.Sprintf("behind the door an address may follow, and %q is none", args[0]))
+		}
+		r.Source = addr.Unmap()
+	}
+	if len(r.String()) >= maxRequest {
+		return r, usageError("no door has a name that long")
+	}
+	return r, nil
+}
+
+// askDaemon sends the request to the daemon that listens on the socket, and prints its answer.
+func askDaemon(e env, socket, request string) error {
+	path, err := socketPath(socket)
+	if err != nil {
+		return err
+	}
+	answer, err := fetch(path, request)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("no daemon answers on %s: %w: is it running? -s names another socket", path, bare(err))
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return fmt.Errorf("asking the daemon on %s: %w: run as root", path, bare(err))
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.EAGAIN):
+		return fmt.Errorf("the daemon on %s is there, and does not answer", path)
+	case err != nil:
+		return fmt.Errorf("asking the daemon on %s: %w", path, bare(err))
+	}
+	head, text, _ := strings.Cut(answer, "\n")
+	word, size, _ := strings.Cut(head, " ")
+	n, err := strconv.Atoi(size)
+	switch {
+	case answer == "":
+		return fmt.Errorf("the daemon on %s has ended instead of answering", path)
+	case err != nil || word != "ok" && word != "error":
+		return fmt.Errorf("what answers on %s is no sesame: -s names another socket", path)
+	case len(text) != n:
+		return fmt.Errorf("the daemon on %s has broken off its answer", path)
+	}
+	// Who listens there may be anybody.
+	var lines []string
+	for line := range strings.Lines(text) {
+		lines = append(lines, printable(strings.TrimSuffix(line, "\n")))
+	}
+	text = strings.Join(lines, "\n")
+	if word == "error" {
+		return errors.New(text)
+	}
+	_, err = fmt.Fprintln(e.stdout, text)
+	return err
+}
+
+// fetch sends one line and returns all that comes back.
+func fetch(path, request string) (string, error) {
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(clientTime))
+	if _, err := io.WriteString(conn, request+"\n"); err != nil {
+		return "", err
+	}
+	answer, err := io.ReadAll(io.LimitReader(conn, maxAnswer))
+	return string(answer), err
+}
+
+// bare is the system's error alone, where the path is named already.
+func bare(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}

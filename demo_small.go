@@ -1,0 +1,11 @@
+//go:build mips || mipsle
+
+package main
+
+import "errors"
+
+// demo is left out of the files for small routers: it would take 40 KB there, and they have neither ip(8) in full nor
+// private networks to show it in.
+func demo(env, []string) error {
+	return errors.New("the file for this machine has no demo, to be small: the files for PCs have it")
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Status is what `sesame status` shows. Who makes one gives it away: nothing in it may change any more.
+type Status struct {
+	Version     string
+	Pid         int
+	Uptime      time.Duration
+	Listening   string // eth0, or any (all interfaces)
+	Config      string // file
+	ConfigRead  time.Time
+	ReloadError string // of the last reload, a line for each mistake, without secrets; "" if it went well
+	Firewall    string // which one and why; "" if no door needs one
+	Open        []OpenDoor
+	Failed      []FailedClose
+	Counters    Counters
+}
+
+// OpenDoor is a door that is open, being opened or being closed for one source.
+type OpenDoor struct {
+	Door     string
+	Source   netip.Addr
+	Link     string // the interface that it was knocked on
+	State    string // opening, open or closing
+	Ports    []Knock
+	Since    time.Duration // how long ago it was opened
+	ClosesIn time.Duration // 0: at once, or no time is set
+}
+
+// FailedClose is a door whose closing was tried often enough and given up. It is kept until the next reload.
+type FailedClose struct {
+	Door   string
+	Source netip.Addr
+	Since  time.Duration // how long ago it was given up
+	Tries  int
+	Error  string // of the last try
+}
+
+// Counters count since the daemon's start, but for Attempts, which are those in progress now.
+type Counters struct {
+	Packets, KernelDrops, Hits, Attempts, Grants, CommandFailures uint64
+}
+
+// sorted is the status with its lists by door and source.
+func (s Status) sorted() Status {
+	s.Open, s.Failed = slices.Clone(s.Open), slices.Clone(s.Failed)
+	sort.SliceStable(s.Open, func(i, j int) bool {
+		a, b := &s.Open[i], &s.Open[j]
+		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link)) < 0
+	})
+	sort.SliceStable(s.Failed, func(i, j int) bool {
+		a, b := &s.Failed[i], &s.Failed[j]
+		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source)) < 0
+	})
+	return s
+}
+
+// String is the status for people, in lines that each end with \n. Nothing in it can drive a terminal.
+func (s Status) String() string {
+	s = s.sorted()
+	var b strings.Builder
+	fmt.Fprintf(&b, "sesame %s, process %d, up %v, listening on %s\n", printable(s.Version), s.Pid, s.Uptime.Truncate(time.Second), printable(s.Listening))
+	fmt.Fprintf(&b, "configuration %s, read %s\n", printable(s.Config), s.ConfigRead.Format(time.DateTime))
+	if s.ReloadError != "" {
+		fmt.Fprintf(&b, "the last reload failed:\n")
+		for line := range strings.Lines(s.ReloadError) {
+			fmt.Fprintf(&b, "  %s\n", printable(strings.TrimSuffix(line, "\n")))
+		}
+	}
+	if s.Firewall != "" {
+		fmt.Fprintf(&b, "firewall: %s\n", printable(s.Firewall))
+	}
+	b.WriteString("\n")
+	var rows [][]string
+	for _, o := range s.Open {
+		rows = append(rows, []string{o.Door, o.who(), cmp.Or(joinKnocks(o.Ports), "-"), o.progress()})
+	}
+	b.WriteString(cmp.Or(columns(rows), "no door is open\n"))
+	if len(s.Failed) > 0 {
+		b.WriteString("\nnot closed, and not tried again before a reload:\n")
+		rows = nil
+		for _, f := range s.Failed {
+			rows = append(rows, []string{f.Door, f.Source.String(), fmt.Sprintf("given up %ds ago, tried %d %s: %s",
+				seconds(f.Since), f.Tries, plural(f.Tries, "time"), strings.ReplaceAll(strings.TrimRight(f.Error, "\n"), "\n", "; "))})
+		}
+		b.WriteString(columns(rows))
+	}
+	c := s.Counters
+	fmt.Fprintf(&b, "\npackets %d, lost by the kernel %d, hits %d, attempts in progress %d, grants %d, commands failed %d\n",
+		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
+	return b.String()
+}
+
+// who is the source, with the link where the address means nothing without it.
+func (o OpenDoor) who() string {
+	if o.Source.IsLinkLocalUnicast() && o.Source.Is6() {
+		return o.Source.WithZone(o.Link).String()
+	}
+	return o.Source.String()
+}
+
+func (o OpenDoor) progress() string {
+	switch {
+	case o.State != "open":
+		return o.State
+	case o.ClosesIn <= 0:
+		return fmt.Sprintf("open for %ds", seconds(o.Since))
+	}
+	return fmt.Sprintf("open for %ds, closes in %ds", seconds(o.Since), seconds(o.ClosesIn))
+}
+
+func seconds(d time.Duration) int64 { return max(int64(d/time.Second), 0) }
+
+// columns prints rows of equal length, all columns but the last as wide as they need to be.
+func columns(rows [][]string) string {
+	var b strings.Builder
+	var widths []int
+	for _, row := range rows {
+		widths = append(widths, make([]int, max(len(row)-len(widths), 0))...)
+		for i := range row {
+			row[i] = printable(row[i])
+			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+		}
+	}
+	for _, row := range rows {
+		last := len(row) - 1
+		for i, text := range row[:last] {
+			fmt.Fprintf(&b, "%-*s  ", widths[i], text)
+		}
+		b.WriteString(row[last] + "\n")
+	}
+	return b.String()
+}
+
+// json is the status for programs: one object on one line. Names and places stay; new ones may be added. Times are RFC
+// 3339, durations whole seconds, lists never null.
+//
+//	version             string
+//	pid                 number
+//	uptime_seconds      number
+//	listening           string  interface names, or any (all interfaces)
+//	config              string  file
+//	config_read         time
+//	reload_error        string  of the last reload; "" if it went well
+//	firewall            string  which one and why; "" if no door needs one
+//	open                list of
+//	  door              string
+//	  source            string  address
+//	  link              string  the interface that it was knocked on
+//	  state             string  opening, open or closing
+//	  ports             list of strings like 22:tcp
+//	  since_seconds     number  since it was opened
+//	  closes_in_seconds number  0: at once, or no time is set
+//	failed              list of closings that were given up
+//	  door              string
+//	  source            string
+//	  since_seconds     number  since it was given up
+//	  tries             number
+//	  error             string  of the last try
+//	counters            object: since the start
+//	  packets           number  that the filter let through
+//	  kernel_drops      number  that the ring had no room for
+//	  hits              number
+//	  attempts          number  in progress now
+//	  grants            number
+//	  command_failures  number
+func (s Status) json() string {
+	s = s.sorted()
+	var open, failed []string
+	for _, o := range s.Open {
+		var ports []string
+		for _, k := range o.Ports {
+			ports = append(ports, quoteJSON(k.String()))
+		}
+		open = append(open, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"state":%s,"ports":[%s],"since_seconds":%d,"closes_in_seconds":%d}`,
+			quoteJSON(o.Door), quoteJSON(o.Source.String()), quoteJSON(o.Link), quoteJSON(o.State), strings.Join(ports, ","), seconds(o.Since), seconds(o.ClosesIn)))
+	}
+	for _, f := range s.Failed {
+		failed = append(failed, fmt.Sprintf(`{"door":%s,"source":%s,"since_seconds":%d,"tries":%d,"error":%s}`,
+			quoteJSON(f.Door), quoteJSON(f.Source.String()), seconds(f.Since), f.Tries, quoteJSON(f.Error)))
+	}
+	c := s.Counters
+	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"config":%s,"config_read":%s,"reload_error":%s,"firewall":%s,`+
+		`"open":[%s],"failed":[%s],`+
+		`"counters":{"packets":%d,"kernel_drops":%d,"hits":%d,"attempts":%d,"grants":%d,"command_failures":%d}}`+"\n",
+		quoteJSON(s.Version), s.Pid, seconds(s.Uptime), quoteJSON(s.Listening), quoteJSON(s.Config), quoteJSON(s.ConfigRead.Format(time.RFC3339)),
+		quoteJSON(s.ReloadError), quoteJSON(s.Firewall), strings.Join(open, ","), strings.Join(failed, ","),
+		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
+}
+
+// quoteJSON makes s a JSON string (RFC 8259, section 7). What is no UTF-8 becomes U+FFFD. encoding/json would do the
+// same and make the program 200 KB larger.
+func quoteJSON(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < ' ' || r >= 0x7f && r < 0xa0: // those from 0x7f on need not be escaped, but can drive a terminal
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}

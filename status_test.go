@@ -1,0 +1,199 @@
+package main
+
+import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+func testStatus() Status {
+	return Status{
+		Version: "1.2", Pid: 4711, Uptime: 26*time.Hour + 1500*time.Millisecond, Listening: "eth0, ppp0", Config: "/etc/knockd.conf",
+		ConfigRead: time.Date(2026, 2, 3, 4, 5, 6, 7, time.FixedZone("", 3600)),
+		Open: []OpenDoor{
+			{"web", netip.MustParseAddr("fe80::7"), "eth0", "closing", nil, time.Minute, 0},
+			{"ssh", netip.MustParseAddr("2001:db8::7"), "eth0", "open", []Knock{{51820, udp}}, time.Hour, 0},
+			{"ssh", netip.MustParseAddr("192.0.2.7"), "eth0", "open", []Knock{{22, tcp}, {3389, tcp}}, 12*time.Second + 900*time.Millisecond, 488 * time.Second},
+			{"Torwächter", netip.MustParseAddr("192.0.2.9"), "ppp0", "opening", []Knock{{22, tcp}}, 0, 0},
+		},
+		Counters: Counters{1, 2, 3, 4, 5, 1<<64 - 1},
+	}
+}
+
+// troubledStatus has in it what a status can have in trouble, and what could drive a terminal.
+func troubledStatus() Status {
+	s := testStatus()
+	s.Open = nil
+	s.ReloadError = "knockd.conf:3: unknown directive \"Colour\"\nknockd.conf:4: \x1b[2J\n"
+	s.Firewall = "nft: table inet fw4\xff"
+	s.Failed = []FailedClose{
+		{"web", netip.MustParseAddr("192.0.2.7"), 600 * time.Second, 8, "exit status 1\niptables: no\tsuch rule\n"},
+		{"a\"\\\x00\u009b", netip.MustParseAddr("192.0.2.10"), time.Second, 1, "\u2028😀"},
+	}
+	return s
+}
+
+func TestStatusText(t *testing.T) {
+	tests := []struct {
+		name string
+		in   Status
+		want string
+	}{
+		{"open doors", testStatus(), `sesame 1.2, process 4711, up 26h0m1s, listening on eth0, ppp0
+configuration /etc/knockd.conf, read 2026-02-03 04:05:06
+
+Torwächter  192.0.2.9     22:tcp           opening
+ssh         192.0.2.7     22:tcp,3389:tcp  open for 12s, closes in 488s
+ssh         2001:db8::7   51820:udp        open for 3600s
+web         fe80::7%eth0  -                closing
+
+packets 1, lost by the kernel 2, hits 3, attempts in progress 4, grants 5, commands failed 18446744073709551615
+`},
+		{"trouble", troubledStatus(), `sesame 1.2, process 4711, up 26h0m1s, listening on eth0, ppp0
+configuration /etc/knockd.conf, read 2026-02-03 04:05:06
+the last reload failed:
+  knockd.conf:3: unknown directive "Colour"
+  knockd.conf:4: ?[2J
+firewall: nft: table inet fw4` + "\ufffd" + `
+
+no door is open
+
+not closed, and not tried again before a reload:
+a"\??  192.0.2.10  given up 1s ago, tried 1 time: ` + "\u2028😀" + `
+web    192.0.2.7   given up 600s ago, tried 8 times: exit status 1; iptables: no	such rule
+
+packets 1, lost by the kernel 2, hits 3, attempts in progress 4, grants 5, commands failed 18446744073709551615
+`},
+	}
+	for _, test := range tests {
+		before := test.in.sorted()
+		if got := test.in.String(); got != test.want {
+			t.Errorf("%s: got:\n%s\nwant:\n%s", test.name, got, test.want)
+		}
+		if before := before.String(); before != test.want {
+			t.Errorf("%s: the status has changed: got:\n%s\nwant:\n%s", test.name, before, test.want)
+		}
+	}
+}
+
+// TestStatusJSON pins the text, and has another reader take it apart.
+func TestStatusJSON(t *testing.T) {
+	tests := []struct {
+		name string
+		in   Status
+		want string
+	}{
+		{"open doors", testStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0","config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","reload_error":"","firewall":"",` +
+			`"open":[{"door":"Torwächter","source":"192.0.2.9","link":"ppp0","state":"opening","ports":["22:tcp"],"since_seconds":0,"closes_in_seconds":0},` +
+			`{"door":"ssh","source":"192.0.2.7","link":"eth0","state":"open","ports":["22:tcp","3389:tcp"],"since_seconds":12,"closes_in_seconds":488},` +
+			`{"door":"ssh","source":"2001:db8::7","link":"eth0","state":"open","ports":["51820:udp"],"since_seconds":3600,"closes_in_seconds":0},` +
+			`{"door":"web","source":"fe80::7","link":"eth0","state":"closing","ports":[],"since_seconds":60,"closes_in_seconds":0}],` +
+			`"failed":[],"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
+		{"trouble", troubledStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0","config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00",` +
+			`"reload_error":"knockd.conf:3: unknown directive \"Colour\"\u000aknockd.conf:4: \u001b[2J\u000a","firewall":"nft: table inet fw4` + "\ufffd" + `",` +
+			`"open":[],"failed":[{"door":"a\"\\\u0000\u009b","source":"192.0.2.10","since_seconds":1,"tries":1,"error":"` + "\u2028😀" + `"},` +
+			`{"door":"web","source":"192.0.2.7","since_seconds":600,"tries":8,"error":"exit status 1\u000aiptables: no\u0009such rule\u000a"}],` +
+			`"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
+	}
+	for _, test := range tests {
+		got := test.in.json()
+		if got != test.want {
+			t.Errorf("%s: got:\n%s\nwant:\n%s", test.name, got, test.want)
+		}
+		var decoded decodedStatus
+		d := json.NewDecoder(strings.NewReader(got))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&decoded); err != nil {
+			t.Errorf("%s: decoding: %v", test.name, err)
+		}
+		if want := test.in.decoded(); !reflect.DeepEqual(decoded, want) {
+			t.Errorf("%s: decoded: got:\n%+v\nwant:\n%+v", test.name, decoded, want)
+		}
+	}
+}
+
+// decodedStatus is what other programs have of a status.
+type decodedStatus struct {
+	Version     string          `json:"version"`
+	Pid         int             `json:"pid"`
+	Uptime      int64           `json:"uptime_seconds"`
+	Listening   string          `json:"listening"`
+	Config      string          `json:"config"`
+	ConfigRead  string          `json:"config_read"`
+	ReloadError string          `json:"reload_error"`
+	Firewall    string          `json:"firewall"`
+	Open        []decodedOpen   `json:"open"`
+	Failed      []decodedFailed `json:"failed"`
+	Counters    decodedCounters `json:"counters"`
+}
+
+type decodedCounters struct {
+	Packets         uint64 `json:"packets"`
+	KernelDrops     uint64 `json:"kernel_drops"`
+	Hits            uint64 `json:"hits"`
+	Attempts        uint64 `json:"attempts"`
+	Grants          uint64 `json:"grants"`
+	CommandFailures uint64 `json:"command_failures"`
+}
+
+type decodedOpen struct {
+	Door     string     `json:"door"`
+	Source   netip.Addr `json:"source"`
+	Link     string     `json:"link"`
+	State    string     `json:"state"`
+	Ports    []string   `json:"ports"`
+	Since    int64      `json:"since_seconds"`
+	ClosesIn int64      `json:"closes_in_seconds"`
+}
+
+type decodedFailed struct {
+	Door   string     `json:"door"`
+	Source netip.Addr `json:"source"`
+	Since  int64      `json:"since_seconds"`
+	Tries  int        `json:"tries"`
+	Error  string     `json:"error"`
+}
+
+func (s Status) decoded() decodedStatus {
+	s = s.sorted()
+	d := decodedStatus{
+		Version: s.Version, Pid: s.Pid, Uptime: int64(s.Uptime.Seconds()), Listening: s.Listening, Config: s.Config,
+		ConfigRead: s.ConfigRead.Format(time.RFC3339), ReloadError: s.ReloadError, Firewall: string([]rune(s.Firewall)),
+		Open: []decodedOpen{}, Failed: []decodedFailed{}}
+	d.Counters = decodedCounters(s.Counters)
+	for _, o := range s.Open {
+		ports := []string{}
+		for _, k := range o.Ports {
+			ports = append(ports, k.String())
+		}
+		d.Open = append(d.Open, decodedOpen{o.Door, o.Source, o.Link, o.State, ports, int64(o.Since.Seconds()), int64(o.ClosesIn.Seconds())})
+	}
+	for _, f := range s.Failed {
+		d.Failed = append(d.Failed, decodedFailed{f.Door, f.Source, int64(f.Since.Seconds()), f.Tries, f.Error})
+	}
+	return d
+}
+
+func FuzzQuoteJSON(f *testing.F) {
+	for _, s := range []string{"", "ssh", "\"\\/", "\x00\x1f\x7f\u0080\u009f\u00a0", "\xff\xc3", "\u2028\u2029😀\ufffd", "\xed\xa0\x80"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		quoted := quoteJSON(s)
+		var got string
+		if err := json.Unmarshal([]byte(quoted), &got); err != nil {
+			t.Fatalf("%q became %s: %v", s, quoted, err)
+		}
+		// Each byte at fault becomes one U+FFFD; strings.ToValidUTF8 makes one of several.
+		if want := string([]rune(s)); got != want {
+			t.Errorf("%q became %s, which is %q, want %q", s, quoted, got, want)
+		}
+		if !utf8.ValidString(quoted) || quoted != printable(quoted) || strings.Contains(quoted, "\t") {
+			t.Errorf("%q became %q, which could drive a terminal", s, quoted)
+		}
+	})
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The types of nftables messages that x/sys does not name (enum nf_tables_msg_types in linux/netfilter/nf_tables.h,
+// Linux 6.3).
+const (
+	nftMsgDestroyTable = 26
+	nftMsgDestroyChain = 27
+	nftMsgDestroyRule  = 28
+)
+
+// netlinkBuffer holds every batch of messages that the kernel sends (NLMSG_GOODSIZE in linux/netlink.h, 8 KB at most),
+// but for a single message that is longer.
+const netlinkBuffer = 1 << 16
+
+// watchFirewall sends on changed, without waiting, when a table, chain or rule of nf_tables has been made, changed or
+// removed by anybody, in the network namespace of the thread that calls. That is also what iptables-nft does, and what
+// the daemon does itself; what iptables-legacy does goes past it. Elements of sets do not count, so that openings and
+// expiries are no changes. changed has room for one, so that a change while the caller is busy is not lost.
+//
+// stop ends it, and returns when it has ended. An error means that nothing will be told: the kernel has no nf_tables, or
+// CAP_NET_ADMIN is missing.
+func watchFirewall(changed chan<- struct{}) (stop func(), err error) {
+	socket, err := subscribeFirewall()
+	if err != nil {
+		return nil, err
+	}
+	ended := make(chan struct{})
+	go func() {
+		followFirewall(socket, changed)
+		close(ended)
+	}()
+	return func() {
+		_ = socket.Close()
+		<-ended
+	}, nil
+}
+
+// subscribeFirewall opens a netlink socket that gets nf_tables' messages.
+func subscribeFirewall() (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("opening a netlink socket: %w", err)
+	}
+	// To subscribe succeeds also where there is no nf_tables (nfnetlink_bind in net/netfilter/nfnetlink.c).
+	if err := askGeneration(fd); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("asking the kernel for nf_tables: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.NFNLGRP_NFTABLES); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("subscribing to changes of nf_tables: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "nftables"), nil // as it does not block, Close ends a Read
+}
+
+// followFirewall reads messages until the socket is closed.
+func followFirewall(socket *os.File, changed chan<- struct{}) {
+	buf := make([]byte, netlinkBuffer)
+	for {
+		n, err := socket.Read(buf)
+		switch {
+		case errors.Is(err, os.ErrClosed):
+			return
+		case errors.Is(err, unix.ENOBUFS): // messages were lost (netlink(7))
+		case err != nil:
+			time.Sleep(time.Second) // none is known; if it stays, this is polling
+		case n < len(buf) && !tellsChange(buf[:n]):
+			continue
+		}
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// tellsChange reports whether a table, chain or rule has changed, by a batch of netlink messages. What it cannot read
+// counts as a change.
+func tellsChange(b []byte) bool {
+	for len(b) > 0 {
+		if len(b) < unix.SizeofNlMsghdr {
+			return true
+		}
+		// struct nlmsghdr of linux/netlink.h, in the machine's byte order: length (32 bits), type (16 bits).
+		length, kind := binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint16(b[4:])
+		if length < unix.SizeofNlMsghdr || uint64(length) > uint64(len(b)) {
+			return true
+		}
+		// linux/netfilter/nfnetlink.h: the subsystem is the upper half of the type.
+		if kind>>8 == unix.NFNL_SUBSYS_NFTABLES {
+			switch kind & 0xff {
+			case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE, nftMsgDestroyTable,
+				unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN, nftMsgDestroyChain,
+				unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE, nftMsgDestroyRule:
+				return true
+			}
+		}
+		// NLMSG_ALIGN; the last one may have no padding.
+		b = b[min((uint64(length)+3)&^3, uint64(len(b))):]
+	}
+	return false
+}
+
+// askGeneration asks for the number of nf_tables' ruleset, and returns an error if it gets none.
+func askGeneration(fd int) error {
+	const kind = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN
+	// struct nlmsghdr: length, type, flags, sequence and port; then struct nfgenmsg: family, version, resource.
+	request := make([]byte, unix.SizeofNlMsghdr+4)
+	binary.NativeEndian.PutUint32(request, uint32(len(request)))
+	binary.NativeEndian.PutUint16(request[4:], kind)
+	binary.NativeEndian.PutUint16(request[6:], unix.NLM_F_REQUEST)
+	if err := unix.Sendto(fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	// The kernel has answered before sendto returns (netlink_unicast_kernel in net/netlink/af_netlink.c).
+	answer := make([]byte, 4096)
+	n, err := unix.Read(fd, answer)
+	if err != nil {
+		return err
+	}
+	if n < unix.SizeofNlMsghdr+4 {
+		return unix.EPROTO
+	}
+	switch kind := binary.NativeEndian.Uint16(answer[4:]); kind {
+	case unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN:
+		return nil
+	case unix.NLMSG_ERROR:
+		// struct nlmsgerr begins with the negative error number.
+		if errno := -int32(binary.NativeEndian.Uint32(answer[unix.SizeofNlMsghdr:])); errno > 0 {
+			return unix.Errno(errno)
+		}
+	}
+	return unix.EPROTO
+}
