@@ -164,7 +164,6 @@ type opening struct {
 	saved   bool          // the journal has it
 	tries   int           // how often its closing has failed
 	failed  time.Duration // when it failed first
-	why     string        // and why the last time
 }
 
 // wish is what an opening waits for at the firewall.
@@ -722,7 +721,6 @@ func (d *Doors) failedClosing(now time.Duration, o *opening, why string) (pause 
 		o.failed = now
 	}
 	o.tries++
-	o.why = why
 	d.dirty = true
 	if o.tries >= maxTries || now-o.failed >= maxTrying {
 		d.printf(now, o.key.door, "%v: %s: closing it has failed %d times, the last time with %s: given up", o.key.source, o.key.door, o.tries, why)

@@ -77,6 +77,9 @@ func (n *nativeTest) knockOnce(i int) {
 func (n *nativeTest) tool(args ...string) (out string, status int) {
 	n.Helper()
 	cmd := sesame("sesame", args...)
+	if n.broken != "" {
+		cmd.Env = append(cmd.Env, "PATH="+n.broken+":"+os.Getenv("PATH"))
+	}
 	var b strings.Builder
 	cmd.Stdout, cmd.Stderr = &b, &b
 	n.must(n.host.start(cmd))
@@ -475,6 +478,19 @@ func TestToolDoesNotAnswer(t *testing.T) {
 			n.flushed()
 		})
 	}
+}
+
+// TestFlushWithoutAnswer has iptables fail to list its rules: flush does not say that nothing is left.
+func TestFlushWithoutAnswer(t *testing.T) {
+	n := newNativeTest(t, firewallHosts[1], fmt.Sprintf(nativeDoor, 600))
+	n.serve().stop()
+	mend := n.breaks("iptables", "*-S*", 4)
+	if out, status := n.tool("flush", "-c", n.dir+"/knockd.conf"); status != 1 || strings.Contains(out, "nothing of sesame is left") {
+		t.Errorf("flush: exit status %d, %s", status, out)
+	}
+	n.wantPort(0, hostSSH, filtered)
+	mend()
+	n.flushed()
 }
 
 // TestTrialWithCommands ends the daemon by ctrl-C while commands run: it leaves no trace.

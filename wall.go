@@ -284,7 +284,14 @@ func (w *Wall) do(work wallWork) error {
 		}
 		return errPutRight
 	case workFlush:
-		return w.calls(flush(w.inspect(), nil))
+		in := w.inspect()
+		if in.Unknown != nil {
+			return fmt.Errorf("reading the firewall's rules: %w", in.Unknown)
+		}
+		if err := in.answers(w.used()); err != nil {
+			return err
+		}
+		return w.calls(flush(in, nil))
 	}
 	return w.build(work.rules)
 }
