@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
@@ -59,6 +60,7 @@ type Frame struct {
 	Link     int    // interface index
 	Outgoing bool
 	Tagged   bool // came with a VLAN tag other than 0
+	Foreign  bool // to another hardware address than the link's
 }
 
 // openCapture listens on the interface with that index, or on all of them for 0. No packet is queued before the filter
@@ -67,7 +69,7 @@ func openCapture(index int, spec FilterSpec, ring int) (c *Capture, err error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-			return nil, fmt.Errorf("opening a packet socket: %w: it needs CAP_NET_RAW: run as root", err)
+			return nil, fmt.Errorf("opening a packet socket: %w: it needs CAP_NET_RAW: run it as root", err)
 		}
 		return nil, fmt.Errorf("opening a packet socket: %w", err)
 	}
@@ -153,6 +155,7 @@ func (c *Capture) read(take func(*Frame)) {
 			f.Protocol = binary.BigEndian.Uint16(frame[frameOffLink+linkOffProtocol:])
 			f.Link = int(binary.NativeEndian.Uint32(frame[frameOffLink+linkOffIndex:]))
 			f.Outgoing = frame[frameOffLink+linkOffType] == unix.PACKET_OUTGOING
+			f.Foreign = frame[frameOffLink+linkOffType] == unix.PACKET_OTHERHOST
 			f.Tagged = binary.NativeEndian.Uint32(frame[frameOffStatus:])&unix.TP_STATUS_VLAN_VALID != 0 &&
 				binary.NativeEndian.Uint32(frame[frameOffVLAN:])&0xfff != 0
 			take(&f)
@@ -170,6 +173,17 @@ func (c *Capture) drops() uint64 {
 		return 0
 	}
 	return uint64(stats.Drops)
+}
+
+// hears reports whether the capture is still bound to the link of that index. It is not after that has vanished, also if
+// there is another one of the same index (packet_notifier in net/packet/af_packet.c).
+func (c *Capture) hears(index int) bool {
+	bound, err := syscall.Getsockname(c.fd)
+	if err != nil {
+		return false
+	}
+	at, ok := bound.(*syscall.SockaddrLinklayer)
+	return ok && at.Ifindex == index
 }
 
 // clearError asks for an error such as ENETDOWN, which poll reports until somebody does. The kernel binds the socket

@@ -238,9 +238,9 @@ func TestDebug(t *testing.T) {
 	w.from(0, "knock -d 5 10.9.0.1 7000 7000:udp 8000; hping3 -q -c 1 -F -p 7000 10.9.0.1; knock 10.9.0.1 8000:udp")
 	for _, want := range []string{
 		"-> 7000:tcp (syn): a: 10.9.0.2: stage 1 of 2\n",
-		"packet from 10.9.0.2 on link ", " does not count: 7000:udp is no door's knock, or not at this address, or not with these flags ()\n",
-		"does not count: 8000:tcp is no door's knock, or not at this address, or not with these flags (syn)\n",
-		"does not count: 7000:tcp is no door's knock, or not at this address, or not with these flags (fin)\n",
+		"packet from 10.9.0.2 on link ", " does not count: 7000:udp is no door's knock, or not at this address or interface, or not with these flags ()\n",
+		"does not count: 8000:tcp is no door's knock, or not at this address or interface, or not with these flags (syn)\n",
+		"does not count: 7000:tcp is no door's knock, or not at this address or interface, or not with these flags (fin)\n",
 		"-> 8000:udp: a: 10.9.0.2: the sequence is complete\n",
 	} {
 		d.await(want)

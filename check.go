@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -49,7 +50,7 @@ func check(e env, args []string) error {
 		warnings = append(warnings, hostWarnings(c)...)
 		if c.native() {
 			var more []string
-			report, more = firewallReport(c, inspectHost(), o.verbose)
+			report, more = firewallReport(c, inspectHost(), defaultLinks(), o.verbose)
 			warnings = append(warnings, more...)
 		}
 		for _, u := range unreadable {
@@ -71,8 +72,8 @@ func check(e env, args []string) error {
 }
 
 // firewallReport is, in lines, which firewall would open the doors, and why. dryRun adds the commands. An error of
-// choosing is a warning here: the configuration may be for another host.
-func firewallReport(c *Config, in Inspection, dryRun bool) (report string, warnings []string) {
+// choosing is a warning here: the configuration may be for another host. auto are the interfaces that hold a default route.
+func firewallReport(c *Config, in Inspection, auto []string, dryRun bool) (report string, warnings []string) {
 	warn := func(format string, a ...any) { warnings = append(warnings, c.File+": "+fmt.Sprintf(format, a...)) }
 	if in.NFTError != nil && len(in.Tools) == 0 && os.Geteuid() != 0 {
 		warn("only root can look at the firewall, which is to open doors: run check as root")
@@ -87,7 +88,7 @@ func firewallReport(c *Config, in Inspection, dryRun bool) (report string, warni
 		warn("%s", w)
 	}
 	report = "firewall: " + choice.Reason + "\n"
-	rules := c.ruleset(c.Interfaces)
+	rules := c.ruleset(c.Interfaces, auto)
 	if err := rules.fits(); err != nil {
 		warn("%v", err)
 		return report, warnings
@@ -131,6 +132,9 @@ func describeDoor(d *Door, unused int, secrets bool) string {
 		fmt.Fprintf(&s, "%s: %d %s", d.Name, len(d.Sequence), plural(len(d.Sequence), "knock"))
 	}
 	fmt.Fprintf(&s, " within %v", d.SeqTimeout)
+	if d.Interfaces != nil {
+		fmt.Fprintf(&s, " on %s", strings.Join(d.Interfaces, ", "))
+	}
 	start, stop := d.Start, d.Stop
 	if start == "" {
 		start, stop = d.Start6, d.Stop6
@@ -175,9 +179,22 @@ func plural(n int, noun string) string {
 
 // hostWarnings are about what the configuration asks for and this host does not have.
 func hostWarnings(c *Config) (warnings []string) {
-	if links, err := readLinks(); err == nil && c.Interfaces != nil {
-		if _, err := listenedOn(links, c.Interfaces); err != nil {
-			warnings = append(warnings, fmt.Sprintf("%s: %v", c.File, err))
+	if links, err := readLinks(true); err == nil {
+		var there []string
+		for _, l := range links {
+			there = append(there, l.Name)
+		}
+		sort.Strings(there)
+		for i, list := range c.lists(c.Interfaces) {
+			at := c.InterfaceLine
+			if i > 0 {
+				at = c.Doors[slices.IndexFunc(c.Doors, func(d *Door) bool { return int(d.List) == i })].Line
+			}
+			for _, s := range linkStates([][]string{list}, links) {
+				if s.State == absent {
+					warnings = append(warnings, fmt.Sprintf("%s:%d: %s: there are %s", c.File, at, s.news(), strings.Join(there, ", ")))
+				}
+			}
 		}
 	}
 	for _, d := range c.Doors {
@@ -200,6 +217,18 @@ func hostWarnings(c *Config) (warnings []string) {
 		}
 	}
 	return append(warnings, establishedWarning(c)...)
+}
+
+// defaultLinks names the interfaces that hold a default route now.
+func defaultLinks() (names []string) {
+	links, _ := readLinks(true) // who cannot read them cannot listen either, and is told so
+	for _, l := range links {
+		if l.Default {
+			names = append(names, l.Name)
+		}
+	}
+	sort.Strings(names)
+	return names
 }
 
 // establishedWarning tells of doors whose closing by iptables commands will stall live connections: the host's rules

@@ -39,7 +39,11 @@ func TestCheck(t *testing.T) {
 				`warning: FILE:1: door "ssh": there is no program "/nosuch/iptables" on this host` + "\n" +
 					`warning: FILE:1: door "ssh": there is no program "/nosuch/nft" on this host` + "\n"}},
 		{"missing interface", "[options]\nInterface = lo,nosuch0\n" + ssh + sh, "", output{0, "configuration OK\nssh: 2 knocks within 25s, runs a command\n",
-			`warning: FILE: there is no interface "nosuch0": there are LINKS` + "\n"}},
+			"warning: FILE:2: there is no interface nosuch0 yet: it is waited for: there are LINKS\n"}},
+		{"missing interfaces of a door", "[options]\nInterface = nosuch0\n" + ssh + sh + "Interface = nosuch1,lo,nosuch*\n", "",
+			output{0, "configuration OK\nssh: 2 knocks within 25s on nosuch1, lo, nosuch*, runs a command\n",
+				"warning: FILE:3: there is no interface nosuch1 yet: it is waited for: there are LINKS\n" +
+					"warning: FILE:3: there is no interface nosuch* yet: one is waited for: there are LINKS\n"}},
 		{"interface that is there", "[options]\nInterface = lo\n" + ssh + sh, "", output{0, "configuration OK\nssh: 2 knocks within 25s, runs a command\n", ""}},
 	}
 	links := regexp.MustCompile(`there are .*\blo\b.*`)
@@ -100,14 +104,14 @@ func TestFirewallReport(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, warnings := firewallReport(c, test.in, false)
+		got, warnings := firewallReport(c, test.in, nil, false)
 		for _, w := range warnings {
 			got += w + "\n"
 		}
 		if got != test.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
 		}
-		if dry, _ := firewallReport(c, test.in, true); strings.Contains(dry, "would run") != test.dry {
+		if dry, _ := firewallReport(c, test.in, nil, true); strings.Contains(dry, "would run") != test.dry {
 			t.Errorf("%s: want a dry run: %v, got\n%s", test.name, test.dry, dry)
 		}
 	}
@@ -123,7 +127,7 @@ func TestFirewallReportNothingWorks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	report, warnings := firewallReport(c, Inspection{NFTError: errFake}, true)
+	report, warnings := firewallReport(c, Inspection{NFTError: errFake}, nil, true)
 	if report != "" || !slices.Equal(warnings, []string{want}) {
 		t.Errorf("got %q, warnings %q, want %q", report, warnings, want)
 	}
@@ -162,11 +166,11 @@ to open door "open ssh" for 192.0.2.7 it would run:
     COMMIT
     END
 `
-	if got, warnings := firewallReport(c, in, true); got != want || warnings != nil {
+	if got, warnings := firewallReport(c, in, nil, true); got != want || warnings != nil {
 		t.Errorf("got\n%s\nwarnings %q, want\n%s", got, warnings, want)
 	}
 	// Each family has its example.
-	got, _ := firewallReport(c, Inspection{Tools: append(in.Tools, Tool{iptables: iptables{"ip6tables", true}})}, true)
+	got, _ := firewallReport(c, Inspection{Tools: append(in.Tools, Tool{iptables: iptables{"ip6tables", true}})}, nil, true)
 	for _, line := range []string{`to open door "open ssh" for 2001:db8::7 it would run:`, "    ip6tables -w -C INPUT -j SESAME || ip6tables-restore -w -n <<END"} {
 		if !strings.Contains(got, line+"\n") {
 			t.Errorf("got\n%s\nwant %q in it", got, line)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 // Protocol is an IP protocol number (RFC 791, section 3.1): tcp or udp.
@@ -84,10 +86,17 @@ type Door struct {
 	Cooldown time.Duration
 	OneTime  string     // file of one-time sequences, or ""
 	Target   netip.Addr // the address knocked on, or the zero Addr: this host's own
+	// Interfaces are those that it may be knocked on from; none: those of the configuration. List is the number of
+	// that list in Config.lists.
+	Interfaces []string
+	List       uint8
 }
 
-// hears reports whether the door listens to the address that was knocked on.
+// hears reports whether the door listens to the address that was knocked on, and to the link.
 func (d *Door) hears(h *Hit) bool {
+	if h.Elsewhere>>d.List&1 != 0 {
+		return false
+	}
 	if d.Target.IsValid() {
 		return h.To == d.Target.As16()
 	}
@@ -108,7 +117,7 @@ func (d *Door) native() bool { return len(d.OpenPorts) > 0 }
 // knockedAs reports whether an attempt at one door goes on at the other.
 func (d *Door) knockedAs(o *Door) bool {
 	return d.Name == o.Name && slices.Equal(d.Sequence, o.Sequence) && d.SeqTimeout == o.SeqTimeout &&
-		d.Flags == o.Flags && d.Target == o.Target
+		d.Flags == o.Flags && d.Target == o.Target && slices.Equal(d.Interfaces, o.Interfaces)
 }
 
 // nextOneTime reports whether the other door is this one with another line of its one-time file in force.
@@ -141,10 +150,12 @@ func joinKnocks(knocks []Knock) string {
 type Config struct {
 	File       string
 	Doors      []*Door
-	Interfaces []string // none: all
-	LogFile    string
-	PidFile    string
-	UseSyslog  bool
+	Interfaces []string // as parseInterfaces returns them
+	// InterfaceLine is where they stand; 0: nowhere.
+	InterfaceLine int
+	LogFile       string
+	PidFile       string
+	UseSyslog     bool
 	// Firewall is what native doors are opened by: auto, iptables or nft; FirewallMark the bit of a packet's mark that
 	// nft uses.
 	Firewall     string
@@ -157,17 +168,46 @@ type Config struct {
 // native reports whether there is a door that needs the firewall.
 func (c *Config) native() bool { return slices.ContainsFunc(c.Doors, (*Door).native) }
 
-// ruleset is what our part of the firewall must be while nothing is open. links are the interfaces that are listened
-// on; nil: all.
-func (c *Config) ruleset(links []string) (r Ruleset) {
+// lists are the different lists of interfaces, by Door.List. general is the one of doors that have none of their own; it
+// is nil if there is no such door.
+func (c *Config) lists(general []string) [][]string {
+	lists := [][]string{general}
+	if len(c.Doors) > 0 && !slices.ContainsFunc(c.Doors, func(d *Door) bool { return d.List == 0 }) {
+		lists[0] = nil
+	}
+	for _, d := range c.Doors {
+		if int(d.List) == len(lists) {
+			lists = append(lists, d.Interfaces)
+		}
+	}
+	return lists
+}
+
+// ruleset is what our part of the firewall must be while nothing is open. general are the interfaces of doors that have
+// none of their own, and auto those that "auto" stands for.
+func (c *Config) ruleset(general, auto []string) (r Ruleset) {
 	for _, d := range c.Doors {
 		for _, k := range d.OpenPorts {
 			if !slices.Contains(r.Kept, k) {
 				r.Kept = append(r.Kept, k)
 			}
 		}
-		if d.Hide {
-			r.Hidden = append(r.Hidden, Hidden{Door: d.Name, Ports: d.OpenPorts, Links: links, Except: d.HideExcept})
+		list := general
+		if d.Interfaces != nil {
+			list = d.Interfaces
+		}
+		h := Hidden{Door: d.Name, Ports: d.OpenPorts, Except: d.HideExcept}
+		for _, item := range list {
+			switch item {
+			case everyInterface:
+			case autoInterface:
+				h.Links = append(h.Links, auto...)
+			default:
+				h.Links = append(h.Links, item)
+			}
+		}
+		if d.Hide && (h.Links != nil || slices.Contains(list, everyInterface)) {
+			r.Hidden = append(r.Hidden, h)
 		}
 	}
 	return r
@@ -227,7 +267,7 @@ func parseConfig(name string, r io.Reader) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading configuration: %w", err)
 	}
-	p := parser{config: &Config{File: name, Firewall: "auto", FirewallMark: defaultMark}, optionsSeen: map[string]int{}}
+	p := parser{config: &Config{File: name, Firewall: "auto", FirewallMark: defaultMark, Interfaces: []string{everyInterface}}, optionsSeen: map[string]int{}}
 	if len(text) > maxConfigSize {
 		p.line = 1
 		p.fail("a configuration is at most %d bytes", maxConfigSize)
@@ -305,7 +345,7 @@ var directives = []directive{
 	{"UseSyslog", "", true, true, (*parser).setUseSyslog},
 	{"LogFile", "", false, true, func(p *parser, v string) { p.setPath("LogFile", &p.config.LogFile, v) }},
 	{"PidFile", "", false, true, func(p *parser, v string) { p.setPath("PidFile", &p.config.PidFile, v) }},
-	{"Interface", "", false, true, (*parser).setInterface},
+	{"Interface", "", true, true, (*parser).setInterface},
 	{"Firewall", "", false, true, (*parser).setFirewall},
 	{"Firewall_Mark", "", false, true, (*parser).setFirewallMark},
 	{"StateDir", "", false, true, (*parser).setStateDir},
@@ -480,41 +520,63 @@ func (p *parser) setPath(name string, to *string, value string) {
 	*to = value
 }
 
-// setInterface takes a name, a list with commas, or any (also all, *). Of several lines the first one holds.
+// setInterface takes what parseInterfaces does. Of several lines the first one holds.
 func (p *parser) setInterface(value string) {
-	if before := p.optionsSeen["Interface"]; before != 0 {
+	to, seen := &p.config.Interfaces, p.optionsSeen
+	if p.open != nil {
+		to, seen = &p.open.door.Interfaces, p.open.seen
+	}
+	if before := seen["Interface"]; before != 0 {
 		p.warn("Interface stands on line %d already: that line holds", before)
 		return
 	}
 	value = strings.Trim(withoutComment(value), `"'`)
 	if value == "" {
 		p.warn("Interface is empty: all interfaces are listened on")
-		return
+		value = everyInterface
 	}
-	names, err := parseInterfaces(value)
+	list, err := parseInterfaces(value)
 	if err != nil {
 		p.fail("Interface: %v", err)
 		return
 	}
-	p.config.Interfaces = names
+	*to = list
+	if p.open == nil {
+		p.config.InterfaceLine = p.line
+	}
 }
 
-// parseInterfaces splits a list of interface names. None at all means every interface.
-func parseInterfaces(list string) (names []string, err error) {
-	for name := range strings.SplitSeq(list, ",") {
-		name = strings.TrimSpace(name)
+// In a list of interfaces, autoInterface stands for those that hold a default route, and everyInterface for all.
+const (
+	autoInterface  = "auto"
+	everyInterface = "*"
+	maxLinkName    = unix.IFNAMSIZ - 1
+)
+
+// parseInterfaces reads names, beginnings of names with a * behind them, and auto, with commas between them. any, all
+// and * are everyInterface alone.
+func parseInterfaces(text string) (list []string, err error) {
+	for item := range strings.SplitSeq(text, ",") {
+		item = strings.TrimSpace(item)
+		name, pattern := strings.CutSuffix(item, "*")
 		switch {
-		case strings.EqualFold(name, "any"), strings.EqualFold(name, "all"), name == "*":
-			return nil, nil
+		case strings.EqualFold(item, "any"), strings.EqualFold(item, "all"), item == everyInterface:
+			return []string{everyInterface}, nil
+		case strings.EqualFold(item, autoInterface):
+			item = autoInterface
+		case pattern && strings.ContainsAny(name, "*?["):
+			return nil, fmt.Errorf("%q never fits: a pattern is the beginning of a name and one * (ppp*)", item)
+		case len(item) > maxLinkName:
+			return nil, fmt.Errorf("%q never fits: the name of an interface has %d characters at most", item, maxLinkName)
 		// dev_valid_name in the kernel's net/core/dev.c.
-		case name == "", name == ".", name == "..", len(name) > 15, strings.ContainsAny(name, "/: \t"):
-			return nil, fmt.Errorf("%q is no interface name: names separated by commas (eth0,ppp0) or any", name)
+		case name == "", name == ".", name == "..", strings.ContainsAny(name, "/: \t*?"):
+			return nil, fmt.Errorf("%q is no interface: names with commas between them (eth0, ppp*), any, or auto", item)
 		}
-		if !slices.Contains(names, name) {
-			names = append(names, name)
+		if !slices.Contains(list, item) {
+			list = append(list, item)
 		}
 	}
-	return names, nil
+	return list, nil
 }
 
 func (p *parser) setSequence(value string) { p.open.door.Sequence = p.parseSequence(value) }
@@ -727,6 +789,7 @@ func (p *parser) finish() {
 		if !s.wrong { // else what surprises may come of that
 			p.warnSurprises(s)
 		}
+		p.numberInterfaces(s)
 		p.config.Doors = append(p.config.Doors, d)
 	}
 	p.warnPrefixes()
@@ -751,6 +814,32 @@ func lineOf(c *Config, warning string) (line int) {
 	line, _ = strconv.Atoi(n)
 	return line
 }
+
+// numberInterfaces gives a door the number of its list of interfaces: 0 without one, and else the same as a door before
+// it that has the same.
+func (p *parser) numberInterfaces(s *section) {
+	d, next := s.door, uint8(1)
+	if d.Interfaces == nil {
+		return
+	}
+	for _, o := range p.config.Doors {
+		if slices.Equal(o.Interfaces, d.Interfaces) {
+			d.List = o.List
+			return
+		}
+		next = max(next, o.List+1)
+	}
+	if next > maxLists {
+		p.line = s.seen["Interface"]
+		p.fail("Interface: there are more than %d different lists of interfaces: let doors share some", maxLists)
+		return
+	}
+	d.List = next
+}
+
+// maxLists is how many doors can have lists of interfaces that differ. Link.Outside has a bit for each, and one for the
+// configuration's.
+const maxLists = 63
 
 // checkPorts finds what does not go together with Open_Ports, or not without it.
 func (p *parser) checkPorts(s *section) {

@@ -159,6 +159,12 @@ func TestOptions(t *testing.T) {
 		{"interface in quotes", "[options]\nInterface = \"eth0\" # comment", Config{Interfaces: []string{"eth0"}}},
 		{"first interface holds", "[options]\nInterface = eth0\nInterface = eth1", Config{Interfaces: []string{"eth0"}}},
 		{"interfaces", "[options]\nInterface = ppp0, br-lan,eth0.2", Config{Interfaces: []string{"ppp0", "br-lan", "eth0.2"}}},
+		{"interface's beginning", "[options]\nInterface = ppp*, wan6", Config{Interfaces: []string{"ppp*", "wan6"}}},
+		{"longest beginning", "[options]\nInterface = abcdefghijklmn*", Config{Interfaces: []string{"abcdefghijklmn*"}}},
+		{"default routes", "[options]\nInterface = Auto, wg0", Config{Interfaces: []string{"auto", "wg0"}}},
+		{"twice the same", "[options]\nInterface = wg0, wg0", Config{Interfaces: []string{"wg0"}}},
+		{"empty interface", "[options]\nInterface =  # all", Config{}},
+		{"interface of a door", "[a]\nSequence = 1\nInterface = eth0", Config{}},
 		{"any interface", "[options]\nInterface = any", Config{}},
 		{"any of several", "[options]\nInterface = eth0,ALL", Config{}},
 		{"star", "[options]\nInterface = *", Config{}},
@@ -176,6 +182,9 @@ func TestOptions(t *testing.T) {
 			if test.want.Firewall == "" {
 				test.want.Firewall = "auto"
 			}
+			if test.want.Interfaces == nil {
+				test.want.Interfaces = []string{"*"}
+			}
 			if test.want.FirewallMark == 0 {
 				test.want.FirewallMark = 0x20000000
 			}
@@ -183,6 +192,49 @@ func TestOptions(t *testing.T) {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 		})
+	}
+}
+
+// TestDoorInterfaces numbers the lists of interfaces: doors that have the same one share a number.
+func TestDoorInterfaces(t *testing.T) {
+	const door = "[%s]\nSequence = 1\nCommand = true\n%s\n"
+	text := fmt.Sprintf(door+door+door+door+door, "a", "Interface = wan", "b", "", "c", "interface = lan*, \"auto\"",
+		"d", "Interface = wan\nInterface = lan", "e", "Interface = any, wan")
+	text = strings.ReplaceAll(text, `"`, "")
+	c, err := readText("[options]\nInterface = eth0\n" + text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range c.Doors {
+		got = append(got, fmt.Sprint(d.Name, d.List, d.Interfaces))
+	}
+	if want := "a1 [wan] b0 [] c2 [lan* auto] d1 [wan] e3 [*]"; strings.Join(got, " ") != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+	if got, want := fmt.Sprint(c.lists(c.Interfaces)), "[[eth0] [wan] [lan* auto] [*]]"; got != want {
+		t.Errorf("lists: got %s, want %s", got, want)
+	}
+	c.Doors = slices.Delete(c.Doors, 1, 2)
+	if got, want := fmt.Sprint(c.lists(c.Interfaces)), "[[] [wan] [lan* auto] [*]]"; got != want {
+		t.Errorf("lists without a door that has none: got %s, want %s", got, want)
+	}
+	c.Doors = nil
+	if got, want := fmt.Sprint(c.lists(c.Interfaces)), "[[eth0]]"; got != want {
+		t.Errorf("lists without doors: got %s, want %s", got, want)
+	}
+
+	var many strings.Builder
+	for i := range maxLists {
+		fmt.Fprintf(&many, door, fmt.Sprint(i), fmt.Sprintf("Interface = eth%d", i))
+	}
+	if c, err = readText(many.String()); err != nil || int(c.Doors[maxLists-1].List) != maxLists {
+		t.Fatalf("%d lists: %v", maxLists, err)
+	}
+	fmt.Fprintf(&many, door, "last", "Interface = wan")
+	_, err = readText(many.String())
+	if want := `knockd.conf:256: door "last": Interface: there are more than 63 different lists of interfaces: let doors share some`; err == nil || err.Error() != want {
+		t.Errorf("%d lists: got %v, want %s", maxLists+1, err, want)
 	}
 }
 
@@ -227,7 +279,8 @@ func TestMistakes(t *testing.T) {
 		empty   = `knockd.conf:2: door "a": Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports`
 		seconds = ` is a number of seconds from 0 to 2147483647, not `
 		isFlag  = ` is no flag: fin, syn, rst, psh, ack, urg, each also with ! before it`
-		isLink  = ` is no interface name: names separated by commas (eth0,ppp0) or any`
+		tooLong = ` never fits: the name of an interface has 15 characters at most`
+		isLink  = ` is no interface: names with commas between them (eth0, ppp*), any, or auto`
 		door    = "[a]\nSequence = 1\n"
 		native  = door + "Open_Ports = 22\n"
 		open    = `knockd.conf:3: door "a": Open_Ports: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not `
@@ -264,8 +317,7 @@ func TestMistakes(t *testing.T) {
 				"knockd.conf:2: UseSyslog stands before the first section: write [options] or a door's [name] above it"},
 		{"door's directive in options", "[options]\nTCPFlags = syn", `knockd.conf:2: TCPFlags belongs in a door's section, not in [options]`},
 		{"option in a door", "[a]\nSequence = 1\nInterface = eth0\nLogFile = /a\nPidFile = /a",
-			`knockd.conf:3: door "a": Interface belongs in [options]` + "\n" +
-				`knockd.conf:4: door "a": LogFile belongs in [options]` + "\n" +
+			`knockd.conf:4: door "a": LogFile belongs in [options]` + "\n" +
 				`knockd.conf:5: door "a": PidFile belongs in [options]`},
 		{"no name", "[ ]\nSequence = 1", `knockd.conf:1: a section needs a name: [options] or a door's [name]`},
 		{"name that is no text", "[\xff]\nSequence = 1", `knockd.conf:1: a door's name must be UTF-8 text: it stands in the log`},
@@ -283,7 +335,11 @@ func TestMistakes(t *testing.T) {
 		{"far too many seconds", "[a]\nSequence = 1\nSeq_Timeout = 99999999999999999999", `knockd.conf:3: door "a": Seq_Timeout` + seconds + `"99999999999999999999"`},
 		{"syslog with a file", "[options]\nUseSyslog = /var/log/a", `knockd.conf:2: UseSyslog stands alone on its line, or is yes or no, not "/var/log/a"`},
 		{"interface with a slash", "[options]\nInterface = eth0/1", `knockd.conf:2: Interface: "eth0/1"` + isLink},
-		{"interface too long", "[options]\nInterface = abcdefghijklmnop", `knockd.conf:2: Interface: "abcdefghijklmnop"` + isLink},
+		{"interface too long", "[options]\nInterface = abcdefghijklmnop", `knockd.conf:2: Interface: "abcdefghijklmnop"` + tooLong},
+		{"beginning too long", "[options]\nInterface = abcdefghijklmno*", `knockd.conf:2: Interface: "abcdefghijklmno*"` + tooLong},
+		{"star in the middle", "[options]\nInterface = e*h*", `knockd.conf:2: Interface: "e*h*" never fits: a pattern is the beginning of a name and one * (ppp*)`},
+		{"question mark", "[options]\nInterface = eth?", `knockd.conf:2: Interface: "eth?"` + isLink},
+		{"interface of a door", "[a]\nSequence = 1\nInterface = eth0/1", `knockd.conf:3: door "a": Interface: "eth0/1"` + isLink},
 		{"empty interface", "[options]\nInterface = eth0,", `knockd.conf:2: Interface: ""` + isLink},
 		{"empty one-time file", "[a]\nOne_Time_Sequences =\nSequence = 1", `knockd.conf:2: door "a": One_Time_Sequences needs a file`},
 		{"open port too high", door + "Open_Ports = 70000", open + `"70000"`},
@@ -482,6 +538,7 @@ func TestConfigRuleset(t *testing.T) {
 	ssh, vpn := Knock{22, tcp}, Knock{51820, udp}
 	commands := &Door{Name: "commands", Start: "open"}
 	hidden := &Door{Name: "hidden", OpenPorts: []Knock{ssh, vpn}, Hide: true, HideExcept: lan}
+	oneSide := &Door{Name: "one side", OpenPorts: []Knock{ssh}, Hide: true, Interfaces: []string{"ppp*", "auto"}}
 	open := &Door{Name: "open", OpenPorts: []Knock{vpn, {80, tcp}}}
 	for _, test := range []struct {
 		name   string
@@ -495,11 +552,13 @@ func TestConfigRuleset(t *testing.T) {
 		{"open", []*Door{commands, open}, []string{"eth0"}, true, Ruleset{Kept: []Knock{vpn, {80, tcp}}}},
 		{"hidden", []*Door{hidden, open}, []string{"eth0", "ppp0"}, true, Ruleset{Kept: []Knock{ssh, vpn, {80, tcp}},
 			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Links: []string{"eth0", "ppp0"}, Except: lan}}}},
-		{"hidden everywhere", []*Door{hidden}, nil, true, Ruleset{Kept: []Knock{ssh, vpn},
+		{"hidden everywhere", []*Door{hidden}, []string{"*"}, true, Ruleset{Kept: []Knock{ssh, vpn},
 			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Except: lan}}}},
+		{"hidden on one side", []*Door{oneSide}, []string{"*"}, true, Ruleset{Kept: []Knock{ssh},
+			Hidden: []Hidden{{Door: "one side", Ports: []Knock{ssh}, Links: []string{"ppp*", "eth5", "wan"}}}}},
 	} {
 		c := &Config{Doors: test.doors}
-		if got := c.ruleset(test.links); !reflect.DeepEqual(got, test.want) {
+		if got := c.ruleset(test.links, []string{"eth5", "wan"}); !reflect.DeepEqual(got, test.want) {
 			t.Errorf("%s: got %+v, want %+v", test.name, got, test.want)
 		}
 		if got := c.native(); got != test.native {

@@ -235,7 +235,6 @@ func TestDetachRefused(t *testing.T) {
 		want         string
 	}{
 		{"bad configuration", "[a]\nsequence = x\n", nil, 1, d.dir + "/knockd.conf:2: door \"a\": Sequence: a port is a number from 1 to 65535\n"},
-		{"no such interface", good, []string{"-i", "nope0"}, 1, "knockd: there is no interface \"nope0\": there are "},
 		{"no place for the log", good, []string{"-g", "none/log"}, 1, "knockd: opening the log file: open " + d.dir + "/none/log: no such file or directory: "},
 		{"no place for the pid file", good, []string{"-p", "none/pid"}, 1, "knockd: opening the pid file: open " + d.dir + "/none/pid: no such file or directory: -p names another one\n"},
 		{"a pid file that is none", good, []string{"-p", "knockd.conf"}, 1, "knockd: " + d.dir + "/knockd.conf is no pid file, and stays as it is: -p names another one\n"},

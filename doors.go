@@ -117,8 +117,9 @@ type Doors struct {
 	givenUp  []FailedClose
 }
 
-// doorSettings is what a reload changes for the doors; what is nil stays.
+// doorSettings is what a reload, or another set of links, changes for the doors; what is nil stays.
 type doorSettings struct {
+	reload    bool
 	about     Status
 	rules     *Ruleset
 	work      func(w wallWork, done func(error))
@@ -928,7 +929,10 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 	if s.rules == nil || d.closing {
 		return
 	}
-	d.rules, d.givenUp = *s.rules, nil
+	d.rules = *s.rules
+	if s.reload {
+		d.givenUp = nil
+	}
 	if s.work != nil {
 		d.work, d.watched = s.work, s.watched
 	}

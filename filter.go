@@ -52,7 +52,7 @@ type FilterSpec struct {
 	Addresses []netip.Addr
 	OnlyIPv4  bool
 
-	// knocks has, for each knock, the doors in whose sequence it stands: one of those with equal Flags and Target.
+	// knocks has, for each knock, the doors in whose sequence it stands: one of those with equal Flags, Target and List.
 	knocks map[Knock][]*Door
 }
 
@@ -61,7 +61,7 @@ func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec
 	spec := FilterSpec{Addresses: addresses, OnlyIPv4: onlyIPv4, knocks: map[Knock][]*Door{}}
 	for _, d := range doors {
 		for _, k := range d.Sequence {
-			if !slices.ContainsFunc(spec.knocks[k], func(o *Door) bool { return o.Flags == d.Flags && o.Target == d.Target }) {
+			if !slices.ContainsFunc(spec.knocks[k], func(o *Door) bool { return o.Flags == d.Flags && o.Target == d.Target && o.List == d.List }) {
 				spec.knocks[k] = append(spec.knocks[k], d)
 			}
 			if k.Proto == tcp {

@@ -37,7 +37,7 @@ type Ruleset struct {
 type Hidden struct {
 	Door   string
 	Ports  []Knock
-	Links  []string       // where they are hidden; nil: everywhere but on lo
+	Links  []string       // where they are hidden: names, or beginnings of names and a *; nil: everywhere but on lo
 	Except []netip.Prefix // sources that are left to the host's own rules
 }
 
@@ -133,7 +133,7 @@ func fingerprint(s string) string {
 func (r Ruleset) fits() error {
 	for _, h := range r.Hidden {
 		for _, link := range h.Links {
-			if !plainLink(link) {
+			if !plainLink(strings.TrimSuffix(link, everyInterface)) {
 				return fmt.Errorf("door %q: the firewall cannot take %q for the name of an interface", h.Door, link)
 			}
 		}

@@ -245,7 +245,7 @@ func TestRulesetFits(t *testing.T) {
 		want bool
 	}{
 		{"eth0.2", true}, {"pppoe-wan", true}, {"br-lan", true}, {"veth1@x", true},
-		{"", false}, {"eth+", false}, {"eth*", false}, {`e"0`, false}, {"123456789abcdef", true}, {"123456789abcdef0", false},
+		{"", false}, {"eth+", false}, {"eth*", true}, {"e*h*", false}, {"*", false}, {`e"0`, false}, {"123456789abcdef", true}, {"123456789abcdef0", false},
 	} {
 		err := Ruleset{Hidden: []Hidden{{Door: "ssh", Links: []string{test.link}}}}.fits()
 		if (err == nil) != test.want {

@@ -143,6 +143,9 @@ func hidden(h Hidden, from, moreTCP, moreUDP, target string) (rules []string) {
 	if len(h.Links) > 0 {
 		links = nil
 		for _, link := range h.Links {
+			if prefix, pattern := strings.CutSuffix(link, everyInterface); pattern {
+				link = prefix + "+"
+			}
 			links = append(links, "-i "+link+" ")
 		}
 	}

@@ -8,104 +8,327 @@ import (
 	"slices"
 	"sort"
 	"strings"
-	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Link is a network interface.
+// Link is a network interface: what the kernel tells of it, and what the configuration makes of that.
 type Link struct {
 	Index     int
 	Name      string
-	Master    int // index of the bridge or bond it is a port of, else 0
+	Master    int // index of the bridge or bond that it is a port of, else 0
+	Parent    int // of a VLAN, macvlan or ipvlan: index of the link whose frames it shows again, else 0
+	Takes     taking
 	Loopback  bool
+	Up        bool         // and running: a cable is in
+	Default   bool         // a default route leads out of it
 	Addresses []netip.Addr // without zone
+
+	// Outside has bit i set unless the i-th list of interfaces names the link (Config.lists). MasterShows has those
+	// lists whose links show each frame of this one again.
+	Outside, MasterShows uint64
+	uppers               []*Link // the links whose Parent it is, if they are listened on
 }
 
-// readLinks asks the kernel for all interfaces and their addresses (rtnetlink(7)).
-func readLinks() (map[int]*Link, error) {
-	links := map[int]*Link{}
-	err := dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, unix.SizeofIfInfomsg, func(header []byte, attrs []syscall.NetlinkRouteAttr) {
-		l := &Link{Index: int(int32(binary.NativeEndian.Uint32(header[4:])))}
-		l.Loopback = binary.NativeEndian.Uint32(header[8:])&unix.IFF_LOOPBACK != 0
-		for _, a := range attrs {
-			switch a.Attr.Type {
-			case unix.IFLA_IFNAME:
-				l.Name = strings.TrimRight(string(a.Value), "\x00")
-			case unix.IFLA_MASTER:
-				if len(a.Value) >= 4 {
-					l.Master = int(binary.NativeEndian.Uint32(a.Value))
-				}
-			}
+// taking is which frames of its parent a link shows again.
+type taking uint8
+
+const (
+	takesTagged  taking = iota // a VLAN
+	takesForeign               // a macvlan, which has a hardware address of its own
+	takesToIt                  // an ipvlan: frames to its addresses
+)
+
+// listened reports whether a list of interfaces names the link.
+func (l *Link) listened() bool { return l.Outside != nowhere }
+
+// nowhere is what Link.Outside is for a link that no list names.
+const nowhere = ^uint64(0)
+
+// elsewhere has the bits of the lists of interfaces for which a frame on the link, to that address, does not count:
+// those that do not name the link, and those that name another one which shows the frame again.
+func (l *Link) elsewhere(f *Frame, to [16]byte) uint64 {
+	bits := l.Outside | l.MasterShows
+	for _, u := range l.uppers {
+		shows := false
+		switch u.Takes {
+		case takesTagged:
+			shows = f.Tagged
+		case takesForeign:
+			shows = f.Foreign
+		case takesToIt:
+			shows = slices.Contains(u.Addresses, netip.AddrFrom16(to).Unmap())
 		}
+		if shows {
+			bits |= ^u.Outside
+		}
+	}
+	return bits
+}
+
+// readLinks asks the kernel for all interfaces, by index, and their addresses (rtnetlink(7)). Only with routes it knows
+// which hold a default route.
+func readLinks(routes bool) (map[int]*Link, error) {
+	links := map[int]*Link{}
+	vrf := map[int]bool{}
+	err := dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, unix.SizeofIfInfomsg, func(body []byte) {
+		l, kind := parseLink(body)
 		links[l.Index] = l
+		vrf[l.Index] = kind == "vrf"
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the list of interfaces: %w", err)
 	}
-	err = dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, unix.SizeofIfAddrmsg, func(header []byte, attrs []syscall.NetlinkRouteAttr) {
-		l := links[int(binary.NativeEndian.Uint32(header[4:]))]
-		var address, local netip.Addr
-		for _, a := range attrs {
-			switch a.Attr.Type {
-			case unix.IFA_ADDRESS:
-				address, _ = netip.AddrFromSlice(a.Value)
-			case unix.IFA_LOCAL:
-				// On a point-to-point link IFA_ADDRESS is the other end's (linux/if_addr.h).
-				local, _ = netip.AddrFromSlice(a.Value)
-			}
+	for _, l := range links {
+		if vrf[l.Master] { // it does not show its ports' frames again as received (vrf_ip_rcv in drivers/net/vrf.c)
+			l.Master = 0
 		}
-		if local.IsValid() {
-			address = local
-		}
-		if l != nil && address.IsValid() {
-			l.Addresses = append(l.Addresses, address)
+	}
+	err = dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, unix.SizeofIfAddrmsg, func(body []byte) {
+		index, addr := parseAddress(body)
+		if l := links[index]; l != nil && addr.IsValid() {
+			l.Addresses = append(l.Addresses, addr)
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the list of addresses: %w", err)
 	}
+	if !routes {
+		return links, nil
+	}
+	err = dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, unix.SizeofRtMsg, func(body []byte) {
+		for _, index := range parseDefaultRoute(body) {
+			if l := links[index]; l != nil {
+				l.Default = true
+			}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the list of routes: %w", err)
+	}
 	return links, nil
 }
 
-// dump sends one rtnetlink request for everything and gives each answer's fixed header and attributes to take.
-func dump(request, answer, headerLen int, take func(header []byte, attrs []syscall.NetlinkRouteAttr)) error {
-	table, err := syscall.NetlinkRIB(request, unix.AF_UNSPEC)
-	if err != nil {
-		return os.NewSyscallError("netlink", err)
+// parseLink reads struct ifinfomsg (rtnetlink(7)) and the attributes behind it. kind is IFLA_INFO_KIND, such as vlan,
+// and "" for hardware.
+func parseLink(body []byte) (l *Link, kind string) {
+	flags := binary.NativeEndian.Uint32(body[8:])
+	l = &Link{
+		Index: int(int32(binary.NativeEndian.Uint32(body[4:]))),
+		Up:    flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING != 0, Loopback: flags&unix.IFF_LOOPBACK != 0,
 	}
-	messages, err := syscall.ParseNetlinkMessage(table)
-	if err != nil {
-		return os.NewSyscallError("netlink", err)
-	}
-	for i := range messages {
-		if int(messages[i].Header.Type) != answer || len(messages[i].Data) < headerLen {
-			continue
+	parent, elsewhere := 0, false
+	eachAttribute(body[unix.SizeofIfInfomsg:], func(attr uint16, value []byte) {
+		switch attr {
+		case unix.IFLA_IFNAME:
+			l.Name = strings.TrimRight(string(value), "\x00")
+		case unix.IFLA_MASTER:
+			l.Master = indexOf(value)
+		case unix.IFLA_LINK:
+			parent = indexOf(value)
+		case unix.IFLA_LINK_NETNSID:
+			elsewhere = true // the parent's index is one of another namespace
+		case unix.IFLA_LINKINFO:
+			eachAttribute(value, func(attr uint16, value []byte) {
+				if attr == unix.IFLA_INFO_KIND {
+					kind = strings.TrimRight(string(value), "\x00")
+				}
+			})
 		}
-		attrs, err := syscall.ParseNetlinkRouteAttr(&messages[i])
-		if err != nil {
-			return os.NewSyscallError("netlink", err)
-		}
-		take(messages[i].Data, attrs)
+	})
+	takes, known := map[string]taking{
+		"vlan": takesTagged, "macvlan": takesForeign, "macvtap": takesForeign, "ipvlan": takesToIt, "ipvtap": takesToIt,
+	}[kind]
+	if known && !elsewhere {
+		l.Parent, l.Takes = parent, takes
 	}
-	return nil
+	return l, kind
 }
 
-// listenedOn picks the links with the given names, or all of them for no name. A name that does not exist is an error.
-func listenedOn(links map[int]*Link, names []string) (on []*Link, err error) {
-	var exist []string
+func indexOf(value []byte) int {
+	if len(value) < 4 {
+		return 0
+	}
+	return int(int32(binary.NativeEndian.Uint32(value)))
+}
+
+// parseAddress reads struct ifaddrmsg (rtnetlink(7)) and the attributes behind it. Without a usable address it returns
+// the zero Addr.
+func parseAddress(body []byte) (index int, addr netip.Addr) {
+	var other netip.Addr
+	eachAttribute(body[unix.SizeofIfAddrmsg:], func(attr uint16, value []byte) {
+		switch attr {
+		case unix.IFA_LOCAL:
+			addr, _ = netip.AddrFromSlice(value)
+		case unix.IFA_ADDRESS:
+			// On a point-to-point link it is the other end's (linux/if_addr.h); IPv6 without a peer has it alone.
+			other, _ = netip.AddrFromSlice(value)
+		}
+	})
+	if !addr.IsValid() {
+		addr = other
+	}
+	return indexOf(body[4:]), addr
+}
+
+// parseDefaultRoute reads struct rtmsg (rtnetlink(7)) and the attributes behind it, and returns the links that a default
+// route leads out of: none for any other route.
+func parseDefaultRoute(body []byte) (out []int) {
+	if !isDefaultRoute(body) {
+		return nil
+	}
+	eachAttribute(body[unix.SizeofRtMsg:], func(attr uint16, value []byte) {
+		switch attr {
+		case unix.RTA_OIF:
+			out = append(out, indexOf(value))
+		case unix.RTA_MULTIPATH:
+			// struct rtnexthop: length (16 bits), flags, hops, index (32 bits), then attributes.
+			for len(value) >= unix.SizeofRtNexthop {
+				out = append(out, indexOf(value[4:]))
+				length := int(binary.NativeEndian.Uint16(value))
+				if length < unix.SizeofRtNexthop {
+					return
+				}
+				value = value[min((length+3)&^3, len(value)):] // RTNH_ALIGN
+			}
+		}
+	})
+	return out
+}
+
+// isDefaultRoute reports whether a message is about a unicast route to everywhere, in whatever table.
+func isDefaultRoute(body []byte) bool {
+	const offFamily, offDstLen, offType = 0, 1, 7
+	return len(body) >= unix.SizeofRtMsg && body[offDstLen] == 0 && body[offType] == unix.RTN_UNICAST &&
+		(body[offFamily] == unix.AF_INET || body[offFamily] == unix.AF_INET6)
+}
+
+// linksPause is how long after a change of the links the next one is told: they come in crowds.
+const linksPause = 10 * time.Millisecond
+
+// watchLinks sends on changed, without waiting, when a link, an address or, with routes, a default route has been
+// added, changed or removed in the network namespace of the thread that calls. stop ends it, and returns when it has
+// ended.
+func watchLinks(routes bool, changed chan<- struct{}) (stop func(), err error) {
+	socket, err := subscribeLinks(routes)
+	if err != nil {
+		return nil, fmt.Errorf("following the interfaces: %w", err)
+	}
+	return watchNetlink(socket, tellsLinks, changed, linksPause), nil
+}
+
+func subscribeLinks(routes bool) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR)
+	if routes {
+		groups |= unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV6_ROUTE
+	}
+	// A socket that is not bound misses what the kernel does of its own accord (do_one_broadcast in
+	// net/netlink/af_netlink.c).
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		_ = unix.Close(fd)
+		return nil, os.NewSyscallError("bind", err)
+	}
+	return os.NewFile(uintptr(fd), "rtnetlink"), nil // as it does not block, Close ends a Read
+}
+
+// tellsLinks reports whether a batch of netlink messages may mean that readLinks would read something else.
+func tellsLinks(b []byte) bool {
+	return anyMessage(b, func(kind uint16, body []byte) bool {
+		switch kind {
+		case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR:
+			return true
+		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+			return isDefaultRoute(body)
+		}
+		return false
+	})
+}
+
+// apply marks the links by the lists of interfaces; a list that is nil is not in use. on are those that at least one
+// of them names, by index.
+func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 	for _, l := range links {
-		if names == nil || slices.Contains(names, l.Name) {
+		l.Outside = nowhere
+		for i, list := range lists {
+			if names(list, l) {
+				l.Outside &^= 1 << i
+			}
+		}
+		if l.listened() {
 			on = append(on, l)
 		}
-		exist = append(exist, l.Name)
 	}
-	sort.Slice(exist, func(i, j int) bool { return exist[i] < exist[j] })
-	for _, name := range names {
-		if !slices.Contains(exist, name) {
-			return nil, fmt.Errorf("there is no interface %q: there are %s", name, strings.Join(exist, ", "))
+	for _, l := range on {
+		if master := links[l.Master]; master != nil {
+			l.MasterShows = ^master.Outside
+		}
+		if parent := links[l.Parent]; parent != nil {
+			parent.uppers = append(parent.uppers, l)
 		}
 	}
 	sort.Slice(on, func(i, j int) bool { return on[i].Index < on[j].Index })
-	return on, nil
+	return on
+}
+
+// names reports whether a list of interfaces, as parseInterfaces returns it, names the link.
+func names(list []string, l *Link) bool {
+	return slices.ContainsFunc(list, func(item string) bool {
+		prefix, pattern := strings.CutSuffix(item, "*")
+		return item == l.Name || pattern && strings.HasPrefix(l.Name, prefix) || item == autoInterface && l.Default
+	})
+}
+
+// same reports whether the other link is this one, unchanged.
+func (l *Link) same(o *Link) bool {
+	return o != nil && l.Name == o.Name && l.Master == o.Master && l.Parent == o.Parent && l.Takes == o.Takes &&
+		l.Loopback == o.Loopback && l.Up == o.Up && l.Default == o.Default && slices.Equal(l.Addresses, o.Addresses)
+}
+
+// LinkState is a link that is listened on, or an item of a list of interfaces that no link fits.
+type LinkState struct {
+	Name      string
+	State     string
+	Addresses []netip.Addr
+}
+
+const absent = "absent"
+
+// linkStates are the links that lists name, by index, and then the items that no link fits.
+func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
+	items := slices.Concat(lists...)
+	var on []*Link
+	for _, l := range links {
+		if names(items, l) {
+			on = append(on, l)
+		}
+	}
+	sort.Slice(on, func(i, j int) bool { return on[i].Index < on[j].Index })
+	for _, l := range on {
+		s := LinkState{l.Name, "down", l.Addresses}
+		if l.Up {
+			s.State = "up"
+		}
+		states = append(states, s)
+	}
+	for _, item := range items {
+		if !slices.ContainsFunc(on, func(l *Link) bool { return names([]string{item}, l) }) &&
+			!slices.ContainsFunc(states, func(s LinkState) bool { return s.Name == item }) {
+			states = append(states, LinkState{Name: item, State: absent})
+		}
+	}
+	return states
+}
+
+// String is the state and the addresses: up, 192.0.2.1, fe80::1.
+func (s LinkState) String() string {
+	text := s.State
+	for _, a := range s.Addresses {
+		text += ", " + a.String()
+	}
+	return text
 }

@@ -182,7 +182,7 @@ func TestExitStatus(t *testing.T) {
 		{"sesame check " + good, 2, "sesame check: \"" + good + "\" is one argument too many: a file is named by -c (sesame check --help shows what there is)\n"},
 		{"knockd --interface= -c " + good, 2, ""},
 		{"knockd eth0", 2, "knockd: \"eth0\" is one argument too many (knockd --help shows what there is)\n"},
-		{"knockd -i eth0/1", 2, "knockd: option -i: \"eth0/1\" is no interface name: names separated by commas (eth0,ppp0) or any (knockd --help shows what there is)\n"},
+		{"knockd -i eth0/1", 2, "knockd: option -i: \"eth0/1\" is no interface: names with commas between them (eth0, ppp*), any, or auto (knockd --help shows what there is)\n"},
 		{"/usr/bin/knock host", 2, "knock: the ports to knock on are needed: host 7000 8000:udp 9000 (knock --help shows what there is)\n"},
 	}
 	for _, test := range tests {

@@ -28,6 +28,7 @@ type nativeTest struct {
 	config string
 	socket string
 	env    []string // of the daemon, beside the usual
+	args   []string // the same: of its command line
 	broken string   // a folder of programs that come before the real ones; "": none
 }
 
@@ -53,7 +54,7 @@ func (n *nativeTest) start(crash string) *running {
 	file, log := n.dir+"/knockd.conf", n.dir+"/log"
 	n.must(os.WriteFile(file, []byte(n.config), 0o600))
 	_ = os.Remove(log)
-	cmd := sesame("sesame", "serve", "-c", file, "-i", "eth0", "-g", log, "-s", n.socket)
+	cmd := sesame("sesame", append([]string{"serve", "-c", file, "-i", "eth0", "-g", log, "-s", n.socket}, n.args...)...)
 	cmd.Env = append(append(cmd.Env, "SESAME_TEST_CRASH="+crash), n.env...)
 	if n.broken != "" {
 		cmd.Env = append(cmd.Env, "PATH="+n.broken+":"+os.Getenv("PATH"))

@@ -219,20 +219,25 @@ func (f nftFirewall) chainText(r Ruleset, conntrack bool) string {
 			for _, p := range prefixes(h.Except, family == "ip") {
 				list = append(list, p.String())
 			}
-			if len(list) > 0 {
+			if len(list) == 0 {
+				continue
+			}
+			for _, match := range linkMatches(h.Links) {
 				line("%s %s saddr { %s } meta l4proto . th dport { %s } return comment \"%s\"",
-					linkMatch(h.Links), family, strings.Join(list, ", "), portPairs(h.Ports), comment(h.Door))
+					match, family, strings.Join(list, ", "), portPairs(h.Ports), comment(h.Door))
 			}
 		}
 	}
 	for _, h := range alikeHidden(r.Hidden) {
-		if ports := portNumbers(h.Ports, tcp); ports != "" {
-			line("%s tcp dport { %s } tcp flags & (fin | syn | rst | ack) == syn drop", linkMatch(h.Links), ports)
-		}
-		if ports := portNumbers(h.Ports, udp); ports != "" && conntrack {
-			line("%s udp dport { %s } ct state new drop", linkMatch(h.Links), ports)
-		} else if ports != "" {
-			line("%s udp dport { %s } drop", linkMatch(h.Links), ports)
+		for _, match := range linkMatches(h.Links) {
+			if ports := portNumbers(h.Ports, tcp); ports != "" {
+				line("%s tcp dport { %s } tcp flags & (fin | syn | rst | ack) == syn drop", match, ports)
+			}
+			if ports := portNumbers(h.Ports, udp); ports != "" && conntrack {
+				line("%s udp dport { %s } ct state new drop", match, ports)
+			} else if ports != "" {
+				line("%s udp dport { %s } drop", match, ports)
+			}
 		}
 	}
 	return s.String()
@@ -241,7 +246,7 @@ func (f nftFirewall) chainText(r Ruleset, conntrack bool) string {
 // alikeHidden joins what is hidden on the same links, so that a packet is looked up once and not once for each door.
 func alikeHidden(all []Hidden) (joined []Hidden) {
 	for _, h := range all {
-		i := slices.IndexFunc(joined, func(j Hidden) bool { return linkMatch(j.Links) == linkMatch(h.Links) })
+		i := slices.IndexFunc(joined, func(j Hidden) bool { return slices.Equal(j.Links, h.Links) })
 		if i < 0 {
 			joined = append(joined, Hidden{Links: h.Links})
 			i = len(joined) - 1
@@ -251,11 +256,24 @@ func alikeHidden(all []Hidden) (joined []Hidden) {
 	return joined
 }
 
-func linkMatch(links []string) string {
+// linkMatches are the matches for one of the links: all plain names are looked up at once, and each beginning of names
+// (ppp*) by itself, as older nft has none of these in a set.
+func linkMatches(links []string) (matches []string) {
 	if len(links) == 0 {
-		return `iifname != "lo"`
+		return []string{`iifname != "lo"`}
 	}
-	return `iifname { "` + strings.Join(links, `", "`) + `" }`
+	var plain []string
+	for _, link := range links {
+		if strings.HasSuffix(link, everyInterface) {
+			matches = append(matches, `iifname "`+link+`"`)
+		} else {
+			plain = append(plain, `"`+link+`"`)
+		}
+	}
+	if plain != nil {
+		matches = append(matches, "iifname { "+strings.Join(plain, ", ")+" }")
+	}
+	return matches
 }
 
 func portPairs(ports []Knock) string {

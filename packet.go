@@ -81,6 +81,8 @@ type Hit struct {
 	Flags    uint8  // TCP only
 	Seq      uint32 // TCP only: the sequence number
 	Routed   bool   // To is no address of this host, but the Target of a door
+	// Elsewhere has a bit for each list of interfaces (Config.lists) for which the hit does not count.
+	Elsewhere uint64
 }
 
 // source is the sender's address, never an IPv4-mapped one.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,12 +22,11 @@ const (
 
 // Plan is what the reader goes by. A reload gives it a new one.
 type Plan struct {
-	captures []*Capture // nil: those it has, with a new filter
+	captures []*Capture // those that the reader has too stay, with a new filter
 	spec     FilterSpec // what counts
 	wide     bool       // the filter lets more through, for -D
-	matcher  *Matcher
+	matcher  *Matcher   // nil: the one it has
 	links    map[int]*Link
-	listened map[int]bool // indexes of the links listened on
 	// addresses that may be knocked on: true for this host's own, false for others that are a door's Target.
 	addresses map[[16]byte]bool
 }
@@ -56,14 +56,6 @@ func (m *Meter) read() Counters {
 	}
 }
 
-// heard are the links listened on.
-func (p *Plan) heard() (links []*Link) {
-	for index := range p.listened {
-		links = append(links, p.links[index])
-	}
-	return links
-}
-
 // Reader is the goroutine that owns the captures and the matcher: it takes packets from the ring and sends grants.
 type Reader struct {
 	plan      Plan
@@ -72,7 +64,7 @@ type Reader struct {
 	debug     *Log // what -D shows, or nil
 	grants    chan<- Grant
 	plans     <-chan Plan // closed: stop
-	wake      int         // an eventfd that is written to after each send on plans
+	wake      int         // an eventfd that is written to before each send on plans, and before it is closed
 	steps     Throttle
 	opened    map[string]*Throttle // by door name
 	counts    Counters
@@ -104,9 +96,11 @@ func (r *Reader) run() {
 		if woken {
 			var count [8]byte
 			_, _ = unix.Read(r.wake, count[:])
-			if stop := r.followNew(); stop {
+			plan, ok := <-r.plans
+			if !ok {
 				return
 			}
+			r.follow(plan)
 		}
 		r.batchTime = r.now()
 		for _, c := range r.plan.captures {
@@ -153,36 +147,20 @@ func (r *Reader) timeout() int {
 	return int(min(max(next-r.now(), 0)/time.Millisecond+1, math.MaxInt32))
 }
 
-// followNew takes up the plans that have come, and reports whether it is to stop.
-func (r *Reader) followNew() (stop bool) {
-	for {
-		select {
-		case plan, ok := <-r.plans:
-			if !ok {
-				return true
-			}
-			r.follow(plan)
-		default:
-			return false
-		}
-	}
-}
-
 // follow takes up a new plan. Attempts in progress go on at doors that stay the same.
 func (r *Reader) follow(plan Plan) {
-	if plan.captures == nil {
-		plan.captures = r.plan.captures
-		for _, c := range plan.captures {
-			if err := c.attach(plan.filter()); err != nil {
-				r.log.printf("%v", err)
-			}
-		}
-	} else {
-		for _, c := range r.plan.captures {
+	for _, c := range r.plan.captures {
+		if !slices.Contains(plan.captures, c) {
 			c.close()
+		} else if err := c.attach(plan.filter()); err != nil {
+			r.log.printf("%v", err)
 		}
 	}
-	plan.matcher.adopt(r.plan.matcher)
+	if plan.matcher == nil {
+		plan.matcher = r.plan.matcher
+	} else {
+		plan.matcher.adopt(r.plan.matcher)
+	}
 	r.plan = plan
 }
 
@@ -200,11 +178,9 @@ func (r *Reader) take(f *Frame) {
 		return
 	}
 	r.hit = Hit{}
-	// With several links a frame can come twice: on a bridge's port and on the bridge, on a VLAN's parent and on the
-	// VLAN. The second one counts.
 	link := r.plan.links[f.Link]
-	if len(r.plan.listened) > 1 && (f.Tagged || link != nil && r.plan.listened[link.Master]) {
-		r.ignored(f, "the bridge's or the VLAN's own link shows it again")
+	if link == nil || !link.listened() {
+		r.ignored(f, "no Interface names the link")
 		return
 	}
 	if err := parsePacket(f.Bytes, f.Len, &r.hit); err != nil {
@@ -212,6 +188,11 @@ func (r *Reader) take(f *Frame) {
 		return
 	}
 	r.hit.When, r.hit.Link = r.batchTime, f.Link
+	// A frame can come twice: on a bridge's port and on the bridge, on a VLAN's parent and on the VLAN.
+	if r.hit.Elsewhere = link.elsewhere(f, r.hit.To); r.hit.Elsewhere == nowhere {
+		r.ignored(f, "the bridge's or the VLAN's own link shows it again")
+		return
+	}
 	own, known := r.plan.addresses[r.hit.To]
 	if !known {
 		r.ignored(f, "it is not to an address of the interfaces listened on, nor to a door's Target")
@@ -219,13 +200,13 @@ func (r *Reader) take(f *Frame) {
 	}
 	r.hit.Routed = !own
 	// 127.0.0.0/8 and ::1 come in on lo only (RFC 1122, section 3.2.1.3).
-	if (link == nil || !link.Loopback) && r.hit.source().IsLoopback() {
+	if !link.Loopback && r.hit.source().IsLoopback() {
 		r.ignored(f, "its source is a loopback address, and it came by wire")
 		return
 	}
 	if !r.plan.spec.lets(&r.hit) {
 		if r.debug != nil {
-			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not at this address, or not with these flags (%s)", r.hit.Knock, r.hit.flags()))
+			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not at this address or interface, or not with these flags (%s)", r.hit.Knock, r.hit.flags()))
 		}
 		return
 	}
@@ -258,10 +239,7 @@ func (r *Reader) report(steps []Step) {
 			}
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
 			opened.printf(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
-			grant := Grant{Door: s.Door, Source: s.source(), When: r.batchTime, Hit: s.Hit}
-			if l := r.plan.links[r.hit.Link]; l != nil {
-				grant.Link = l.Name
-			}
+			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].Name, When: r.batchTime, Hit: s.Hit}
 			select {
 			case r.grants <- grant:
 				r.counts.Grants++
@@ -322,7 +300,7 @@ func (r *Reader) explain(steps []Step) {
 		case Unfit:
 			why = "TCPFlags do not fit: ignored"
 		case Elsewhere:
-			why = "it is to another address than this door's: ignored"
+			why = "it is to another address than this door's, or on another interface: ignored"
 		case Cooling:
 			why = "Seq_Cooldown is not over: ignored"
 		case Evicted:

@@ -9,6 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// testLinks are br0, its port, its VLAN, a macvlan of it, and lo, as a list of interfaces marks them.
+func testLinks(list ...string) map[int]*Link {
+	links := map[int]*Link{
+		1: {Index: 1, Name: "br0"}, 2: {Index: 2, Name: "port", Master: 1}, 3: {Index: 3, Name: "lo", Loopback: true},
+		4: {Index: 4, Name: "br0.5", Parent: 1},
+		5: {Index: 5, Name: "mac", Parent: 1, Takes: takesForeign},
+	}
+	apply([][]string{list}, links)
+	return links
+}
+
 // newTestReader makes a reader of two links, 2 being a port of 1, and lo (3), with one door of one knock for each
 // protocol. It has no socket: frames are given to take.
 func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
@@ -22,8 +33,7 @@ func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
 		plan: Plan{
 			matcher:   newMatcher(doors, 16),
 			spec:      filterSpec(doors, nil, false),
-			links:     map[int]*Link{1: {Index: 1, Name: "br0"}, 2: {Index: 2, Name: "port", Master: 1}, 3: {Index: 3, Name: "lo", Loopback: true}},
-			listened:  map[int]bool{1: true, 2: true, 3: true},
+			links:     testLinks("*"),
 			addresses: map[[16]byte]bool{testSYN4.hit().To: true, testSYN6.hit().To: true, netip.MustParseAddr("203.0.113.9").As16(): false},
 		},
 		log: l, grants: grants,
@@ -37,34 +47,36 @@ func TestReaderTake(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		frame  Frame
-		only   int    // the one link listened on; 0: all
+		only   string // the links listened on; "": all
 		opened string // link of the grant; "": none
 	}{
-		{"IPv4", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1}, 0, "br0"},
-		{"IPv6", Frame{Bytes: v6, Protocol: unix.ETH_P_IPV6, Link: 1}, 0, "br0"},
-		{"IPv4 in a frame of another type", Frame{Bytes: v4, Protocol: unix.ETH_P_8021Q, Link: 1}, 0, ""},
-		{"IPv4 in a frame of IPv6", Frame{Bytes: v4, Protocol: unix.ETH_P_IPV6, Link: 1}, 0, ""},
-		{"IPv6 in a frame of IPv4", Frame{Bytes: v6, Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
-		{"empty", Frame{Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
-		{"sent by us", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Outgoing: true}, 0, ""},
-		{"on a bridge's port, with the bridge", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 2}, 0, ""},
-		{"on a bridge's port alone", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 2}, 2, "port"},
-		{"tagged, with the VLAN's own link", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Tagged: true}, 0, ""},
-		{"tagged, on one link", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Tagged: true}, 1, "br0"},
-		{"a link that came later", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 9}, 0, "?"},
-		{"to somebody else", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to = "198.51.100.2" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
-		{"to a door's Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to, p.knock.Port = "203.0.113.9", 7500 }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, "br0"},
-		{"to another door's Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to = "203.0.113.9" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
-		{"to this host, with the port of a door with a Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.knock.Port = 7500 }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
-		{"from 127.0.0.1 on a wire", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, 0, ""},
-		{"from 127.0.0.1 on lo", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 3}, 0, "lo"},
-		{"from ::1 on a wire", Frame{Bytes: testSYN6.with(func(p *testPacket) { p.from = "::1" }).bytes(), Protocol: unix.ETH_P_IPV6, Link: 1}, 0, ""},
+		{"IPv4", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1}, "", "br0"},
+		{"IPv6", Frame{Bytes: v6, Protocol: unix.ETH_P_IPV6, Link: 1}, "", "br0"},
+		{"IPv4 in a frame of another type", Frame{Bytes: v4, Protocol: unix.ETH_P_8021Q, Link: 1}, "", ""},
+		{"IPv4 in a frame of IPv6", Frame{Bytes: v4, Protocol: unix.ETH_P_IPV6, Link: 1}, "", ""},
+		{"IPv6 in a frame of IPv4", Frame{Bytes: v6, Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
+		{"empty", Frame{Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
+		{"sent by us", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Outgoing: true}, "", ""},
+		{"on a bridge's port, with the bridge", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 2}, "", ""},
+		{"on a bridge's port alone", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 2}, "port", "port"},
+		{"tagged, with the VLAN's own link", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Tagged: true}, "", ""},
+		{"to the macvlan's hardware address", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Foreign: true}, "", ""},
+		{"to another hardware address, on one link", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Foreign: true}, "br0", "br0"},
+		{"tagged, on one link", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Tagged: true}, "br0", "br0"},
+		{"a link that came later", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 9}, "", ""},
+		{"to somebody else", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to = "198.51.100.2" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
+		{"to a door's Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to, p.knock.Port = "203.0.113.9", 7500 }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, "", "br0"},
+		{"to another door's Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to = "203.0.113.9" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
+		{"to this host, with the port of a door with a Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.knock.Port = 7500 }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
+		{"from 127.0.0.1 on a wire", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
+		{"from 127.0.0.1 on lo", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 3}, "", "lo"},
+		{"from ::1 on a wire", Frame{Bytes: testSYN6.with(func(p *testPacket) { p.from = "::1" }).bytes(), Protocol: unix.ETH_P_IPV6, Link: 1}, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			grants := make(chan Grant, 1)
 			r := newTestReader(new(strings.Builder), grants)
-			if tt.only != 0 {
-				r.plan.listened = map[int]bool{tt.only: true}
+			if tt.only != "" {
+				r.plan.links = testLinks(tt.only)
 			}
 			tt.frame.Len = len(tt.frame.Bytes)
 			r.take(&tt.frame)
@@ -170,7 +182,7 @@ func TestReaderExplains(t *testing.T) {
 	}
 	want := `hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: the sequence is complete
 hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: a copy of a SYN that has counted: ignored
-packet from 192.0.2.7 on link 1 does not count: 7001:tcp is no door's knock, or not at this address, or not with these flags (syn)
+packet from 192.0.2.7 on link 1 does not count: 7001:tcp is no door's knock, or not at this address or interface, or not with these flags (syn)
 hit: 192.0.2.7:40001 -> 7000:udp: udp: 192.0.2.7: the sequence is complete
 `
 	if debug.String() != want {

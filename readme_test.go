@@ -268,7 +268,7 @@ var differences = []struct {
 	{"A wrong knock that is the first one", tests(TestDifferentFromKnockd)},
 	{"A reload does not end attempts", tests(TestReloadKeepsAttempts, TestReloadWhileOpen)},
 	{"VLAN tags, IPv6 extension headers", tests(TestShapesOfPackets)},
-	{"It goes on when an interface goes down", tests(TestLinkDownAndUp, TestEveryInterface)},
+	{"It waits for an interface that is not there", tests(TestInterfaceComesLater, TestLinksChange, TestEveryInterface)},
 	{"Knocking again while a door", tests(TestKnockAgainWhileOpen)},
 	{"A command without a Stop_Command", tests(TestDoors, TestBusyDoorBesideAnother)},
 	{"Stop commands run when the daemon stops", tests(TestStopWithThreeDoorsOpen, TestAwkwardCommands, TestCrash, TestDoors)},

@@ -1,17 +1,13 @@
 package main
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
-	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -51,33 +47,39 @@ func (o *serveOptions) options() []option {
 // follows signals.
 type daemon struct {
 	env
-	options  serveOptions
-	dir      string // where the caller of -d was: what paths are relative to
-	log      *Log
-	debug    *Log
-	syslog   *Syslog // nil until it is asked for
-	config   *Config
-	disabled []*Door       // those of it that have no one-time sequence left
-	on       []string      // what -i names; nil: all
-	listened map[int]bool  // indexes of the links listened on
-	links    map[int]*Link // all links, as in the plan in force
-	heard    []*Link       // those of them that are listened on
-	plans    chan Plan
-	used     chan struct{} // a one-time sequence was used
-	wake     int
-	meter    Meter
-	journal  *Journal // nil if there is no place for it, and nothing to write
-	doors    *Doors
-	settings chan doorSettings
-	about    Status
-	wall     *Wall    // the doors' goroutine has it work; nil: no door needs one
-	firewall *PidFile // the lock on it; nil: it is not ours
-	watching bool     // somebody tells of the firewall's changes
-	silent   bool     // but not of all
+	options      serveOptions
+	dir          string // where the caller of -d was: what paths are relative to
+	log          *Log
+	debug        *Log
+	syslog       *Syslog // nil until it is asked for
+	config       *Config
+	disabled     []*Door          // those of it that have no one-time sequence left
+	on           []string         // what -i names
+	active       []*Door          // those that can be knocked at: of config, or one-time doors with their next sequence
+	links        map[int]*Link    // all links, as in the plan in force
+	captures     map[int]*Capture // the same: by link, or 0 for the one that hears all
+	auto         []string         // links that a default route has led out of
+	linkLog      Throttle
+	linksChanged chan struct{}
+	linksAt      <-chan time.Time // when to read them again, changed or not
+	routes       bool             // default routes are followed, too
+	stopLinks    func()
+	plans        chan Plan
+	used         chan struct{} // a one-time sequence was used
+	wake         int
+	meter        Meter
+	journal      *Journal // nil if there is no place for it, and nothing to write
+	doors        *Doors
+	settings     chan doorSettings
+	about        Status
+	wall         *Wall    // the doors' goroutine has it work; nil: no door needs one
+	firewall     *PidFile // the lock on it; nil: it is not ours
+	watching     bool     // somebody tells of the firewall's changes
+	silent       bool     // but not of all
 }
 
 func serve(e env, args []string) error {
-	d := daemon{env: e, plans: make(chan Plan, 1), used: make(chan struct{}, 1), settings: make(chan doorSettings, 1)}
+	d := daemon{env: e, plans: make(chan Plan), linksChanged: make(chan struct{}, 1), used: make(chan struct{}, 1), settings: make(chan doorSettings, 1)}
 	rest, err := getopt(args, d.options.options())
 	if err != nil {
 		return err
@@ -130,25 +132,39 @@ func (d *daemon) live(caller *os.File) error {
 		}
 		defer pid.remove()
 	}
-	plan, off, err := d.plan(d.config)
+	if err := missingCapability(d.config); err != nil {
+		return err
+	}
+	// The links are watched before they are read, so that no change is missed.
+	if err := d.watch(d.config); err != nil {
+		return err
+	}
+	defer func() { d.stopLinks() }()
+	on, off, err := d.sequences(d.config)
 	if err != nil {
 		return withoutSecrets(err)
 	}
-	if plan.captures, err = openCaptures(plan, d.interfaces(d.config)); err != nil {
+	links, err := d.readLinks(d.config)
+	if err != nil {
 		return err
 	}
+	plan := d.planFor(on, links)
+	plan.matcher = d.newMatcher(on)
+	captures, err := openCaptures(&plan, d.lists(d.config), nil)
+	if err != nil {
+		closeCaptures(captures, nil)
+		return err
+	}
+	d.active, d.links, d.captures = on, links, captures
 	if err := d.openLog(caller != nil); err != nil {
-		for _, c := range plan.captures {
-			c.close()
-		}
+		closeCaptures(captures, nil)
 		return err
 	}
 	defer d.finishLogs()
+	d.linkLog = Throttle{log: d.log, burst: linkBurst, interval: linkInterval}
 	stopWatching, err := d.setUpDoors()
 	if err != nil {
-		for _, c := range plan.captures {
-			c.close()
-		}
+		closeCaptures(captures, nil)
 		return err
 	}
 	defer stopWatching()
@@ -160,7 +176,6 @@ func (d *daemon) live(caller *os.File) error {
 			return err
 		}
 	}
-	d.listened, d.links, d.heard = plan.listened, plan.links, plan.heard()
 	grants := make(chan Grant, maxGrants)
 	reader := &Reader{
 		plan: plan, now: d.now, log: d.log, debug: d.debug, grants: grants, plans: d.plans, wake: d.wake,
@@ -168,7 +183,8 @@ func (d *daemon) live(caller *os.File) error {
 		steps: Throttle{log: d.log, burst: stepBurst, interval: stepInterval},
 	}
 	closed := make(chan struct{})
-	d.log.printf("starting up, listening on %s", describeInterfaces(d.interfaces(d.config)))
+	d.log.printf("starting up, listening on %s", d.describeInterfaces(d.config))
+	d.logAbsent()
 	d.logWarnings(d.config)
 	d.logDisabled(off)
 	if d.debug != nil {
@@ -184,6 +200,10 @@ func (d *daemon) live(caller *os.File) error {
 		select {
 		case <-hangups:
 			d.reload()
+		case <-d.linksChanged:
+			d.followLinks()
+		case <-d.linksAt:
+			d.followLinks()
 		case <-d.used:
 			d.nextSequences()
 		case ending = <-ends:
@@ -279,14 +299,15 @@ func (d *daemon) setUpControl(before func()) (stop func()) {
 
 // tellAbout notes for sesame status what configuration is in force.
 func (d *daemon) tellAbout(c *Config) {
-	d.about.Listening = describeInterfaces(d.interfaces(c))
+	d.about.Listening = d.describeInterfaces(c)
+	d.about.Links = linkStates(d.lists(c), d.links)
 	d.about.ConfigRead, d.about.ReloadError = d.date(), ""
 }
 
 // doorSettings is what another configuration means for the doors. It refuses what cannot be kept.
 func (d *daemon) doorSettings(c *Config) (s doorSettings, err error) {
-	rules := c.ruleset(d.interfaces(c))
-	s.rules = &rules
+	rules := c.ruleset(d.interfaces(c), d.auto)
+	s.rules, s.reload = &rules, true
 	if c.StateDir != d.config.StateDir {
 		d.log.printf("warning: another StateDir is taken up at the next start")
 	}
@@ -342,7 +363,7 @@ func (d *daemon) openJournal(c *Config) (r Recovered, err error) {
 // setUpFirewall chooses the firewall and makes our part of it, if a door needs one, or else removes what is left of an
 // earlier configuration that needed one.
 func (d *daemon) setUpFirewall(c *Config) error {
-	d.doors.rules = c.ruleset(d.interfaces(c))
+	d.doors.rules = c.ruleset(d.interfaces(c), d.auto)
 	rules := d.doors.ruleset(d.now(), nil)
 	wall := newWall(c)
 	if !c.native() && len(rules.Open) == 0 {
@@ -464,7 +485,7 @@ func (o *serveOptions) interfaceList() ([]string, error) {
 	return parseInterfaces(o.interfaces)
 }
 
-// interfaces are the names to listen on; nil is all of them.
+// interfaces are the list of those doors that have none of their own.
 func (d *daemon) interfaces(c *Config) []string {
 	if d.options.named {
 		return d.on
@@ -487,13 +508,6 @@ func (d *daemon) pidFile() string {
 		return d.config.PidFile
 	}
 	return defaultPidFile
-}
-
-func describeInterfaces(names []string) string {
-	if names == nil {
-		return "any (all interfaces)"
-	}
-	return strings.Join(names, ", ")
 }
 
 // openConfig reads the configuration in file. With mistakes in it there is a Config too, for its warnings.
@@ -549,109 +563,13 @@ func (d *daemon) logDisabled(off []*Door) {
 	d.disabled = off
 }
 
-// plan makes what the reader goes by, without captures, and returns the doors that have no one-time sequence left.
-func (d *daemon) plan(c *Config) (p Plan, off []*Door, err error) {
-	unused, mistakes, unreadable := c.oneTimeFiles()
-	if mistakes = append(mistakes, unreadable...); mistakes != nil {
-		return Plan{}, nil, mistakes
-	}
-	on, off := inForce(c.Doors, unused)
-	links, heard, err := d.readLinks(c)
-	if err != nil {
-		return Plan{}, nil, err
-	}
-	return d.planFor(on, links, heard), off, nil
-}
-
-// readLinks returns all links, and those to listen on.
-func (d *daemon) readLinks(c *Config) (links map[int]*Link, heard []*Link, err error) {
-	if links, err = readLinks(); err != nil {
-		return nil, nil, err
-	}
-	heard, err = listenedOn(links, d.interfaces(c))
-	return links, heard, err
-}
-
-// planFor makes a plan with doors that have sequences.
-func (d *daemon) planFor(doors []*Door, links map[int]*Link, heard []*Link) Plan {
-	p := Plan{
-		matcher: newMatcher(doors, maxAttempts), wide: d.options.debug,
-		links: links, listened: map[int]bool{}, addresses: map[[16]byte]bool{},
-	}
-	p.matcher.onlyChanges = !d.options.debug
-	var addresses []netip.Addr
-	add := func(addr netip.Addr, own bool) {
-		if _, known := p.addresses[addr.As16()]; !known && (addr.Is4() || !d.options.onlyIPv4) {
-			p.addresses[addr.As16()] = own
-			addresses = append(addresses, addr)
-		}
-	}
-	for _, l := range heard {
-		p.listened[l.Index] = true
-		for _, addr := range l.Addresses {
-			add(addr, true)
-		}
-	}
-	for _, door := range doors {
-		if door.Target.IsValid() {
-			add(door.Target, false)
-		}
-	}
-	p.spec = filterSpec(doors, addresses, d.options.onlyIPv4)
-	return p
-}
-
-// openCaptures opens one capture for each interface, or a single one for all of them.
-func openCaptures(p Plan, names []string) (captures []*Capture, err error) {
-	indexes := []int{0}
-	if names != nil {
-		indexes = indexes[:0]
-		for index := range p.listened {
-			indexes = append(indexes, index)
-		}
-		sort.Slice(indexes, func(i, j int) bool { return indexes[i] < indexes[j] })
-	}
-	if len(indexes) > maxCaptures {
-		return nil, fmt.Errorf("%d interfaces are named, more than %d: name none to listen on all", len(indexes), maxCaptures)
-	}
-	for _, index := range indexes {
-		c, err := openCapture(index, p.filter(), ringSize/len(indexes))
-		if err != nil {
-			for _, c := range captures {
-				c.close()
-			}
-			return nil, err
-		}
-		captures = append(captures, c)
-	}
-	return captures, nil
-}
-
 // reload takes up the configuration anew. If it is bad, the one in force stays. Open doors keep their time.
 func (d *daemon) reload() {
 	d.log.printf("re-reading config file: %s", d.options.config)
-	config, err := d.readConfig()
-	var plan Plan
-	var off []*Door
-	if err == nil {
-		plan, off, err = d.plan(config)
-	}
-	// Other links, or one of the same name that was made anew.
-	if err == nil && (!slices.Equal(d.interfaces(config), d.interfaces(d.config)) ||
-		d.interfaces(config) != nil && !maps.Equal(plan.listened, d.listened)) {
-		plan.captures, err = openCaptures(plan, d.interfaces(config))
-	}
-	var settings doorSettings
-	if err == nil {
-		if settings, err = d.doorSettings(config); err != nil {
-			for _, c := range plan.captures {
-				c.close()
-			}
-		}
-	}
+	next, err := d.prepare()
 	good := d.config
 	if err == nil {
-		good = config
+		good = next.config
 	}
 	syslog, logErr := d.syslogOf(good)
 	if logErr == nil {
@@ -669,13 +587,53 @@ func (d *daemon) reload() {
 		d.settings <- doorSettings{about: d.about}
 		return
 	}
-	d.tellAbout(config)
-	settings.about = d.about
-	d.settings <- settings
-	d.logWarnings(config)
-	d.logDisabled(off)
-	d.config, d.listened, d.links, d.heard = config, plan.listened, plan.links, plan.heard()
-	d.send(plan)
+	d.config, d.active, d.links, d.captures = next.config, next.active, next.plan.links, next.captures
+	d.tellAbout(d.config)
+	next.settings.about = d.about
+	d.settings <- next.settings
+	d.logAbsent()
+	d.logWarnings(d.config)
+	d.logDisabled(next.off)
+	d.send(next.plan)
+}
+
+// prepared is what another configuration means, before it comes into force.
+type prepared struct {
+	config      *Config
+	active, off []*Door // with sequences, and without one
+	plan        Plan
+	captures    map[int]*Capture
+	settings    doorSettings
+}
+
+// prepare reads the configuration and gets ready what it needs. With an error nothing has changed.
+func (d *daemon) prepare() (next prepared, err error) {
+	if next.config, err = d.readConfig(); err != nil {
+		return next, err
+	}
+	if err = missingCapability(next.config); err != nil {
+		return next, err
+	}
+	if next.active, next.off, err = d.sequences(next.config); err != nil {
+		return next, err
+	}
+	if err = d.watch(next.config); err != nil {
+		return next, err
+	}
+	links, err := d.readLinks(next.config)
+	if err != nil {
+		return next, err
+	}
+	next.plan = d.planFor(next.active, links)
+	next.plan.matcher = d.newMatcher(next.active)
+	next.captures, err = openCaptures(&next.plan, d.lists(next.config), d.captures)
+	if err == nil {
+		next.settings, err = d.doorSettings(next.config)
+	}
+	if err != nil {
+		closeCaptures(next.captures, d.captures)
+	}
+	return next, err
 }
 
 // logMistakes logs each line of err, without what may be a secret.
@@ -683,54 +641,6 @@ func (d *daemon) logMistakes(err error) {
 	for line := range strings.Lines(withoutSecrets(err).Error()) {
 		d.log.printf("%s", strings.TrimSuffix(line, "\n"))
 	}
-}
-
-// nextSequences brings the next one-time sequences into force after one was used. A file that cannot be read disables
-// its doors, and a line with a mistake is passed over: nobody could knock it.
-func (d *daemon) nextSequences() {
-	unused, mistakes, unreadable := d.config.oneTimeFiles()
-	if mistakes = append(mistakes, unreadable...); mistakes != nil {
-		d.logMistakes(mistakes)
-	}
-	on, off := inForce(d.config.Doors, unused)
-	// An interface that is named may be away for a moment (ppp dials anew). What was used must go out of force all the
-	// same, and what is next come into it.
-	if links, heard, err := d.readLinks(d.config); err == nil {
-		d.links, d.heard = links, heard
-	} else {
-		d.log.printf("warning: %v: its addresses are taken as they were", err)
-	}
-	d.logDisabled(off)
-	d.send(d.planFor(on, d.links, d.heard))
-}
-
-// send gives the reader a new plan, in place of one that it has not taken up yet.
-func (d *daemon) send(plan Plan) {
-	select {
-	case old := <-d.plans:
-		if plan.captures == nil {
-			plan.captures = old.captures
-			// The reader does so only with captures that it has already.
-			for _, c := range plan.captures {
-				if err := c.attach(plan.filter()); err != nil {
-					d.log.printf("%v", err)
-				}
-			}
-		} else {
-			for _, c := range old.captures {
-				c.close()
-			}
-		}
-	default:
-	}
-	d.plans <- plan
-	d.wakeReader()
-}
-
-func (d *daemon) wakeReader() {
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	_, _ = unix.Write(d.wake, one[:])
 }
 
 // bootTime is the time since boot, which no NTP answer moves (clock_gettime(2), CLOCK_BOOTTIME).

@@ -17,6 +17,7 @@ type Status struct {
 	Pid         int
 	Uptime      time.Duration
 	Listening   string // eth0, or any (all interfaces)
+	Links       []LinkState
 	Config      string // file
 	ConfigRead  time.Time
 	ReloadError string // of the last reload, a line for each mistake, without secrets; "" if it went well
@@ -70,6 +71,11 @@ func (s Status) String() string {
 	s = s.sorted()
 	var b strings.Builder
 	fmt.Fprintf(&b, "sesame %s, process %d, up %v, listening on %s\n", printable(s.Version), s.Pid, s.Uptime.Truncate(time.Second), printable(s.Listening))
+	var rows [][]string
+	for _, l := range s.Links {
+		rows = append(rows, []string{"  " + l.Name, l.String()})
+	}
+	b.WriteString(columns(rows))
 	fmt.Fprintf(&b, "configuration %s, read %s\n", printable(s.Config), s.ConfigRead.Format(time.DateTime))
 	if s.ReloadError != "" {
 		fmt.Fprintf(&b, "the last reload failed:\n")
@@ -81,7 +87,7 @@ func (s Status) String() string {
 		fmt.Fprintf(&b, "firewall: %s\n", printable(s.Firewall))
 	}
 	b.WriteString("\n")
-	var rows [][]string
+	rows = nil
 	for _, o := range s.Open {
 		rows = append(rows, []string{o.Door, o.who(), cmp.Or(joinKnocks(o.Ports), "-"), o.progress()})
 	}
@@ -149,6 +155,10 @@ func columns(rows [][]string) string {
 //	pid                 number
 //	uptime_seconds      number
 //	listening           string  interface names, or any (all interfaces)
+//	links               list of the interfaces listened on, or waited for
+//	  name              string  or, waited for, as it is configured: ppp*, auto
+//	  state             string  up, down or absent
+//	  addresses         list of strings
 //	config              string  file
 //	config_read         time
 //	reload_error        string  of the last reload; "" if it went well
@@ -176,7 +186,14 @@ func columns(rows [][]string) string {
 //	  command_failures  number
 func (s Status) json() string {
 	s = s.sorted()
-	var open, failed []string
+	var links, open, failed []string
+	for _, l := range s.Links {
+		var addresses []string
+		for _, a := range l.Addresses {
+			addresses = append(addresses, quoteJSON(a.String()))
+		}
+		links = append(links, fmt.Sprintf(`{"name":%s,"state":%s,"addresses":[%s]}`, quoteJSON(l.Name), quoteJSON(l.State), strings.Join(addresses, ",")))
+	}
 	for _, o := range s.Open {
 		var ports []string
 		for _, k := range o.Ports {
@@ -190,10 +207,10 @@ func (s Status) json() string {
 			quoteJSON(f.Door), quoteJSON(f.Source.String()), seconds(f.Since), f.Tries, quoteJSON(f.Error)))
 	}
 	c := s.Counters
-	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"config":%s,"config_read":%s,"reload_error":%s,"firewall":%s,`+
+	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"links":[%s],"config":%s,"config_read":%s,"reload_error":%s,"firewall":%s,`+
 		`"open":[%s],"failed":[%s],`+
 		`"counters":{"packets":%d,"kernel_drops":%d,"hits":%d,"attempts":%d,"grants":%d,"command_failures":%d}}`+"\n",
-		quoteJSON(s.Version), s.Pid, seconds(s.Uptime), quoteJSON(s.Listening), quoteJSON(s.Config), quoteJSON(s.ConfigRead.Format(time.RFC3339)),
+		quoteJSON(s.Version), s.Pid, seconds(s.Uptime), quoteJSON(s.Listening), strings.Join(links, ","), quoteJSON(s.Config), quoteJSON(s.ConfigRead.Format(time.RFC3339)),
 		quoteJSON(s.ReloadError), quoteJSON(s.Firewall), strings.Join(open, ","), strings.Join(failed, ","),
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
 }

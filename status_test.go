@@ -14,6 +14,10 @@ func testStatus() Status {
 	return Status{
 		Version: "1.2", Pid: 4711, Uptime: 26*time.Hour + 1500*time.Millisecond, Listening: "eth0, ppp0", Config: "/etc/knockd.conf",
 		ConfigRead: time.Date(2026, 2, 3, 4, 5, 6, 7, time.FixedZone("", 3600)),
+		Links: []LinkState{
+			{"eth0", "up", []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fe80::1")}},
+			{"lte0", "down", nil}, {"ppp*", "absent", nil},
+		},
 		Open: []OpenDoor{
 			{"web", netip.MustParseAddr("fe80::7"), "eth0", "closing", nil, time.Minute, 0},
 			{"ssh", netip.MustParseAddr("2001:db8::7"), "eth0", "open", []Knock{{51820, udp}}, time.Hour, 0},
@@ -27,7 +31,7 @@ func testStatus() Status {
 // troubledStatus has in it what a status can have in trouble, and what could drive a terminal.
 func troubledStatus() Status {
 	s := testStatus()
-	s.Open = nil
+	s.Open, s.Links = nil, nil
 	s.ReloadError = "knockd.conf:3: unknown directive \"Colour\"\nknockd.conf:4: \x1b[2J\n"
 	s.Firewall = "nft: table inet fw4\xff"
 	s.Failed = []FailedClose{
@@ -44,6 +48,9 @@ func TestStatusText(t *testing.T) {
 		want string
 	}{
 		{"open doors", testStatus(), `sesame 1.2, process 4711, up 26h0m1s, listening on eth0, ppp0
+  eth0  up, 192.0.2.1, fe80::1
+  lte0  down
+  ppp*  absent
 configuration /etc/knockd.conf, read 2026-02-03 04:05:06
 
 Torwächter  192.0.2.9     22:tcp           opening
@@ -87,13 +94,16 @@ func TestStatusJSON(t *testing.T) {
 		in   Status
 		want string
 	}{
-		{"open doors", testStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0","config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","reload_error":"","firewall":"",` +
+		{"open doors", testStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0",` +
+			`"links":[{"name":"eth0","state":"up","addresses":["192.0.2.1","fe80::1"]},{"name":"lte0","state":"down","addresses":[]},` +
+			`{"name":"ppp*","state":"absent","addresses":[]}],` +
+			`"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","reload_error":"","firewall":"",` +
 			`"open":[{"door":"Torwächter","source":"192.0.2.9","link":"ppp0","state":"opening","ports":["22:tcp"],"since_seconds":0,"closes_in_seconds":0},` +
 			`{"door":"ssh","source":"192.0.2.7","link":"eth0","state":"open","ports":["22:tcp","3389:tcp"],"since_seconds":12,"closes_in_seconds":488},` +
 			`{"door":"ssh","source":"2001:db8::7","link":"eth0","state":"open","ports":["51820:udp"],"since_seconds":3600,"closes_in_seconds":0},` +
 			`{"door":"web","source":"fe80::7","link":"eth0","state":"closing","ports":[],"since_seconds":60,"closes_in_seconds":0}],` +
 			`"failed":[],"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
-		{"trouble", troubledStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0","config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00",` +
+		{"trouble", troubledStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0","links":[],"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00",` +
 			`"reload_error":"knockd.conf:3: unknown directive \"Colour\"\u000aknockd.conf:4: \u001b[2J\u000a","firewall":"nft: table inet fw4` + "\ufffd" + `",` +
 			`"open":[],"failed":[{"door":"a\"\\\u0000\u009b","source":"192.0.2.10","since_seconds":1,"tries":1,"error":"` + "\u2028😀" + `"},` +
 			`{"door":"web","source":"192.0.2.7","since_seconds":600,"tries":8,"error":"exit status 1\u000aiptables: no\u0009such rule\u000a"}],` +
@@ -122,6 +132,7 @@ type decodedStatus struct {
 	Pid         int             `json:"pid"`
 	Uptime      int64           `json:"uptime_seconds"`
 	Listening   string          `json:"listening"`
+	Links       []decodedLink   `json:"links"`
 	Config      string          `json:"config"`
 	ConfigRead  string          `json:"config_read"`
 	ReloadError string          `json:"reload_error"`
@@ -129,6 +140,12 @@ type decodedStatus struct {
 	Open        []decodedOpen   `json:"open"`
 	Failed      []decodedFailed `json:"failed"`
 	Counters    decodedCounters `json:"counters"`
+}
+
+type decodedLink struct {
+	Name      string       `json:"name"`
+	State     string       `json:"state"`
+	Addresses []netip.Addr `json:"addresses"`
 }
 
 type decodedCounters struct {
@@ -163,8 +180,11 @@ func (s Status) decoded() decodedStatus {
 	d := decodedStatus{
 		Version: s.Version, Pid: s.Pid, Uptime: int64(s.Uptime.Seconds()), Listening: s.Listening, Config: s.Config,
 		ConfigRead: s.ConfigRead.Format(time.RFC3339), ReloadError: s.ReloadError, Firewall: string([]rune(s.Firewall)),
-		Open: []decodedOpen{}, Failed: []decodedFailed{}}
+		Links: []decodedLink{}, Open: []decodedOpen{}, Failed: []decodedFailed{}}
 	d.Counters = decodedCounters(s.Counters)
+	for _, l := range s.Links {
+		d.Links = append(d.Links, decodedLink{l.Name, l.State, append([]netip.Addr{}, l.Addresses...)})
+	}
 	for _, o := range s.Open {
 		ports := []string{}
 		for _, k := range o.Ports {

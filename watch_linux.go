@@ -2,10 +2,8 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,10 +15,6 @@ const (
 	nftMsgDestroyChain = 27
 	nftMsgDestroyRule  = 28
 )
-
-// netlinkBuffer holds every batch of messages that the kernel sends (NLMSG_GOODSIZE in linux/netlink.h, 8 KB at most),
-// but for a single message that is longer.
-const netlinkBuffer = 1 << 16
 
 // watchFirewall sends on changed, without waiting, when a table, chain or rule of nf_tables has been made, changed or
 // removed by anybody, in the network namespace of the thread that calls. That is also what iptables-nft does, and what
@@ -34,15 +28,7 @@ func watchFirewall(changed chan<- struct{}) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	ended := make(chan struct{})
-	go func() {
-		followFirewall(socket, changed)
-		close(ended)
-	}()
-	return func() {
-		_ = socket.Close()
-		<-ended
-	}, nil
+	return watchNetlink(socket, tellsFirewall, changed, 0), nil
 }
 
 // subscribeFirewall opens a netlink socket that gets nf_tables' messages.
@@ -63,52 +49,21 @@ func subscribeFirewall() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "nftables"), nil // as it does not block, Close ends a Read
 }
 
-// followFirewall reads messages until the socket is closed.
-func followFirewall(socket *os.File, changed chan<- struct{}) {
-	buf := make([]byte, netlinkBuffer)
-	for {
-		n, err := socket.Read(buf)
-		switch {
-		case errors.Is(err, os.ErrClosed):
-			return
-		case errors.Is(err, unix.ENOBUFS): // messages were lost (netlink(7))
-		case err != nil:
-			time.Sleep(time.Second) // none is known; if it stays, this is polling
-		case n < len(buf) && !tellsChange(buf[:n]):
-			continue
-		}
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// tellsChange reports whether a table, chain or rule has changed, by a batch of netlink messages. What it cannot read
-// counts as a change.
-func tellsChange(b []byte) bool {
-	for len(b) > 0 {
-		if len(b) < unix.SizeofNlMsghdr {
-			return true
-		}
-		// struct nlmsghdr of linux/netlink.h, in the machine's byte order: length (32 bits), type (16 bits).
-		length, kind := binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint16(b[4:])
-		if length < unix.SizeofNlMsghdr || uint64(length) > uint64(len(b)) {
-			return true
-		}
+// tellsFirewall reports whether a table, chain or rule has changed, by a batch of netlink messages.
+func tellsFirewall(b []byte) bool {
+	return anyMessage(b, func(kind uint16, _ []byte) bool {
 		// linux/netfilter/nfnetlink.h: the subsystem is the upper half of the type.
-		if kind>>8 == unix.NFNL_SUBSYS_NFTABLES {
-			switch kind & 0xff {
-			case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE, nftMsgDestroyTable,
-				unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN, nftMsgDestroyChain,
-				unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE, nftMsgDestroyRule:
-				return true
-			}
+		if kind>>8 != unix.NFNL_SUBSYS_NFTABLES {
+			return false
 		}
-		// NLMSG_ALIGN; the last one may have no padding.
-		b = b[min((uint64(length)+3)&^3, uint64(len(b))):]
-	}
-	return false
+		switch kind & 0xff {
+		case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE, nftMsgDestroyTable,
+			unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN, nftMsgDestroyChain,
+			unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE, nftMsgDestroyRule:
+			return true
+		}
+		return false
+	})
 }
 
 // askGeneration asks for the number of nf_tables' ruleset, and returns an error if it gets none.

@@ -154,7 +154,7 @@ func TestWatchFirewallLost(t *testing.T) {
 	w.must(n.run("sh", "-ec", "for i in $(seq 200); do echo add element inet t s { 192.0.2.$i }; done | nft -f -"))
 	changed, ended := make(chan struct{}, 1), make(chan struct{})
 	go func() {
-		followFirewall(socket, changed)
+		followNetlink(socket, tellsFirewall, changed, 0)
 		close(ended)
 	}()
 	select {
@@ -273,7 +273,7 @@ func TestWatchTellsChange(t *testing.T) {
 		for _, m := range test.batch {
 			b = append(b, m...)
 		}
-		if got := tellsChange(b); got != test.want {
+		if got := tellsFirewall(b); got != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
 		}
 	}

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// linkKind is a kind of link between the host and its first client, with 10.7.0.1 and fd00:7::1 on the host's link x0.
+type linkKind struct {
+	name string
+	make func(n *nativeTest) error // an error of a kind that the kernel has: the test fails
+	// needs is what makes a link of the kind in a namespace to try whether the kernel has it; "": every kernel has.
+	needs string
+	// twice is a link that shows the same frames, too.
+	twice string
+}
+
+var linkKinds = []linkKind{
+	{name: "veth", make: func(n *nativeTest) error { return n.host.link("x0", n.clients[0], "x0") }},
+	{name: "bridge", twice: "port0", make: func(n *nativeTest) error {
+		if err := n.host.link("port0", n.clients[0], "x0"); err != nil {
+			return err
+		}
+		return n.host.run("sh", "-ec", "ip link add x0 type bridge; ip link set x0 up; ip link set port0 master x0; "+
+			"ip link add port1 type veth peer name far1; ip link set port1 master x0 up; ip link set far1 up")
+	}},
+	{name: "tun", make: func(n *nativeTest) error { return n.relay(unix.IFF_TUN) }},
+	{name: "tap", make: func(n *nativeTest) error { return n.relay(unix.IFF_TAP) }},
+	{name: "macvlan", needs: "link add x0 link v0 type macvlan mode bridge", twice: "below", make: func(n *nativeTest) error {
+		return n.above("type macvlan mode bridge")
+	}},
+	{name: "VLAN", needs: "link add x0 link v0 type vlan id 7", twice: "below", make: func(n *nativeTest) error {
+		return n.above("type vlan id 7")
+	}},
+	{name: "wireguard", needs: "link add x0 type wireguard"},
+	{name: "ppp", needs: "link add x0 type ppp"},
+}
+
+// above makes links on top of a veth pair: one on each end.
+func (n *nativeTest) above(kind string) error {
+	if err := n.host.link("below", n.clients[0], "below"); err != nil {
+		return err
+	}
+	for _, end := range []*Netns{n.host, n.clients[0]} {
+		// Else the lower link answers for the upper one's address, too, and some packets take that way.
+		if err := end.run("sh", "-ec", "echo 1 > /proc/sys/net/ipv4/conf/below/arp_ignore; "+
+			"ip link add link below name x0 "+kind+"; ip link set x0 up"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// relay makes a tun or tap link at both ends, and carries what one end sends to the other.
+func (n *nativeTest) relay(kind uint16) error {
+	var ends [2]*os.File
+	for i, end := range []*Netns{n.host, n.clients[0]} {
+		err := end.do(func() (err error) {
+			ends[i], err = openTun("x0", kind)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := end.run("ip", "link", "set", "x0", "up"); err != nil {
+			return err
+		}
+	}
+	for i, from := range ends {
+		n.Cleanup(func() { _ = from.Close() })
+		go func() {
+			b := make([]byte, 65536)
+			for {
+				size, err := from.Read(b)
+				if err != nil {
+					return
+				}
+				_, _ = ends[1-i].Write(b[:size]) // the other end may be down
+			}
+		}()
+	}
+	return nil
+}
+
+// openTun makes a link of which the file is the other end (Documentation/networking/tuntap.rst).
+func openTun(name string, kind uint16) (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening /dev/net/tun: %w", err)
+	}
+	var request [unix.IFNAMSIZ + 24]byte // struct ifreq: name, then the flags
+	copy(request[:unix.IFNAMSIZ-1], name)
+	binary.NativeEndian.PutUint16(request[unix.IFNAMSIZ:], kind|unix.IFF_NO_PI)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNSETIFF, uintptr(unsafe.Pointer(&request[0]))); errno != 0 {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("TUNSETIFF: %w", errno)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// TestLinkKinds opens a door over each kind of link that the kernel has, over IPv4 and IPv6, with the link named and
+// with all of them listened on. One frame that two links show is one knock.
+func TestLinkKinds(t *testing.T) {
+	needRoot(t)
+	for _, kind := range linkKinds {
+		if kind.needs != "" {
+			w := &world{T: t}
+			ns, v := w.netns(), w.netns()
+			w.must(ns.link("v0", v, "v0"))
+			if err := ns.run("ip", strings.Fields(kind.needs)...); err != nil || kind.make == nil {
+				sayCovered(t, kind.name, "make router-test")
+				continue
+			}
+		}
+		sayCovered(t, kind.name, "here")
+		for _, interfaces := range []string{"x0", "any"} {
+			t.Run(kind.name+" "+interfaces, func(t *testing.T) {
+				n := newLinkTest(t, interfaces)
+				n.config += "[thrice]\n\tsequence = 8888:udp,8888:udp,8888:udp\n\tcommand = true\n" +
+					"[tcp]\n\tsequence = 8889,8889,8889\n\tcommand = true\n"
+				n.must(kind.make(n))
+				for i, end := range []*Netns{n.host, n.clients[0]} {
+					n.must(end.run("ip", "address", "add", fmt.Sprintf("10.7.0.%d/24", i+1), "dev", "x0"))
+					n.must(end.run("ip", "address", "add", fmt.Sprintf("fd00:7::%d/64", i+1), "dev", "x0", "nodad"))
+				}
+				d := n.serve()
+				n.opens(0, "10.7.0.1")
+				n.opens(0, "fd00:7::1")
+				if kind.twice != "" {
+					n.must(n.host.run("ip", "link", "show", kind.twice))
+				}
+				for _, door := range []struct{ name, knock string }{{"thrice", "8888:udp"}, {"tcp", "8889"}} {
+					for _, address := range []string{"10.7.0.1", "fd00:7::1"} {
+						n.knock(0, "-d20", address, door.knock, door.knock)
+					}
+					n.eventually("both at the second stage", func() bool { return strings.Count(d.logged(), door.name+": Stage 2") == 2 })
+					if strings.Contains(d.logged(), door.name+": OPEN") {
+						t.Errorf("%s: two knocks count as three", door.name)
+					}
+					for _, address := range []string{"10.7.0.1", "fd00:7::1"} {
+						n.knock(0, address, door.knock)
+					}
+					d.await("10.7.0.2: " + door.name + ": OPEN SESAME")
+					d.await("fd00:7::2: " + door.name + ": OPEN SESAME")
+				}
+				d.stop()
+			})
+		}
+	}
+}
+
+// sayCovered tells on standard error, also of a test that passes, where a kind of link is tried.
+func sayCovered(t *testing.T, kind, where string) {
+	t.Helper()
+	t.Logf("link kind %s: covered by %s", kind, where)
+}
+
+// TestLinkLocal knocks from and at link-local addresses: what opens is open on that link alone.
+func TestLinkLocal(t *testing.T) {
+	n := newLinkTest(t, "any")
+	n.must(n.host.link("x0", n.clients[1], "x0"))
+	// Two clients on two links have the same address, and so has the host on both.
+	for _, at := range []struct {
+		end  *Netns
+		link string
+		addr string
+	}{{n.host, "eth0", "fe80::1"}, {n.clients[0], "eth0", "fe80::2"}, {n.host, "x0", "fe80::1"}, {n.clients[1], "x0", "fe80::2"}} {
+		n.must(at.end.run("ip", "address", "add", at.addr+"/64", "dev", at.link, "nodad"))
+	}
+	d := n.serve()
+	n.wantPort(1, "[fe80::1%x0]:23", filtered)
+	n.knock(0, "-d20", "fe80::1%eth0", "7100", "8100")
+	n.awaitPort(0, "[fe80::1%eth0]:23", reached)
+	n.wantPort(1, "[fe80::1%x0]:23", filtered)
+	if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "%eth0") {
+		t.Errorf("status does not name the link:\n%s", out)
+	}
+	n.awaitPort(0, "[fe80::1%eth0]:23", filtered)
+	d.stop()
+}
+
+// TestLoopback knocks from the host itself.
+func TestLoopback(t *testing.T) {
+	n := newLinkTest(t, "lo")
+	n.clients = []*Netns{n.host}
+	n.must(n.host.run("ip", "link", "set", "lo", "up"))
+	d := n.serve()
+	n.opens(0, "127.0.0.1")
+	n.opens(0, "::1")
+	d.stop()
+}
+
+// TestTaggedRaw sends frames with a VLAN's tag on a link of which no VLAN is made: with all links listened on they count
+// once, as others do.
+func TestTaggedRaw(t *testing.T) {
+	n := newLinkTest(t, "any")
+	n.config += "[thrice]\n\tsequence = 8888:udp,8888:udp,8888:udp\n\tcommand = true\n"
+	d := n.serve()
+	x := n.wire(0)
+	p := fromClient4
+	p.knock = Knock{8888, udp}
+	x.send(p.bytes(), 7)
+	x.send(p.bytes(), 7)
+	d.await("thrice: Stage 2")
+	if strings.Contains(d.logged(), "thrice: Stage 3") {
+		t.Error("two frames count as three")
+	}
+	x.send(p.bytes(), 7)
+	d.await("thrice: OPEN SESAME")
+	d.stop()
+}

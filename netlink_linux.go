@@ -1,0 +1,140 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// netlinkBuffer holds every batch of messages that the kernel sends (NLMSG_GOODSIZE in linux/netlink.h, 8 KB at most),
+// but for a single message that is longer.
+const netlinkBuffer = 1 << 16
+
+// anyMessage reports whether is does for one of a batch of netlink messages (netlink(7)). What cannot be read counts
+// as if it did.
+func anyMessage(b []byte, is func(kind uint16, body []byte) bool) bool {
+	for len(b) > 0 {
+		if len(b) < unix.SizeofNlMsghdr {
+			return true
+		}
+		// struct nlmsghdr of linux/netlink.h, in the machine's byte order: length (32 bits), type (16 bits).
+		length, kind := binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint16(b[4:])
+		if length < unix.SizeofNlMsghdr || uint64(length) > uint64(len(b)) {
+			return true
+		}
+		if is(kind, b[unix.SizeofNlMsghdr:length]) {
+			return true
+		}
+		// NLMSG_ALIGN; the last one may have no padding.
+		b = b[min((uint64(length)+3)&^3, uint64(len(b))):]
+	}
+	return false
+}
+
+// followNetlink reads batches of messages until the socket is closed. After one that tells of a change, or that was
+// lost, it sends on changed, without waiting, and reads no more for a pause. changed has room for one, so that a change
+// while the receiver is busy is not lost.
+func followNetlink(socket *os.File, tells func(batch []byte) bool, changed chan<- struct{}, pause time.Duration) {
+	buf := make([]byte, netlinkBuffer)
+	for {
+		n, err := socket.Read(buf)
+		switch {
+		case errors.Is(err, os.ErrClosed):
+			return
+		case errors.Is(err, unix.ENOBUFS): // messages were lost (netlink(7))
+		case err != nil:
+			time.Sleep(time.Second) // none is known; if it stays, this is polling
+		case n < len(buf) && !tells(buf[:n]):
+			continue
+		}
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+		time.Sleep(pause)
+	}
+}
+
+// watchNetlink has followNetlink read the socket. stop ends that, and returns when it has ended.
+func watchNetlink(socket *os.File, tells func(batch []byte) bool, changed chan<- struct{}, pause time.Duration) (stop func()) {
+	ended := make(chan struct{})
+	go func() {
+		followNetlink(socket, tells, changed, pause)
+		close(ended)
+	}()
+	return func() {
+		_ = socket.Close()
+		<-ended
+	}
+}
+
+// eachAttribute gives take the attributes of a message, or those within an attribute (struct rtattr of
+// linux/rtnetlink.h). One whose length lies is the end.
+func eachAttribute(b []byte, take func(kind uint16, value []byte)) {
+	for len(b) >= unix.SizeofRtAttr {
+		length, kind := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])
+		if length < unix.SizeofRtAttr || length > len(b) {
+			return
+		}
+		take(kind&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[unix.SizeofRtAttr:length])
+		b = b[min((length+3)&^3, len(b)):] // RTA_ALIGN
+	}
+}
+
+// dump asks rtnetlink(7) for everything of one kind and gives take each answer's body: a fixed header of headerLen
+// bytes at least, and attributes. No more than one batch of answers is in memory: a table of routes can be long.
+func dump(request, answer uint16, headerLen int, take func(body []byte)) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	// struct nlmsghdr: length, type, flags, sequence and port; then struct rtgenmsg: the family, 0 for all, padded.
+	b := make([]byte, unix.SizeofNlMsghdr+4, netlinkBuffer)
+	binary.NativeEndian.PutUint32(b, uint32(len(b)))
+	binary.NativeEndian.PutUint16(b[4:], request)
+	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return os.NewSyscallError("sendto", err)
+	}
+	for {
+		n, err := unix.Read(fd, b[:netlinkBuffer])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return os.NewSyscallError("read", err)
+		}
+		if done, err := takeAnswers(b[:n], answer, headerLen, take); done || err != nil {
+			return err
+		}
+	}
+}
+
+// takeAnswers reads one batch of answers to a dump. done is whether it is the last one.
+func takeAnswers(b []byte, answer uint16, headerLen int, take func(body []byte)) (done bool, err error) {
+	bad := anyMessage(b, func(kind uint16, body []byte) bool {
+		switch {
+		case kind == unix.NLMSG_DONE || kind == unix.NLMSG_ERROR:
+			done = true
+			if len(body) < 4 {
+				return true
+			}
+			if errno := -int32(binary.NativeEndian.Uint32(body)); errno > 0 { // both begin with it, or with 0
+				err = unix.Errno(errno)
+			}
+		case kind == answer && len(body) < headerLen:
+			return true
+		case kind == answer:
+			take(body)
+		}
+		return false
+	})
+	if bad && err == nil {
+		err = unix.EBADMSG
+	}
+	return done, err
+}

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// How many log lines the links can cause, and how long it takes to the next try where they cannot be read or heard.
+const (
+	linkBurst    = 50
+	linkInterval = 30 * time.Second
+	linkRetry    = 5 * time.Second
+)
+
+// sequences returns the doors that can be knocked at, with the next line of one-time files, and those that have no line
+// left.
+func (d *daemon) sequences(c *Config) (on, off []*Door, err error) {
+	unused, mistakes, unreadable := c.oneTimeFiles()
+	if mistakes = append(mistakes, unreadable...); mistakes != nil {
+		return nil, nil, mistakes
+	}
+	on, off = inForce(c.Doors, unused)
+	return on, off, nil
+}
+
+// lists are the lists of interfaces that the configuration's doors have.
+func (d *daemon) lists(c *Config) [][]string { return c.lists(d.interfaces(c)) }
+
+// watch follows the links from now on, and their default routes where the configuration asks for them.
+func (d *daemon) watch(c *Config) error {
+	routes := slices.Contains(slices.Concat(d.lists(c)...), autoInterface)
+	if d.stopLinks != nil && (d.routes || !routes) {
+		return nil
+	}
+	stop, err := watchLinks(routes, d.linksChanged)
+	if err != nil {
+		return err
+	}
+	if d.stopLinks != nil {
+		d.stopLinks()
+	}
+	d.stopLinks, d.routes = stop, routes
+	return nil
+}
+
+// readLinks returns all links, marked by the configuration's lists, and notes which have held a default route.
+func (d *daemon) readLinks(c *Config) (map[int]*Link, error) {
+	links, err := readLinks(d.routes)
+	if err != nil {
+		return nil, err
+	}
+	apply(d.lists(c), links)
+	for _, l := range links {
+		if l.Default && !slices.Contains(d.auto, l.Name) {
+			d.auto = append(slices.Clip(d.auto), l.Name)
+			sort.Strings(d.auto)
+		}
+	}
+	return links, nil
+}
+
+// planFor is what the reader is to go by, but for the matcher and the captures: doors with sequences, and links.
+func (d *daemon) planFor(doors []*Door, links map[int]*Link) Plan {
+	p := Plan{wide: d.options.debug, links: links, addresses: map[[16]byte]bool{}}
+	var addresses []netip.Addr
+	add := func(addr netip.Addr, own bool) {
+		if _, known := p.addresses[addr.As16()]; !known && (addr.Is4() || !d.options.onlyIPv4) {
+			p.addresses[addr.As16()] = own
+			addresses = append(addresses, addr)
+		}
+	}
+	for _, l := range links {
+		if l.listened() {
+			for _, addr := range l.Addresses {
+				add(addr, true)
+			}
+		}
+	}
+	for _, door := range doors {
+		if door.Target.IsValid() {
+			add(door.Target, false)
+		}
+	}
+	p.spec = filterSpec(doors, addresses, d.options.onlyIPv4)
+	return p
+}
+
+func (d *daemon) newMatcher(doors []*Door) *Matcher {
+	m := newMatcher(doors, maxAttempts)
+	m.onlyChanges = !d.options.debug
+	return m
+}
+
+// openCaptures gives the plan a capture for each link that is listened on, or a single one where a list names all links
+// or where there are too many. Of those it has, by link, it keeps what still hears its link. With an error the others
+// are there.
+func openCaptures(p *Plan, lists [][]string, have map[int]*Capture) (captures map[int]*Capture, err error) {
+	var indexes []int
+	for index, l := range p.links {
+		if l.listened() {
+			indexes = append(indexes, index)
+		}
+	}
+	if len(indexes) > maxCaptures || slices.Contains(slices.Concat(lists...), everyInterface) {
+		indexes = []int{0}
+	}
+	sort.Ints(indexes)
+	captures = map[int]*Capture{}
+	for _, index := range indexes {
+		c := have[index]
+		if c == nil || !c.hears(index) {
+			var failed error
+			c, failed = openCapture(index, p.filter(), ringSize/len(indexes))
+			if failed != nil {
+				if !errors.Is(failed, unix.ENODEV) { // else it has vanished meanwhile, and news of that is on its way
+					err = failed
+				}
+				continue
+			}
+		}
+		captures[index] = c
+		p.captures = append(p.captures, c)
+	}
+	return captures, err
+}
+
+// closeCaptures closes those that were not there before.
+func closeCaptures(captures, before map[int]*Capture) {
+	for index, c := range captures {
+		if before[index] != c {
+			c.close()
+		}
+	}
+}
+
+// followLinks takes up what has changed of the links: the reader goes on with other addresses and captures, and all
+// that it knows of attempts.
+func (d *daemon) followLinks() {
+	now := d.now()
+	d.linksAt = nil
+	defer func() {
+		if d.linkLog.flush(now); d.linkLog.leftOut > 0 {
+			d.linksAt = time.After(linkRetry)
+		}
+	}()
+	auto := d.auto
+	links, err := d.readLinks(d.config)
+	if err != nil {
+		d.linkLog.printf(now, "%v", err)
+		d.linksAt = time.After(linkRetry)
+		return
+	}
+	plan := d.planFor(d.active, links)
+	captures, err := openCaptures(&plan, d.lists(d.config), d.captures)
+	if err != nil {
+		d.linkLog.printf(now, "%v", err)
+		d.linksAt = time.After(linkRetry)
+	}
+	same := len(links) == len(d.links)
+	for index, l := range links {
+		same = same && l.same(d.links[index])
+	}
+	for index, c := range captures {
+		same = same && c == d.captures[index]
+	}
+	if same {
+		return
+	}
+	d.logLinks(now, links)
+	d.links, d.captures = links, captures
+	d.send(plan)
+	settings := doorSettings{}
+	if !slices.Equal(auto, d.auto) {
+		rules := d.config.ruleset(d.interfaces(d.config), d.auto)
+		settings.rules = &rules
+	}
+	d.about.Links = linkStates(d.lists(d.config), links)
+	settings.about = d.about
+	d.settings <- settings
+}
+
+// named are the lists that do not just name all links: these are of interest to who reads the log.
+func (d *daemon) named(c *Config) [][]string {
+	return slices.DeleteFunc(d.lists(c), func(list []string) bool { return slices.Contains(list, everyInterface) })
+}
+
+// logLinks tells what has become of the links that are named.
+func (d *daemon) logLinks(now time.Duration, links map[int]*Link) {
+	lists := d.named(d.config)
+	before, after := linkStates(lists, d.links), linkStates(lists, links)
+	state := func(all []LinkState, name string) string {
+		for _, s := range all {
+			if s.Name == name {
+				return s.String()
+			}
+		}
+		return ""
+	}
+	for _, s := range before {
+		if s.State != absent && state(after, s.Name) == "" {
+			d.linkLog.printf(now, "interface %s is gone", s.Name)
+		}
+	}
+	for _, s := range after {
+		if s.String() != state(before, s.Name) {
+			d.linkLog.printf(now, "%s", s.news())
+		}
+	}
+}
+
+// logAbsent names what is waited for.
+func (d *daemon) logAbsent() {
+	for _, s := range linkStates(d.named(d.config), d.links) {
+		if s.State == absent {
+			d.log.printf("%s", s.news())
+		}
+	}
+}
+
+// news is a log line.
+func (s LinkState) news() string {
+	switch {
+	case s.State != absent:
+		return fmt.Sprintf("interface %s: %v", s.Name, s)
+	case s.Name == autoInterface:
+		return "no interface holds a default route yet: one is waited for"
+	case strings.HasSuffix(s.Name, everyInterface):
+		return fmt.Sprintf("there is no interface %s yet: one is waited for", s.Name)
+	}
+	return fmt.Sprintf("there is no interface %s yet: it is waited for", s.Name)
+}
+
+// nextSequences brings the next one-time sequences into force after one was used. A file that cannot be read disables
+// its doors, and a line with a mistake is passed over: nobody could knock it.
+func (d *daemon) nextSequences() {
+	unused, mistakes, unreadable := d.config.oneTimeFiles()
+	if mistakes = append(mistakes, unreadable...); mistakes != nil {
+		d.logMistakes(mistakes)
+	}
+	var off []*Door
+	d.active, off = inForce(d.config.Doors, unused)
+	d.logDisabled(off)
+	plan := d.planFor(d.active, d.links)
+	plan.matcher = d.newMatcher(d.active)
+	for _, c := range d.captures {
+		plan.captures = append(plan.captures, c)
+	}
+	d.send(plan)
+}
+
+// send gives the reader a new plan. What is not in it is the reader's to close.
+func (d *daemon) send(plan Plan) {
+	d.wakeReader()
+	d.plans <- plan
+}
+
+func (d *daemon) wakeReader() {
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, _ = unix.Write(d.wake, one[:])
+}
+
+// describeInterfaces names all interfaces that are listened on.
+func (d *daemon) describeInterfaces(c *Config) string {
+	var all []string
+	for _, item := range slices.Concat(d.lists(c)...) {
+		if item == everyInterface {
+			return "any (all interfaces)"
+		}
+		if !slices.Contains(all, item) {
+			all = append(all, item)
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// missingCapability names what the process lacks (capabilities(7)). As root in a container it may have less than root.
+func missingCapability(c *Config) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if unix.Capget(&header, &have[0]) != nil {
+		return nil // what needs it will tell
+	}
+	var missing []string
+	if have[0].Effective&(1<<unix.CAP_NET_RAW) == 0 {
+		missing = append(missing, "CAP_NET_RAW (to see packets)")
+	}
+	if have[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 && c.native() {
+		missing = append(missing, "CAP_NET_ADMIN (for Open_Ports)")
+	}
+	if missing == nil {
+		return nil
+	}
+	return fmt.Errorf("missing: %s: run it as root, or give it what is missing", strings.Join(missing, " and "))
+}

@@ -1,0 +1,368 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// linkDoors are two doors to hidden ports: ssh is open for 2 s, and held for 4.
+const linkDoors = `[ssh]
+	sequence    = 7000,8000,9000
+	seq_timeout = 20
+	open_ports  = 22
+	cmd_timeout = 2
+	hide        = yes
+[held]
+	sequence    = 7100,8100
+	open_ports  = 23
+	cmd_timeout = 4
+	hide        = yes
+`
+
+// newLinkTest has a host with those doors.
+func newLinkTest(t *testing.T, interfaces string) *nativeTest {
+	n := newNativeTest(t, firewallHost{}, linkDoors)
+	n.listen("23")
+	n.args = []string{"-i", interfaces}
+	return n
+}
+
+// opens wants the door to open for client i at an address, by one knock after the other, and to close again.
+func (n *nativeTest) opens(i int, address string) {
+	n.Helper()
+	ssh := "[" + address + "]:22"
+	n.wantPort(i, ssh, filtered)
+	n.knock(i, "-d20", address, "7000", "8000", "9000")
+	n.awaitPort(i, ssh, reached)
+	n.awaitPort(i, ssh, filtered)
+}
+
+// finishes knocks the last knock until an attempt at the third stage opens, and says how long that took.
+func (n *nativeTest) finishes(i int, address string) (took time.Duration) {
+	n.Helper()
+	began := time.Now()
+	ssh := "[" + address + "]:22"
+	n.eventually("the end of the attempt at "+address, func() bool {
+		_ = n.knockError(i, "-d0", address, "9000") // as long as there is no address, it cannot
+		return probe(n.clients[i], "", ssh, 100*time.Millisecond) == reached
+	})
+	took = time.Since(began)
+	n.awaitPort(i, ssh, filtered)
+	return took
+}
+
+// TestLinksChange changes the interface while a door is open and an attempt is in progress: the attempt goes on, and the
+// door closes.
+func TestLinksChange(t *testing.T) {
+	for _, test := range []struct {
+		name, change string
+		address      string // that is knocked on afterwards
+	}{
+		{"down and up", "ip link set eth0 down; sleep 0.2; ip link set eth0 up; ip address replace fd00:9::1/64 dev eth0 nodad", hostAddr},
+		{"renamed, and back", "ip link set eth0 down; ip link set eth0 name other; ip link set other up; sleep 0.1; " +
+			"ip link set other down; ip link set other name eth0; ip link set eth0 up", hostAddr},
+		{"the address replaced", "ip address flush dev eth0; ip address add 10.9.0.77/24 dev eth0", "10.9.0.77"},
+		{"a second address", "ip address add 10.9.0.78/24 dev eth0", "10.9.0.78"},
+		{"the first of two addresses removed", "ip address add 10.9.0.79/16 dev eth0; ip address del 10.9.0.1/24 dev eth0", "10.9.0.79"},
+		{"500 changes in a row", "{ for i in $(seq 250); do echo address add 10.9.1.$i/32 dev eth0; done; " +
+			"for i in $(seq 250); do echo address del 10.9.1.$i/32 dev eth0; done; echo address add 10.9.0.80/24 dev eth0; } | ip -batch -", "10.9.0.80"},
+		{"made anew", "", hostAddr},
+		{"made anew with the same index", "index", hostAddr},
+		{"an IPv6 address", "ip address add fd00:9::99/64 dev eth0 nodad", "fd00:9::99"},
+		{"a deprecated IPv6 address", "ip address add fd00:9::98/64 dev eth0 nodad preferred_lft 0", "fd00:9::98"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			n := newLinkTest(t, "eth0")
+			d := n.serve()
+			n.opens(0, hostAddr)
+			// As seen from an IPv6 address, or from IPv4, the attempt must be of the same family as its end.
+			first := hostAddr
+			if strings.Contains(test.address, ":") {
+				first = hostAddr6
+			}
+			n.knock(0, "-d20", first, "7100", "8100")
+			n.awaitPort(0, "["+first+"]:23", reached)
+			n.knock(0, "-d20", first, "7000", "8000")
+			d.await("Stage 2")
+			switch {
+			case test.change == "" || test.change == "index":
+				n.remake(test.change == "index")
+			default:
+				n.must(n.host.run("sh", "-ec", test.change))
+			}
+			t.Logf("the attempt ended %v after the change", n.finishes(0, test.address))
+			n.opens(0, test.address)
+			d.await("held: closed")
+			n.wantPort(0, "["+test.address+"]:23", filtered)
+			if lines := strings.Count(d.logged(), "interface eth0"); lines > linkBurst+1 {
+				t.Errorf("the log has %d lines about the interface, want %d at most", lines, linkBurst+1)
+			}
+			d.stop()
+		})
+	}
+}
+
+// remake deletes the host's eth0 and makes another one, a direct link to the first client, with the addresses of the
+// first. sameIndex has it get the first one's index, too.
+func (n *nativeTest) remake(sameIndex bool) {
+	n.Helper()
+	index, err := n.host.output("cat", "/sys/class/net/eth0/ifindex")
+	n.must(err)
+	n.must(n.host.run("ip", "link", "delete", "eth0"))
+	n.must(n.clients[0].run("ip", "link", "delete", "eth0"))
+	if sameIndex {
+		n.must(n.host.run("ip", "link", "add", "eth0", "index", strings.TrimSpace(index), "type", "veth", "peer", "name", "far"))
+		n.must(n.host.do(func() error {
+			cmd := exec.Command("ip", "link", "set", "far", "netns", "/proc/self/fd/3", "name", "eth0")
+			cmd.ExtraFiles = []*os.File{n.clients[0].file}
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("%v: %s", err, out)
+			}
+			return nil
+		}))
+		n.must(n.host.run("ip", "link", "set", "eth0", "up"))
+		n.must(n.clients[0].run("ip", "link", "set", "eth0", "up"))
+	} else {
+		n.must(n.host.link("eth0", n.clients[0], "eth0"))
+	}
+	n.must(n.host.run("ip", "address", "add", "10.9.0.1/24", "dev", "eth0"))
+	n.must(n.clients[0].run("ip", "address", "add", "10.9.0.2/24", "dev", "eth0"))
+}
+
+// wan links the host to client i by a link of another name, with 10.8.I.1 and 10.8.I.2.
+func (n *nativeTest) wan(i int, name string) (address string) {
+	n.Helper()
+	n.must(n.host.link(name, n.clients[i], "up-"+name))
+	address = fmt.Sprintf("10.8.%d.1", i)
+	n.must(n.host.run("ip", "address", "add", address+"/24", "dev", name))
+	n.must(n.clients[i].run("ip", "address", "add", fmt.Sprintf("10.8.%d.2/24", i), "dev", "up-"+name))
+	return address
+}
+
+// TestInterfaceComesLater starts before there is the interface, in the foreground and by -d.
+func TestInterfaceComesLater(t *testing.T) {
+	for _, interfaces := range []string{"wan", "nosuch,wa*"} {
+		for _, detached := range []bool{false, true} {
+			t.Run(fmt.Sprint(interfaces, " detached ", detached), func(t *testing.T) {
+				n := newLinkTest(t, interfaces)
+				n.args = append(n.args, "-p", n.dir+"/pid")
+				if detached {
+					n.args = append(n.args, "-d")
+				}
+				d := n.start("")
+				if detached {
+					n.must(<-d.ended) // it listens, and waits
+					pid, err := os.ReadFile(n.dir + "/pid")
+					n.must(err)
+					defer n.endPid(strings.TrimSpace(string(pid)))
+				}
+				last := interfaces[strings.LastIndex(interfaces, ",")+1:]
+				if last == "wan" {
+					d.await("there is no interface wan yet: it is waited for")
+				} else {
+					d.await("there is no interface nosuch yet: it is waited for")
+					d.await("there is no interface wa* yet: one is waited for")
+				}
+				if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "  "+last+"  ") || !strings.Contains(out, "absent\n") {
+					t.Errorf("status does not say that %s is absent:\n%s", last, out)
+				}
+				address := n.wan(0, "wan")
+				d.await("interface wan: up, 10.8.0.1")
+				n.opens(0, address)
+				if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "  wan     up, 10.8.0.1") && !strings.Contains(out, "  wan  up, 10.8.0.1") {
+					t.Errorf("status does not say that wan is up:\n%s", out)
+				}
+				n.must(n.host.run("ip", "link", "delete", "wan"))
+				if last == "wan" {
+					n.eventually("a line about wan's end", func() bool {
+						return strings.Count(d.logged(), "there is no interface wan yet: it is waited for") == 2
+					})
+				} else {
+					d.await("interface wan is gone")
+				}
+				n.opens(0, n.wan(0, "wan"))
+				if !detached {
+					d.stop()
+				}
+			})
+		}
+	}
+}
+
+// TestNothingLost: a daemon that waits for interfaces of its own makes do without IPv6, and with no interface at all.
+func TestWithoutIPv6(t *testing.T) {
+	n := newLinkTest(t, "eth0")
+	n.must(n.host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"))
+	d := n.serve()
+	n.opens(0, hostAddr)
+	n.must(n.host.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/disable_ipv6"))
+	n.must(n.host.run("ip", "address", "add", "fd00:9::1/64", "dev", "eth0", "nodad"))
+	n.eventually("the address", func() bool { return strings.Contains(d.logged(), "fd00:9::1") })
+	n.opens(0, hostAddr6)
+	d.stop()
+}
+
+// TestDoorInterface has a door that is knocked at, and hidden, on one side alone.
+func TestDoorInterface(t *testing.T) {
+	n := newLinkTest(t, "eth0")
+	n.config = strings.Replace(n.config, "[ssh]\n", "[ssh]\n\tInterface = wan, lte*\n", 1)
+	wan := n.wan(0, "wan")
+	d := n.serve()
+	n.wantPort(0, hostSSH, reached)
+	n.knock(0, "-d20", hostAddr, "7000", "8000", "9000")
+	n.wantPort(0, wan+":22", filtered)
+	if strings.Contains(d.logged(), "ssh: ") {
+		t.Errorf("knocking on eth0 counts at a door of wan:\n%s", d.logged())
+	}
+	n.opens(0, wan)
+	n.opens(1, n.wan(1, "lte0"))
+	// The other door is as it was.
+	n.wantPort(0, "10.8.0.1:23", reached)
+	n.wantPort(0, hostAddr+":23", filtered)
+	n.knock(0, "-d20", wan, "7100", "8100")
+	n.knock(0, "-d20", hostAddr, "7100", "8100")
+	n.awaitPort(0, hostAddr+":23", reached)
+	if got := strings.Count(d.logged(), "held: OPEN SESAME"); got != 1 {
+		t.Errorf("held: got %d openings, want 1", got)
+	}
+	d.stop()
+}
+
+// TestAutoInterface follows the default route, and what has been hidden stays hidden.
+func TestAutoInterface(t *testing.T) {
+	n := newLinkTest(t, "auto")
+	d := n.serve()
+	d.await("no interface holds a default route yet: one is waited for")
+	wan, lte := n.wan(0, "wan"), n.wan(1, "lte")
+	n.wantPort(0, wan+":22", reached)
+	n.must(n.host.run("ip", "route", "add", "default", "via", "10.8.0.2"))
+	d.await("interface wan: up, 10.8.0.1")
+	n.awaitPort(0, wan+":22", filtered)
+	n.opens(0, wan)
+	n.wantPort(1, lte+":22", reached)
+
+	n.must(n.host.run("ip", "route", "replace", "default", "via", "10.8.1.2"))
+	d.await("interface wan is gone")
+	n.awaitPort(1, lte+":22", filtered)
+	n.opens(1, lte)
+	n.wantPort(0, wan+":22", filtered)
+
+	// Of IPv6, and of both at once.
+	n.must(n.host.run("ip", "address", "add", "fd00:8::1/64", "dev", "wan", "nodad"))
+	n.must(n.host.run("ip", "-6", "route", "add", "default", "via", "fd00:8::2"))
+	n.eventually("two links", func() bool {
+		out, _ := n.tool("status", "-s", n.socket)
+		return strings.Contains(out, "  wan  up") && strings.Contains(out, "  lte  up")
+	})
+	n.opens(0, wan)
+	// Down, the link loses its routes.
+	n.must(n.host.run("ip", "link", "set", "lte", "down"))
+	n.eventually("one link", func() bool {
+		out, _ := n.tool("status", "-s", n.socket)
+		return strings.Contains(out, "  wan  up") && !strings.Contains(out, "  lte  ")
+	})
+	n.must(n.host.run("ip", "-6", "route", "del", "default"))
+	n.must(n.host.run("ip", "route", "add", "default", "nexthop", "dev", "wan", "nexthop", "dev", "eth0"))
+	n.eventually("both of a multipath route", func() bool {
+		out, _ := n.tool("status", "-s", n.socket)
+		return strings.Contains(out, "  wan  ") && strings.Contains(out, "  eth0  ")
+	})
+	d.stop()
+}
+
+// TestAnyInterface has three clients at as many links knock at the same time.
+func TestAnyInterface(t *testing.T) {
+	n := newLinkTest(t, "any")
+	wan := n.wan(0, "wan")
+	d := n.serve()
+	lte := n.wan(1, "lte")
+	n.eventually("the new address", func() bool {
+		out, _ := n.tool("status", "-s", n.socket)
+		return strings.Contains(out, lte)
+	})
+	done := make(chan error, 3)
+	for _, at := range []struct {
+		client  int
+		address string
+	}{{0, wan}, {1, lte}, {1, hostAddr}} {
+		go func() { done <- n.knockError(at.client, "-d30", at.address, "7000", "8000", "9000") }()
+	}
+	for range 3 {
+		n.must(<-done)
+	}
+	for _, source := range []string{"10.8.0.2", "10.8.1.2", "10.9.0.3"} {
+		d.await(source + ": ssh: OPEN SESAME")
+	}
+	n.awaitPort(1, lte+":22", reached)
+	d.stop()
+}
+
+// TestCapabilities runs it with those capabilities alone that it needs, and without each of them.
+func TestCapabilities(t *testing.T) {
+	for _, test := range []struct{ name, have, want string }{
+		{"both", "+net_raw,+net_admin", ""},
+		{"no CAP_NET_RAW", "+net_admin", "sesame serve: missing: CAP_NET_RAW (to see packets): run it as root, or give it what is missing\n"},
+		{"no CAP_NET_ADMIN", "+net_raw", "sesame serve: missing: CAP_NET_ADMIN (for Open_Ports): run it as root, or give it what is missing\n"},
+		{"none", "+kill", "sesame serve: missing: CAP_NET_RAW (to see packets) and CAP_NET_ADMIN (for Open_Ports): run it as root, or give it what is missing\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			n := newLinkTest(t, "eth0")
+			file := n.dir + "/knockd.conf"
+			n.must(os.WriteFile(file, []byte(n.config), 0o600))
+			cmd := sesame("sesame", "serve", "-c", file, "-i", "eth0", "-g", n.dir+"/log", "-s", n.socket)
+			limited := exec.Command("setpriv", append([]string{"--bounding-set=-all," + test.have, "--inh-caps=-all", "--",
+				"/bin/sh", "-c", `exec -a sesame "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)...)
+			limited.Args[4], limited.Args[5] = "/bin/bash", "-c" // exec -a is bash's
+			limited.Env = cmd.Env
+			var out strings.Builder
+			limited.Stderr = &out
+			d := n.daemon(limited, file, n.dir+"/log")
+			if test.want == "" {
+				d.await("starting up, listening on eth0")
+				n.opens(0, hostAddr)
+				d.stop()
+				return
+			}
+			d.wantExit(1)
+			if out.String() != test.want {
+				t.Errorf("got %q, want %q", out.String(), test.want)
+			}
+		})
+	}
+}
+
+// TestReloadInterfaces moves a door from one interface to another, and to all, in the middle of an attempt.
+func TestReloadInterfaces(t *testing.T) {
+	n := newLinkTest(t, "eth0")
+	wan := n.wan(0, "wan")
+	one := strings.Replace(n.config, "[held]\n", "[held]\n\tInterface = wan\n", 1)
+	d := n.serve()
+	n.knock(0, "-d20", hostAddr, "7000", "8000")
+	d.await("ssh: Stage 2")
+	d.write(one)
+	d.signal(unix.SIGHUP)
+	n.eventually("held on wan", func() bool {
+		n.knock(0, "-d20", wan, "7100", "8100")
+		return strings.Contains(d.logged(), "held: OPEN SESAME")
+	})
+	n.knock(0, "-d0", hostAddr, "9000")
+	d.await("ssh: OPEN SESAME")
+	d.write(strings.Replace(one, "Interface = wan", "Interface = any", 1))
+	d.signal(unix.SIGHUP)
+	n.eventually("held on eth0", func() bool {
+		n.knock(1, "-d20", hostAddr, "7100", "8100")
+		return strings.Contains(d.logged(), "10.9.0.3: held: OPEN SESAME")
+	})
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.cmd.Process.Pid))
+	if err != nil || len(fds) > 20 {
+		t.Errorf("open files: got %d, %v, want few", len(fds), err)
+	}
+	d.stop()
+}
