@@ -22,7 +22,7 @@ demo: build
 	@./sesame demo
 
 test:
-	@sh needs.sh iptables nft ip knockd knock nmap hping3 nc telnet bash busybox
+	@sh needs.sh iptables nft ip knockd knock nmap hping3 nc telnet bash busybox mandoc
 	go test -count=1 -parallel 4 -timeout 30m ./...
 
 race:
@@ -51,6 +51,9 @@ check:
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
 	go vet ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	@sh needs.sh mandoc
+	mandoc -T lint -W warning man/*
+	@! mandoc -T lint man/* 2>/dev/null | grep -v 'referenced manual not found'
 
 # Every Linux architecture that there are routers of, and the limit on the file for the smallest.
 cross:
