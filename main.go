@@ -77,7 +77,7 @@ func subcommands() []subcommand {
 			func() []option { return new(knockOptions).options() }, knock},
 		{"status", "", "[-s PATH] [--json]", "show what is open, and how the daemon does",
 			func() []option { return new(statusOptions).options() }, showStatus},
-		{"close", "", "[-s PATH] DOOR|--all [ADDRESS]", "close doors before their time",
+		{"close", "", "[-s PATH] DOOR|--all [ADDRESS]", "close doors before their time, or only for ADDRESS",
 			func() []option { return new(closeOptions).options() }, closeDoors},
 		{"check", "", "[-v] [-c FILE]", "read a configuration and say what is wrong with it",
 			func() []option { return new(checkOptions).options() }, check},
@@ -165,7 +165,7 @@ func (e env) finish(c subcommand, program string, err error) int {
 func (e env) printOverview(w io.Writer) {
 	fmt.Fprintln(w, "sesame: port knocking in one static file\n\nusage:")
 	for _, c := range subcommands() {
-		fmt.Fprintf(w, "  %-46s %s\n", strings.TrimSpace("sesame "+c.name+" "+c.usage), c.help)
+		fmt.Fprintf(w, "  %-47s %s\n", strings.TrimSpace("sesame "+c.name+" "+c.usage), c.help)
 	}
 }
 
