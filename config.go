@@ -274,7 +274,7 @@ func parseConfig(name string, r io.Reader) (*Config, error) {
 		return nil, p.errors
 	}
 	text = bytes.TrimPrefix(text, []byte(byteOrderMark))
-	for line := range strings.SplitSeq(string(text), "\n") {
+	for _, line := range strings.Split(string(text), "\n") {
 		p.line++
 		p.parseLine(strings.TrimSpace(line))
 		if len(p.errors) >= maxConfigErrors {
@@ -556,7 +556,7 @@ const (
 // parseInterfaces reads names, beginnings of names with a * behind them, and auto, with commas between them. any, all
 // and * are everyInterface alone.
 func parseInterfaces(text string) (list []string, err error) {
-	for item := range strings.SplitSeq(text, ",") {
+	for _, item := range strings.Split(text, ",") {
 		item = strings.TrimSpace(item)
 		name, pattern := strings.CutSuffix(item, "*")
 		switch {
@@ -588,7 +588,7 @@ func (p *parser) parseSequence(value string) (sequence []Knock) {
 		p.fail("Sequence: a sequence has 1 to %d knocks, not %d", maxKnocks, n)
 		return nil
 	}
-	for item := range strings.SplitSeq(value, ",") {
+	for _, item := range strings.Split(value, ",") {
 		if strings.TrimSpace(item) == "" {
 			p.fail("Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports")
 			continue
@@ -627,7 +627,7 @@ func parseKnock(s string, otherwise Protocol) (Knock, error) {
 
 func (p *parser) setFlags(value string) {
 	flags := &p.open.door.Flags
-	for item := range strings.SplitSeq(withoutComment(value), ",") {
+	for _, item := range strings.Split(withoutComment(value), ",") {
 		item = strings.TrimSpace(item)
 		name, not := strings.CutPrefix(item, "!")
 		bit, known := flagBits[strings.ToLower(strings.TrimSpace(name))]

@@ -218,7 +218,7 @@ func parseEntry(line string) (e Entry, ok bool) {
 		Start: text(fields[6]), Stop: text(fields[7]),
 		Tries: int(number(fields[9], 31)), Pid: int(number(fields[10], 31)), Began: number(fields[11], 64),
 	}
-	for word := range strings.FieldsSeq(fields[8]) {
+	for _, word := range strings.Fields(fields[8]) {
 		port, err := parseKnock(word, tcp)
 		must(err)
 		e.Ports = append(e.Ports, port)
