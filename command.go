@@ -2,7 +2,7 @@ package main
 
 import (
 	"bytes"
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -25,6 +27,9 @@ const (
 	leftoverPause = 10 * time.Millisecond
 	// maxPrinted is how many bytes of a program's output are read. More is an error: half of a list would be misread.
 	maxPrinted = 4 << 20
+	// heldOutput is how long after a program's end its output is waited for, where a process that has left its group
+	// holds the pipe open.
+	heldOutput = time.Second
 )
 
 // Command is a shell line to run for a source.
@@ -233,7 +238,44 @@ func collect(r *os.File, output chan<- Outcome) {
 var (
 	errTooMuch = fmt.Errorf("it prints more than %d bytes", maxPrinted)
 	errTooLong = errors.New("it did not end by itself, and was ended")
+	errHeld    = errors.New("it has ended, and a process that it left behind holds its output open")
 )
+
+// exitError is how a program has ended that failed.
+type exitError syscall.WaitStatus
+
+func (e exitError) Error() string {
+	status := syscall.WaitStatus(e)
+	if status.Signaled() {
+		return "signal: " + status.Signal().String()
+	}
+	return fmt.Sprintf("exit status %d", status.ExitStatus())
+}
+
+// statusOf is the exit status that an error of execute's tells of, -1 if it tells of none.
+func statusOf(err error) int {
+	var e exitError
+	if errors.As(err, &e) {
+		return syscall.WaitStatus(e).ExitStatus()
+	}
+	return -1
+}
+
+// awaitExit waits for the end of a process that this one has started. It returns an exitError if that failed.
+func awaitExit(pid int) error {
+	for {
+		var status syscall.WaitStatus
+		switch _, err := syscall.Wait4(pid, &status, 0, nil); {
+		case err == syscall.EINTR:
+		case err != nil:
+			return os.NewSyscallError("wait4", err)
+		case status != 0:
+			return exitError(status)
+		default:
+			return nil
+		}
+	}
+}
 
 // execute runs a program to its end, without a shell and in English, and returns what it has printed. An error is for an
 // exit status other than 0 as well, and says what the program said. After limit the program is ended, and whatever it has
@@ -243,38 +285,85 @@ func execute(argv []string, input string, limit time.Duration) (stdout, stderr s
 	if err != nil {
 		return "", "", fmt.Errorf("running %s: %w", argv[0], err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	var out, complaint printed
-	cmd := exec.CommandContext(ctx, path)
-	cmd.Args = argv
-	cmd.Env = append(inherited(os.Environ()), "LC_ALL=C")
-	if input != "" {
-		cmd.Stdin = strings.NewReader(input)
-	}
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second // for a process that has left the group and holds the pipe open
-	err = cmd.Run()
-	stdout, stderr = out.text.String(), complaint.text.String()
+	stdout, stderr, err = runToEnd(path, argv, input, limit)
 	if err == nil {
 		return stdout, stderr, nil
 	}
-	switch {
-	case out.tooMuch || complaint.tooMuch:
-		err = errTooMuch
-	case ctx.Err() != nil:
-		err = fmt.Errorf("%w after %v", errTooLong, limit)
-	}
 	said := strings.TrimSpace(stderr)
-	if said == "" && !out.tooMuch {
+	if said == "" && len(stdout) <= maxPrinted {
 		said = strings.TrimSpace(stdout)
 	}
 	if said = strings.ToValidUTF8(said[:min(len(said), maxOutput)], "?"); said != "" {
 		said = ": " + strings.ReplaceAll(said, "\n", "; ") // one line of a log
 	}
 	return stdout, stderr, fmt.Errorf("%s: %w%s", strings.Join(quoteWords(argv), " "), err, said)
+}
+
+// runToEnd does what execute says. os/exec would, and with it the file for a router is 56 KB larger.
+func runToEnd(path string, argv []string, input string, limit time.Duration) (stdout, stderr string, err error) {
+	var r, w [3]*os.File // pipes, by the program's descriptor
+	for fd := range r {
+		if r[fd], w[fd], err = os.Pipe(); err != nil {
+			return "", "", fmt.Errorf("making a pipe: %w", err)
+		}
+		defer r[fd].Close()
+		defer w[fd].Close()
+	}
+	english := slices.DeleteFunc(inherited(os.Environ()), func(v string) bool { return strings.HasPrefix(v, "LC_ALL=") })
+	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
+		Env:   append(english, "LC_ALL=C"),
+		Files: []uintptr{r[0].Fd(), w[1].Fd(), w[2].Fd()},
+		Sys:   &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		return "", "", &os.PathError{Op: "fork/exec", Path: path, Err: err}
+	}
+	_, _, _ = r[0].Close(), w[1].Close(), w[2].Close()
+	go func() {
+		_, _ = io.WriteString(w[0], input)
+		_ = w[0].Close()
+	}()
+	out, complaint := make(chan printed, 1), make(chan printed, 1)
+	go readPrinted(r[1], out)
+	go readPrinted(r[2], complaint)
+	var late atomic.Bool
+	timer := time.AfterFunc(limit, func() {
+		late.Store(true)
+		_ = syscall.Kill(-pid, syscall.SIGKILL)
+	})
+	err = awaitExit(pid)
+	timer.Stop()
+	_, _ = r[1].SetReadDeadline(time.Now().Add(heldOutput)), r[2].SetReadDeadline(time.Now().Add(heldOutput))
+	o, c := <-out, <-complaint
+	switch {
+	case o.err == errTooMuch || c.err == errTooMuch:
+		err = errTooMuch
+	case late.Load():
+		err = fmt.Errorf("%w after %v", errTooLong, limit)
+	case err == nil:
+		err = cmp.Or(o.err, c.err)
+	}
+	return o.text, c.text, err
+}
+
+// printed is what a program has printed on a pipe, and why that is not all.
+type printed struct {
+	text string
+	err  error
+}
+
+// readPrinted reads the pipe up to its end, to its deadline, or to more than maxPrinted bytes: then the program's next
+// write fails.
+func readPrinted(pipe *os.File, to chan<- printed) {
+	text, err := io.ReadAll(io.LimitReader(pipe, maxPrinted+1))
+	_ = pipe.Close()
+	switch {
+	case len(text) > maxPrinted:
+		err = errTooMuch
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = errHeld
+	}
+	to <- printed{string(text), err}
 }
 
 // findProgram looks in the folders of PATH, and then in those for root: after "su" PATH is often that of a user.
@@ -290,20 +379,6 @@ func findProgram(name string) (path string, err error) {
 		}
 	}
 	return "", errors.Unwrap(err) // without the name
-}
-
-// printed keeps what a program prints, up to maxPrinted bytes. Then the program's next write fails.
-type printed struct {
-	text    strings.Builder
-	tooMuch bool
-}
-
-func (p *printed) Write(b []byte) (int, error) {
-	if p.text.Len()+len(b) > maxPrinted {
-		p.tooMuch = true
-		return 0, io.ErrShortWrite
-	}
-	return p.text.Write(b)
 }
 
 // Grant is the matcher's word that a door may be opened for a source.

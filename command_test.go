@@ -297,6 +297,34 @@ func TestExecuteDeadline(t *testing.T) {
 	}
 }
 
+// A process that has left the group and holds the output open is waited for a moment only.
+func TestExecuteHeld(t *testing.T) {
+	began := time.Now()
+	stdout, _, err := execute([]string{"sh", "-c", "setsid sleep 600 & echo $!"}, "", 30*time.Second)
+	if took := time.Since(began); took < heldOutput || took > 20*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if !errors.Is(err, errHeld) {
+		t.Errorf("got %v, want %v", err, errHeld)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(stdout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+}
+
+// Programs speak English, whatever the daemon's own language.
+func TestExecuteEnglish(t *testing.T) {
+	t.Setenv("LC_ALL", "de_DE.UTF-8")
+	stdout, _, err := execute([]string{"env"}, "", 30*time.Second)
+	if err != nil || strings.Count("\n"+stdout, "\nLC_ALL=") != 1 || !strings.Contains("\n"+stdout, "\nLC_ALL=C\n") {
+		t.Errorf("got %v and the environment %q, want LC_ALL=C alone", err, stdout)
+	}
+}
+
 func TestExecuteMissing(t *testing.T) {
 	for _, test := range []struct{ name, want string }{
 		{"nosuchprogram", "running nosuchprogram: executable file not found in $PATH"},

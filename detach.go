@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -27,7 +26,7 @@ type toldStatus int
 func (s toldStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 // detach runs the program in the background and returns when it is ready.
-func detach(e env) error {
+func detach() error {
 	ready, child, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("making a pipe: %w", err)
@@ -35,24 +34,28 @@ func detach(e env) error {
 	defer ready.Close()
 	// What else the caller has left open, say the pipe of a shell's $(...), is not the daemon's.
 	closeOnExec()
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), detachedEnv+"=3")
-	cmd.ExtraFiles = []*os.File{child}
-	cmd.Stdout, cmd.Stderr = e.stdout, e.stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	pid, err := syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{
+		Env:   append(os.Environ(), detachedEnv+"=3"),
+		Files: []uintptr{null.Fd(), 1, 2, child.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
 		return fmt.Errorf("starting the daemon in the background: %w", err)
 	}
 	_ = child.Close()
 	if n, _ := ready.Read(make([]byte, 1)); n == 1 {
 		return nil
 	}
-	var exit *exec.ExitError
-	switch err := cmd.Wait(); {
-	case errors.As(err, &exit) && exit.Exited():
-		return toldStatus(exit.ExitCode())
-	case err != nil:
+	err = awaitExit(pid)
+	if status := statusOf(err); status > 0 {
+		return toldStatus(status)
+	}
+	if err != nil {
 		return fmt.Errorf("the daemon in the background: %w", err)
 	}
 	return errors.New("the daemon in the background has ended")

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,9 +47,8 @@ func inspectHost() Inspection {
 func inspect(ask func(argv ...string) (string, error), file func(name string) string) (in Inspection) {
 	run := func(argv ...string) (string, error) {
 		out, err := ask(argv...)
-		var exit *exec.ExitError
 		// iptables(8): 4 is for a resource that is not to be had, such as the lock.
-		if errors.Is(err, errTooLong) || errors.Is(err, errTooMuch) || errors.As(err, &exit) && exit.ExitCode() == 4 {
+		if errors.Is(err, errTooLong) || errors.Is(err, errTooMuch) || statusOf(err) == 4 {
 			in.Unknown = err
 		}
 		return out, err

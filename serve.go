@@ -95,7 +95,7 @@ func serve(e env, args []string) error {
 	}
 	caller := detached()
 	if caller == nil {
-		return detach(e)
+		return detach()
 	}
 	return d.live(caller)
 }

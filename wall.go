@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -346,8 +345,7 @@ func (w *Wall) calls(calls []Call) error {
 				continue
 			}
 			// iptables(8): 1 and 2 are for a rule or chain that is not there; 3 and 4, and a time that is up, say nothing.
-			var exit *exec.ExitError
-			if err != nil && !(errors.As(err, &exit) && (exit.ExitCode() == 1 || exit.ExitCode() == 2)) {
+			if status := statusOf(err); err != nil && status != 1 && status != 2 {
 				return err
 			}
 		}
