@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
 	"sort"
 	"strings"
@@ -201,7 +200,7 @@ func hostWarnings(c *Config) (warnings []string) {
 		var missing []string
 		for _, line := range []string{d.Start, d.Start6, d.Stop, d.Stop6} {
 			if p := program(line); p != "" && !slices.Contains(missing, p) {
-				if _, err := exec.LookPath(p); err != nil {
+				if _, err := findProgram(p, searchPath()); err != nil {
 					missing = append(missing, p)
 					warnings = append(warnings, fmt.Sprintf("%s:%d: door %q: there is no program %q on this host", c.File, d.Line, d.Name, p))
 				}

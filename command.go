@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,6 +15,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -281,7 +282,7 @@ func awaitExit(pid int) error {
 // exit status other than 0 as well, and says what the program said. After limit the program is ended, and whatever it has
 // started.
 func execute(argv []string, input string, limit time.Duration) (stdout, stderr string, err error) {
-	path, err := findProgram(argv[0])
+	path, err := findProgram(argv[0], append(searchPath(), rootPath...))
 	if err != nil {
 		return "", "", fmt.Errorf("running %s: %w", argv[0], err)
 	}
@@ -366,19 +367,35 @@ func readPrinted(pipe *os.File, to chan<- printed) {
 	to <- printed{string(text), err}
 }
 
-// findProgram looks in the folders of PATH, and then in those for root: after "su" PATH is often that of a user.
-func findProgram(name string) (path string, err error) {
-	if path, err = exec.LookPath(name); err == nil {
-		return path, nil
+// rootPath is where root's programs are: after "su" PATH is often that of a user.
+var rootPath = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
+
+// searchPath is PATH as the system gives it, split.
+func searchPath() []string { return filepath.SplitList(os.Getenv("PATH")) }
+
+// findProgram returns the path of a program in the first of the folders that has it. A name with a slash is a path.
+func findProgram(name string, folders []string) (path string, err error) {
+	if strings.Contains(name, "/") {
+		return name, executable(name)
 	}
-	if !strings.Contains(name, "/") {
-		for _, dir := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
-			if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-				return path, nil
-			}
+	for _, dir := range folders {
+		if path = filepath.Join(dir, name); filepath.IsAbs(path) && executable(path) == nil {
+			return path, nil
 		}
 	}
-	return "", errors.Unwrap(err) // without the name
+	return "", errors.New("executable file not found in $PATH")
+}
+
+// executable says why a file is not a program that we may run.
+func executable(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir():
+		return unix.EISDIR
+	}
+	return unix.Access(path, unix.X_OK)
 }
 
 // Grant is the matcher's word that a door may be opened for a source.

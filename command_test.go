@@ -340,13 +340,13 @@ func TestExecuteMissing(t *testing.T) {
 
 // Root's programs are found with the PATH of a user.
 func TestFindProgram(t *testing.T) {
-	usual, err := findProgram("iptables")
+	usual, err := findProgram("iptables", append(searchPath(), rootPath...))
 	if err != nil {
 		t.Skip("needs iptables: apt install iptables")
 	}
 	for _, path := range []string{"", t.TempDir()} {
 		t.Setenv("PATH", path)
-		got, err := findProgram("iptables")
+		got, err := findProgram("iptables", append(searchPath(), rootPath...))
 		if err != nil || filepath.Base(got) != filepath.Base(usual) {
 			t.Errorf("PATH %q: got %s, %v, want %s", path, got, err, usual)
 		}
