@@ -228,7 +228,9 @@ func collect(r *os.File, output chan<- Outcome) {
 			output <- o
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				_ = r.SetReadDeadline(time.Time{})
-				_, _ = io.Copy(io.Discard, r)
+				for err = nil; err == nil; { // io.Copy does this too, and brings 60 KB for sendfile(2) and splice(2)
+					_, err = r.Read(buf)
+				}
 			}
 			return
 		}
