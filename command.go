@@ -257,8 +257,7 @@ func (e exitError) Error() string {
 
 // statusOf is the exit status that an error of execute's tells of, -1 if it tells of none.
 func statusOf(err error) int {
-	var e exitError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[exitError](err); ok {
 		return syscall.WaitStatus(e).ExitStatus()
 	}
 	return -1

@@ -233,8 +233,8 @@ func (e configErrors) Error() string {
 
 // withoutSecrets is err as it may stand in a log.
 func withoutSecrets(err error) error {
-	var mistakes configErrors
-	if !errors.As(err, &mistakes) {
+	mistakes, ok := errors.AsType[configErrors](err)
+	if !ok {
 		return err
 	}
 	mistakes = slices.Clone(mistakes)

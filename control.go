@@ -498,8 +498,7 @@ func fetch(path, request string) (string, error) {
 
 // bare is the system's error alone, where the path is named already.
 func bare(err error) error {
-	var errno unix.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[unix.Errno](err); ok {
 		return errno
 	}
 	return err

@@ -248,9 +248,9 @@ func openJournal(dir string) (*Journal, error) {
 		return nil, fmt.Errorf("%w: %s", err, otherDir)
 	}
 	lock, err := lockPidFile(filepath.Join(dir, "lock"), endTime)
-	var held *heldError
+	held, isHeld := errors.AsType[*heldError](err)
 	switch {
-	case errors.As(err, &held):
+	case isHeld:
 		return nil, fmt.Errorf("%s is held by another daemon, process %s: one daemon watches several interfaces (-i eth0,eth1); "+
 			"for a second one name another StateDir", dir, cmp.Or(held.holder, "?"))
 	case err != nil:

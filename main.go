@@ -136,9 +136,9 @@ func run(e env, args []string) int {
 // finish prints what err says, once, and returns the exit status. Mistakes in a configuration are printed as they
 // are, so that each line begins with file:line.
 func (e env) finish(c subcommand, program string, err error) int {
-	var usage usageError
-	var mistakes configErrors
-	var told toldStatus
+	usage, isUsage := errors.AsType[usageError](err)
+	mistakes, isMistakes := errors.AsType[configErrors](err)
+	told, isTold := errors.AsType[toldStatus](err)
 	switch {
 	case err == nil:
 		return 0
@@ -149,12 +149,12 @@ func (e env) finish(c subcommand, program string, err error) int {
 		_ = printVersion(e)
 		return 0
 	case errors.Is(err, errLogged):
-	case errors.As(err, &told):
+	case isTold:
 		return int(told)
-	case errors.As(err, &usage):
+	case isUsage:
 		fmt.Fprintf(e.stderr, "%s: %s (%s --help shows what there is)\n", program, usage, program)
 		return 2
-	case errors.As(err, &mistakes):
+	case isMistakes:
 		fmt.Fprintln(e.stderr, mistakes)
 	default:
 		fmt.Fprintf(e.stderr, "%s: %v\n", program, err)

@@ -47,9 +47,9 @@ func takePidFile(path string, patience time.Duration) (*PidFile, error) {
 			_ = p.file.Close()
 		}
 	}
-	var held *heldError
+	_, isHeld := errors.AsType[*heldError](err)
 	switch {
-	case errors.As(err, &held):
+	case isHeld:
 		return nil, fmt.Errorf("%w: stop that one first, or name another file by -p", err)
 	case err != nil:
 		return nil, fmt.Errorf("%w: -p names another one", err)
