@@ -183,7 +183,7 @@ func hostWarnings(c *Config) (warnings []string) {
 		for _, l := range links {
 			there = append(there, l.Name)
 		}
-		sort.Strings(there)
+		sort.SliceStable(there, func(i, j int) bool { return there[i] < there[j] })
 		for i, list := range c.lists(c.Interfaces) {
 			at := c.InterfaceLine
 			if i > 0 {
@@ -226,7 +226,7 @@ func defaultLinks() (names []string) {
 			names = append(names, l.Name)
 		}
 	}
-	sort.Strings(names)
+	sort.SliceStable(names, func(i, j int) bool { return names[i] < names[j] })
 	return names
 }
 

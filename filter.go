@@ -101,7 +101,7 @@ func (s FilterSpec) wide() FilterSpec {
 
 // mergeIntervals sorts intervals and joins those that overlap or touch.
 func mergeIntervals(in []interval) (out []interval) {
-	sort.Slice(in, func(i, j int) bool { return in[i].lo < in[j].lo })
+	sort.SliceStable(in, func(i, j int) bool { return in[i].lo < in[j].lo })
 	for _, iv := range in {
 		if n := len(out); n > 0 && int(iv.lo) <= int(out[n-1].hi)+1 {
 			out[n-1].hi = max(out[n-1].hi, iv.hi)

@@ -154,7 +154,7 @@ func prefixes(all []netip.Prefix, is4 bool) (kept []netip.Prefix) {
 			kept = append(kept, p)
 		}
 	}
-	sort.Slice(kept, func(i, j int) bool {
+	sort.SliceStable(kept, func(i, j int) bool {
 		c := kept[i].Addr().Compare(kept[j].Addr())
 		return c < 0 || c == 0 && kept[i].Bits() < kept[j].Bits()
 	})

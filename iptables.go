@@ -221,6 +221,6 @@ func essence(rules string) string {
 		}
 		lines = append(lines, kept)
 	}
-	sort.Slice(lines, func(i, j int) bool { return lines[i] < lines[j] })
+	sort.SliceStable(lines, func(i, j int) bool { return lines[i] < lines[j] })
 	return strings.Join(lines, "\n")
 }

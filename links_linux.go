@@ -271,7 +271,7 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 			parent.uppers = append(parent.uppers, l)
 		}
 	}
-	sort.Slice(on, func(i, j int) bool { return on[i].Index < on[j].Index })
+	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
 	return on
 }
 
@@ -307,7 +307,7 @@ func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
 			on = append(on, l)
 		}
 	}
-	sort.Slice(on, func(i, j int) bool { return on[i].Index < on[j].Index })
+	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
 	for _, l := range on {
 		s := LinkState{l.Name, "down", l.Addresses}
 		if l.Up {

@@ -61,7 +61,7 @@ func (d *daemon) readLinks(c *Config) (map[int]*Link, error) {
 	for _, l := range links {
 		if l.Default && !slices.Contains(d.auto, l.Name) {
 			d.auto = append(slices.Clip(d.auto), l.Name)
-			sort.Strings(d.auto)
+			sort.SliceStable(d.auto, func(i, j int) bool { return d.auto[i] < d.auto[j] })
 		}
 	}
 	return links, nil
@@ -112,7 +112,7 @@ func openCaptures(p *Plan, lists [][]string, have map[int]*Capture) (captures ma
 	if len(indexes) > maxCaptures || slices.Contains(slices.Concat(lists...), everyInterface) {
 		indexes = []int{0}
 	}
-	sort.Ints(indexes)
+	sort.SliceStable(indexes, func(i, j int) bool { return indexes[i] < indexes[j] })
 	captures = map[int]*Capture{}
 	for _, index := range indexes {
 		c := have[index]
