@@ -2,17 +2,15 @@
 # make test   runs the tests; as root, for they make networks of their own and use the real iptables
 # Both install what they need.
 
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
+VERSION := $(shell git describe --tags --always --abbrev=10 --dirty 2>/dev/null || echo unreleased)
 # Most of the standard library is not inlined: on the router that is 130 KB less. What a packet passes through is.
 INLINED  = -gcflags=all=-l $(addprefix -gcflags=,$(addsuffix =,sesame encoding/binary hash/maphash net/netip slices cmp math/bits))
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 GOBUILD  = CGO_ENABLED=0 go build -buildvcs=false -trimpath $(INLINED)
-# MIPS routers have the least room. Nothing of ours is inlined there either, and
-# segments are aligned to the largest pages of such kernels, 16 KB, and not to 64 KB.
-SMALL    = GOMIPS=softfloat CGO_ENABLED=0 go build -buildvcs=false -trimpath -gcflags=all=-l
-ARCHES   = amd64 386 arm arm64 mips mipsle riscv64
+# MIPS routers have the least room: nothing of ours is inlined there either.
+SMALL    = CGO_ENABLED=0 go build -buildvcs=false -trimpath -gcflags=all=-l
 
-.PHONY: build demo test race fuzz compare bench check cross clean
+.PHONY: build demo test race fuzz compare bench check release sizes clean
 
 build:
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o sesame .
@@ -22,7 +20,7 @@ demo: build
 	@./sesame demo
 
 test:
-	@sh needs.sh iptables nft ip knockd knock nmap hping3 nc telnet bash busybox mandoc
+	@sh needs.sh iptables nft ip knockd knock nmap hping3 nc telnet bash busybox mandoc xz
 	go test -count=1 -parallel 4 -timeout 30m ./...
 
 race:
@@ -55,16 +53,14 @@ check:
 	mandoc -T lint -W warning man/*
 	@! mandoc -T lint man/* 2>/dev/null | grep -v 'referenced manual not found'
 
-# Every Linux architecture that there are routers of, and the limit on the file for the smallest.
-cross:
-	@for arch in $(ARCHES); do \
-		echo "linux/$$arch"; \
-		case $$arch in \
-		mips*) GOOS=linux GOARCH=$$arch $(SMALL) -ldflags '$(LDFLAGS) -R 0x4000' -o build/sesame-linux-$$arch . ;; \
-		*) GOOS=linux GOARCH=$$arch $(GOBUILD) -ldflags '$(LDFLAGS)' -o build/sesame-linux-$$arch . ;; \
-		esac || exit 1; \
-	done
-	@size=$$(wc -c < build/sesame-linux-mipsle); echo "mipsle: $$size bytes"; test $$size -le 3500000
+# The files to publish, for every Linux CPU that there are routers of, in build/release. make release CPUS=mipsle: one.
+release:
+	@sh needs.sh xz
+	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' GOBUILD='$(GOBUILD)' SMALL='$(SMALL)' sh release.sh $(CPUS)
+
+# Writes the sizes of the last release into the README.
+sizes:
+	sed -i -e '/^<!-- sizes/,/^<!-- end of sizes/{//!d}' -e '/^<!-- sizes/r build/sizes.md' README.md
 
 clean:
 	rm -rf sesame build

@@ -34,8 +34,11 @@ import (
 	"time"
 )
 
-// version is set by the build (-ldflags -X main.version=...).
-var version = "unreleased"
+// Set by the build (-ldflags -X main.version=...).
+var (
+	version = "unreleased"
+	variant = "" // of the CPU, where there are several: GOARM=5, GOMIPS=softfloat
+)
 
 func main() { os.Exit(run(realEnv(), os.Args)) }
 
@@ -185,7 +188,8 @@ func showVersion(e env, args []string) error {
 }
 
 func printVersion(e env) error {
-	_, err := fmt.Fprintf(e.stdout, "sesame %s (%s %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	cpu := strings.TrimSpace(runtime.GOARCH + " " + variant)
+	_, err := fmt.Fprintf(e.stdout, "sesame %s (%s %s/%s)\n", version, runtime.Version(), runtime.GOOS, cpu)
 	return err
 }
 

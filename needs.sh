@@ -12,6 +12,7 @@ package() { # the package of a program, by package manager
 	apt-get:nc | apk:nc) echo netcat-openbsd ;;
 	dnf:nc) echo nmap-ncat ;;
 	*:knock | *:knockd) [ "$1" = dnf ] && echo knock || echo knockd ;;
+	apt-get:xz) echo xz-utils ;;
 	apk:telnet) echo busybox-extras ;;
 	*) echo "$2" ;;
 	esac
