@@ -65,7 +65,7 @@ type Frame struct {
 
 // openCapture listens on the interface with that index, or on all of them for 0. No packet is queued before the filter
 // is in place: the socket's protocol is 0 until it is bound.
-func openCapture(index int, spec FilterSpec, ring int) (c *Capture, err error) {
+func openCapture(index int, spec FilterSpec, ring int) (_ *Capture, err error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
@@ -73,7 +73,7 @@ func openCapture(index int, spec FilterSpec, ring int) (c *Capture, err error) {
 		}
 		return nil, fmt.Errorf("opening a packet socket: %w", err)
 	}
-	c = &Capture{fd: fd}
+	c := &Capture{fd: fd}
 	defer func() {
 		if err != nil {
 			c.close()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -306,4 +307,29 @@ func randomDoors(n int) (doors []*Door) {
 		doors = append(doors, d)
 	}
 	return doors
+}
+
+// TestCaptureRefused opens a capture on an interface that is not there: an error, and no socket is left.
+func TestCaptureRefused(t *testing.T) {
+	w := newWorld(t, 1)
+	w.must(w.host.do(func() error {
+		doors := []*Door{{Name: "a", Sequence: []Knock{{7000, tcp}}}}
+		before := packetSockets(t)
+		if c, err := openCapture(1<<30, filterSpec(doors, nil, false), ringSize); c != nil || !errors.Is(err, unix.ENODEV) {
+			t.Errorf("got %v, %v, want %v", c, err, unix.ENODEV)
+		}
+		if after := packetSockets(t); after != before {
+			t.Errorf("got the sockets %s, and before %s", after, before)
+		}
+		return nil
+	}))
+}
+
+// descriptors lists the packet sockets of this thread's network namespace.
+func packetSockets(t *testing.T) string {
+	text, err := os.ReadFile("/proc/thread-self/net/packet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
