@@ -10,7 +10,7 @@ GOBUILD  = CGO_ENABLED=0 go build -buildvcs=false -trimpath $(INLINED)
 # MIPS routers have the least room: nothing of ours is inlined there either.
 SMALL    = CGO_ENABLED=0 go build -buildvcs=false -trimpath -gcflags=all=-l
 
-.PHONY: build demo test race fuzz compare bench check release sizes clean
+.PHONY: build demo test kinds race fuzz compare bench check release sizes clean
 
 build:
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o sesame .
@@ -22,6 +22,10 @@ demo: build
 test:
 	@sh needs.sh iptables nft ip knockd knock nmap hping3 nc telnet bash busybox mandoc xz
 	go test -count=1 -parallel 4 -timeout 30m ./...
+
+# Which kinds of links the tests try on this kernel, and what tries the others.
+kinds:
+	@go test -count=1 -v -run '^TestCovered$$' . | grep 'link kind'
 
 race:
 	go test -count=1 -race -parallel 3 -timeout 45m ./...

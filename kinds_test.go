@@ -17,6 +17,8 @@ type linkKind struct {
 	make func(n *nativeTest) error // an error of a kind that the kernel has: the test fails
 	// needs is what makes a link of the kind in a namespace to try whether the kernel has it; "": every kernel has.
 	needs string
+	// otherwise is what tries the kind where the kernel has none.
+	otherwise string
 	// twice is a link that shows the same frames, too.
 	twice string
 }
@@ -32,14 +34,14 @@ var linkKinds = []linkKind{
 	}},
 	{name: "tun", make: func(n *nativeTest) error { return n.relay(unix.IFF_TUN) }},
 	{name: "tap", make: func(n *nativeTest) error { return n.relay(unix.IFF_TAP) }},
-	{name: "macvlan", needs: "link add x0 link v0 type macvlan mode bridge", twice: "below", make: func(n *nativeTest) error {
+	{name: "macvlan", needs: "link add x0 link v0 type macvlan mode bridge", otherwise: "nothing", twice: "below", make: func(n *nativeTest) error {
 		return n.above("type macvlan mode bridge")
 	}},
-	{name: "VLAN", needs: "link add x0 link v0 type vlan id 7", twice: "below", make: func(n *nativeTest) error {
+	{name: "VLAN", needs: "link add x0 link v0 type vlan id 7", otherwise: "make router-test", twice: "below", make: func(n *nativeTest) error {
 		return n.above("type vlan id 7")
 	}},
-	{name: "wireguard", needs: "link add x0 type wireguard"},
-	{name: "ppp", needs: "link add x0 type ppp"},
+	{name: "wireguard", otherwise: "tun above: both have bare IP packets"},
+	{name: "ppp", otherwise: "make router-test"},
 }
 
 // above makes links on top of a veth pair: one on each end.
@@ -109,16 +111,9 @@ func openTun(name string, kind uint16) (*os.File, error) {
 func TestLinkKinds(t *testing.T) {
 	needRoot(t)
 	for _, kind := range linkKinds {
-		if kind.needs != "" {
-			w := &world{T: t}
-			ns, v := w.netns(), w.netns()
-			w.must(ns.link("v0", v, "v0"))
-			if err := ns.run("ip", strings.Fields(kind.needs)...); err != nil || kind.make == nil {
-				sayCovered(t, kind.name, "make router-test")
-				continue
-			}
+		if kind.make == nil || !kind.here(t) {
+			continue
 		}
-		sayCovered(t, kind.name, "here")
 		for _, interfaces := range []string{"x0", "any"} {
 			t.Run(kind.name+" "+interfaces, func(t *testing.T) {
 				n := newLinkTest(t, interfaces)
@@ -155,10 +150,27 @@ func TestLinkKinds(t *testing.T) {
 	}
 }
 
-// sayCovered tells on standard error, also of a test that passes, where a kind of link is tried.
-func sayCovered(t *testing.T, kind, where string) {
-	t.Helper()
-	t.Logf("link kind %s: covered by %s", kind, where)
+// here reports whether the kernel has the kind.
+func (k linkKind) here(t *testing.T) bool {
+	if k.needs == "" {
+		return true
+	}
+	w := &world{T: t}
+	n, other := w.netns(), w.netns()
+	w.must(n.link("v0", other, "v0"))
+	return n.run("ip", strings.Fields(k.needs)...) == nil
+}
+
+// TestCovered lists, for make kinds, where each kind of link is tried.
+func TestCovered(t *testing.T) {
+	needRoot(t)
+	for _, kind := range linkKinds {
+		if kind.make != nil && kind.here(t) {
+			t.Logf("link kind %s: tried here", kind.name)
+		} else {
+			t.Logf("link kind %s: not tried here, but by %s", kind.name, kind.otherwise)
+		}
+	}
 }
 
 // TestLinkLocal knocks from and at link-local addresses: what opens is open on that link alone.
