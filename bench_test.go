@@ -21,13 +21,20 @@ import (
 )
 
 const (
-	// probeEvery is the pause between the SYNs to the hidden port after the last knock.
+	// probeEvery is the pause between the SYNs to the hidden port after the last knock, and between the knocks to a new
+	// address.
 	probeEvery = 200 * time.Microsecond
 	// benchSmoke is how many knocks each contestant has in a normal run, and benchSmokeOpen how many sources are in
 	// beforehand at the full ones. SESAME_BENCH_N is the number of knocks of a real one, which make bench does.
 	benchSmoke     = 2
 	benchSmokeOpen = 20
 	benchOpen      = 999
+	// benchMoves is how many changes of the address are measured, and benchNever how long knocks to the new one go on
+	// before knockd's answer is taken for never. A normal run has benchSmoke of them, and benchSmokeNever.
+	benchMoves      = 50
+	benchNever      = 5 * time.Second
+	benchSmokeNever = 500 * time.Millisecond
+	benchPatience   = 10 * time.Second
 )
 
 const (
@@ -47,6 +54,12 @@ const (
 	cmd_timeout = 500
 	tcpflags    = syn
 	hide        = yes
+`
+	// The first knock has a line in the log, and nothing runs. At sesame, more of the same from one source have none.
+	benchMoveDoor = `[door]
+	sequence    = 2000:udp,2001:udp
+	seq_timeout = 60
+	tcpflags    = syn
 `
 )
 
@@ -94,7 +107,7 @@ func TestBench(t *testing.T) {
 	w := newWorld(t, len(all))
 	b := newBencher(w)
 	for i, c := range all {
-		c.start(t, w, i, b)
+		c.start(t, w, i)
 		if c.full {
 			c.fill(b, open)
 		}
@@ -121,6 +134,134 @@ func TestBench(t *testing.T) {
 			t.Errorf("%s: got %d knocks, want %d, and a line in the table", c.name, len(c.took), n)
 		}
 	}
+}
+
+// TestBenchAddress measures the time from a change of the host's address to the first knock recognised on the new one.
+func TestBenchAddress(t *testing.T) {
+	n, never := benchSmoke, benchSmokeNever
+	full := os.Getenv("SESAME_BENCH_N") != ""
+	if full {
+		n, never = benchMoves, benchNever
+	}
+	all := []*contestant{
+		{name: "knockd", config: benchMoveDoor, knockd: true},
+		{name: "sesame", config: benchMoveDoor},
+	}
+	w := newWorld(t, len(all))
+	b := newBencher(w)
+	for i, c := range all {
+		c.join(t, w, i)
+		c.run(t)
+		b.moves(c, n, never)
+	}
+	table := moveTable(all, n, never)
+	if full {
+		fmt.Print("\n", table)
+	} else {
+		t.Logf("a small run, of no meaning:\n%s", table)
+	}
+	if got := len(all[0].took); got != 0 {
+		t.Errorf("knockd: got %d knocks on a new address, want none", got)
+	}
+	if got := len(all[1].took); got != n {
+		t.Errorf("sesame: got %d knocks on a new address, want %d", got, n)
+	}
+}
+
+// moves gives the contestant's host one new address after the other, n and one for the caches, and measures. It ends
+// with the first one that is never heard: who does not hear that one hears the old one still.
+func (b *bencher) moves(c *contestant, n int, never time.Duration) {
+	b.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	source := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, 1, byte(i)}) }
+	if !b.recognised(c, source(0), benchPatience) {
+		b.Fatalf("%s: a knock before any change is not recognised", c.name)
+	}
+	patience := benchPatience
+	if c.knockd {
+		patience = never
+	}
+	for i := range n + 1 {
+		time.Sleep(50*time.Millisecond + rand.N(20*time.Millisecond))
+		old := c.address
+		began := c.move(netip.AddrFrom4([4]byte{10, 9, 0, byte(100 + i)}))
+		heard := b.recognised(c, source(i+1), patience)
+		took := time.Since(began)
+		if !heard {
+			c.address = old
+			if !b.recognised(c, source(n+2), benchPatience) {
+				b.Errorf("%s: a knock is recognised neither on the new address nor on the old one", c.name)
+			}
+			return
+		}
+		if i > 0 {
+			c.took = append(c.took, took)
+		}
+	}
+}
+
+// recognised knocks until the contestant's log says that a knock from the source has counted.
+func (b *bencher) recognised(c *contestant, source netip.Addr, patience time.Duration) bool {
+	b.Helper()
+	pause := unix.NsecToTimespec(probeEvery.Nanoseconds())
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		b.send(c, source, Knock{2000, udp})
+		_ = unix.Nanosleep(&pause, nil)
+		if strings.Contains(c.daemon.logged(), source.String()+": door: Stage 1") {
+			return true
+		}
+	}
+	return false
+}
+
+// move takes the host's address away and gives it another one a little later, as a redial does. began is when the
+// kernel is asked for the new one.
+func (c *contestant) move(to netip.Addr) (began time.Time) {
+	c.Helper()
+	c.must(c.host.do(func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := changeAddress(fd, unix.RTM_DELADDR, 0, link.Index, c.address); err != nil {
+			return fmt.Errorf("removing %v: %w", c.address, err)
+		}
+		// Shorter and longer than linksPause: the new one may come while the daemon waits for more news after the first.
+		time.Sleep(rand.N(2 * linksPause))
+		began = time.Now()
+		if err := changeAddress(fd, unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, link.Index, to); err != nil {
+			return fmt.Errorf("adding %v: %w", to, err)
+		}
+		return nil
+	}))
+	c.address = to
+	return began
+}
+
+// changeAddress has the kernel add or remove an IPv4 address of a /24, and waits for its word that it is done.
+func changeAddress(fd, kind, flags, link int, addr netip.Addr) error {
+	// struct ifaddrmsg (rtnetlink(7)): family, prefix length, flags, scope, index (32 bits); then the attribute.
+	body := binary.NativeEndian.AppendUint32([]byte{unix.AF_INET, 24, 0, unix.RT_SCOPE_UNIVERSE}, uint32(link))
+	body = binary.NativeEndian.AppendUint16(body, unix.SizeofRtAttr+4)
+	body = binary.NativeEndian.AppendUint16(body, unix.IFA_LOCAL)
+	request := netlinkMessage(kind, 0, string(append(body, addr.AsSlice()...)))
+	binary.NativeEndian.PutUint16(request[6:], uint16(unix.NLM_F_REQUEST|unix.NLM_F_ACK|flags))
+	if err := unix.Sendto(fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	answer := make([]byte, 4096)
+	n, err := unix.Read(fd, answer)
+	if err != nil {
+		return err
+	}
+	_, err = takeAnswers(answer[:n], 0, 0, nil)
+	return err
 }
 
 // bencher is the client: it sends packets of its own making, and sees what comes back.
@@ -248,7 +389,18 @@ func (b *bencher) knock(c *contestant, source netip.Addr) time.Duration {
 }
 
 // start makes the host and its daemon. Its place among the others gives it its address.
-func (c *contestant) start(t *testing.T, w *world, place int, b *bencher) {
+func (c *contestant) start(t *testing.T, w *world, place int) {
+	c.join(t, w, place)
+	c.must(c.host.run("ip", "route", "add", "10.9.0.0/18", "via", hostAddr))
+	c.listen("22")
+	for _, port := range []string{"22", "3389"} {
+		c.must(c.host.run(c.tool, "-A", "INPUT", "-i", "eth0", "-p", "tcp", "-m", "tcp", "--dport", port, "-j", "DROP"))
+	}
+	c.run(t)
+}
+
+// join makes one of the world's clients the host.
+func (c *contestant) join(t *testing.T, w *world, place int) {
 	c.world = &world{T: t, host: w.clients[place]}
 	c.address = netip.AddrFrom4([4]byte{10, 9, 0, byte(place + 2)})
 	c.must(c.host.do(func() error {
@@ -258,16 +410,18 @@ func (c *contestant) start(t *testing.T, w *world, place int, b *bencher) {
 		}
 		return err
 	}))
-	c.must(c.host.run("ip", "route", "add", "10.9.0.0/18", "via", hostAddr))
-	c.listen("22")
-	for _, port := range []string{"22", "3389"} {
-		c.must(c.host.run(c.tool, "-A", "INPUT", "-i", "eth0", "-p", "tcp", "-m", "tcp", "--dport", port, "-j", "DROP"))
-	}
+}
+
+// run starts the daemon, and waits until it listens.
+func (c *contestant) run(t *testing.T) {
 	dir := t.TempDir()
 	file, log := filepath.Join(dir, "knockd.conf"), filepath.Join(dir, "log")
 	config := "[options]\n\tlogfile = " + log + "\n"
 	if !c.knockd {
-		config += "\tStateDir = " + dir + "/state\n\tFirewall = " + c.firewall + "\n"
+		config += "\tStateDir = " + dir + "/state\n"
+	}
+	if c.firewall != "" {
+		config += "\tFirewall = " + c.firewall + "\n"
 	}
 	config += c.config
 	for i := range 4 {
@@ -365,6 +519,21 @@ func benchTable(all []*contestant) string {
 		}
 		fmt.Fprintf(&s, "%-42s %9s %9s  %.2f of %s\n", c.name, milliseconds(quantile(c.took, 50)), milliseconds(quantile(c.took, 95)),
 			float64(quantile(c.took, 50))/float64(quantile(beside.took, 50)), to)
+	}
+	return s.String()
+}
+
+// moveTable is what was measured of changes of the address.
+func moveTable(all []*contestant, n int, never time.Duration) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s\nAddress change to first knock recognised, %d changes\n\n", measuredOn(), n)
+	fmt.Fprintf(&s, "%-42s %9s %9s\n", "", "p50", "maximum")
+	for _, c := range all {
+		if len(c.took) == 0 {
+			fmt.Fprintf(&s, "%-42s %9s %9s  not within %v\n", c.name, "never", "never", never)
+			continue
+		}
+		fmt.Fprintf(&s, "%-42s %9s %9s\n", c.name, milliseconds(quantile(c.took, 50)), milliseconds(quantile(c.took, 100)))
 	}
 	return s.String()
 }
