@@ -31,6 +31,7 @@ const (
 	benchOpen      = 999
 	// benchMoves is how many changes of the address are measured, and benchNever how long knocks to the new one go on
 	// before knockd's answer is taken for never. A normal run has benchSmoke of them, and benchSmokeNever.
+	// benchPatience is how long a knock that must be recognised may take.
 	benchMoves      = 50
 	benchNever      = 5 * time.Second
 	benchSmokeNever = 500 * time.Millisecond
