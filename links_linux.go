@@ -205,7 +205,7 @@ func isDefaultRoute(body []byte) bool {
 }
 
 // linksPause is how long after a change of the links the next one is told: they come in crowds.
-const linksPause = 10 * time.Millisecond
+const linksPause = 5 * time.Millisecond
 
 // watchLinks sends on changed, without waiting, when a link, an address or, with routes, a default route has been
 // added, changed or removed in the network namespace of the thread that calls. stop ends it, and returns when it has
