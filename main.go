@@ -7,6 +7,8 @@
 //	sesame close DOOR|--all [ADDRESS]    close doors before their time
 //	sesame check [-v] [-c FILE]          read a configuration and say what is wrong with it
 //	sesame flush [-c FILE]               close what a stopped daemon has left, and leave no trace in the firewall
+//	sesame install [options]             put this file, its names and a service in place
+//	sesame uninstall                     take that back
 //	sesame demo                          show a hidden port open and close, in a network of its own
 //	sesame version                       print the version
 //	sesame help [COMMAND]                print the options of a command
@@ -86,6 +88,9 @@ func subcommands() []subcommand {
 			func() []option { return new(checkOptions).options() }, check},
 		{"flush", "", "[-c FILE]", "close all that a stopped daemon has left open, and leave no trace in the firewall",
 			func() []option { return new(flushOptions).options() }, flushAll},
+		{"install", "", "[-n] [-p DIR] [-s KIND]", "put this file in place, with the names knockd and knock and a service; start nothing",
+			func() []option { return new(installOptions).options() }, install},
+		{"uninstall", "", "", "flush, and take back what install has put there and nobody has changed", helpOptions, uninstall},
 		{"demo", "", "", "show a hidden port open and close, in a network of its own", helpOptions, demo},
 		{"version", "", "", "print the version", helpOptions, showVersion},
 		{"help", "", "[COMMAND]", "print the options of a command", helpOptions, help},

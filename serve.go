@@ -21,6 +21,7 @@ type serveOptions struct {
 	config, interfaces, logFile, pidFile     string
 	socket                                   string
 	named                                    bool // interfaces are
+	checking                                 bool
 	daemon, verbose, debug, lookup, onlyIPv4 bool
 }
 
@@ -39,6 +40,7 @@ func (o *serveOptions) options() []option {
 		flagOption('v', "verbose", "print to standard output what goes to a log file or the system log", &o.verbose),
 		flagOption('D', "debug", "say on standard error for each hit why it counted or did not; this shows the ports", &o.debug),
 		flagOption('4', "only-ip-v4", "take no notice of IPv6", &o.onlyIPv4),
+		flagOption('t', "test", "read the configuration as sesame check does, and end", &o.checking),
 		stringOption('s', "socket", "PATH", "socket for sesame status and sesame close (default "+defaultControl+")", &o.socket),
 	}, helpOptions()...)
 }
@@ -48,6 +50,7 @@ func (o *serveOptions) options() []option {
 type daemon struct {
 	env
 	options      serveOptions
+	manager      Manager
 	dir          string // where the caller of -d was: what paths are relative to
 	log          *Log
 	debug        *Log
@@ -89,6 +92,14 @@ func serve(e env, args []string) error {
 	}
 	if d.on, err = d.options.interfaceList(); err != nil {
 		return usageError("option -i: " + err.Error())
+	}
+	if d.options.checking {
+		return check(e, []string{"-c", d.options.config})
+	}
+	d.manager = takeManager()
+	if d.options.daemon && d.manager != "" {
+		fmt.Fprintf(e.stderr, "%s: warning: -d is passed over: systemd has the daemon in the background already\n", e.name)
+		d.options.daemon = false
 	}
 	if !d.options.daemon {
 		return d.live(nil)
@@ -190,6 +201,7 @@ func (d *daemon) live(caller *os.File) error {
 	if d.debug != nil {
 		d.debug.printf("packets to ports that are no door's knock are not seen, and not shown here")
 	}
+	d.manager.tell("READY=1")
 	go reader.run()
 	go func() {
 		d.doors.serve(grants)
@@ -209,6 +221,7 @@ func (d *daemon) live(caller *os.File) error {
 		case ending = <-ends:
 		}
 	}
+	d.manager.tell("STOPPING=1")
 	// Who tries it out by hand wants no trace of it. Else closed is the safe side.
 	d.doors.flushing.Store(ending == unix.SIGINT)
 	// A daemon that is started now is to wait for this one's end.

@@ -1,0 +1,544 @@
+package main
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What install puts in place, beside the program itself.
+var (
+	//go:embed dist/knockd.conf
+	exampleConfig string
+	//go:embed dist/knockd.service
+	systemdUnit string
+	//go:embed dist/openwrt/sesame.init
+	procdScript string
+	//go:embed dist/openwrt/sesame.config
+	uciExample string
+	//go:embed dist/openwrt/sesame.nft
+	fw4Include string
+	//go:embed dist/sesame.openrc
+	openrcScript string
+	//go:embed dist/sesame.busybox
+	busyboxScript string
+)
+
+const (
+	// manifestFile has a line for each thing that install has put in place, in that order: its kind, its checksum or
+	// where it points, and its path. It stands in /etc, which on a router is not lost with the power.
+	manifestFile = "/etc/sesame.installed"
+	staged       = ".sesame-new" // at the end of a name: not in place yet
+	// installLimit is how long dpkg and systemctl may take. dpkg waits for nobody who has its lock.
+	installLimit = time.Minute
+)
+
+// The kinds of things that are put in place.
+const (
+	kindDir     = "dir"     // made, as something else had to go there
+	kindFile    = "file"    // ours, until somebody changes it
+	kindProgram = "program" // ours
+	kindExample = "example" // somebody else's as soon as it is there
+	kindLink    = "link"
+	kindDivert  = "divert" // a package's file is out of the way (dpkg-divert(1))
+)
+
+// thing is what install puts in place.
+type thing struct {
+	kind string
+	path string  // without destdir
+	text *string // of a file; where a link points
+	mode fs.FileMode
+	sum  string // in the manifest: a file's checksum, where a link points, or -
+}
+
+// serviceManager is what starts the daemon.
+type serviceManager struct {
+	name, sign string // it is there where the file sign is
+	prefix     string
+	things     []thing
+	enabled    []string // links that stand for it being enabled
+	run        []string // after a change; nil: nothing
+	stop       string   // how a person stops the daemon
+	next       string   // lines that are left to a person
+}
+
+var serviceManagers = []serviceManager{
+	{"systemd", "/run/systemd/system", "/usr/local", []thing{
+		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
+		{kindFile, "/etc/systemd/system/knockd.service", &systemdUnit, 0o644, ""},
+	}, []string{"/etc/systemd/system/multi-user.target.wants/knockd.service"}, []string{"systemctl", "daemon-reload"},
+		"systemctl stop knockd", "systemctl enable knockd\n  systemctl restart knockd"},
+	{"procd", "/sbin/procd", "/usr", []thing{
+		{kindExample, "/etc/config/sesame", &uciExample, 0o600, ""},
+		{kindFile, "/etc/init.d/sesame", &procdScript, 0o755, ""},
+		{kindFile, "/usr/share/nftables.d/chain-pre/input/sesame.nft", &fw4Include, 0o644, ""},
+	}, []string{"/etc/rc.d/S18sesame", "/etc/rc.d/K90sesame"}, nil,
+		"/etc/init.d/sesame stop", "/etc/init.d/firewall reload\n  /etc/init.d/sesame enable\n  /etc/init.d/sesame restart"},
+	{"openrc", "/run/openrc", "/usr/local", []thing{
+		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
+		{kindFile, "/etc/init.d/sesame", &openrcScript, 0o755, ""},
+	}, []string{"/etc/runlevels/default/sesame"}, nil,
+		"rc-service sesame stop", "rc-update add sesame\n  rc-service sesame restart"},
+	{"busybox", "/etc/inittab", "/usr", []thing{
+		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
+		{kindFile, "/etc/init.d/sesame", &busyboxScript, 0o755, ""},
+	}, nil, nil,
+		"its line out of /etc/inittab and kill -HUP 1, or /etc/init.d/sesame stop",
+		"echo ::respawn:/usr/sbin/knockd >> /etc/inittab\n  kill -HUP 1"},
+	{"none", "/", "/usr/local", []thing{
+		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
+	}, nil, nil, "kill it", "/usr/local/sbin/knockd -d"},
+}
+
+type installOptions struct {
+	prefix, destdir, service string
+	dryRun                   bool
+}
+
+func (o *installOptions) options() []option {
+	return append([]option{
+		stringOption('p', "prefix", "DIR", "the program goes to DIR/sbin and DIR/bin (default /usr/local; /usr on a router)", &o.prefix),
+		stringOption('s', "service", "KIND", "for systemd, procd, openrc, busybox or none (default: what runs here)", &o.service),
+		stringOption('D', "destdir", "DIR", "as if DIR were the root folder, for a package", &o.destdir),
+		flagOption('n', "dry-run", "say what would be done, and do nothing", &o.dryRun),
+	}, helpOptions()...)
+}
+
+// installer puts things in place, or takes them back.
+type installer struct {
+	env
+	installOptions
+	manager serviceManager
+	known   []thing // from the manifest
+}
+
+func newInstaller(e env, o installOptions) (*installer, error) {
+	i := &installer{env: e, installOptions: o}
+	if os.Geteuid() != 0 && o.destdir == "" {
+		return nil, errors.New("only root may: sudo " + strings.Join(os.Args, " "))
+	}
+	var names []string
+	for _, m := range serviceManagers {
+		names = append(names, m.name)
+		if o.service == m.name || o.service == "" && m.runs() {
+			i.manager = m
+			return i, i.readManifest()
+		}
+	}
+	return nil, usageError(fmt.Sprintf("option -s: %q is none of %s", o.service, strings.Join(names, ", ")))
+}
+
+// runs is whether this machine is started by it.
+func (m serviceManager) runs() bool {
+	if m.name == "busybox" {
+		if init, _ := os.Readlink("/sbin/init"); filepath.Base(init) != "busybox" {
+			return false
+		}
+	}
+	_, err := os.Stat(m.sign)
+	return err == nil
+}
+
+func install(e env, args []string) error {
+	var o installOptions
+	rest, err := getopt(args, o.options())
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
+	}
+	i, err := newInstaller(e, o)
+	if err != nil {
+		return err
+	}
+	if i.prefix == "" {
+		i.prefix = i.manager.prefix
+	}
+	// It becomes part of scripts.
+	if i.prefix[0] != '/' || strings.Trim(strings.ToLower(i.prefix), "abcdefghijklmnopqrstuvwxyz0123456789/._-") != "" {
+		return usageError(fmt.Sprintf("option -p: %q is no folder such as /usr/local: letters, digits and /._- may be in it", i.prefix))
+	}
+	i.prefix = strings.TrimSuffix(filepath.Clean(i.prefix), "/")
+	things, err := i.things()
+	if err != nil {
+		return err
+	}
+	return i.put(things)
+}
+
+// things are what is to be there.
+func (i *installer) things() (things []thing, err error) {
+	program, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return nil, fmt.Errorf("reading this program: %w", err)
+	}
+	add := func(kind, path, text string, mode fs.FileMode) {
+		sum := text
+		if kind != kindLink && kind != kindDivert {
+			sum = sumOf(text)
+		}
+		things = append(things, thing{kind, path, &text, mode, sum})
+	}
+	sbin := i.prefix + "/sbin/"
+	add(kindProgram, sbin+"sesame", string(program), 0o755)
+	for _, path := range []string{"/usr/sbin/knockd", "/usr/bin/knock"} {
+		if i.packaged(path) {
+			add(kindDivert, path, path+".distrib", 0)
+			if i.prefix != "/usr" {
+				add(kindLink, path, sbin+"sesame", 0)
+			}
+		}
+	}
+	add(kindLink, sbin+"knockd", "sesame", 0)
+	add(kindLink, i.prefix+"/bin/knock", "../sbin/sesame", 0)
+	for _, t := range i.manager.things {
+		add(t.kind, t.path, i.moved(*t.text), t.mode)
+	}
+	if i.manager.name == "procd" { // sysupgrade keeps what is named in such a file
+		keep := manifestFile + "\n" + defaultConfigFile + "\n" + strings.Join(i.manager.enabled, "\n") + "\n"
+		for _, t := range things {
+			keep += t.path + "\n"
+		}
+		add(kindFile, "/lib/upgrade/keep.d/sesame", keep, 0o644)
+	}
+	return things, nil
+}
+
+func sumOf(text string) string { return strings.TrimSpace(checksum(text)) }
+
+// moved is a text that names the daemon, for where it is to be.
+func (i *installer) moved(text string) string {
+	return strings.ReplaceAll(text, i.manager.prefix+"/sbin/knockd", i.prefix+"/sbin/knockd")
+}
+
+// packaged is whether a file belongs to a package of Debian's.
+func (i *installer) packaged(path string) bool {
+	if i.destdir != "" {
+		return false
+	}
+	_, _, err := execute([]string{"dpkg-query", "-S", path}, "", installLimit)
+	return err == nil
+}
+
+// put puts things in place, and says so. What needs room is written beside its place first, so that nothing is half done
+// where there is none.
+func (i *installer) put(things []thing) (err error) {
+	var todo []thing
+	record := i.known
+	for _, t := range things {
+		why, err := i.look(t)
+		if err != nil {
+			return err
+		}
+		if why != "" {
+			fmt.Fprintf(i.stdout, "%s %s\n", t.path, why)
+			continue
+		}
+		for _, t := range append(i.missing(t.path, todo), t) {
+			todo = append(todo, t)
+			record = append(without(record, t), t)
+		}
+	}
+	if !i.dryRun {
+		defer i.unstage(todo)
+		if err := i.stage(todo); err != nil {
+			return err
+		}
+		if err := i.writeManifest(record); err != nil {
+			return err
+		}
+	}
+	for _, t := range todo {
+		fmt.Fprintln(i.stdout, t)
+		if err := i.finish(t); err != nil {
+			return err
+		}
+	}
+	if err := i.tellManager(); err != nil {
+		return err
+	}
+	fmt.Fprintf(i.stdout, "next:\n  %s\n", i.moved(i.manager.next))
+	return nil
+}
+
+// String says what is done to put the thing in place.
+func (t thing) String() string {
+	switch t.kind {
+	case kindDir:
+		return "make " + t.path
+	case kindLink:
+		return "link " + t.path + " to " + t.sum
+	case kindDivert:
+		return "divert the package's " + t.path + " to " + t.sum
+	}
+	return "put " + t.path
+}
+
+// without is the list without what it has of a thing.
+func without(things []thing, t thing) (rest []thing) {
+	for _, k := range things {
+		if k.path != t.path || k.kind != t.kind {
+			rest = append(rest, k)
+		}
+	}
+	return rest
+}
+
+// missing are the folders above a path that are not there yet, and that are not about to be made.
+func (i *installer) missing(path string, made []thing) (dirs []thing) {
+	dir := filepath.Dir(path)
+	if _, err := os.Stat(i.destdir + dir); err == nil || len(dir) <= 1 {
+		return nil
+	}
+	t := thing{kind: kindDir, path: dir, sum: "-"}
+	if len(without(made, t)) < len(made) {
+		return nil
+	}
+	return append(i.missing(dir, made), t)
+}
+
+// look says why a thing is not to be put in place, or "". It is an error if something is in the way.
+func (i *installer) look(t thing) (why string, err error) {
+	was := ""
+	for _, k := range i.known {
+		if k.path == t.path && k.kind == t.kind {
+			was = k.sum
+		}
+	}
+	sum, err := i.present(t)
+	switch {
+	case err != nil:
+		return "", err
+	case sum == t.sum:
+		return "is there already", nil
+	case sum == "":
+		return "", nil
+	case t.kind == kindExample:
+		return "is there, and stays as it is", nil
+	case sum == was || i.destdir != "" || t.kind == kindProgram && was != "" || t.kind == kindLink && i.packaged(t.path):
+		return "", nil
+	case t.kind == kindFile:
+		return "is there, has other text, and stays as it is", nil
+	}
+	return "", fmt.Errorf("%s is there, and is something else: move it away, or -p names another folder", t.path)
+}
+
+// present is the checksum of what stands in a thing's place, or where it points; "" for nothing.
+func (i *installer) present(t thing) (sum string, err error) {
+	path := i.destdir + t.path
+	if t.kind == kindDivert {
+		to, _, err := execute([]string{"dpkg-divert", "--truename", path}, "", installLimit)
+		if to = strings.TrimSpace(to); to == path {
+			to = ""
+		}
+		return to, err
+	}
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", err
+	case info.Mode()&fs.ModeSymlink != 0:
+		return os.Readlink(path)
+	case !info.Mode().IsRegular():
+		return "?", nil
+	}
+	text, err := os.ReadFile(path)
+	return sumOf(string(text)), err
+}
+
+// stage writes files and links beside their places, and makes folders.
+func (i *installer) stage(todo []thing) (err error) {
+	for _, t := range todo {
+		path := i.destdir + t.path
+		switch t.kind {
+		case kindDir:
+			err = os.Mkdir(path, 0o755)
+		case kindLink:
+			_ = os.Remove(path + staged)
+			err = os.Symlink(t.sum, path+staged)
+		case kindDivert:
+		default:
+			err = writeStaged(path, *t.text, t.mode)
+		}
+		if err != nil {
+			return fmt.Errorf("nothing was installed: %w", err)
+		}
+	}
+	return nil
+}
+
+func writeStaged(path, text string, mode fs.FileMode) error {
+	_ = os.Remove(path + staged)
+	f, err := os.OpenFile(path+staged, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err == nil {
+		err = f.Chmod(mode) // whatever the umask
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
+// unstage removes what did not come to its place: folders that are in use stay.
+func (i *installer) unstage(todo []thing) {
+	for n := range todo {
+		t := todo[len(todo)-1-n]
+		if t.kind == kindDir {
+			_ = unix.Rmdir(i.destdir + t.path)
+		} else {
+			_ = os.Remove(i.destdir + t.path + staged)
+		}
+	}
+}
+
+// finish moves what is staged to its place, where a daemon may run from what was there.
+func (i *installer) finish(t thing) (err error) {
+	path := i.destdir + t.path
+	switch {
+	case i.dryRun || t.kind == kindDir:
+	case t.kind == kindDivert:
+		_, _, err = execute([]string{"dpkg-divert", "--local", "--rename", "--add", path}, "", installLimit)
+	default:
+		err = os.Rename(path+staged, path)
+	}
+	return err
+}
+
+// tellManager has the service manager look at its files, where it keeps them in memory.
+func (i *installer) tellManager() error {
+	if i.manager.run == nil || i.destdir != "" {
+		return nil
+	}
+	if _, err := os.Stat(i.manager.sign); err != nil { // another was asked for
+		return nil
+	}
+	fmt.Fprintln(i.stdout, "run "+strings.Join(i.manager.run, " "))
+	if i.dryRun {
+		return nil
+	}
+	_, _, err := execute(i.manager.run, "", installLimit)
+	return err
+}
+
+// writeManifest notes what is put in place before it is, so that uninstall knows it whatever happens. A package has its
+// own list.
+func (i *installer) writeManifest(things []thing) error {
+	if i.destdir != "" {
+		return nil
+	}
+	var text strings.Builder
+	for _, t := range things {
+		text.WriteString(t.kind + " " + t.sum + " " + t.path + "\n")
+	}
+	err := writeStaged(manifestFile, text.String(), 0o644)
+	if err == nil {
+		err = os.Rename(manifestFile+staged, manifestFile)
+	}
+	if err != nil {
+		_ = os.Remove(manifestFile + staged)
+		return fmt.Errorf("nothing was installed: %w", err)
+	}
+	return nil
+}
+
+func (i *installer) readManifest() error {
+	if i.destdir != "" {
+		return nil
+	}
+	text, err := os.ReadFile(manifestFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, line := range strings.Split(string(text), "\n") {
+		words := strings.Split(line, " ")
+		if line == "" {
+			continue
+		}
+		if len(words) != 3 || !filepath.IsAbs(words[2]) {
+			return fmt.Errorf("%s: %q is no line of it: kind, checksum and path", manifestFile, line)
+		}
+		i.known = append(i.known, thing{kind: words[0], sum: words[1], path: words[2]})
+	}
+	return nil
+}
+
+func uninstall(e env, args []string) error {
+	var o installOptions
+	rest, err := getopt(args, helpOptions())
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
+	}
+	i, err := newInstaller(e, o)
+	if err != nil {
+		return err
+	}
+	if i.known == nil {
+		return fmt.Errorf("nothing was installed here by sesame install: there is no %s", manifestFile)
+	}
+	if err := flushAll(e, nil); err != nil {
+		return fmt.Errorf("%w: if a daemon runs, stop it first: %s", err, i.manager.stop)
+	}
+	for _, name := range []string{"/lock", "/journal", ""} {
+		_ = os.Remove(e.stateDir + name)
+	}
+	_ = unix.Rmdir(filepath.Dir(e.socket))
+	for n := range i.known {
+		if err := i.takeBack(i.known[len(i.known)-1-n]); err != nil {
+			return err
+		}
+	}
+	for _, link := range i.manager.enabled {
+		if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) && os.Remove(link) == nil {
+			fmt.Fprintln(e.stdout, "remove "+link)
+		}
+	}
+	if err := i.tellManager(); err != nil {
+		return err
+	}
+	return os.Remove(manifestFile)
+}
+
+// takeBack removes a thing, unless somebody has changed it.
+func (i *installer) takeBack(t thing) (err error) {
+	sum, err := i.present(t)
+	switch {
+	case err != nil || sum == "":
+		return err
+	case t.kind == kindDir:
+		if unix.Rmdir(t.path) != nil {
+			return nil // in use
+		}
+	case sum != t.sum && t.kind != kindProgram:
+		fmt.Fprintf(i.stdout, "%s was changed, and stays\n", t.path)
+		return nil
+	case t.kind == kindDivert:
+		_, _, err = execute([]string{"dpkg-divert", "--local", "--rename", "--remove", t.path}, "", installLimit)
+	default:
+		err = os.Remove(t.path)
+	}
+	if err == nil {
+		fmt.Fprintln(i.stdout, "remove "+map[bool]string{true: "the diversion of "}[t.kind == kindDivert]+t.path)
+	}
+	return err
+}
