@@ -80,7 +80,7 @@ var serviceManagers = []serviceManager{
 		{kindExample, "/etc/config/sesame", &uciExample, 0o600, ""},
 		{kindFile, "/etc/init.d/sesame", &procdScript, 0o755, ""},
 		{kindFile, "/usr/share/nftables.d/chain-pre/input/sesame.nft", &fw4Include, 0o644, ""},
-	}, []string{"/etc/rc.d/S18sesame", "/etc/rc.d/K90sesame"}, nil,
+	}, []string{"/etc/rc.d/S19sesame", "/etc/rc.d/K90sesame"}, nil,
 		"/etc/init.d/sesame stop", "/etc/init.d/firewall reload\n  /etc/init.d/sesame enable\n  /etc/init.d/sesame restart"},
 	{"openrc", "/run/openrc", "/usr/local", []thing{
 		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
@@ -240,7 +240,7 @@ func (i *installer) put(things []thing) (err error) {
 			return err
 		}
 		if why != "" {
-			fmt.Fprintf(i.stdout, "%s %s\n", t.path, why)
+			fmt.Fprintln(i.stdout, t.name(), why)
 			continue
 		}
 		for _, t := range append(i.missing(t.path, todo), t) {
@@ -263,11 +263,21 @@ func (i *installer) put(things []thing) (err error) {
 			return err
 		}
 	}
-	if err := i.tellManager(); err != nil {
+	if todo != nil {
+		err = i.tellManager()
+	}
+	if err != nil {
 		return err
 	}
 	fmt.Fprintf(i.stdout, "next:\n  %s\n", i.moved(i.manager.next))
 	return nil
+}
+
+func (t thing) name() string {
+	if t.kind == kindDivert {
+		return "the diversion of " + t.path
+	}
+	return t.path
 }
 
 // String says what is done to put the thing in place.
@@ -497,7 +507,7 @@ func uninstall(e env, args []string) error {
 		return fmt.Errorf("nothing was installed here by sesame install: there is no %s", manifestFile)
 	}
 	if err := flushAll(e, nil); err != nil {
-		return fmt.Errorf("%w: if a daemon runs, stop it first: %s", err, i.manager.stop)
+		return fmt.Errorf("nothing was taken back: %w: if the daemon runs, stop it first: %s", err, i.manager.stop)
 	}
 	for _, name := range []string{"/lock", "/journal", ""} {
 		_ = os.Remove(e.stateDir + name)
@@ -530,7 +540,7 @@ func (i *installer) takeBack(t thing) (err error) {
 			return nil // in use
 		}
 	case sum != t.sum && t.kind != kindProgram:
-		fmt.Fprintf(i.stdout, "%s was changed, and stays\n", t.path)
+		fmt.Fprintln(i.stdout, t.path, "was changed, and stays")
 		return nil
 	case t.kind == kindDivert:
 		_, _, err = execute([]string{"dpkg-divert", "--local", "--rename", "--remove", t.path}, "", installLimit)
@@ -538,7 +548,7 @@ func (i *installer) takeBack(t thing) (err error) {
 		err = os.Remove(t.path)
 	}
 	if err == nil {
-		fmt.Fprintln(i.stdout, "remove "+map[bool]string{true: "the diversion of "}[t.kind == kindDivert]+t.path)
+		fmt.Fprintln(i.stdout, "remove", t.name())
 	}
 	return err
 }
