@@ -10,17 +10,21 @@ GOBUILD  = CGO_ENABLED=0 go build -buildvcs=false -trimpath $(INLINED)
 # MIPS routers have the least room: nothing of ours is inlined there either.
 SMALL    = CGO_ENABLED=0 go build -buildvcs=false -trimpath -gcflags=all=-l
 
-.PHONY: build demo test kinds race fuzz compare bench check release sizes clean
+.PHONY: build install demo test kinds race fuzz compare bench check release sizes clean
 
 build:
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o sesame .
+
+# make install [PREFIX=/usr] [DESTDIR=folder]
+install: build
+	./sesame install$(if $(PREFIX), --prefix=$(PREFIX))$(if $(DESTDIR), --destdir=$(DESTDIR))
 
 demo: build
 	@sh needs.sh 'iptables|nft' ip
 	@./sesame demo
 
 test:
-	@sh needs.sh iptables nft ip knockd knock nmap hping3 nc telnet bash busybox mandoc xz
+	@sh needs.sh iptables nft ip knockd knock nmap hping3 nc telnet bash busybox mandoc xz shellcheck systemd-analyze
 	go test -count=1 -parallel 4 -timeout 30m ./...
 
 # Which kinds of links the tests try on this kernel, and what tries the others.

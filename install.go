@@ -164,7 +164,7 @@ func install(e env, args []string) error {
 		i.prefix = i.manager.prefix
 	}
 	// It becomes part of scripts.
-	if i.prefix[0] != '/' || strings.Trim(strings.ToLower(i.prefix), "abcdefghijklmnopqrstuvwxyz0123456789/._-") != "" {
+	if !filepath.IsAbs(i.prefix) || strings.Trim(strings.ToLower(i.prefix), "abcdefghijklmnopqrstuvwxyz0123456789/._-") != "" {
 		return usageError(fmt.Sprintf("option -p: %q is no folder such as /usr/local: letters, digits and /._- may be in it", i.prefix))
 	}
 	i.prefix = strings.TrimSuffix(filepath.Clean(i.prefix), "/")
@@ -233,14 +233,14 @@ func (i *installer) packaged(path string) bool {
 // where there is none.
 func (i *installer) put(things []thing) (err error) {
 	var todo []thing
-	record := i.known
+	said, record := "", i.known
 	for _, t := range things {
 		why, err := i.look(t)
 		if err != nil {
 			return err
 		}
 		if why != "" {
-			fmt.Fprintln(i.stdout, t.name(), why)
+			said += t.name() + " " + why + "\n"
 			continue
 		}
 		for _, t := range append(i.missing(t.path, todo), t) {
@@ -257,6 +257,7 @@ func (i *installer) put(things []thing) (err error) {
 			return err
 		}
 	}
+	fmt.Fprint(i.stdout, said)
 	for _, t := range todo {
 		fmt.Fprintln(i.stdout, t)
 		if err := i.finish(t); err != nil {
@@ -373,7 +374,9 @@ func (i *installer) stage(todo []thing) (err error) {
 		path := i.destdir + t.path
 		switch t.kind {
 		case kindDir:
-			err = os.Mkdir(path, 0o755)
+			if err = os.Mkdir(path, 0o755); err == nil {
+				err = os.Chmod(path, 0o755) // whatever the umask
+			}
 		case kindLink:
 			_ = os.Remove(path + staged)
 			err = os.Symlink(t.sum, path+staged)
@@ -396,7 +399,7 @@ func writeStaged(path, text string, mode fs.FileMode) error {
 	}
 	_, err = f.WriteString(text)
 	if err == nil {
-		err = f.Chmod(mode) // whatever the umask
+		err = f.Chmod(mode)
 	}
 	if err == nil {
 		err = f.Sync()
@@ -509,7 +512,7 @@ func uninstall(e env, args []string) error {
 	if err := flushAll(e, nil); err != nil {
 		return fmt.Errorf("nothing was taken back: %w: if the daemon runs, stop it first: %s", err, i.manager.stop)
 	}
-	for _, name := range []string{"/lock", "/journal", ""} {
+	for _, name := range []string{"/lock", "/journal", "/firewall", ""} {
 		_ = os.Remove(e.stateDir + name)
 	}
 	_ = unix.Rmdir(filepath.Dir(e.socket))

@@ -1,22 +1,243 @@
 package main
 
 import (
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 )
 
-func TestInstall(t *testing.T) {
+// want compares what a command printed.
+func (m *bootedHost) want(what, got, want string) {
+	m.Helper()
+	if got != want {
+		m.Errorf("%s: got\n%s\nwant\n%s", what, got, want)
+	}
+}
+
+const installedOnDebian = `put /usr/local/sbin/sesame
+divert the package's /usr/sbin/knockd to /usr/sbin/knockd.distrib
+link /usr/sbin/knockd to /usr/local/sbin/sesame
+divert the package's /usr/bin/knock to /usr/bin/knock.distrib
+link /usr/bin/knock to /usr/local/sbin/sesame
+link /usr/local/sbin/knockd to sesame
+link /usr/local/bin/knock to ../sbin/sesame
+put /etc/systemd/system/knockd.service
+run systemctl daemon-reload
+next:
+  systemctl enable knockd
+  systemctl restart knockd
+`
+
+// newKnockd makes a package of knockd, newer than the one that is here: with its files and scripts, and a daemon that
+// is told from the old one by what it ends in.
+const newKnockd = `
+mkdir -p /tmp/new/DEBIAN
+dpkg -L knockd | while read -r f; do [ -d "$f" ] || [ ! -e "$f" ] || cp -a --parents "$f" /tmp/new; done
+printf '\nnewer\n' >> /tmp/new/usr/sbin/knockd
+dpkg-query -W -f 'Package: knockd\nVersion: 99\nArchitecture: ${Architecture}\nMaintainer: Test <test@localhost>\nDescription: newer\n' knockd > /tmp/new/DEBIAN/control
+for f in preinst postinst prerm postrm conffiles; do
+	[ ! -e /var/lib/dpkg/info/knockd.$f ] || cp -a /var/lib/dpkg/info/knockd.$f /tmp/new/DEBIAN/$f
+done
+dpkg-deb -b /tmp/new /tmp/new.deb`
+
+// TestInstallOnDebian installs beside Debian's package of knockd, which is then upgraded, and takes everything back.
+func TestInstallOnDebian(t *testing.T) {
 	w := newWorld(t, 1)
-	m := boot(t, w.host, "")
-	m.copyProgram()
-	t.Logf("%s", m.changed())
-	t.Logf("%s", m.run("/machine/sesame install -n"))
-	t.Logf("%s", m.changed())
-	t.Logf("%s", m.run("/machine/sesame install"))
-	t.Logf("%s", m.changed())
-	t.Logf("%s", m.run("/machine/sesame install"))
-	t.Logf("%s", m.run("cat /etc/sesame.installed; systemctl enable knockd; systemctl restart knockd; systemctl status knockd; ls -la /run/sesame; sesame status; journalctl -o cat --no-pager"))
+	m := boot(t, w.host, systemdInit, "")
+	m.run(newKnockd)
+	m.want("at first", m.changed(), "")
+	const stays = "/etc/knockd.conf is there, and stays as it is\n"
+	m.want("a dry run", m.run("/machine/sesame install --dry-run"), stays+installedOnDebian)
+	m.want("after a dry run", m.changed(), "")
+	m.want("installing", m.run("/machine/sesame install"), stays+installedOnDebian)
+	there := ""
+	for line := range strings.Lines(installedOnDebian) {
+		words := strings.Fields(line)
+		switch words[0] {
+		case "put", "link":
+			there += words[1] + " is there already\n"
+		case "divert":
+			there += "the diversion of " + words[3] + " is there already\n"
+		}
+	}
+	there = strings.Replace(there, "/etc/systemd", "/etc/knockd.conf is there, and stays as it is\n/etc/systemd", 1)
+	m.want("installing again", m.run("/machine/sesame install"), there+installedOnDebian[strings.Index(installedOnDebian, "next:"):])
+	ours := m.run("sesame version")
+	m.want("the package's names", m.run("/usr/sbin/knockd -V; /usr/bin/knock -V; knockd -V; knock -V"), strings.Repeat(ours, 4))
+
+	// The package's daemon is running, and its upgrade restarts it: that is ours from then on.
+	m.run("systemctl start knockd; dpkg -i /tmp/new.deb")
+	m.want("after an upgrade", m.run("/usr/sbin/knockd -V; /usr/bin/knock -V; systemctl is-active knockd; "+
+		"tr '\\0' '\\n' < /proc/$(systemctl show -p MainPID --value knockd)/cmdline; sesame status > /dev/null; tail -n1 /usr/sbin/knockd.distrib"),
+		ours+ours+"active\n/usr/local/sbin/knockd\nnewer\n")
+
 	out, err := m.output("sesame uninstall")
-	t.Logf("%v %s", err, out)
-	t.Logf("%s", m.run("systemctl stop knockd; sesame uninstall"))
-	t.Logf("%s", m.changed())
+	if exitStatus(err) != 1 || !strings.HasPrefix(out, "sesame uninstall: nothing was taken back: ") ||
+		!strings.HasSuffix(out, ": if the daemon runs, stop it first: systemctl stop knockd\n") {
+		t.Errorf("uninstall while the daemon runs: got %v, %s", err, out)
+	}
+	m.run("systemctl stop knockd; sesame uninstall")
+	m.want("the package's names", m.run("tail -n1 /usr/sbin/knockd; dpkg-divert --list | grep knock; ls /usr/sbin/knockd* /usr/bin/knock*"),
+		"newer\n/usr/bin/knock\n/usr/sbin/knockd\n")
+	out, err = m.output("/machine/sesame uninstall")
+	if exitStatus(err) != 1 || out != "sesame uninstall: nothing was installed here by sesame install: there is no /etc/sesame.installed\n" {
+		t.Errorf("uninstall again: got %v, %s", err, out)
+	}
+}
+
+// TestUninstall takes back what was installed, byte for byte, also after it has run and was enabled.
+func TestUninstall(t *testing.T) {
+	w := newWorld(t, 1)
+	m := boot(t, w.host, systemdInit, "")
+	w.must(os.WriteFile(m.dir+"/knockd.conf", []byte(hiddenSSH), 0o600))
+	m.run("/machine/sesame install && echo 'KNOCKD_OPTS=\"-c /machine/knockd.conf\"' >> /etc/default/knockd")
+	m.run("systemctl enable knockd && systemctl restart knockd && nft list table inet sesame && systemctl stop knockd && nft list table inet sesame")
+	m.run("sed -i '$d' /etc/default/knockd")
+	m.want("uninstalling", m.run("sesame uninstall"), `nothing of sesame is left in the firewall
+remove /etc/systemd/system/knockd.service
+remove /usr/local/bin/knock
+remove /usr/local/sbin/knockd
+remove /usr/bin/knock
+remove the diversion of /usr/bin/knock
+remove /usr/sbin/knockd
+remove the diversion of /usr/sbin/knockd
+remove /usr/local/sbin/sesame
+remove /etc/systemd/system/multi-user.target.wants/knockd.service
+run systemctl daemon-reload
+`)
+	m.want("the host", m.changed(), "")
+	m.want("the firewall", m.run("nft list tables"), "")
+	m.want("the folders", m.run("ls -d /run/sesame /var/lib/sesame 2>/dev/null; true"), "")
+}
+
+const hiddenSSH = `[options]
+	Interface = eth0
+	LogFile = /var/log/knockd.log
+[ssh]
+	Sequence = 7000,18000:udp,9000
+	Open_Ports = 22
+	Hide = yes
+	Cmd_Timeout = 600
+`
+
+// TestInstallAlone installs where no knockd is: names in /usr/local alone, and the example. What somebody has changed
+// stays.
+func TestInstallAlone(t *testing.T) {
+	w := newWorld(t, 1)
+	m := boot(t, w.host, systemdInit, "")
+	m.run("dpkg --purge knockd; rm -rf /usr/local/*")
+	m.want("installing", m.run("umask 077; /machine/sesame install -p /usr/local/"), `make /usr/local/sbin
+put /usr/local/sbin/sesame
+link /usr/local/sbin/knockd to sesame
+make /usr/local/bin
+link /usr/local/bin/knock to ../sbin/sesame
+put /etc/knockd.conf
+put /etc/systemd/system/knockd.service
+run systemctl daemon-reload
+next:
+  systemctl enable knockd
+  systemctl restart knockd
+`)
+	m.want("the files", m.run("stat -c '%n %a %U' /usr/local/sbin /usr/local/sbin/sesame /etc/knockd.conf /etc/systemd/system/knockd.service"),
+		"/usr/local/sbin 755 root\n/usr/local/sbin/sesame 755 root\n/etc/knockd.conf 600 root\n/etc/systemd/system/knockd.service 644 root\n")
+	m.run("systemctl restart knockd && systemctl is-active knockd") // with the example, which opens nothing
+
+	// A newer file, put in place while the daemon runs.
+	m.run("cp /machine/sesame /machine/newer && printf '\\nnewer\\n' >> /machine/newer && echo '# mine' | tee -a /etc/knockd.conf >> /etc/systemd/system/knockd.service")
+	before := m.run("systemctl show -p MainPID knockd")
+	m.want("a newer file", m.run("/machine/newer install"), `/usr/local/sbin/knockd is there already
+/usr/local/bin/knock is there already
+/etc/knockd.conf is there, and stays as it is
+/etc/systemd/system/knockd.service is there, has other text, and stays as it is
+put /usr/local/sbin/sesame
+run systemctl daemon-reload
+next:
+  systemctl enable knockd
+  systemctl restart knockd
+`)
+	m.want("the daemon", m.run("systemctl show -p MainPID knockd; sesame status >/dev/null && tail -n1 /usr/local/sbin/sesame"), before+"newer\n")
+	m.want("uninstalling", m.run("systemctl stop knockd; sesame uninstall"), `nothing of sesame is left in the firewall
+remove /usr/local/sbin/sesame
+/etc/systemd/system/knockd.service was changed, and stays
+/etc/knockd.conf was changed, and stays
+remove /usr/local/bin/knock
+remove /usr/local/bin
+remove /usr/local/sbin/knockd
+remove /usr/local/sbin
+run systemctl daemon-reload
+`)
+	m.run("test ! -e /etc/sesame.installed && grep mine /etc/knockd.conf /etc/systemd/system/knockd.service")
+}
+
+// TestInstallRefused wants one line, exit status 1, and the host as it was.
+func TestInstallRefused(t *testing.T) {
+	w := newWorld(t, 1)
+	m := boot(t, w.host, noInit, "")
+	m.run("cp /machine/sesame /tmp/sesame; chmod 755 /tmp/sesame")
+	for _, tt := range []struct{ set, line, want, unset string }{
+		{"", "setpriv --reuid 65534 /tmp/sesame install", "sesame install: only root may: sudo /tmp/sesame install", ""},
+		{"mount -t tmpfs -o size=1m tmpfs /usr/local", "/tmp/sesame install",
+			"sesame install: nothing was installed: write /usr/local/sbin/sesame.sesame-new: no space left on device",
+			"ls -A /usr/local; umount /usr/local"},
+		{"mount -t tmpfs -o size=4k tmpfs /etc/systemd/system; echo full > /etc/systemd/system/full", "/tmp/sesame install -s systemd",
+			"sesame install: nothing was installed: write /etc/systemd/system/knockd.service.sesame-new: no space left on device",
+			"rm /etc/systemd/system/full; ls -A /etc/systemd/system; umount /etc/systemd/system"},
+		{"mount -t tmpfs tmpfs /usr/local; mkdir /usr/local/sbin; echo other > /usr/local/sbin/knockd", "/tmp/sesame install",
+			"sesame install: /usr/local/sbin/knockd is there, and is something else: move it away, or -p names another folder",
+			"rm /usr/local/sbin/knockd; rmdir /usr/local/sbin; ls -A /usr/local; umount /usr/local"},
+		{"echo file > /etc/sesame.installed", "/tmp/sesame install",
+			`sesame install: /etc/sesame.installed: "file" is no line of it: kind, checksum and path`, "rm /etc/sesame.installed"},
+		{"mount -t tmpfs tmpfs /usr/local; mount --bind /bin/false /usr/bin/dpkg-divert", "/tmp/sesame install",
+			"sesame install: dpkg-divert --truename /usr/sbin/knockd: exit status 1", "ls -A /usr/local; umount /usr/local /usr/bin/dpkg-divert"},
+	} {
+		m.run("true; " + tt.set)
+		out, err := m.output(tt.line)
+		if exitStatus(err) != 1 || out != tt.want+"\n" {
+			t.Errorf("%s; %s: got %v, %s\nwant %s", tt.set, tt.line, err, out, tt.want)
+		}
+		m.want("what is left of it", m.run("true; "+tt.unset), "")
+		m.want("the host after "+tt.line, m.changed(), "")
+	}
+	for _, tt := range []struct{ args, want string }{
+		{"-p local", `option -p: "local" is no folder such as /usr/local: letters, digits and /._- may be in it`},
+		{"-p /a%b", `option -p: "/a%b" is no folder such as /usr/local: letters, digits and /._- may be in it`},
+		{"-s upstart", `option -s: "upstart" is none of systemd, procd, openrc, busybox, none`},
+		{"here", `"here" is one argument too many`},
+	} {
+		out, err := m.output("/tmp/sesame install " + tt.args)
+		if exitStatus(err) != 2 || out != "sesame install: "+tt.want+" (sesame install --help shows what there is)\n" {
+			t.Errorf("install %s: got %v, %s, want %s", tt.args, err, out, tt.want)
+		}
+	}
+}
+
+// TestInstallForPackage has make install everything below a folder, as nobody.
+func TestInstallForPackage(t *testing.T) {
+	needRoot(t)
+	program, dir := realProgram(t), t.TempDir()
+	for range 2 { // over what is there
+		out, err := exec.Command("make", "-n", "install", "DESTDIR="+dir, "PREFIX=/opt/x").Output()
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		last := lines[len(lines)-1]
+		if err != nil || last != "./sesame install --prefix=/opt/x --destdir="+dir {
+			t.Fatalf("make -n install: %v, got %q", err, last)
+		}
+		cmd := exec.Command("sh", "-c", strings.Replace(last, "./sesame", program, 1)+" -s systemd")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	out, err := exec.Command("sh", "-c", "cd "+dir+" && find . ! -type d | sort && grep -h ^Exec etc/systemd/system/knockd.service").Output()
+	if want := `./etc/knockd.conf
+./etc/systemd/system/knockd.service
+./opt/x/bin/knock
+./opt/x/sbin/knockd
+./opt/x/sbin/sesame
+ExecStart=/opt/x/sbin/knockd $KNOCKD_OPTS
+ExecReload=/opt/x/sbin/knockd -t $KNOCKD_OPTS
+ExecReload=/bin/kill -HUP $MAINPID
+`; err != nil || string(out) != want {
+		t.Errorf("%v: got\n%s\nwant\n%s", err, out, want)
+	}
 }

@@ -9,20 +9,25 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
-// bootedHost is this machine started anew by systemd, in namespaces of its own: what it writes is kept in memory, over the real
+// bootedHost is this machine started anew, in namespaces of its own: what it writes is kept in memory, over the real
 // files, which stay as they are. Its network is a namespace's, and only what a test starts runs.
 type bootedHost struct {
 	*testing.T
-	dir string // the test's own, which the machine has as /machine
-	pid string // of systemd, as it is seen from here
+	dir string // the test's own, which the host has as /machine, with the program in it
+	pid string // of its process 1, as it is seen from here
 }
 
-// bootScript makes the root folder of the machine and starts systemd. $1 is the machine's folder, $2 the target to start.
-// It is in a control group of its own, which is all of them to the machine.
+// The programs that start the host.
+const (
+	systemdInit = "/lib/systemd/systemd"
+	busyboxInit = "/sbin/init" // a link, as on a router
+	noInit      = "/bin/sleep 1000000"
+)
+
+// bootScript makes the root folder of the host and starts it. $1 is the folder of the test, $2 a script to be run in the
+// root folder before that, and $3 what starts the host. It is in a control group of its own, which is all of them to it.
 const bootScript = `
 cd "$1"
 mkdir up root
@@ -30,7 +35,7 @@ mount -t tmpfs tmpfs up
 mkdir up/files up/work
 mount -t overlay -o lowerdir=/,upperdir=up/files,workdir=up/work overlay root
 mount -t cgroup2 cgroup2 /mnt
-group=/mnt$(sed -n s/^0:://p /proc/self/cgroup)/$(basename "$1")
+group=/mnt$(sed -n s/^0:://p /proc/self/cgroup)/$(echo "$1" | tr / -)
 mkdir "$group"
 echo 0 > "$group/cgroup.procs"
 exec unshare -C --kill-child -p -f sh -ec '
@@ -50,48 +55,54 @@ mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 mount --bind "$1" machine
 : > etc/fstab
-ln -sf "$2" etc/systemd/system/default.target
+printf "%s\n" "[Unit]" "Wants=network-pre.target systemd-journald.service" > etc/systemd/system/machine.target
+ln -sf machine.target etc/systemd/system/default.target
 for unit in networking systemd-networkd NetworkManager apparmor; do
 	ln -sf /dev/null etc/systemd/system/$unit.service
 done
-printf "%s\n" "[Unit]" "Wants=network-pre.target systemd-journald.service dbus.socket" > etc/systemd/system/machine.target
-exec chroot . /usr/bin/env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd
-' sh "$1" "$2"
+eval "$2"
+exec chroot . /usr/bin/env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin $3
+' sh "$1" "$2" "$3"
 `
 
-// boot starts a machine in a network. more are lines of the shell to run in its root folder before that.
-func boot(t *testing.T, network *Netns, more string) *bootedHost {
+// boot starts a host in a network. before is a script of the shell that is run in its root folder before that.
+func boot(t *testing.T, network *Netns, init, before string) *bootedHost {
 	t.Helper()
 	needRoot(t)
 	m := &bootedHost{T: t, dir: t.TempDir()}
-	script := strings.Replace(bootScript, ": > etc/fstab\n", more+"\n: > etc/fstab\n", 1)
-	cmd := exec.Command("unshare", "-m", "-u", "-i", "sh", "-ec", script, "sh", m.dir, "machine.target")
+	w := &world{T: t}
+	w.must(os.Link(realProgram(t), m.dir+"/sesame"))
+	cmd := exec.Command("unshare", "-m", "-u", "-i", "sh", "-ec", bootScript, "sh", m.dir, before, init)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	w := &world{T: t}
 	w.must(network.start(cmd))
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		group := exec.Command("unshare", "-m", "sh", "-c",
-			"mount -t cgroup2 cgroup2 /mnt && find /mnt$(sed -n s/^0:://p /proc/self/cgroup)/"+filepath.Base(m.dir)+" -depth -type d -exec rmdir {} +")
-		w.eventually("the end of the machine's control group", func() bool { return group.Process != nil || group.Run() == nil })
+		w.eventually("the end of the host's control group", func() bool {
+			return exec.Command("unshare", "-m", "sh", "-ec", "mount -t cgroup2 cgroup2 /mnt\n"+
+				"find /mnt$(sed -n s/^0:://p /proc/self/cgroup)/$(echo "+m.dir+" | tr / -) -depth -type d -exec rmdir {} +").Run() == nil
+		})
 		if t.Failed() {
-			t.Logf("the machine: %s", out.String())
+			t.Logf("the host: %s", out.String())
 		}
 	})
-	w.eventually("the machine's start: "+out.String(), func() bool {
+	w.eventually("the host's start", func() bool {
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
 		if m.pid = strings.TrimSpace(string(children)); m.pid == "" {
 			return false
 		}
-		text, _ := m.output("systemctl is-active machine.target; readlink /proc/1/exe")
-		return strings.HasPrefix(text, "active\n")
+		argv, _ := os.ReadFile("/proc/" + m.pid + "/cmdline")
+		if !strings.HasPrefix(string(argv), strings.Fields(init)[0]) {
+			return false
+		}
+		_, err := m.output("systemctl is-active -q machine.target")
+		return err == nil || init != systemdInit
 	})
 	return m
 }
 
-// command is a shell line to run in the machine.
+// command is a shell line to run on the host.
 func (m *bootedHost) command(line string) *exec.Cmd {
 	cmd := exec.Command("nsenter", "-t", m.pid, "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w",
 		"env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "sh", "-c", line)
@@ -108,8 +119,8 @@ func (m *bootedHost) run(line string) string {
 	m.Helper()
 	out, err := m.output(line)
 	if err != nil {
-		log, _ := m.output("journalctl -n 40 --no-pager -o cat")
-		m.Fatalf("%s: %v: %s\nthe machine's log:\n%s", line, err, out, log)
+		log, _ := m.output("test ! -d /run/systemd/system || journalctl -n 40 --no-pager -o cat")
+		m.Fatalf("%s: %v: %s\n%s", line, err, out, log)
 	}
 	return out
 }
@@ -120,7 +131,7 @@ func (m *bootedHost) changed() string {
 	m.Helper()
 	const script = `cd "$1/up/files"
 find . \( -path ./run -o -path ./tmp -o -path ./dev -o -path ./var/log -o -path ./var/tmp -o -path ./var/cache -o -path ./machine \
-	-o -path ./var/lib/systemd -o -path './var/lib/dpkg/*-old' -o -path ./var/lib/dpkg/lock -o -path ./var/lib/dpkg/lock-frontend \
+	-o -path ./root/.ssh -o -path ./etc/mtab -o -path ./var/lib/systemd -o -path './var/lib/dpkg/*-old' -o -path ./var/lib/dpkg/lock -o -path ./var/lib/dpkg/lock-frontend \
 	-o -path ./etc/fstab -o -path ./etc/machine-id -o -path ./etc/.updated -o -path ./var/.updated -o -path './etc/systemd/system/[nNsam]*' \
 	-o -path ./etc/systemd/system/default.target -o -path ./etc/resolv.conf \) -prune -o -print | sort | while read -r f; do
 	if [ -L "$f" ]; then
@@ -161,12 +172,3 @@ var (
 	buildOnce  sync.Once
 	buildError error
 )
-
-// copyProgram puts the program into the machine's folder, where it is /machine/sesame.
-func (m *bootedHost) copyProgram() {
-	m.Helper()
-	if err := os.Link(realProgram(m.T), m.dir+"/sesame"); err != nil {
-		m.Fatal(err)
-	}
-	_ = unix.Chmod(m.dir+"/sesame", 0o755)
-}

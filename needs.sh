@@ -7,6 +7,8 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 package() { # the package of a program, by package manager
 	case $1:$2 in
 	*:nft) echo nftables ;;
+	*:systemd-analyze) echo systemd ;;
+	dnf:shellcheck) echo ShellCheck ;;
 	apt-get:ip | apk:ip) echo iproute2 ;;
 	dnf:ip) echo iproute ;;
 	apt-get:nc | apk:nc) echo netcat-openbsd ;;

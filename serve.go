@@ -94,7 +94,7 @@ func serve(e env, args []string) error {
 		return usageError("option -i: " + err.Error())
 	}
 	if d.options.checking {
-		return check(e, []string{"-c", d.options.config})
+		return withoutSecrets(check(e, []string{"-c", d.options.config}))
 	}
 	d.manager = takeManager()
 	if d.options.daemon && d.manager != "" {
