@@ -43,6 +43,7 @@ for manager in apt-get apk dnf; do
 		command -v sudo >/dev/null 2>&1 || break
 	fi
 	echo "installing with $manager:$packages"
+	# shellcheck disable=SC2086 # several packages
 	case $manager in
 	apt-get)
 		$root apt-get update -qq

@@ -202,9 +202,8 @@ func TestReadmeConfigurations(t *testing.T) {
 	}
 }
 
-// TestReadmeCommands runs the README's commands, in their order, with a directory of the test's own for /usr/local and
-// a copy of Debian's configuration of knockd, which logs to a file as no log daemon is here. The host has the README's
-// address.
+// TestReadmeCommands runs the README's commands, in their order, on a host that has Debian's knockd running as it comes. The
+// host has the README's address.
 func TestReadmeCommands(t *testing.T) {
 	w := newWorld(t, 1)
 	w.listen("22")
@@ -212,44 +211,24 @@ func TestReadmeCommands(t *testing.T) {
 		w.must(n.run("ip", "route", "add", "192.0.2.0/24", "dev", "eth0"))
 	}
 	w.must(w.host.run("ip", "address", "add", "192.0.2.1/32", "dev", "eth0"))
-	local := t.TempDir()
-	w.must(os.MkdirAll(local+"/sbin", 0o755))
-	w.must(os.MkdirAll(local+"/bin", 0o755))
-	w.must(os.MkdirAll(local+"/run", 0o755))
-	w.must(os.MkdirAll(local+"/lib", 0o755))
-	config := local + "/knockd.conf"
-	w.must(exec.Command("sh", "-c", "sed 's,UseSyslog,LogFile = "+local+"/log,' /etc/knockd.conf > "+config).Run())
-	here, err := os.Getwd()
-	w.must(err)
-	path := "PATH=" + local + "/sbin:" + local + "/bin:" + here + ":" + os.Getenv("PATH")
-	read := func(name string) string {
-		text, _ := os.ReadFile(local + name)
-		return string(text)
-	}
+	m := boot(t, w.host, systemdInit, "")
+	m.run("systemctl start knockd")
+	client := t.TempDir()
+	w.must(os.Symlink(realProgram(t), client+"/knock"))
 	for line := range strings.Lines(strings.Join(blocks(t, "sh"), "")) {
 		line = strings.TrimSpace(line)
-		in := w.host
-		if strings.HasPrefix(line, "knock ") {
-			in = w.clients[0]
+		if !strings.HasPrefix(line, "knock ") {
+			m.run("cd /machine && " + line)
+			continue
 		}
-		cmd := exec.Command("unshare", "-m", "sh", "-c", "mount --bind "+config+" /etc/knockd.conf && mount --bind "+local+"/run /run && mount --bind "+local+"/lib /var/lib && exec "+
-			strings.ReplaceAll(line, "/usr/local", local))
-		cmd.Env = append(os.Environ(), path)
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		w.must(in.start(cmd))
-		if err := cmd.Wait(); err != nil {
-			t.Fatalf("%s: %v: %s", line, err, out.String())
-		}
-		if pid := strings.TrimSpace(read("/run/knockd.pid")); pid != "" && in == w.host {
-			w.endPid(pid)
-		}
-		if in != w.host {
-			w.eventually("the opening", func() bool { return strings.Contains(read("/log"), "openSSH: OPEN SESAME") })
-		}
+		w.must(w.clients[0].run("sh", "-c", client+"/"+line))
+		w.eventually("the opening", func() bool {
+			return strings.Contains(m.run("journalctl -o cat -t knockd"), "openSSH: OPEN SESAME")
+		})
 	}
-	w.must(exec.Command("kill", strings.TrimSpace(read("/run/knockd.pid"))).Run())
-	w.eventually("the daemon's end", func() bool { return strings.HasSuffix(read("/log"), "shutting down\n") })
+	if got, want := m.run("readlink -f /usr/sbin/knockd; systemctl is-active knockd"), "/usr/local/sbin/sesame\nactive\n"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 	for _, rule := range []string{"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "--dport 22 -j DROP"} {
 		if n := w.rules(rule); n != 2 { // for IPv4 and IPv6
 			t.Errorf("rules %q: got %d, want 2", rule, n)

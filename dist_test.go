@@ -1,0 +1,208 @@
+package main
+
+import (
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestUnit has systemd read the unit, with and without what relaxes it, and rate it: 3.0 or better, as the README says.
+func TestUnit(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	text, err := os.ReadFile("dist/knockd.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = []byte(strings.ReplaceAll(string(text), "/usr/local/sbin/knockd", realProgram(t)))
+	if err := os.WriteFile(dir+"/knockd.service", text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	verify := func(what string) {
+		out, err := exec.Command("systemd-analyze", "verify", dir+"/knockd.service").CombinedOutput()
+		if err != nil || strings.Contains(string(out), "knockd") {
+			t.Errorf("systemd-analyze verify, %s: %v: %s", what, err, out)
+		}
+	}
+	verify("the unit")
+	out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--no-pager", dir+"/knockd.service").CombinedOutput()
+	found := regexp.MustCompile(`Overall exposure level for knockd.service: ([0-9.]+)`).FindSubmatch(out)
+	if err != nil || found == nil {
+		t.Fatalf("systemd-analyze security: %v: %s", err, out)
+	}
+	exposure, _ := strconv.ParseFloat(string(found[1]), 64)
+	if exposure > 3 {
+		t.Errorf("exposure: got %v, want 3.0 or less", exposure)
+	}
+	readme, _ := os.ReadFile("README.md")
+	said := regexp.MustCompile(`\(exposure ([0-9.]+)`).FindSubmatch(readme)
+	if said == nil {
+		t.Fatal("the README does not say the exposure")
+	}
+	// Each version of systemd counts a little differently.
+	if figure, _ := strconv.ParseFloat(string(said[1]), 64); math.Abs(figure-exposure) > 0.25 {
+		t.Errorf("exposure: got %v, and the README says %v", exposure, figure)
+	}
+	relaxed, err := os.ReadFile("dist/relaxed.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dir+"/knockd.service.d", 0o755); err == nil {
+		err = os.WriteFile(dir+"/knockd.service.d/relaxed.conf", relaxed, 0o644)
+	}
+	verify("relaxed")
+}
+
+const sandboxed = hiddenSSH + `
+[rule]
+	Sequence = 7000,18001,9000
+	Start_Command = iptables -w -I INPUT -s %IP% -p tcp --dport 23 -j ACCEPT
+	Cmd_Timeout = 600
+	Stop_Command = iptables -w -D INPUT -s %IP% -p tcp --dport 23 -j ACCEPT
+[ufw]
+	Sequence = 7000,18002,9000
+	Start_Command = echo %IP% > /etc/ufw/user.rules
+[etc]
+	Sequence = 7000,18003,9000
+	Start_Command = echo %IP% > /etc/knocked
+[once]
+	One_Time_Sequences = /etc/knockd/once
+	Start_Command = echo ${NOTIFY_SOCKET:-nobody}
+`
+
+// TestService runs the daemon as systemd does by our unit, from before the network to its end: readiness, sandbox,
+// commands, reload, and a new start after a crash.
+func TestService(t *testing.T) {
+	w := newWorld(t, 1)
+	w.listen("22")
+	setUp := func(unit string) *bootedHost {
+		return boot(t, w.host, systemdInit, `
+chroot . /machine/sesame install -s systemd > /dev/null
+`+unit+`
+mkdir -p etc/knockd etc/ufw etc/systemd/system/machine.target.wants
+ln -s ../knockd.service etc/systemd/system/machine.target.wants
+echo "KNOCKD_OPTS=\"-i eth0 -d\"" > etc/default/knockd
+echo 7000,18004,9000 > etc/knockd/once
+chmod 600 etc/knockd/once
+cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchmod 600 etc/knockd.conf\n")
+	}
+	m := setUp("")
+	show := func(property, unit string) string {
+		return strings.TrimSpace(m.run("systemctl show --value -p " + property + " " + unit))
+	}
+	log := func() string { return m.run("cat /var/log/knockd.log") }
+	await := func(text string) {
+		t.Helper()
+		w.eventually(text, func() bool { return strings.Contains(log(), text) })
+	}
+	began := func(unit string) int { n, _ := strconv.Atoi(show("ActiveEnterTimestampMonotonic", unit)); return n }
+	if daemon, network := began("knockd"), began("network-pre.target"); daemon == 0 || daemon > network {
+		t.Errorf("the daemon was ready at %d µs, the network was to begin at %d µs", daemon, network)
+	}
+	w.wantPort(0, hostSSH, filtered)
+	if got := m.run("journalctl -o cat -u knockd"); !strings.Contains(got, "knockd: warning: -d is passed over: systemd has the daemon in the background already\n") {
+		t.Errorf("-d: got %s", got)
+	}
+	for _, port := range []string{"18000:udp", "18001", "18002", "18003", "18004"} {
+		w.knock(0, hostAddr, "7000", port, "9000")
+	}
+	w.awaitPort(0, hostSSH, reached)
+	await("once: command took")
+	await("etc: command returned non-zero status code")
+	await("once: command output: nobody")
+	m.run("iptables -S | grep -q 'dport 23' && grep -q 10.9.0.2 /etc/ufw/user.rules && ! test -e /etc/knocked && grep -q '^#7' /etc/knockd/once")
+	pid := show("MainPID", "knockd")
+	caps, _ := strconv.ParseUint(strings.TrimSpace(m.run("sed -n 's/^CapBnd://p' /proc/"+pid+"/status")), 16, 64)
+	if want := uint64(1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW); caps != want {
+		t.Errorf("capabilities: got %x, want %x", caps, want)
+	}
+	if got := m.run("sed -n 's/^Seccomp:.//p; s/^NoNewPrivs:.//p' /proc/" + pid + "/status"); got != "1\n2\n" {
+		t.Errorf("no new privileges, system-call filter: got %q", got)
+	}
+
+	m.run("systemctl reload knockd")
+	await("re-reading config file: /etc/knockd.conf")
+	m.run("cp /etc/knockd.conf /tmp/good && echo '[bad]\nSequence = secret' >> /etc/knockd.conf")
+	if out, err := m.output("systemctl reload knockd"); err == nil {
+		t.Errorf("a reload of a bad file: got %s", out)
+	}
+	journal := m.run("journalctl -o cat -u knockd")
+	if want := `door "bad": Sequence: a port is a number from 1 to 65535`; !strings.Contains(journal, want) || strings.Contains(journal, "secret\"") {
+		t.Errorf("a reload of a bad file: got %s\nwant %q in it, and no part of a sequence", journal, want)
+	}
+	if n := strings.Count(log(), "re-reading"); n != 1 || show("MainPID", "knockd") != pid {
+		t.Errorf("a reload of a bad file: got %d reloads, or another daemon", n)
+	}
+	m.run("cp /tmp/good /etc/knockd.conf; kill -9 " + pid)
+	w.wantPort(0, hostSSH, reached)
+	w.eventually("a new start", func() bool {
+		p := show("MainPID", "knockd")
+		return p != "0" && p != pid && show("ActiveState", "knockd") == "active"
+	})
+	m.want("status", m.run("sesame status | grep -c 10.9.0.2"), "2\n")
+	m.run("systemctl stop knockd && ! iptables -S | grep 'dport 23'")
+	w.wantPort(0, hostSSH, filtered)
+	m.want("the result", show("Result", "knockd"), "success")
+
+	// Relaxed, a command may write anywhere.
+	relaxed, err := os.ReadFile("dist/relaxed.conf")
+	w.must(err)
+	w.must(os.WriteFile(m.dir+"/relaxed.conf", relaxed, 0o644))
+	m.run("mkdir /etc/systemd/system/knockd.service.d && cp /machine/relaxed.conf /etc/systemd/system/knockd.service.d/ && systemctl daemon-reload && systemctl start knockd")
+	w.knock(0, hostAddr, "7000", "18003", "9000")
+	w.eventually("a relaxed command", func() bool { out, _ := m.output("cat /etc/knocked"); return out == "10.9.0.2\n" })
+	m.run("systemctl stop knockd && sesame flush")
+}
+
+// scripts are the shell scripts of the project.
+func scripts(t *testing.T) (files []string) {
+	t.Helper()
+	all, _ := filepath.Glob("dist/*")
+	more, _ := filepath.Glob("dist/openwrt/*")
+	for _, file := range append(append(all, more...), "needs.sh") {
+		if text, err := os.ReadFile(file); err == nil && strings.HasPrefix(string(text), "#!/") {
+			files = append(files, file)
+		}
+	}
+	return files
+}
+
+// TestScripts has shellcheck and busybox's shell read every script.
+func TestScripts(t *testing.T) {
+	files := scripts(t)
+	if len(files) < 4 {
+		t.Fatalf("scripts: got %v", files)
+	}
+	for _, file := range files {
+		for _, argv := range [][]string{{"shellcheck", "-s", "dash", file}, {"busybox", "ash", "-n", file}} {
+			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+				t.Errorf("%v: %v: %s", argv, err, out)
+			}
+		}
+	}
+}
+
+// TestExample wants the example to be read without mistakes and to open nothing, and its door to be refused until
+// somebody has chosen a sequence.
+func TestExample(t *testing.T) {
+	c, err := parseConfig("knockd.conf", strings.NewReader(exampleConfig))
+	if err != nil || len(c.Doors) != 0 {
+		t.Errorf("got %v, %v, want no door", c, err)
+	}
+	text := regexp.MustCompile(`(?m)^#(\[|\t)`).ReplaceAllString(exampleConfig, "$1")
+	_, err = parseConfig("knockd.conf", strings.NewReader(text))
+	if want := `knockd.conf:9: door "ssh": Sequence: a port is a number from 1 to 65535, not "CHOOSE"`; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("with the # away: got %v, want %s", err, want)
+	}
+	c, err = parseConfig("knockd.conf", strings.NewReader(strings.Replace(text, "CHOOSE,YOUR:udp,OWN", "7000,18000:udp,9000", 1)))
+	if err != nil || len(c.Doors) != 1 || !c.Doors[0].Hide || len(c.Warnings) > 0 {
+		t.Errorf("with a sequence: got %v, %v", c, err)
+	}
+}
