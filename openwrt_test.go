@@ -1,0 +1,263 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// openwrtLibrary stands in for OpenWrt's shell library, which is not here: what its documentation says of /etc/rc.common,
+// /lib/functions.sh and procd.sh, as far as the script uses it. As there, a configuration is read by the functions
+// package, config, option and list. What procd is told is written down, and done by hand.
+var openwrtLibrary = map[string]string{
+	"lib/functions.sh": `
+package() { :; }
+config() { CONFIG_SECTION=$2; CONFIG_SECTIONS="$CONFIG_SECTIONS $1:$2"; }
+option() { eval "CONFIG_${CONFIG_SECTION}_$1=\$2"; }
+list() {
+	eval "n=\$((\${CONFIG_${CONFIG_SECTION}_$1_LENGTH:-0} + 1))"
+	eval "CONFIG_${CONFIG_SECTION}_$1_LENGTH=$n; CONFIG_${CONFIG_SECTION}_$1_ITEM$n=\$2"
+}
+config_load() {
+	for v in $(set | sed -n 's/^\(CONFIG_[A-Za-z0-9_]*\)=.*/\1/p'); do unset "$v"; done
+	. "/etc/config/$1"
+}
+config_get() { eval "$1=\${CONFIG_$2_$3:-\$4}"; }
+config_get_bool() {
+	config_get "$@"
+	case $(eval echo "\$$1") in 1 | on | true | yes | enabled) eval "$1=1" ;; *) eval "$1=0" ;; esac
+}
+config_foreach() { for s in $CONFIG_SECTIONS; do [ "${s%%:*}" != "$2" ] || "$1" "${s#*:}"; done; }
+config_list_foreach() {
+	eval "set -- \"\$1\" \"\$2\" \"\$3\" \${CONFIG_$1_$2_LENGTH:-0}"
+	i=1
+	while [ $i -le "$4" ]; do eval "$3 \"\$CONFIG_$1_$2_ITEM$i\""; i=$((i + 1)); done
+}
+`,
+	"lib/functions/network.sh": `
+network_flush_cache() { :; }
+network_get_device() { [ -e "/tmp/up/$2" ] && eval "$1=\$(cat /tmp/up/$2)"; }
+`,
+	"etc/rc.common": `
+. /lib/functions.sh
+initscript=$1
+shift
+procd_open_instance() { : > /tmp/instance; }
+procd_set_param() { echo "$*" >> /tmp/instance; }
+procd_close_instance() { mv /tmp/instance /tmp/procd; }
+procd_send_signal() { kill -"$3" "$(cat /tmp/pid)"; }
+procd_add_reload_trigger() { echo "reload_trigger $*"; }
+procd_add_interface_trigger() { echo "interface_trigger $*"; }
+running() { [ -s /tmp/pid ] && kill -0 "$(cat /tmp/pid)" 2>/dev/null; }
+start() { rm -f /tmp/procd; start_service; }
+stop() { rm -f /tmp/procd; }
+reload() { reload_service; }
+triggers() { service_triggers; }
+. "$initscript"
+"$@"
+`,
+}
+
+// openwrt is a host with OpenWrt's folders, busybox's programs and a stand-in for its library.
+type openwrt struct {
+	*bootedHost
+	world *world
+}
+
+func newOpenwrt(t *testing.T) *openwrt {
+	w := newWorld(t, 1)
+	w.listen("22")
+	// logger -s prints, as there is no logd. The folders of Debian's programs are not in PATH, but for nft's.
+	before := `
+rm usr/sbin/knockd usr/bin/knock etc/knockd.conf etc/init.d/knockd
+mkdir -p lib/functions etc/config lib/upgrade/keep.d usr/share/nftables.d/chain-pre/input etc/rc.d router
+busybox --install -s "$PWD/router"
+ln -sf /usr/sbin/nft router/nft
+rm router/logger
+printf '%s\n' '#!/bin/sh' 'for last; do :; done' 'echo "logger: $last" >> /tmp/logd' > router/logger
+chmod 755 router/logger
+ln -sf /bin/busybox bin/sh
+touch sbin/procd
+`
+	for name, text := range openwrtLibrary {
+		before += "cat > " + name + " <<'END'" + text + "END\n"
+	}
+	return &openwrt{boot(t, w.host, noInit, before), w}
+}
+
+// script runs a command of the init script.
+func (o *openwrt) script(command string) (string, error) {
+	return o.output("PATH=/router; export PATH; /etc/init.d/sesame " + command)
+}
+
+// config writes /etc/config/sesame.
+func (o *openwrt) config(text string) {
+	o.Helper()
+	o.world.must(os.WriteFile(o.dir+"/config", []byte(text), 0o600))
+	o.run("cp /machine/config /etc/config/sesame")
+}
+
+// rendered is the configuration that the script makes of /etc/config/sesame, and what it says.
+func (o *openwrt) rendered(text string) (config, said string, err error) {
+	o.Helper()
+	o.config(text)
+	o.run("rm -rf /var/etc /tmp/logd")
+	_, err = o.script("reload")
+	config, _ = o.output("cat /var/etc/sesame.conf 2>/dev/null")
+	said, _ = o.output("cat /tmp/logd 2>/dev/null")
+	return config, said, err
+}
+
+const uciDoor = `
+config sesame 'main'
+	option enabled '1'
+	list network 'wan'
+
+config door 'ssh'
+	list sequence '7000'
+	list sequence '18000:udp'
+	list sequence '9000'
+	list open_ports '22'
+	list open_ports '51820:udp'
+	option hide '1'
+	list hide_except '10.9.0.77'
+	option cmd_timeout '600'
+`
+
+// TestOpenwrt installs on a router, and starts, reloads and stops the daemon by the init script, as procd is told to.
+func TestOpenwrt(t *testing.T) {
+	o := newOpenwrt(t)
+	before := o.changed()
+	o.want("installing", o.run("PATH=/router /machine/sesame install"), `put /usr/sbin/sesame
+link /usr/sbin/knockd to sesame
+link /usr/bin/knock to ../sbin/sesame
+put /etc/config/sesame
+put /etc/init.d/sesame
+put /usr/share/nftables.d/chain-pre/input/sesame.nft
+put /lib/upgrade/keep.d/sesame
+next:
+  /etc/init.d/firewall reload
+  /etc/init.d/sesame enable
+  /etc/init.d/sesame restart
+`)
+	o.want("what sysupgrade keeps", o.run("while read -r f; do [ ! -e $f ] || echo $f; done < /lib/upgrade/keep.d/sesame"),
+		"/etc/sesame.installed\n/usr/sbin/sesame\n/usr/sbin/knockd\n/usr/bin/knock\n/etc/config/sesame\n/etc/init.d/sesame\n"+
+			"/usr/share/nftables.d/chain-pre/input/sesame.nft\n")
+	// As it comes it does not start, and while wan is down neither.
+	start := func() string {
+		out, err := o.script("start")
+		if err != nil {
+			t.Errorf("start: %v: %s", err, out)
+		}
+		return o.run("cat /tmp/procd 2>/dev/null; true")
+	}
+	o.want("the example", start(), "")
+	o.config(uciDoor)
+	o.want("without wan", start(), "")
+	o.want("the log", o.run("cat /tmp/logd"), "logger: none of the networks wan is up: the daemon waits for it\n")
+	triggers, _ := o.script("triggers")
+	o.want("triggers", triggers, "reload_trigger sesame\ninterface_trigger interface.* wan /etc/init.d/sesame reload\n")
+	o.run("mkdir /tmp/up; echo eth0 > /tmp/up/wan; /router/syslogd -O /tmp/syslog")
+	o.want("what procd is told", start(), `command /usr/sbin/knockd -c /var/etc/sesame.conf
+respawn 3600 5 0
+stdout 1
+stderr 1
+term_timeout 20
+`)
+	o.want("the rendered file", o.run("stat -c '%a %U' /var/etc/sesame.conf"), "600 root\n")
+	procd := func() {
+		o.Helper()
+		cmd := o.command("echo $$ > /tmp/pid; exec $(sed -n 's/^command //p' /tmp/procd)")
+		o.world.must(cmd.Start())
+		go func() { _ = cmd.Wait() }()
+		o.world.eventually("the daemon's start", func() bool {
+			out, _ := o.output("cat /tmp/syslog")
+			return strings.Contains(out, "daemon.notice knockd: starting up, listening on eth0")
+		})
+	}
+	procd()
+	o.world.wantPort(0, hostSSH, filtered)
+	o.world.knock(0, hostAddr, "7000", "18000:udp", "9000")
+	o.world.awaitPort(0, hostSSH, reached)
+
+	o.config(strings.Replace(uciDoor, "9000", "9001", 1))
+	pid := o.run("cat /tmp/pid")
+	reload := func() error { _, err := o.script("reload"); return err }
+	if err := reload(); err != nil {
+		t.Errorf("reload: %v", err)
+	}
+	o.world.eventually("the reload", func() bool { return strings.Contains(o.run("cat /tmp/syslog"), "re-reading") })
+	o.run("sesame close --all")
+	o.world.awaitPort(0, hostSSH, filtered)
+	o.world.knock(0, hostAddr, "7000", "18000:udp", "9001")
+	o.world.awaitPort(0, hostSSH, reached)
+	o.config(uciDoor + "	option seq_timeout 'soon'\n")
+	if err := reload(); err == nil {
+		t.Error("reload of a bad configuration: got no error")
+	}
+	if said := o.run("tail -n1 /tmp/logd"); !strings.Contains(said, "Seq_Timeout is a number of seconds") {
+		t.Errorf("reload of a bad configuration: got %s", said)
+	}
+	o.want("the configuration after a bad one", o.run("grep -c 9001 /var/etc/sesame.conf; kill -0 "+pid), "1\n")
+	o.run("kill $(cat /tmp/pid)")
+	o.world.eventually("the daemon's end", func() bool { _, err := o.output("kill -0 " + pid); return err != nil })
+	o.want("uninstalling", o.run("PATH=/router /usr/sbin/sesame uninstall"), `nothing of sesame is left in the firewall
+remove /lib/upgrade/keep.d/sesame
+remove /usr/share/nftables.d/chain-pre/input/sesame.nft
+remove /etc/init.d/sesame
+/etc/config/sesame was changed, and stays
+remove /usr/bin/knock
+remove /usr/sbin/knockd
+remove /usr/sbin/sesame
+`)
+	o.run("rm -r /etc/config/sesame /var/etc")
+	o.want("the host", o.changed(), before)
+}
+
+// TestOpenwrtConfig has the script render what may stand in /etc/config/sesame, and sesame check reads that. No value can
+// add a line of its own.
+func TestOpenwrtConfig(t *testing.T) {
+	o := newOpenwrt(t)
+	o.run("PATH=/router /machine/sesame install -s procd; mkdir /tmp/up; echo pppoe-wan > /tmp/up/wan")
+	const options = "[options]\nUseSyslog\n"
+	const first = "config sesame 'main'\n\toption enabled '1'\n"
+	const door = "config door 'a'\n\toption sequence '7000,18000:udp,9000'\n"
+	const rendered = "\n[a]\nSequence = 7000,18000:udp,9000\n"
+	const line = "a value is one line"
+	for _, tt := range []struct{ uci, config, said string }{
+		{uciDoor, options + "Interface = pppoe-wan\n\n[ssh]\nSequence = 7000,18000:udp,9000\nOpen_Ports = 22,51820:udp\n" +
+			"Hide_Except = 10.9.0.77\nHide = 1\nCmd_Timeout = 600\n", ""},
+		{first + "\tlist network 'wan'\n\tlist device 'tun0'\n\toption firewall 'nft'\n" + door, options + "Interface = pppoe-wan,tun0\nFirewall = nft\n" + rendered, ""},
+		{first + "\toption device 'eth1'\n" + door, options + "Interface = eth1\n" + rendered, ""},
+		{first + door + "\toption enabled '0'\n", options, ""},
+		{first + door + "\toption start_command 'echo \"%IP%\" `id` $(id) [x] # = %s \\n; true'\n",
+			options + rendered + "Start_Command = echo \"%IP%\" `id` $(id) [x] # = %s \\n; true\n", ""},
+		{strings.Replace(first, "1", "0", 1) + door, "", ""},
+		// What would add a directive, a door, or nothing that is known.
+		{first + door + "\toption target '10.0.0.1\nStart_Command = touch /tmp/owned'\n", "", "Target: " + line},
+		{first + door + "\tlist open_ports '22\n[b]\nSequence = 1'\n", "", "Open_Ports: " + line},
+		{first + door + "\toption hide 'yes\rStart_Command = touch /tmp/owned'\n", "", "Hide: " + line},
+		{first + "\tlist device 'eth0\nStateDir = /tmp'\n" + door, "", "Interface: " + line},
+		{first + "config door 'a'\n\toption sequence ''\n", "", "a door needs a Sequence"},
+		{first + door + "\toption cmd_timeout 'x'\n", "", "Cmd_Timeout is a number"},
+	} {
+		config, said, err := o.rendered(tt.uci)
+		if config != tt.config || tt.said == "" && said != "" || !strings.Contains(said, tt.said) || (err != nil) != (tt.said != "") {
+			t.Errorf("%s: got %v, %q and\n%s\nwant %q and\n%s", tt.uci, err, said, config, tt.said, tt.config)
+		}
+		if config == "" {
+			continue
+		}
+		if out, err := o.output("sesame check -c /var/etc/sesame.conf"); err != nil {
+			t.Errorf("%s: sesame check: %v: %s", tt.uci, err, out)
+		}
+	}
+	// Another file than doors of UCI.
+	o.run("printf '[a]\\nSequence = 7000,18000:udp,9000\\n' > /etc/knockd.conf")
+	if config, said, err := o.rendered(first + "\toption config_file '/etc/knockd.conf'\n"); err != nil || said != "" || config != "" {
+		t.Errorf("config_file: got %v, %s, %s", err, said, config)
+	}
+	if got := o.run("cat /tmp/procd"); !strings.HasPrefix(got, "command /usr/sbin/knockd -c /etc/knockd.conf\n") {
+		t.Errorf("config_file: got %s", got)
+	}
+}
