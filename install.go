@@ -91,7 +91,7 @@ var serviceManagers = []serviceManager{
 		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
 		{kindFile, "/etc/init.d/sesame", &busyboxScript, 0o755, ""},
 	}, nil, nil,
-		"its line out of /etc/inittab and kill -HUP 1, or /etc/init.d/sesame stop",
+		"take its line out of /etc/inittab and kill -HUP 1, or /etc/init.d/sesame stop",
 		"echo ::respawn:/usr/sbin/knockd >> /etc/inittab\n  kill -HUP 1"},
 	{"none", "/", "/usr/local", []thing{
 		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},

@@ -93,7 +93,8 @@ func boot(t *testing.T, network *Netns, init, before string) *bootedHost {
 			return false
 		}
 		argv, _ := os.ReadFile("/proc/" + m.pid + "/cmdline")
-		if !strings.HasPrefix(string(argv), strings.Fields(init)[0]) {
+		// busybox cuts its own name short.
+		if name, _, _ := strings.Cut(string(argv), "\x00"); name == "" || !strings.HasSuffix(strings.Fields(init)[0], name) {
 			return false
 		}
 		_, err := m.output("systemctl is-active -q machine.target")
