@@ -82,25 +82,28 @@ const sandboxed = hiddenSSH + `
 func TestService(t *testing.T) {
 	w := newWorld(t, 1)
 	w.listen("22")
-	setUp := func(unit string) *bootedHost {
-		return boot(t, w.host, systemdInit, `
+	m := boot(t, w.host, systemdInit, `
 chroot . /machine/sesame install -s systemd > /dev/null
-`+unit+`
 mkdir -p etc/knockd etc/ufw etc/systemd/system/machine.target.wants
 ln -s ../knockd.service etc/systemd/system/machine.target.wants
 echo "KNOCKD_OPTS=\"-i eth0 -d\"" > etc/default/knockd
 echo 7000,18004,9000 > etc/knockd/once
 chmod 600 etc/knockd/once
 cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchmod 600 etc/knockd.conf\n")
-	}
-	m := setUp("")
 	show := func(property, unit string) string {
 		return strings.TrimSpace(m.run("systemctl show --value -p " + property + " " + unit))
 	}
-	log := func() string { return m.run("cat /var/log/knockd.log") }
+	log := func() string { return m.run("cat /var/log/knockd.log*") }
 	await := func(text string) {
 		t.Helper()
 		w.eventually(text, func() bool { return strings.Contains(log(), text) })
+	}
+	copyFile := func(file, to string) {
+		t.Helper()
+		text, err := os.ReadFile(file)
+		w.must(err)
+		w.must(os.WriteFile(m.dir+"/file", text, 0o644))
+		m.run("mkdir -p " + filepath.Dir(to) + " && cp /machine/file " + to)
 	}
 	began := func(unit string) int { n, _ := strconv.Atoi(show("ActiveEnterTimestampMonotonic", unit)); return n }
 	if daemon, network := began("knockd"), began("network-pre.target"); daemon == 0 || daemon > network {
@@ -129,6 +132,9 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 
 	m.run("systemctl reload knockd")
 	await("re-reading config file: /etc/knockd.conf")
+	copyFile("dist/knockd.logrotate", "/etc/logrotate.d/knockd")
+	m.run("logrotate -f /etc/logrotate.d/knockd")
+	w.eventually("another log", func() bool { out, _ := m.output("cat /var/log/knockd.log"); return strings.Contains(out, "re-opening") })
 	m.run("cp /etc/knockd.conf /tmp/good && echo '[bad]\nSequence = secret' >> /etc/knockd.conf")
 	if out, err := m.output("systemctl reload knockd"); err == nil {
 		t.Errorf("a reload of a bad file: got %s", out)
@@ -137,7 +143,7 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 	if want := `door "bad": Sequence: a port is a number from 1 to 65535`; !strings.Contains(journal, want) || strings.Contains(journal, "secret\"") {
 		t.Errorf("a reload of a bad file: got %s\nwant %q in it, and no part of a sequence", journal, want)
 	}
-	if n := strings.Count(log(), "re-reading"); n != 1 || show("MainPID", "knockd") != pid {
+	if n := strings.Count(log(), "re-reading"); n != 2 || show("MainPID", "knockd") != pid {
 		t.Errorf("a reload of a bad file: got %d reloads, or another daemon", n)
 	}
 	m.run("cp /tmp/good /etc/knockd.conf; kill -9 " + pid)
@@ -152,10 +158,8 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 	m.want("the result", show("Result", "knockd"), "success")
 
 	// Relaxed, a command may write anywhere.
-	relaxed, err := os.ReadFile("dist/relaxed.conf")
-	w.must(err)
-	w.must(os.WriteFile(m.dir+"/relaxed.conf", relaxed, 0o644))
-	m.run("mkdir /etc/systemd/system/knockd.service.d && cp /machine/relaxed.conf /etc/systemd/system/knockd.service.d/ && systemctl daemon-reload && systemctl start knockd")
+	copyFile("dist/relaxed.conf", "/etc/systemd/system/knockd.service.d/relaxed.conf")
+	m.run("systemctl daemon-reload && systemctl start knockd")
 	w.knock(0, hostAddr, "7000", "18003", "9000")
 	w.eventually("a relaxed command", func() bool { out, _ := m.output("cat /etc/knocked"); return out == "10.9.0.2\n" })
 	m.run("systemctl stop knockd && sesame flush")

@@ -85,8 +85,8 @@ var serviceManagers = []serviceManager{
 	{"openrc", "/run/openrc", "/usr/local", []thing{
 		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
 		{kindFile, "/etc/init.d/sesame", &openrcScript, 0o755, ""},
-	}, []string{"/etc/runlevels/default/sesame"}, nil,
-		"rc-service sesame stop", "rc-update add sesame\n  rc-service sesame restart"},
+	}, []string{"/etc/runlevels/boot/sesame"}, nil,
+		"rc-service sesame stop", "rc-update add sesame boot\n  rc-service sesame restart"},
 	{"busybox", "/etc/inittab", "/usr", []thing{
 		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
 		{kindFile, "/etc/init.d/sesame", &busyboxScript, 0o755, ""},

@@ -20,7 +20,8 @@
 // firewall do it (iptables.go, nft.go), and command.go runs the door's commands. status.go and control.go show it. The
 // reader goroutine (reader.go) owns capture and matcher, the doors goroutine (doors.go) what is open; grants cross one
 // channel. Neither waits for the log, whose goroutine writes the lines (log.go). serve.go starts them, follows signals,
-// and gives the reader new plans: after a reload, and when a one-time sequence was used (onetime.go).
+// and gives the reader new plans: after a reload, and when a one-time sequence was used (onetime.go). notify.go tells
+// systemd how far it is, and install.go puts it in place.
 //
 // Exit status: 0 done, 1 failed, 2 wrong usage.
 package main
