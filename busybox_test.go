@@ -81,7 +81,7 @@ next:
 	w.wantPort(0, hostSSH, filtered)
 	m.run("sleep 1000 >/dev/null 2>&1 & echo $! > /var/run/knockd.pid")
 	script("stop", 0) // and nobody else's process is ended
-	m.run("kill $(cat /var/run/knockd.pid); rm /var/run/knockd.pid")
+	m.run("kill $(cat /var/run/knockd.pid) && rm /var/run/knockd.pid")
 	script("sing", 2)
 	if n := strings.Count(log(), "re-reading"); n != 1 {
 		t.Errorf("reloads: got %d, want 1", n)

@@ -157,6 +157,10 @@ next:
   systemctl restart knockd
 `)
 	m.want("the daemon", m.run("systemctl show -p MainPID knockd; sesame status >/dev/null && tail -n1 /usr/local/sbin/sesame"), before+"newer\n")
+	m.run("(cat /machine/newer; echo) > /tmp/another && mv /tmp/another /usr/local/sbin/sesame && chmod 755 /usr/local/sbin/sesame")
+	if got := m.run("/machine/newer install"); !strings.Contains(got, "\nput /usr/local/sbin/sesame\n") {
+		t.Errorf("over a program that was copied there: got\n%s", got)
+	}
 	m.want("uninstalling", m.run("systemctl stop knockd; sesame uninstall"), `nothing of sesame is left in the firewall
 remove /usr/local/sbin/sesame
 /etc/systemd/system/knockd.service was changed, and stays
