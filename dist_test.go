@@ -54,8 +54,11 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(dir+"/knockd.service.d", 0o755); err == nil {
-		err = os.WriteFile(dir+"/knockd.service.d/relaxed.conf", relaxed, 0o644)
+	if err := os.Mkdir(dir+"/knockd.service.d", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/knockd.service.d/relaxed.conf", relaxed, 0o644); err != nil {
+		t.Fatal(err)
 	}
 	verify("relaxed")
 }

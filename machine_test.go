@@ -60,6 +60,7 @@ ln -sf machine.target etc/systemd/system/default.target
 for unit in networking systemd-networkd NetworkManager apparmor; do
 	ln -sf /dev/null etc/systemd/system/$unit.service
 done
+rm -rf var/lib/sesame # of another daemon on this machine
 eval "$2"
 exec chroot . /usr/bin/env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin $3
 ' sh "$1" "$2" "$3"
@@ -132,7 +133,7 @@ func (m *bootedHost) changed() string {
 	m.Helper()
 	const script = `cd "$1/up/files"
 find . \( -path ./run -o -path ./tmp -o -path ./dev -o -path ./var/log -o -path ./var/tmp -o -path ./var/cache -o -path ./machine \
-	-o -path ./root/.ssh -o -path ./etc/mtab -o -path ./var/lib/systemd -o -path './var/lib/dpkg/*-old' -o -path ./var/lib/dpkg/lock -o -path ./var/lib/dpkg/lock-frontend \
+	-o -path ./root/.ssh -o -path ./etc/mtab -o -path ./var/lib/sesame -o -path ./var/lib/systemd -o -path './var/lib/dpkg/*-old' -o -path ./var/lib/dpkg/lock -o -path ./var/lib/dpkg/lock-frontend \
 	-o -path ./etc/fstab -o -path ./etc/machine-id -o -path ./etc/.updated -o -path ./var/.updated -o -path './etc/systemd/system/[nNsam]*' \
 	-o -path ./etc/systemd/system/default.target -o -path ./etc/resolv.conf \) -prune -o -print | sort | while read -r f; do
 	if [ -L "$f" ]; then
