@@ -4,6 +4,8 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -35,6 +37,7 @@ const (
 	// manifestFile has a line for each thing that install has put in place, in that order: its kind, its checksum or
 	// where it points, and its path. It stands in /etc, which on a router is not lost with the power.
 	manifestFile = "/etc/sesame.installed"
+	thisProgram  = "/proc/self/exe"
 	staged       = ".sesame-new" // at the end of a name: not in place yet
 	// installLimit is how long dpkg and systemctl may take. dpkg waits for nobody who has its lock.
 	installLimit = time.Minute
@@ -45,7 +48,7 @@ const (
 	kindDir     = "dir"     // made, as something else had to go there
 	kindFile    = "file"    // ours, until somebody changes it
 	kindProgram = "program" // ours
-	kindExample = "example" // somebody else's as soon as it is there
+	kindExample = "example" // never put over another
 	kindLink    = "link"
 	kindDivert  = "divert" // a package's file is out of the way (dpkg-divert(1))
 )
@@ -54,7 +57,7 @@ const (
 type thing struct {
 	kind string
 	path string  // without destdir
-	text *string // of a file; where a link points
+	text *string // of a file; nil: it is this program
 	mode fs.FileMode
 	sum  string // in the manifest: a file's checksum, where a link points, or -
 }
@@ -177,10 +180,6 @@ func install(e env, args []string) error {
 
 // things are what is to be there.
 func (i *installer) things() (things []thing, err error) {
-	program, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		return nil, fmt.Errorf("reading this program: %w", err)
-	}
 	add := func(kind, path, text string, mode fs.FileMode) {
 		sum := text
 		if kind != kindLink && kind != kindDivert {
@@ -189,7 +188,11 @@ func (i *installer) things() (things []thing, err error) {
 		things = append(things, thing{kind, path, &text, mode, sum})
 	}
 	sbin := i.prefix + "/sbin/"
-	add(kindProgram, sbin+"sesame", string(program), 0o755)
+	sum, err := sumOfFile(thisProgram)
+	if err != nil {
+		return nil, fmt.Errorf("reading this program: %w", err)
+	}
+	things = append(things, thing{kindProgram, sbin + "sesame", nil, 0o755, sum})
 	for _, path := range []string{"/usr/sbin/knockd", "/usr/bin/knock"} {
 		if i.packaged(path) {
 			add(kindDivert, path, path+".distrib", 0)
@@ -214,6 +217,37 @@ func (i *installer) things() (things []thing, err error) {
 }
 
 func sumOf(text string) string { return strings.TrimSpace(checksum(text)) }
+
+// sumOfFile is the same for a file, of which no more than a part is in memory at once.
+func sumOfFile(path string) (sum string, err error) {
+	h := fnv.New64a()
+	err = pour(path, h.Write)
+	return fmt.Sprintf("%016x", h.Sum64()), err
+}
+
+// pour hands a file to write, part by part.
+func pour(path string, write func([]byte) (int, error)) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, 1<<16)
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			if _, err := write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
 
 // moved is a text that names the daemon, for where it is to be.
 func (i *installer) moved(text string) string {
@@ -364,8 +398,7 @@ func (i *installer) present(t thing) (sum string, err error) {
 	case !info.Mode().IsRegular():
 		return "?", nil
 	}
-	text, err := os.ReadFile(path)
-	return sumOf(string(text)), err
+	return sumOfFile(path)
 }
 
 // stage writes files and links beside their places, and makes folders.
@@ -382,7 +415,7 @@ func (i *installer) stage(todo []thing) (err error) {
 			err = os.Symlink(t.sum, path+staged)
 		case kindDivert:
 		default:
-			err = writeStaged(path, *t.text, t.mode)
+			err = writeStaged(path, t.text, t.mode)
 		}
 		if err != nil {
 			return fmt.Errorf("nothing was installed: %w", err)
@@ -391,13 +424,18 @@ func (i *installer) stage(todo []thing) (err error) {
 	return nil
 }
 
-func writeStaged(path, text string, mode fs.FileMode) error {
+// writeStaged writes the text, or without one this program.
+func writeStaged(path string, text *string, mode fs.FileMode) error {
 	_ = os.Remove(path + staged)
 	f, err := os.OpenFile(path+staged, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(text)
+	if text == nil {
+		err = pour(thisProgram, f.Write)
+	} else {
+		_, err = f.WriteString(*text)
+	}
 	if err == nil {
 		err = f.Chmod(mode)
 	}
@@ -457,11 +495,11 @@ func (i *installer) writeManifest(things []thing) error {
 	if i.destdir != "" {
 		return nil
 	}
-	var text strings.Builder
+	text := ""
 	for _, t := range things {
-		text.WriteString(t.kind + " " + t.sum + " " + t.path + "\n")
+		text += t.kind + " " + t.sum + " " + t.path + "\n"
 	}
-	err := writeStaged(manifestFile, text.String(), 0o644)
+	err := writeStaged(manifestFile, &text, 0o644)
 	if err == nil {
 		err = os.Rename(manifestFile+staged, manifestFile)
 	}
