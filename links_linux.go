@@ -25,10 +25,11 @@ type Link struct {
 	Default   bool         // a default route leads out of it
 	Addresses []netip.Addr // without zone
 
-	// Outside has bit i set unless the i-th list of interfaces names the link (Config.lists). MasterShows has those
-	// lists whose links show each frame of this one again.
-	Outside, MasterShows uint64
-	uppers               []*Link // the links whose Parent it is, if they are listened on
+	// Outside has bit i set unless the i-th list of interfaces names the link (Config.lists). The others have those
+	// lists whose links show frames of this one again, also with links between that no list names: MasterShows each
+	// frame, TagShows those with a VLAN's tag, ForeignShows those to another hardware address.
+	Outside, MasterShows, TagShows, ForeignShows uint64
+	ipvlans                                      []*Link // whose Parent it is
 }
 
 // taking is which frames of its parent a link shows again.
@@ -50,18 +51,15 @@ const nowhere = ^uint64(0)
 // those that do not name the link, and those that name another one which shows the frame again.
 func (l *Link) elsewhere(f *Frame, to [16]byte) uint64 {
 	bits := l.Outside | l.MasterShows
-	for _, u := range l.uppers {
-		shows := false
-		switch u.Takes {
-		case takesTagged:
-			shows = f.Tagged
-		case takesForeign:
-			shows = f.Foreign
-		case takesToIt:
-			shows = slices.Contains(u.Addresses, netip.AddrFrom16(to).Unmap())
-		}
-		if shows {
-			bits |= ^u.Outside
+	if f.Tagged {
+		bits |= l.TagShows
+	}
+	if f.Foreign {
+		bits |= l.ForeignShows
+	}
+	for _, u := range l.ipvlans {
+		if slices.Contains(u.Addresses, netip.AddrFrom16(to).Unmap()) {
+			bits |= ^u.Outside | u.MasterShows
 		}
 	}
 	return bits
@@ -249,6 +247,9 @@ func tellsLinks(b []byte) bool {
 	})
 }
 
+// maxNested is how many links can stand on each other (MAX_NEST_DEV in linux/netdevice.h).
+const maxNested = 8
+
 // apply marks the links by the lists of interfaces; a list that is nil is not in use. on are those that at least one
 // of them names, by index.
 func apply(lists [][]string, links map[int]*Link) (on []*Link) {
@@ -263,12 +264,26 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 			on = append(on, l)
 		}
 	}
-	for _, l := range on {
-		if master := links[l.Master]; master != nil {
-			l.MasterShows = ^master.Outside
+	for _, l := range links {
+		if parent := links[l.Parent]; parent != nil && l.Takes == takesToIt {
+			parent.ipvlans = append(parent.ipvlans, l)
 		}
-		if parent := links[l.Parent]; parent != nil {
-			parent.uppers = append(parent.uppers, l)
+	}
+	for range maxNested { // from link to link
+		for _, l := range links {
+			if master := links[l.Master]; master != nil {
+				l.MasterShows |= ^master.Outside | master.MasterShows
+				l.TagShows |= master.TagShows
+				l.ForeignShows |= master.ForeignShows
+			}
+			parent, above := links[l.Parent], ^l.Outside|l.MasterShows
+			switch {
+			case parent == nil:
+			case l.Takes == takesTagged:
+				parent.TagShows |= above
+			case l.Takes == takesForeign:
+				parent.ForeignShows |= above
+			}
 		}
 	}
 	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })

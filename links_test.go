@@ -163,14 +163,21 @@ func TestElsewhere(t *testing.T) {
 		{"to a macvlan, which is not listened on", []string{"eth0"}, "eth0", foreign, "192.0.2.1", "a"},
 		{"to an ipvlan's address", []string{"*"}, "eth0", Frame{}, "192.0.2.5", ""},
 		{"to an ipvlan's address, which is not listened on", []string{"eth0"}, "eth0", Frame{}, "192.0.2.5", "a"},
+		{"a bond's port, with the bridge over the bond", []string{"slave,over"}, "slave", Frame{}, "192.0.2.1", ""},
+		{"that bridge", []string{"slave,over"}, "over", Frame{}, "192.0.2.1", "a"},
+		{"tagged, with the bridge that the VLAN is a port of", []string{"trunk,over"}, "trunk", tagged, "192.0.2.1", ""},
+		{"not tagged, with that bridge", []string{"trunk,over"}, "trunk", Frame{}, "192.0.2.1", "a"},
+		{"tagged, with a VLAN of the bridge", []string{"port,br0.5"}, "port", tagged, "192.0.2.1", ""},
 		{"a list that is not in use", []string{"", "eth0"}, "eth0", Frame{}, "192.0.2.1", "b"},
 		{"in no list", []string{"lo", "port"}, "eth0", Frame{}, "192.0.2.1", ""},
 	} {
 		links := map[int]*Link{
 			1: {Index: 1, Name: "lo"}, 2: {Index: 2, Name: "eth0"}, 3: {Index: 3, Name: "eth0.5", Parent: 2},
 			4: {Index: 4, Name: "br0"}, 5: {Index: 5, Name: "port", Master: 4},
-			6: {Index: 6, Name: "mac", Parent: 2, Takes: takesForeign},
-			7: {Index: 7, Name: "ip", Parent: 2, Takes: takesToIt, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.5")}},
+			6:  {Index: 6, Name: "mac", Parent: 2, Takes: takesForeign},
+			7:  {Index: 7, Name: "ip", Parent: 2, Takes: takesToIt, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.5")}},
+			10: {Index: 10, Name: "slave", Master: 11}, 11: {Index: 11, Name: "bond", Master: 12}, 12: {Index: 12, Name: "over"},
+			13: {Index: 13, Name: "trunk"}, 14: {Index: 14, Name: "trunk.7", Parent: 13, Master: 12}, 15: {Index: 15, Name: "br0.5", Parent: 4},
 		}
 		var lists [][]string
 		for _, text := range test.lists {
