@@ -633,6 +633,7 @@ func (d *daemon) prepare() (next prepared, err error) {
 	if err = d.watch(next.config); err != nil {
 		return next, err
 	}
+	auto := d.auto
 	links, err := d.readLinks(next.config)
 	if err != nil {
 		return next, err
@@ -645,6 +646,7 @@ func (d *daemon) prepare() (next prepared, err error) {
 	}
 	if err != nil {
 		closeCaptures(next.captures, d.captures)
+		d.auto = auto // else followLinks takes what is new for hidden
 	}
 	return next, err
 }
