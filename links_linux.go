@@ -167,6 +167,9 @@ func parseAddress(body []byte) (index int, addr netip.Addr) {
 	if !addr.IsValid() {
 		addr = other
 	}
+	if addr.Is4In6() { // no packet is to it: it stands for an IPv4 address that this host need not have
+		addr = netip.Addr{}
+	}
 	return indexOf(body[4:]), addr
 }
 

@@ -25,6 +25,7 @@ func TestReadLinks(t *testing.T) {
 	w.must(n.run("ip", "address", "add", "10.1.0.1/24", "dev", "br0"))
 	w.must(n.run("ip", "address", "add", "10.1.0.2/24", "dev", "br0"))
 	w.must(n.run("ip", "address", "add", "2001:db8::1/64", "dev", "br0", "nodad"))
+	w.must(n.run("ip", "address", "add", "::ffff:10.1.0.3/128", "dev", "br0", "nodad"))
 	w.must(n.run("ip", "address", "add", "10.2.0.1", "peer", "10.2.0.2", "dev", "ppp0"))
 	var links map[int]*Link
 	w.must(n.do(func() (err error) {
