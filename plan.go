@@ -46,6 +46,10 @@ func (d *daemon) watch(c *Config) error {
 	}
 	if d.stopLinks != nil {
 		d.stopLinks()
+		select { // what the one before had not read yet
+		case d.linksChanged <- struct{}{}:
+		default:
+		}
 	}
 	d.stopLinks, d.routes = stop, routes
 	return nil

@@ -397,3 +397,25 @@ func TestReloadFailsAuto(t *testing.T) {
 		return err
 	}))
 }
+
+// TestWatchRoutesToo: no change is lost when the default routes are followed from then on, too.
+func TestWatchRoutesToo(t *testing.T) {
+	needRoot(t)
+	w := &world{T: t}
+	n := w.netns()
+	d := daemon{linksChanged: make(chan struct{}, 1)}
+	watch := func(list string) error {
+		return n.do(func() error { return d.watch(&Config{Interfaces: []string{list}}) })
+	}
+	w.must(watch("eth0"))
+	defer func() { d.stopLinks() }()
+	w.must(n.run("ip", "link", "set", "lo", "down"))
+	<-d.linksChanged
+	w.must(n.run("ip", "link", "set", "lo", "up")) // in the pause after the news before
+	w.must(watch(autoInterface))
+	select {
+	case <-d.linksChanged:
+	case <-time.After(quietTime):
+		t.Error("the last change is not told")
+	}
+}
