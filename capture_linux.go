@@ -17,11 +17,12 @@ const (
 	// blockTimeout is how long the kernel keeps packets in a block before it hands the block over, in milliseconds.
 	// It is the price of the ring in latency; a reader that is woken for each packet pays in CPU instead.
 	blockTimeout = 4
-	blockSize    = 1 << 16
-	ringSize     = 1 << 20 // of all captures together
-	minRingSize  = 4 * blockSize
-	maxCaptures  = 32
-	frameSize    = 2048 // tells the kernel how many frames a block is to hold at least; they are packed
+	// ringSize is for all captures together: 1 MB, and on 32-bit machines, which are routers mostly, half of it.
+	ringSize    = 1 << (19 + ^uint(0)>>63)
+	blockSize   = ringSize / 16
+	minRingSize = 4 * blockSize
+	maxCaptures = 32
+	frameSize   = 2048 // tells the kernel how many frames a block is to hold at least; they are packed
 )
 
 // Offsets in the ring of linux/if_packet.h. A block begins with struct tpacket_block_desc: version, offset of private
