@@ -1,8 +1,11 @@
+//go:build !pure
+
 package main
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -358,4 +361,51 @@ func TestCommandThatCannotBeStarted(t *testing.T) {
 	if err == nil || !strings.HasPrefix(err.Error(), "starting /bin/sh: ") {
 		t.Errorf("got %v, want an error of starting /bin/sh", err)
 	}
+}
+
+// A real command that ignores SIGTERM is killed, and then its door is closed.
+func TestDoorsKill(t *testing.T) {
+	d := newDoorsTest(t, "[a] Start_Command = trap '' TERM; echo ready; while :; do sleep 60 >/dev/null 2>&1; done | Stop_Command = close | Cmd_Timeout = 1")
+	fake := d.Doors.run
+	ready := make(chan string, 1)
+	d.Doors.run = func(c Command, ended func(Outcome)) (Process, error) {
+		if c.Line == "close" {
+			return fake(c, ended)
+		}
+		fifo := testFIFO(t)
+		c.Line = strings.Replace(c.Line, "echo ready", "echo ready > "+fifo, 1)
+		go func() { ready <- readFIFO(fifo) }()
+		return startReaped(c, ended)
+	}
+	d.run("+0s grant a 192.0.2.7 =>")
+	receive(t, ready)
+	d.run(`
+		+61s tick =>
+		+62s tick =>`)
+	e := receive(t, d.Doors.ended)
+	if e.outcome.Signal != syscall.SIGKILL {
+		t.Errorf("got %+v, want it ended by signal 9", e.outcome)
+	}
+	d.Doors.end(62*time.Second, e.job, e.outcome)
+	d.run("+63s tick => close")
+}
+
+// The goroutine as a whole, with real commands.
+func TestDoorsServe(t *testing.T) {
+	fifo := testFIFO(t)
+	config := testDoors(t, fmt.Sprintf("[a] Sequence = 7 | Start_Command = exit 0 | Stop_Command = echo closed %%IP%% > %s | Cmd_Timeout = 1000", fifo))
+	doors := newDoors(bootTime, &Log{out: io.Discard}, Command.start)
+	grants := make(chan Grant, 1)
+	served, closed := make(chan bool, 1), make(chan string, 1)
+	go func() { closed <- readFIFO(fifo) }()
+	go func() {
+		doors.serve(grants)
+		served <- true
+	}()
+	grants <- Grant{Door: config[0], Source: netip.MustParseAddr("192.0.2.7")}
+	close(grants)
+	if got := receive(t, closed); got != "closed 192.0.2.7\n" {
+		t.Errorf("got %q, want the stop command run", got)
+	}
+	receive(t, served)
 }

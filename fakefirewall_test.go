@@ -362,3 +362,25 @@ func (f *fakeFirewall) inspect() (in Inspection) {
 	}
 	return in
 }
+
+// runCalls runs calls as the daemon does. run returns standard output.
+func runCalls(calls []Call, run func(argv []string, input string) (string, error)) error {
+	for _, c := range calls {
+		if c.Unless != nil {
+			if out, err := run(c.Unless, ""); err == nil && (c.Holds == nil || c.Holds(out)) {
+				continue
+			}
+		}
+		out, err := run(c.Argv, c.Input)
+		if err != nil && c.Otherwise != "" {
+			out, err = run(c.Argv, c.Otherwise)
+		}
+		if err != nil {
+			return err
+		}
+		if c.Unless == nil && c.Holds != nil && !c.Holds(out) {
+			return fmt.Errorf("%v prints %s", c.Argv, out)
+		}
+	}
+	return nil
+}

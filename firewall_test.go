@@ -1,3 +1,5 @@
+//go:build !pure
+
 package main
 
 import (
@@ -222,28 +224,6 @@ func (f *firewallTest) text() string {
 	nft, err := f.host.output("nft", "-s", "list", "ruleset")
 	f.must(err)
 	return s.String() + nft
-}
-
-// runCalls runs calls as the daemon does. run returns standard output.
-func runCalls(calls []Call, run func(argv []string, input string) (string, error)) error {
-	for _, c := range calls {
-		if c.Unless != nil {
-			if out, err := run(c.Unless, ""); err == nil && (c.Holds == nil || c.Holds(out)) {
-				continue
-			}
-		}
-		out, err := run(c.Argv, c.Input)
-		if err != nil && c.Otherwise != "" {
-			out, err = run(c.Argv, c.Otherwise)
-		}
-		if err != nil {
-			return err
-		}
-		if c.Unless == nil && c.Holds != nil && !c.Holds(out) {
-			return fmt.Errorf("%v prints %s", c.Argv, out)
-		}
-	}
-	return nil
 }
 
 func (f *firewallTest) try(calls []Call) error {
@@ -623,4 +603,153 @@ func TestFirewallChanges(t *testing.T) {
 	if got := f.text(); got != f.before {
 		t.Errorf("flushed: got\n%s\nwant\n%s", got, f.before)
 	}
+}
+
+// A table that belongs to one program is named, and nothing is tried.
+func TestFirewallOwned(t *testing.T) {
+	f := &firewallTest{world: newWorld(t, 0)}
+	owner := exec.Command("nft", "-i")
+	stdin, err := owner.StdinPipe()
+	f.must(err)
+	f.must(f.host.start(owner))
+	f.Cleanup(func() {
+		_ = stdin.Close()
+		_ = owner.Wait()
+	})
+	_, err = io.WriteString(stdin, "table inet firewalld { flags owner; chain filter_INPUT { type filter hook input priority filter + 10; policy drop; }; }\n")
+	f.must(err)
+	f.eventually("table inet firewalld", func() bool {
+		return f.host.run("nft", "list", "table", "inet", "firewalld") == nil
+	})
+	_, err = chooseFirewall("auto", f.inspect(), defaultMark)
+	const want = "the chain filter_INPUT of table inet firewalld lets no other program change it (flags owner): with firewalld write " +
+		"NftablesTableOwner=no in /etc/firewalld/firewalld.conf and run firewall-cmd --reload, or open by firewall-cmd in Start_Command"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// Somebody restores rules that were saved while another source was in.
+func TestIptablesStaleRestore(t *testing.T) {
+	for _, variant := range []string{"-nft", "-legacy"} {
+		t.Run("iptables"+variant, func(t *testing.T) {
+			f := newFirewallTest(t, firewallHost{rules: "V=" + variant + "; " + dropByIptables})
+			f.do(f.choice.build(f.rules))
+			stale := f.pass("10.9.0.3", 100)
+			saved := t.TempDir() + "/saved"
+			f.do(f.choice.open(stale, nil))
+			f.must(f.host.run("sh", "-c", "iptables"+variant+"-save > "+saved))
+			f.do(f.choice.close(stale, nil))
+			f.open(f.pass("10.9.0.2", 100))
+			f.wantPresent(true)
+			f.must(f.host.run("sh", "-c", "iptables"+variant+"-restore < "+saved))
+			f.wantPort(1, hostAddr+":22", reached)
+			f.wantPresent(false)
+			f.do(f.choice.build(f.rules))
+			f.wantPresent(true)
+			f.wantPort(0, hostAddr+":22", reached)
+			f.wantPort(1, hostAddr+":22", filtered)
+		})
+	}
+}
+
+// A rule that somebody puts before ours stays, and comes behind it when everything is made anew.
+func TestIptablesFirstPlace(t *testing.T) {
+	f := newFirewallTest(t, firewallHost{rules: dropByIptables})
+	f.do(f.choice.build(f.rules))
+	f.must(f.host.run("iptables", "-w", "-I", "INPUT", "-p", "tcp", "--dport", "22", "-j", "ACCEPT"))
+	f.wantPresent(true)
+	f.wantPort(1, hostAddr+":22", reached)
+	f.do(f.choice.build(f.rules))
+	f.wantPort(1, hostAddr+":22", filtered)
+}
+
+// Nobody is left to close the door but the kernel.
+func TestNFTClosesByItself(t *testing.T) {
+	f := newFirewallTest(t, firewallHost{rules: fw4Table})
+	f.do(f.choice.build(f.rules))
+	f.open(f.pass("10.9.0.2", 1))
+	f.open(f.pass("fd00:9::2", 100))
+	f.wantPort(0, hostAddr+":22", reached)
+	live := f.dial(0, hostAddr)
+	f.awaitPort(0, hostAddr+":22", filtered)
+	f.wantAlive("a connection made while it was open", live)
+	f.wantPort(0, "["+hostAddr6+"]:22", reached)
+	f.wantPresent(true)
+	// What has expired can be closed, and opened.
+	f.do(f.choice.close(f.pass("10.9.0.2", 0), nil))
+	f.do(f.choice.open(f.pass("10.9.0.2", 100), nil))
+	f.wantPort(0, hostAddr+":22", reached)
+	// A longer and a shorter time.
+	for _, seconds := range []int{1, 100, 1 << 30} {
+		f.do(f.choice.open(f.pass("10.9.0.2", seconds), nil))
+	}
+	f.wantPort(0, hostAddr+":22", reached)
+	text, err := f.host.output("nft", "list", "set", "inet", "sesame", "open4")
+	f.must(err)
+	if !strings.Contains(text, "timeout 365d expires 364d23h") {
+		t.Errorf("the longest time: got %s", text)
+	}
+}
+
+// The host saves and restores its iptables while a door is open.
+func TestNFTSaveAndRestore(t *testing.T) {
+	for _, variant := range []string{"-nft", "-legacy"} {
+		t.Run("iptables"+variant, func(t *testing.T) {
+			f := newFirewallTest(t, firewallHost{option: "nft", rules: "V=" + variant + "; " + dropByIptables})
+			f.do(f.choice.build(f.rules))
+			f.open(f.pass("10.9.0.2", 100))
+			f.must(f.host.run("sh", "-ec", strings.ReplaceAll(
+				"iptables$V-save > $0; iptables$V -F; iptables$V -P INPUT ACCEPT; iptables$V-restore < $0", "$V", variant), t.TempDir()+"/saved"))
+			f.wantPresent(true)
+			f.wantPort(0, hostAddr+":22", reached)
+			f.wantPort(1, hostAddr+":22", filtered)
+		})
+	}
+}
+
+// Marks of others neither let anybody in nor are they lost.
+func TestNFTMarks(t *testing.T) {
+	f := newFirewallTest(t, firewallHost{rules: fw4Table + `
+nft -f - <<'END'
+table inet marks {
+	chain prerouting {
+		type filter hook prerouting priority mangle;
+		meta mark set 0x20000005
+	}
+	chain input {
+		type filter hook input priority -5;
+		meta mark 0x20000005 ip saddr 10.9.0.2 tcp dport 22 counter name "ours"
+		meta mark 0x00000005 ip saddr 10.9.0.3 tcp dport 23 counter name "theirs"
+	}
+	counter ours { }
+	counter theirs { }
+}
+END`})
+	f.do(f.choice.build(f.rules))
+	f.open(f.pass("10.9.0.2", 100))
+	f.wantPort(0, hostAddr+":22", reached)
+	f.wantPort(1, hostAddr+":22", filtered)
+	f.wantPort(1, hostAddr+":23", filtered)
+	text, err := f.host.output("nft", "list", "counters", "table", "inet", "marks")
+	f.must(err)
+	if strings.Count(text, "packets") != 2 || strings.Contains(text, "packets 0 ") {
+		t.Errorf("packets with our bit and without, both with the host's: got %s", text)
+	}
+}
+
+// However many are in, one more is one process and three lines.
+func TestNFTOneMore(t *testing.T) {
+	f := newFirewallTest(t, firewallHost{rules: "true"})
+	for i := range 1000 {
+		f.rules.Open = append(f.rules.Open, f.pass(fmt.Sprintf("10.8.%d.%d", i/250, i%250), 100))
+	}
+	f.do(f.choice.build(f.rules))
+	f.wantPresent(true)
+	calls := f.choice.open(f.pass("10.9.0.2", 100), nil)
+	if len(calls) != 1 || calls[0].Unless != nil || strings.Count(calls[0].Input, "\n") != 3 || !slices.Equal(calls[0].Argv, nftScript) {
+		t.Errorf("the 1,001st: got %v", calls)
+	}
+	f.do(calls)
+	f.wantPort(0, hostAddr+":22", reached)
 }

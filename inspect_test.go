@@ -3,9 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -119,30 +117,6 @@ func TestChooseFirewall(t *testing.T) {
 		if got, want := fmt.Sprintf("%+v", c.Firewall), fmt.Sprintf("%+v", test.firewall); err == nil && got != want {
 			t.Errorf("%s: got %s, want %s", test.name, got, want)
 		}
-	}
-}
-
-// A table that belongs to one program is named, and nothing is tried.
-func TestFirewallOwned(t *testing.T) {
-	f := &firewallTest{world: newWorld(t, 0)}
-	owner := exec.Command("nft", "-i")
-	stdin, err := owner.StdinPipe()
-	f.must(err)
-	f.must(f.host.start(owner))
-	f.Cleanup(func() {
-		_ = stdin.Close()
-		_ = owner.Wait()
-	})
-	_, err = io.WriteString(stdin, "table inet firewalld { flags owner; chain filter_INPUT { type filter hook input priority filter + 10; policy drop; }; }\n")
-	f.must(err)
-	f.eventually("table inet firewalld", func() bool {
-		return f.host.run("nft", "list", "table", "inet", "firewalld") == nil
-	})
-	_, err = chooseFirewall("auto", f.inspect(), defaultMark)
-	const want = "the chain filter_INPUT of table inet firewalld lets no other program change it (flags owner): with firewalld write " +
-		"NftablesTableOwner=no in /etc/firewalld/firewalld.conf and run firewall-cmd --reload, or open by firewall-cmd in Start_Command"
-	if err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
