@@ -1,0 +1,510 @@
+//go:build router
+
+package main
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// make router-test runs what is here. testdata/router has what the router is made of.
+
+const (
+	openSeconds  = 10
+	floodPackets = 20000 // more than there is room for attempts
+
+	// In KB, of the daemon on a router.
+	residentAtStart    = 5 << 10
+	residentAtRest     = 5300 // after a door was open
+	residentAfterFlood = 8 << 10
+)
+
+// guest is an emulated router: a Malta board with a 24Kc CPU. Its eth0 has the address 10.0.2.15, and whoever connects
+// to a forwarded port of 127.0.0.1 comes from 10.0.2.2.
+type guest struct {
+	*testing.T
+	dir     string
+	qemu    *exec.Cmd
+	forward map[Knock]string // ports of 127.0.0.1
+	wire    *net.UDPConn     // what is written there is a frame on the network of eth0
+	lines   io.Writer        // run by the guest's shell
+	answers chan string      // of the guest's shell, by line
+	said    strings.Builder  // the transcript
+}
+
+// TestRouter runs our file on routers, and knocks from outside.
+func TestRouter(t *testing.T) {
+	parts := routerParts(t)
+	guests := make([]*guest, 3)
+	t.Run("guests", func(t *testing.T) {
+		for i, run := range []func(t *testing.T, dir string) *guest{
+			func(t *testing.T, dir string) *guest { return outside(t, dir, "iptables", "iptables-legacy", 64) },
+			func(t *testing.T, dir string) *guest { return outside(t, dir, "fw4", "nft beside OpenWrt's fw4", 64) },
+			neighbours,
+		} {
+			t.Run([]string{"iptables", "fw4", "links"}[i], func(t *testing.T) {
+				t.Parallel()
+				guests[i] = run(t, parts)
+			})
+		}
+	})
+	transcript := "$ make router-test\n"
+	for _, g := range guests {
+		if g == nil {
+			t.FailNow()
+		}
+		transcript += g.said.String()
+	}
+	fmt.Print(transcript)
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, shown, _ := strings.Cut(string(text), "<!-- make router-test prints this -->\n```text\n")
+	shown, _, _ = strings.Cut(shown, "```\n<!-- end -->\n")
+	numbers := regexp.MustCompile(`[0-9][0-9.]*`)
+	mask := func(text string) string { return numbers.ReplaceAllString(text, "N") }
+	if mask(transcript) != mask(shown) {
+		t.Errorf("the README shows another transcript:\n%s", shown)
+	}
+}
+
+// routerParts makes kernel and initial RAM disks in a folder that it returns, with the README's configuration: only the
+// time is shorter.
+func routerParts(t *testing.T) string {
+	t.Helper()
+	debs, err := script("testdata/router/fetch.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	config := strings.Replace(blocks(t, "ini")[0], "= 500\n", fmt.Sprintf("= %d\n", openSeconds), 1)
+	for name, text := range map[string]string{"knockd.conf": config, "links.conf": strings.Replace(config, "= eth0\n", "= lan0.2, ppp0\n", 1)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := script("testdata/router/initrd.sh", strings.TrimSpace(debs), "build/sesame-linux-mipsle", dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// script runs a shell script and returns what it has printed. Its errors are the script's words.
+func script(args ...string) (string, error) {
+	cmd := exec.Command("sh", args...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w\n%s", args[0], err, stderr.String())
+	}
+	return string(out), nil
+}
+
+// boot starts a router and waits until the daemon listens. kind is for etc/init.d/rcS.
+func boot(t *testing.T, parts, kind, initrd string, megabytes int) *guest {
+	t.Helper()
+	g := &guest{T: t, dir: t.TempDir(), answers: make(chan string, 1000)}
+	// Between the choice of a port and its use another program may take it.
+	for try := 1; ; try++ {
+		err := g.start(parts, kind, initrd, megabytes)
+		if err == nil {
+			break
+		}
+		if try == 3 {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			_, _ = io.WriteString(g.lines, "sesame status; ip address\n")
+			out, _ := g.answer(5 * time.Second)
+			g.say("%s", out)
+		}
+		_ = g.qemu.Process.Kill()
+		_ = g.qemu.Wait()
+		if t.Failed() {
+			t.Logf("what was done:\n%s\nthe router's console:\n%s", g.said.String(), g.console())
+		}
+	})
+	g.await("starting up, listening on", time.Minute)
+	return g
+}
+
+// start starts qemu and waits for the first answer of the guest's shell.
+func (g *guest) start(parts, kind, initrd string, megabytes int) (err error) {
+	var ports []io.Closer
+	defer func() {
+		for _, p := range ports {
+			_ = p.Close()
+		}
+	}()
+	g.forward = map[Knock]string{}
+	user := "user,id=user"
+	for _, k := range []Knock{{22, tcp}, {7000, tcp}, {18000, udp}, {9000, tcp}} {
+		port, err := freePort(k.Proto, &ports)
+		if err != nil {
+			return err
+		}
+		g.forward[k] = port
+		user += fmt.Sprintf(",hostfwd=%v:127.0.0.1:%s-:%d", k.Proto, port, k.Port)
+	}
+	if g.wire, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
+		return err
+	}
+	frames, err := freePort(udp, &ports)
+	if err != nil {
+		return err
+	}
+	here := g.wire.LocalAddr().String()
+	_ = g.wire.Close()
+	local, _ := net.ResolveUDPAddr("udp4", here)
+	remote, _ := net.ResolveUDPAddr("udp4", "127.0.0.1:"+frames)
+	if g.wire, err = net.DialUDP("udp4", local, remote); err != nil {
+		return err
+	}
+	for _, p := range ports {
+		_ = p.Close()
+	}
+	g.qemu = exec.Command("qemu-system-mipsel", "-M", "malta", "-cpu", "24Kc", "-m", strconv.Itoa(megabytes),
+		"-kernel", filepath.Join(parts, "vmlinuz"), "-initrd", filepath.Join(parts, initrd),
+		"-append", "console=ttyS0 quiet panic=1 rootfstype=ramfs rdinit=/sbin/init router="+kind,
+		"-display", "none", "-vga", "none", "-monitor", "none", "-no-reboot",
+		"-serial", "file:"+filepath.Join(g.dir, "console"), "-serial", "stdio",
+		// One network of slirp's, of eth0, and of the frames that a test sends.
+		"-netdev", user, "-netdev", "hubport,id=hub0,hubid=0,netdev=user",
+		"-netdev", "socket,id=wire,udp="+here+",localaddr=127.0.0.1:"+frames, "-netdev", "hubport,id=hub1,hubid=0,netdev=wire",
+		"-netdev", "hubport,id=hub2,hubid=0", "-device", "virtio-net-pci,netdev=hub2,romfile=,mac="+guestMAC.String())
+	var stderr strings.Builder
+	g.qemu.Stderr = &stderr
+	if g.lines, err = g.qemu.StdinPipe(); err != nil {
+		return err
+	}
+	out, err := g.qemu.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := g.qemu.Start(); err != nil {
+		return err
+	}
+	g.answers = make(chan string, 1000)
+	go func(to chan string) {
+		for s := bufio.NewScanner(out); s.Scan(); {
+			to <- s.Text()
+		}
+		close(to)
+	}(g.answers)
+	if _, status := g.answer(time.Minute); status != 0 {
+		_ = g.qemu.Process.Kill()
+		_ = g.qemu.Wait()
+		return fmt.Errorf("qemu: %s\nthe router does not start: %s", stderr.String(), g.console())
+	}
+	return nil
+}
+
+var guestMAC = net.HardwareAddr{0x52, 0x54, 0, 0x12, 0x34, 0x56}
+
+// freePort finds a port of 127.0.0.1 that nobody has. It stays so until what is added to held is closed.
+func freePort(proto Protocol, held *[]io.Closer) (string, error) {
+	var at net.Addr
+	if proto == udp {
+		c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		*held, at = append(*held, c), c.LocalAddr()
+	} else {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		*held, at = append(*held, l), l.Addr()
+	}
+	_, port, err := net.SplitHostPort(at.String())
+	return port, err
+}
+
+func (g *guest) console() string {
+	text, _ := os.ReadFile(filepath.Join(g.dir, "console"))
+	return string(text)
+}
+
+// await waits for a text on the console, where the daemon's log is.
+func (g *guest) await(text string, patience time.Duration) {
+	g.Helper()
+	for deadline := time.Now().Add(patience); !strings.Contains(g.console(), text); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			g.Fatalf("waited in vain for %q", text)
+		}
+	}
+}
+
+// answer is what the guest's shell prints up to its line "status N". -1: it has not answered.
+func (g *guest) answer(patience time.Duration) (string, int) {
+	var text strings.Builder
+	deadline := time.After(patience)
+	for {
+		select {
+		case line, ok := <-g.answers:
+			if !ok {
+				return text.String(), -1
+			}
+			if n, ok := strings.CutPrefix(line, "status "); ok {
+				status, err := strconv.Atoi(strings.TrimSpace(n))
+				if err == nil {
+					return text.String(), status
+				}
+			}
+			text.WriteString(strings.TrimSuffix(line, "\r") + "\n")
+		case <-deadline:
+			return text.String(), -1
+		}
+	}
+}
+
+// try runs a line of the guest's shell and returns what it has printed, and its exit status.
+func (g *guest) try(line string) (string, int) {
+	g.Helper()
+	if _, err := io.WriteString(g.lines, line+"\n"); err != nil {
+		g.Fatal(err)
+	}
+	out, status := g.answer(30 * time.Second)
+	if status < 0 {
+		g.Fatalf("%s: no answer: %s", line, out)
+	}
+	return out, status
+}
+
+func (g *guest) run(line string) string {
+	g.Helper()
+	out, status := g.try(line)
+	if status != 0 {
+		g.Fatalf("%s: exit status %d: %s", line, status, out)
+	}
+	return strings.TrimSpace(out)
+}
+
+func (g *guest) say(format string, a ...any) { fmt.Fprintf(&g.said, format, a...) }
+
+// field is the number behind a word in what a line prints.
+func (g *guest) field(line, word string) int {
+	g.Helper()
+	out := g.run(line)
+	found := regexp.MustCompile(word + `:?\s+(\d+)`).FindStringSubmatch(out)
+	if found == nil {
+		g.Fatalf("%s: got %q, want %s and a number in it", line, out, word)
+	}
+	n, err := strconv.Atoi(found[1])
+	if err != nil {
+		g.Fatal(err)
+	}
+	return n
+}
+
+// resident is the daemon's memory in KB.
+func (g *guest) resident() int {
+	g.Helper()
+	return g.field("cat /proc/$(pidof sesame)/status", "VmRSS")
+}
+
+// ssh is what a connection to port 22 from outside comes to. The forwarded port itself takes every connection, and what
+// the router does is seen after that.
+func (g *guest) ssh(patience time.Duration) string {
+	g.Helper()
+	conn, err := net.Dial("tcp4", "127.0.0.1:"+g.forward[Knock{22, tcp}])
+	if err != nil {
+		g.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	text, err := io.ReadAll(conn)
+	switch {
+	case string(text) == "a service of the router\n":
+		return reached
+	case errors.Is(err, os.ErrDeadlineExceeded) && len(text) == 0:
+		return filtered
+	}
+	return fmt.Sprintf("%q, %v", text, err)
+}
+
+// clock is the router's own: where it shares a CPU with others, its time passes more slowly than ours.
+func (g *guest) clock() time.Duration {
+	g.Helper()
+	seconds, err := strconv.ParseFloat(g.run("cut -d ' ' -f 1 /proc/uptime"), 64)
+	if err != nil {
+		g.Fatal(err)
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
+
+// opens connects until it is let in.
+func (g *guest) opens(connect func() string) {
+	g.Helper()
+	for began := g.clock(); ; {
+		got := connect()
+		if got == reached {
+			return
+		}
+		if got != filtered || g.clock()-began > openSeconds*time.Second {
+			g.Fatalf("after the knocks: got %s, want %s", got, reached)
+		}
+	}
+}
+
+// closes connects until it is not let in any more, and returns how long that took since a time before the knocks. It must
+// have been let in until shortly before the end. One connection that takes too long on a busy machine does not count.
+func (g *guest) closes(knocked time.Duration, connect func() string) time.Duration {
+	g.Helper()
+	const open, tolerance = openSeconds * time.Second, 5 * time.Second
+	for last := knocked; ; time.Sleep(100 * time.Millisecond) {
+		began := g.clock()
+		got := connect()
+		switch after := g.clock() - knocked; {
+		case got == reached && began-knocked <= open+tolerance:
+			last = began
+		case got == filtered && after >= open && last-knocked >= open-tolerance:
+			return began - knocked
+		case got != filtered || after >= open:
+			g.Fatalf("%v after the knocks: got %s, and the last time that it was open is %v before that: want it to close after %v", after, got, g.clock()-last, open)
+		}
+	}
+}
+
+// outside knocks on a router by our client and by Debian's, floods it, and kills its daemon.
+func outside(t *testing.T, parts, kind, firewall string, megabytes int) *guest {
+	g := boot(t, parts, kind, "initrd.gz", megabytes)
+	g.say("A router with %s: MIPS 24Kc, %d MB, Linux %s, busybox\n", firewall, megabytes, g.run("uname -r"))
+	connect := func() string { return g.ssh(3 * time.Second) }
+	if got := connect(); got != filtered {
+		t.Fatalf("before the knocks: got %s, want %s", got, filtered)
+	}
+	g.say("  port 22: %s\n", filtered)
+	started := g.resident()
+
+	knocks := []string{"127.0.0.1", g.forward[Knock{7000, tcp}], g.forward[Knock{18000, udp}] + ":udp", g.forward[Knock{9000, tcp}]}
+	knock := func(cmd *exec.Cmd) {
+		g.Helper()
+		if out, err := cmd.CombinedOutput(); err != nil {
+			g.Fatalf("%v: %v: %s", cmd.Args, err, out)
+		}
+	}
+	knocked := g.clock()
+	knock(sesame("sesame", append([]string{"knock"}, knocks...)...))
+	g.opens(connect)
+	g.say("  sesame knock %s, forwarded to 7000 18000:udp 9000\n", strings.Join(knocks, " "))
+	g.say("  port 22: open, and after %.0f s: %s\n", g.closes(knocked, connect).Seconds(), filtered)
+
+	rest := g.resident()
+	taken := g.flood()
+	flooded := g.resident()
+	g.say("  a flood of %d first knocks, of as many sources: the daemon gets %d\n", floodPackets, taken)
+	g.say("  resident memory: %d KB after the start, %d KB after a door was open, %d KB after the flood\n", started, rest, flooded)
+	if started > residentAtStart || rest > residentAtRest || flooded > residentAfterFlood {
+		t.Errorf("resident: got %d, %d and %d KB, want %d, %d and %d at most", started, rest, flooded, residentAtStart, residentAtRest, residentAfterFlood)
+	}
+
+	knocked = g.clock()
+	knock(exec.Command("knock", append([]string{"-d", "50"}, knocks...)...))
+	g.opens(connect)
+	g.say("  Debian's knock -d 50 %s\n  port 22: open\n", strings.Join(knocks, " "))
+	old := g.run("pidof sesame")
+	g.run("kill -9 " + old)
+	g.run("i=0; until pid=$(pidof sesame) && [ $pid != " + old + " ]; do usleep 100000; i=$((i+1)); [ $i -lt 50 ] || break; done; [ $i -lt 50 ]")
+	g.await("10.0.2.2: ssh: still open", 10*time.Second)
+	if got := connect(); got != reached {
+		t.Fatalf("after kill -9 of the daemon: got %s, want %s", got, reached)
+	}
+	g.say("  kill -9 %s, and init starts the daemon again\n", old)
+	g.say("  port 22: open, and after %.0f s: %s\n", g.closes(knocked, connect).Seconds(), filtered)
+	return g
+}
+
+// flood sends first knocks from many sources, SYNs and UDP, about as fast as it takes them, and returns how many of
+// them the daemon has got.
+func (g *guest) flood() int {
+	g.Helper()
+	packets := func() int { return g.field("sesame status", "packets") }
+	before := packets()
+	header := append(append([]byte{}, guestMAC...), 0x52, 0x55, 10, 0, 2, 2, 0x08, 0x00)
+	p := testPacket{to: "10.0.2.15", fromPort: 40000, flags: flagSYN}
+	for i := range floodPackets {
+		p.from = netip.AddrFrom4([4]byte{100, byte(64 + i>>16), byte(i >> 8), byte(i)}).String()
+		p.knock, p.seq = Knock{7000, tcp}, rand.Uint32()
+		if i%8 == 7 {
+			p.knock = Knock{18000, udp}
+		}
+		b := p.bytes()
+		ipv4Checksum(b[:ipv4MinLen])
+		if _, err := g.wire.Write(append(header, b...)); err != nil {
+			g.Fatal(err)
+		}
+		if i%2 == 1 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	for got := before; ; {
+		time.Sleep(500 * time.Millisecond)
+		now := packets()
+		if now == got {
+			return got - before
+		}
+		got = now
+	}
+}
+
+// ipv4Checksum puts an IPv4 header's checksum in (RFC 791, section 3.1).
+func ipv4Checksum(header []byte) {
+	var sum uint32
+	for i := 0; i < len(header); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(header[i:]))
+	}
+	binary.BigEndian.PutUint16(header[10:], ^uint16(sum+sum>>16))
+}
+
+// neighbours knocks on a router over a VLAN, and then over ppp, from a network namespace on the router.
+func neighbours(t *testing.T, parts string) *guest {
+	g := boot(t, parts, "links", "ppp.gz", 128)
+	g.await("listening on lan0.2, ppp0", time.Minute)
+	g.say("A router with a VLAN and ppp: MIPS 24Kc, 128 MB, Linux %s, busybox, nft beside OpenWrt's fw4\n", g.run("uname -r"))
+	there := "nsenter -t $(cat /run/neighbour) -n "
+	connect := func(address string) string {
+		out, status := g.try(there + "nc -w 2 " + address + " 22")
+		switch {
+		case status == 0 && out == "a service of the router\n":
+			return reached
+		case status == 1 && strings.Contains(out, "timed out"):
+			return filtered
+		}
+		return fmt.Sprintf("%q, exit status %d", out, status)
+	}
+	for _, x := range []struct{ link, address, other string }{{"lan0.2", "10.2.0.1", "10.3.0.1"}, {"ppp0", "10.3.0.1", "10.2.0.1"}} {
+		if got := connect(x.address); got != filtered {
+			t.Fatalf("%s before the knocks: got %s, want %s", x.link, got, filtered)
+		}
+		line := "sesame knock " + x.address + " 7000 18000:udp 9000"
+		knocked := g.clock()
+		g.run(there + line)
+		g.opens(func() string { return connect(x.address) })
+		if got := connect(x.other); got != filtered {
+			t.Errorf("knocked over %s, connected over the other link: got %s, want %s", x.link, got, filtered)
+		}
+		after := g.closes(knocked, func() string { return connect(x.address) })
+		g.say("  %s: port 22: %s\n  %s\n  %s: port 22: open, and after %.0f s: %s\n", x.link, filtered, line, x.link, after.Seconds(), filtered)
+	}
+	return g
+}
