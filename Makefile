@@ -10,7 +10,7 @@ GOBUILD  = CGO_ENABLED=0 go build -buildvcs=false -trimpath $(INLINED)
 # MIPS routers have the least room: nothing of ours is inlined there either.
 SMALL    = CGO_ENABLED=0 go build -buildvcs=false -trimpath -gcflags=all=-l
 
-.PHONY: build install demo test kinds race fuzz compare bench check release sizes clean
+.PHONY: build install demo test kinds race router-test arch-test fuzz compare bench check release sizes clean
 
 build:
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o sesame .
@@ -34,6 +34,21 @@ kinds:
 race:
 	go test -count=1 -race -parallel 3 -timeout 45m ./...
 
+# Our file on emulated routers, with the kernel and programs of Debian for their CPU, which are kept in ~/.cache/sesame.
+router-test:
+	@sh needs.sh qemu-system-mipsel cpio modprobe knock
+	@GOOS=linux GOARCH=mipsle GOMIPS=softfloat $(SMALL) -ldflags '$(LDFLAGS) -R 0x4000' -o build/sesame-linux-mipsle .
+	@go test -count=1 -parallel 3 -timeout 10m -tags router -run '^TestRouter$$'
+
+# The tests of what is pure code (all but those with !pure), on emulated CPUs of either byte order.
+EMULATED = mips:qemu-mips mipsle:qemu-mipsel arm:qemu-arm arm64:qemu-aarch64 riscv64:qemu-riscv64
+arch-test:
+	@sh needs.sh $(foreach e,$(EMULATED),$(lastword $(subst :, ,$(e))))
+	@mkdir -p build && printf '%s\n' $(EMULATED) | xargs -P 2 -I{} sh -c 'e={}; arch=$${e%%:*}; \
+		GOOS=linux GOARCH=$$arch GOMIPS=softfloat GOARM=5 CGO_ENABLED=0 go test -c -tags pure -o build/test-$$arch . && \
+		out=$$($${e##*:} build/test-$$arch -test.short 2>&1) && echo "linux/$$arch: PASS" || \
+		{ echo "linux/$$arch: $$out"; exit 1; }'
+
 # Each fuzz target for FUZZTIME; findings stay in testdata/fuzz as seeds.
 FUZZTIME = 60s
 fuzz:
@@ -56,6 +71,7 @@ bench: build
 check:
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
 	go vet ./...
+	go vet -tags router ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	@sh needs.sh mandoc
 	mandoc -T lint -W warning man/*

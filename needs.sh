@@ -15,6 +15,9 @@ package() { # the package of a program, by package manager
 	dnf:nc) echo nmap-ncat ;;
 	*:knock | *:knockd) [ "$1" = dnf ] && echo knock || echo knockd ;;
 	apt-get:xz) echo xz-utils ;;
+	apt-get:qemu-system-mipsel | dnf:qemu-system-mipsel) echo qemu-system-mips ;;
+	apt-get:qemu-* | dnf:qemu-*) echo qemu-user ;;
+	*:modprobe) echo kmod ;;
 	apk:telnet) echo busybox-extras ;;
 	*) echo "$2" ;;
 	esac
