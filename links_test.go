@@ -1,121 +1,13 @@
-//go:build !pure
-
 package main
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
-	"os"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// TestReadLinks reads the interfaces of a namespace that the test made.
-func TestReadLinks(t *testing.T) {
-	needRoot(t)
-	w := &world{T: t}
-	n, other := w.netns(), w.netns()
-	w.must(n.run("ip", "link", "add", "br0", "type", "bridge"))
-	w.must(n.link("port", other, "eth0"))
-	w.must(n.run("ip", "link", "set", "port", "master", "br0"))
-	w.must(n.link("ppp0", other, "ppp0"))
-	w.must(n.run("ip", "address", "add", "10.1.0.1/24", "dev", "br0"))
-	w.must(n.run("ip", "address", "add", "10.1.0.2/24", "dev", "br0"))
-	w.must(n.run("ip", "address", "add", "2001:db8::1/64", "dev", "br0", "nodad"))
-	w.must(n.run("ip", "address", "add", "::ffff:10.1.0.3/128", "dev", "br0", "nodad"))
-	w.must(n.run("ip", "address", "add", "10.2.0.1", "peer", "10.2.0.2", "dev", "ppp0"))
-	var links map[int]*Link
-	w.must(n.do(func() (err error) {
-		links, err = readLinks(false)
-		return err
-	}))
-	byName := map[string]*Link{}
-	for index, l := range links {
-		if index != l.Index {
-			t.Errorf("link %d has index %d", index, l.Index)
-		}
-		byName[l.Name] = l
-	}
-	for _, tt := range []struct {
-		name, master string
-		loopback     bool
-		addresses    string
-	}{
-		{"lo", "", true, "127.0.0.1 ::1"},
-		{"br0", "", false, "10.1.0.1 10.1.0.2 2001:db8::1"},
-		{"port", "br0", false, ""},
-		{"ppp0", "", false, "10.2.0.1"},
-	} {
-		l := byName[tt.name]
-		if l == nil {
-			t.Errorf("there is no %s", tt.name)
-			continue
-		}
-		var addresses []string
-		for _, a := range l.Addresses {
-			if !a.IsLinkLocalUnicast() {
-				addresses = append(addresses, a.String())
-			}
-		}
-		slices.Sort(addresses)
-		if got := strings.Join(addresses, " "); got != tt.addresses {
-			t.Errorf("%s: addresses: got %s, want %s", tt.name, got, tt.addresses)
-		}
-		if l.Loopback != tt.loopback {
-			t.Errorf("%s: loopback: got %v, want %v", tt.name, l.Loopback, tt.loopback)
-		}
-		if m := links[l.Master]; (m == nil) != (tt.master == "") || m != nil && m.Name != tt.master {
-			t.Errorf("%s: master: got %v, want %q", tt.name, m, tt.master)
-		}
-	}
-}
-
-// TestReadLinksDefault has default routes of several kinds.
-func TestReadLinksDefault(t *testing.T) {
-	needRoot(t)
-	w := &world{T: t}
-	n, other := w.netns(), w.netns()
-	for i := range 6 {
-		w.must(n.link(fmt.Sprint("eth", i), other, fmt.Sprint("eth", i)))
-		w.must(n.run("ip", "address", "add", fmt.Sprintf("10.%d.0.1/24", i), "dev", fmt.Sprint("eth", i)))
-	}
-	for _, route := range []string{
-		"route add default via 10.0.0.2 metric 5",
-		"route add default dev eth1 metric 7",
-		"-6 route add default dev eth2 metric 9",
-		"route add 0.0.0.0/1 dev eth3", // a tunnel's trick, and no default route
-		"route add default metric 3 nexthop dev eth4 nexthop via 10.5.0.2 dev eth5 onlink",
-		"route add unreachable default metric 99",
-		"-6 route add unreachable default metric 99",
-	} {
-		w.must(n.run("ip", strings.Fields(route)...))
-	}
-	for _, routes := range []bool{false, true} {
-		var got []string
-		w.must(n.do(func() error {
-			links, err := readLinks(routes)
-			for _, l := range links {
-				if l.Default {
-					got = append(got, l.Name)
-				}
-			}
-			return err
-		}))
-		slices.Sort(got)
-		want := ""
-		if routes {
-			want = "eth0 eth1 eth2 eth4 eth5"
-		}
-		if strings.Join(got, " ") != want {
-			t.Errorf("with routes %v: got %v, want %s", routes, got, want)
-		}
-	}
-}
 
 func TestNames(t *testing.T) {
 	for _, test := range []struct {
@@ -242,169 +134,57 @@ func TestLinkStates(t *testing.T) {
 	}
 }
 
-// TestWatchLinks tells of what counts, and of nothing else.
-func TestWatchLinks(t *testing.T) {
-	needRoot(t)
-	t.Parallel()
-	w := &world{T: t}
-	const up = "ip link add br0 type bridge; ip link set br0 up; ip address add 10.1.0.1/24 dev br0"
-	for _, test := range []struct {
-		name, setUp, do string
-		routes, want    bool
-	}{
-		{"a link", "", "ip link add br0 type bridge", false, true},
-		{"a link gone", up, "ip link delete br0", false, true},
-		{"down", up, "ip link set br0 down", false, true},
-		{"renamed", "ip link add br0 type bridge", "ip link set br0 name wan", false, true},
-		{"an address", up, "ip address add 10.2.0.1/24 dev br0", false, true},
-		{"an address gone", up, "ip address del 10.1.0.1/24 dev br0", false, true},
-		{"an IPv6 address", up, "ip address add fd00::1/64 dev br0 nodad", false, true},
-		{"a route", up, "ip route add 10.9.0.0/24 dev br0", true, false},
-		{"a default route", up, "ip route add default dev br0", true, true},
-		{"a default route that nobody asks for", up, "ip route add default dev br0", false, false},
-		{"a default route gone", up + "; ip route add default dev br0", "ip route del default", true, true},
-		{"a default route of another table", up, "ip route add default dev br0 table 7", true, true},
-		{"an IPv6 default route", up, "ip -6 route add default dev br0", true, true},
-		{"looked at", up, "ip address; ip route; ip link", true, false},
-	} {
-		n := w.netns()
-		w.must(n.run("sh", "-ec", "ip link set lo up; "+test.setUp))
-		time.Sleep(quietTime) // for what the kernel tells of its own accord
-		changed := make(chan struct{}, 1)
-		var stop func()
-		w.must(n.do(func() (err error) {
-			stop, err = watchLinks(test.routes, changed)
-			return err
-		}))
-		w.must(n.run("sh", "-ec", test.do))
-		select {
-		case <-changed:
-			if !test.want {
-				t.Errorf("%s: a change is told", test.name)
-			}
-		case <-time.After(quietTime):
-			if test.want {
-				t.Errorf("%s: no change is told", test.name)
-			}
-		}
-		stop()
-	}
+// attribute makes one of netlink's, padded.
+func attribute(kind int, data []byte) []byte {
+	b := binary.NativeEndian.AppendUint16(nil, uint16(unix.SizeofRtAttr+len(data)))
+	b = append(binary.NativeEndian.AppendUint16(b, uint16(kind)), data...)
+	return append(b, make([]byte, -len(b)&3)...)
 }
 
-// TestWatchLinksLost: more messages come than the socket holds, and that counts as a change.
-func TestWatchLinksLost(t *testing.T) {
-	needRoot(t)
-	t.Parallel()
-	w := &world{T: t}
-	n := w.netns()
-	var socket *os.File
-	w.must(n.do(func() (err error) {
-		socket, err = subscribeLinks(true)
-		return err
-	}))
-	w.must(unix.SetsockoptInt(int(socket.Fd()), unix.SOL_SOCKET, unix.SO_RCVBUF, 1))
-	w.must(unix.SetNonblock(int(socket.Fd()), true)) // (*os.File).Fd has undone it
-	w.must(n.run("sh", "-ec", "ip link set lo up; for i in $(seq 200); do echo route add 10.9.$i.0/24 dev lo; done | ip -batch -"))
-	changed, ended := make(chan struct{}, 10), make(chan struct{})
-	go func() {
-		followNetlink(socket, func([]byte) bool { return false }, changed, 0)
-		close(ended)
-	}()
-	select {
-	case <-changed:
-	case <-time.After(5 * time.Second):
-		t.Error("lost messages are no change")
+// TestParseLink reads what the kernel of a machine of this byte order would send.
+func TestParseLink(t *testing.T) {
+	number := func(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
+	body := make([]byte, unix.SizeofIfInfomsg)
+	copy(body[4:], number(7))
+	copy(body[8:], number(unix.IFF_UP|unix.IFF_RUNNING))
+	body = append(body, attribute(unix.IFLA_IFNAME, []byte("eth0.5\x00"))...)
+	body = append(body, attribute(unix.IFLA_LINK, number(3))...)
+	body = append(body, attribute(unix.IFLA_MASTER, number(9))...)
+	vlan := append(body, attribute(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, attribute(unix.IFLA_INFO_KIND, []byte("vlan\x00")))...)
+	l, kind := parseLink(vlan)
+	if want := (Link{Index: 7, Name: "eth0.5", Master: 9, Parent: 3, Up: true}); !l.same(&want) || l.Index != 7 || kind != "vlan" {
+		t.Errorf("got %+v, kind %s, want %+v, kind vlan", l, kind, want)
 	}
-	_ = socket.Close()
-	<-ended
-}
+	elsewhere, _ := parseLink(append(vlan, attribute(unix.IFLA_LINK_NETNSID, number(1))...))
+	if elsewhere.Parent != 0 {
+		t.Errorf("got the parent %d, which is in another namespace", elsewhere.Parent)
+	}
+	if l, kind := parseLink(body[:len(body)-1]); kind != "" || l.Parent != 0 || l.Name != "eth0.5" {
+		t.Errorf("cut off: got %+v, kind %q", l, kind)
+	}
 
-// linkMessages are what this machine's kernel answers, as seeds.
-func linkMessages(f *testing.F) {
-	for _, kind := range []uint16{unix.RTM_GETLINK, unix.RTM_GETADDR, unix.RTM_GETROUTE} {
-		_ = dump(kind, kind-2, 0, func(body []byte) { f.Add(slices.Clone(body)) }) // RTM_NEW... is two below RTM_GET...
+	address := append([]byte{unix.AF_INET, 24, 0, 0}, number(7)...)
+	address = append(address, attribute(unix.IFA_ADDRESS, []byte{10, 0, 0, 2})...)
+	if index, addr := parseAddress(address); index != 7 || addr.String() != "10.0.0.2" {
+		t.Errorf("got the address %v of link %d", addr, index)
 	}
-	multipath := make([]byte, unix.SizeofRtMsg, 64)
-	multipath[0], multipath[7] = unix.AF_INET, unix.RTN_UNICAST
-	multipath = binary.NativeEndian.AppendUint16(multipath, 4+16)
-	multipath = binary.NativeEndian.AppendUint16(multipath, unix.RTA_MULTIPATH)
+	address = append(address, attribute(unix.IFA_LOCAL, []byte{10, 0, 0, 1})...)
+	if _, addr := parseAddress(address); addr.String() != "10.0.0.1" {
+		t.Errorf("of a point-to-point link: got the address %v", addr)
+	}
+
+	route := make([]byte, unix.SizeofRtMsg)
+	route[0], route[7] = unix.AF_INET6, unix.RTN_UNICAST
+	var hops []byte
 	for _, index := range []uint32{7, 8} {
-		multipath = binary.NativeEndian.AppendUint16(multipath, 8)
-		multipath = append(multipath, 0, 0)
-		multipath = binary.NativeEndian.AppendUint32(multipath, index)
+		hop := append(binary.NativeEndian.AppendUint16(nil, 8), 0, 0)
+		hops = append(append(hops, hop...), number(index)...)
 	}
-	f.Add(multipath)
-}
-
-// FuzzLinkMessages: no length that lies, at any depth, is read beyond.
-func FuzzLinkMessages(f *testing.F) {
-	linkMessages(f)
-	f.Fuzz(func(t *testing.T, body []byte) {
-		body = slices.Clip(body)
-		if len(body) >= unix.SizeofIfInfomsg {
-			if l, _ := parseLink(body); len(l.Name) > len(body) {
-				t.Errorf("a name of %d bytes from %d", len(l.Name), len(body))
-			}
-		}
-		if len(body) >= unix.SizeofIfAddrmsg {
-			if _, addr := parseAddress(body); addr.Zone() != "" {
-				t.Errorf("a zone: %v", addr)
-			}
-		}
-		if out := parseDefaultRoute(body); len(out) > len(body) {
-			t.Errorf("%d links from %d bytes", len(out), len(body))
-		}
-	})
-}
-
-// FuzzNetlinkBatch: a batch ends, whatever its lengths say.
-func FuzzNetlinkBatch(f *testing.F) {
-	for _, b := range [][]byte{
-		nil, netlinkMessage(unix.RTM_NEWLINK, 1, "123"), netlinkMessage(unix.NLMSG_DONE, 0, "\x00\x00\x00\x00"),
-		netlinkMessage(unix.NLMSG_ERROR, 0, "\xff\xff\xff\xff"), append(netlinkMessage(1, 0, ""), netlinkMessage(unix.RTM_NEWADDR, 0, "12345678")...),
-	} {
-		f.Add(b)
+	out := parseDefaultRoute(append(route, attribute(unix.RTA_MULTIPATH, hops)...))
+	if len(out) != 2 || out[0] != 7 || out[1] != 8 {
+		t.Errorf("a route of two hops: got the links %v, want 7 and 8", out)
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		b = slices.Clip(b)
-		tellsLinks(b)
-		tellsFirewall(b)
-		n := 0
-		_, _ = takeAnswers(b, unix.RTM_NEWLINK, unix.SizeofIfInfomsg, func(body []byte) {
-			n++
-			parseLink(body)
-		})
-		if n > len(b)/unix.SizeofNlMsghdr {
-			t.Errorf("%d messages in %d bytes", n, len(b))
-		}
-	})
-}
-
-// TestTakeAnswers has what the kernel may answer to a dump.
-func TestTakeAnswers(t *testing.T) {
-	link := netlinkMessage(unix.RTM_NEWLINK, 0, strings.Repeat("\x00", unix.SizeofIfInfomsg))
-	errno := binary.NativeEndian.AppendUint32(nil, ^uint32(unix.EBUSY-1))
-	zero := string(make([]byte, 4))
-	for _, test := range []struct {
-		name  string
-		batch []byte
-		taken int
-		done  bool
-		err   error
-	}{
-		{"two links", append(slices.Clone(link), link...), 2, false, nil},
-		{"a link and the end", append(slices.Clone(link), netlinkMessage(unix.NLMSG_DONE, 0, zero)...), 1, true, nil},
-		{"the end with an error", netlinkMessage(unix.NLMSG_DONE, 0, string(errno)), 0, true, unix.EBUSY},
-		{"an error", netlinkMessage(unix.NLMSG_ERROR, 0, string(errno)), 0, true, unix.EBUSY},
-		{"an error without a number", netlinkMessage(unix.NLMSG_ERROR, 0, ""), 0, true, unix.EBADMSG},
-		{"another kind", netlinkMessage(unix.RTM_NEWADDR, 0, zero), 0, false, nil},
-		{"too short", netlinkMessage(unix.RTM_NEWLINK, 0, zero), 0, false, unix.EBADMSG},
-		{"cut off", link[:len(link)-1], 0, false, unix.EBADMSG},
-	} {
-		taken := 0
-		done, err := takeAnswers(test.batch, unix.RTM_NEWLINK, unix.SizeofIfInfomsg, func([]byte) { taken++ })
-		if taken != test.taken || done != test.done || err != test.err {
-			t.Errorf("%s: got %d messages, done %v, error %v, want %d, %v, %v", test.name, taken, done, err, test.taken, test.done, test.err)
-		}
+	if out := parseDefaultRoute(append(route, attribute(unix.RTA_OIF, number(9))...)); len(out) != 1 || out[0] != 9 {
+		t.Errorf("a route: got the links %v, want 9", out)
 	}
 }

@@ -116,8 +116,8 @@ func script(args ...string) (string, error) {
 	return string(out), nil
 }
 
-// boot starts a router and waits until the daemon listens. kind is for etc/init.d/rcS.
-func boot(t *testing.T, parts, kind, initrd string, megabytes int) *guest {
+// bootRouter starts a router and waits until the daemon listens. kind is for etc/init.d/rcS.
+func bootRouter(t *testing.T, parts, kind, initrd string, megabytes int) *guest {
 	t.Helper()
 	g := &guest{T: t, dir: t.TempDir(), answers: make(chan string, 1000)}
 	// Between the choice of a port and its use another program may take it.
@@ -387,7 +387,7 @@ func (g *guest) closes(knocked time.Duration, connect func() string) time.Durati
 
 // outside knocks on a router by our client and by Debian's, floods it, and kills its daemon.
 func outside(t *testing.T, parts, kind, firewall string, megabytes int) *guest {
-	g := boot(t, parts, kind, "initrd.gz", megabytes)
+	g := bootRouter(t, parts, kind, "initrd.gz", megabytes)
 	g.say("A router with %s: MIPS 24Kc, %d MB, Linux %s, busybox\n", firewall, megabytes, g.run("uname -r"))
 	connect := func() string { return g.ssh(3 * time.Second) }
 	if got := connect(); got != filtered {
@@ -478,7 +478,7 @@ func ipv4Checksum(header []byte) {
 
 // neighbours knocks on a router over a VLAN, and then over ppp, from a network namespace on the router.
 func neighbours(t *testing.T, parts string) *guest {
-	g := boot(t, parts, "links", "ppp.gz", 128)
+	g := bootRouter(t, parts, "links", "ppp.gz", 128)
 	g.await("listening on lan0.2, ppp0", time.Minute)
 	g.say("A router with a VLAN and ppp: MIPS 24Kc, 128 MB, Linux %s, busybox, nft beside OpenWrt's fw4\n", g.run("uname -r"))
 	there := "nsenter -t $(cat /run/neighbour) -n "

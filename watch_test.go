@@ -237,13 +237,6 @@ func TestWatchFirewallGeneration(t *testing.T) {
 	}
 }
 
-func netlinkMessage(kind, padding int, data string) []byte {
-	b := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+len(data)+padding)
-	binary.NativeEndian.PutUint32(b, uint32(len(b)+len(data)))
-	binary.NativeEndian.PutUint16(b[4:], uint16(kind))
-	return append(append(b, data...), make([]byte, padding)...)
-}
-
 func TestWatchTellsChange(t *testing.T) {
 	const nftables = unix.NFNL_SUBSYS_NFTABLES << 8
 	element, generation := netlinkMessage(nftables|unix.NFT_MSG_NEWSETELEM, 3, "12345"), netlinkMessage(nftables|unix.NFT_MSG_NEWGEN, 0, "1234")
