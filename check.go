@@ -48,8 +48,10 @@ func check(e env, args []string) error {
 	if err == nil {
 		warnings = append(warnings, hostWarnings(c)...)
 		if c.native() {
+			links, _ := readLinks(true) // who cannot read them cannot listen either, and is told so
+			auto := defaultLinks(links)
 			var more []string
-			report, more = firewallReport(c, inspectHost(), defaultLinks(), o.verbose)
+			report, more = firewallReport(c, inspectHost(), auto, o.verbose)
 			warnings = append(warnings, more...)
 		}
 		for _, u := range unreadable {
@@ -216,18 +218,6 @@ func hostWarnings(c *Config) (warnings []string) {
 		}
 	}
 	return append(warnings, establishedWarning(c)...)
-}
-
-// defaultLinks names the interfaces that hold a default route now.
-func defaultLinks() (names []string) {
-	links, _ := readLinks(true) // who cannot read them cannot listen either, and is told so
-	for _, l := range links {
-		if l.Default {
-			names = append(names, l.Name)
-		}
-	}
-	sort.SliceStable(names, func(i, j int) bool { return names[i] < names[j] })
-	return names
 }
 
 // establishedWarning tells of doors whose closing by iptables commands will stall live connections: the host's rules

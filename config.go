@@ -531,7 +531,11 @@ func (p *parser) setInterface(value string) {
 		return
 	}
 	value = strings.Trim(withoutComment(value), `"'`)
-	if value == "" {
+	switch {
+	case value == "" && p.open != nil:
+		p.fail("Interface needs a value: Interface = ..., or delete the line")
+		return
+	case value == "":
 		p.warn("Interface is empty: all interfaces are listened on")
 		value = everyInterface
 	}
@@ -567,7 +571,7 @@ func parseInterfaces(text string) (list []string, err error) {
 		case pattern && strings.ContainsAny(name, "*?["):
 			return nil, fmt.Errorf("%q never fits: a pattern is the beginning of a name and one * (ppp*)", item)
 		case len(item) > maxLinkName:
-			return nil, fmt.Errorf("%q never fits: the name of an interface has %d characters at most", item, maxLinkName)
+			return nil, fmt.Errorf("%q is too long: the name of an interface has %d characters at most, with a *", item, maxLinkName)
 		// dev_valid_name in the kernel's net/core/dev.c.
 		case name == "", name == ".", name == "..", strings.ContainsAny(name, "/: \t*?"):
 			return nil, fmt.Errorf("%q is no interface: names with commas between them (eth0, ppp*), any, or auto", item)

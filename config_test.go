@@ -279,7 +279,7 @@ func TestMistakes(t *testing.T) {
 		empty   = `knockd.conf:2: door "a": Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports`
 		seconds = ` is a number of seconds from 0 to 2147483647, not `
 		isFlag  = ` is no flag: fin, syn, rst, psh, ack, urg, each also with ! before it`
-		tooLong = ` never fits: the name of an interface has 15 characters at most`
+		tooLong = ` is too long: the name of an interface has 15 characters at most, with a *`
 		isLink  = ` is no interface: names with commas between them (eth0, ppp*), any, or auto`
 		door    = "[a]\nSequence = 1\n"
 		native  = door + "Open_Ports = 22\n"
@@ -339,6 +339,7 @@ func TestMistakes(t *testing.T) {
 		{"beginning too long", "[options]\nInterface = abcdefghijklmno*", `knockd.conf:2: Interface: "abcdefghijklmno*"` + tooLong},
 		{"star in the middle", "[options]\nInterface = e*h*", `knockd.conf:2: Interface: "e*h*" never fits: a pattern is the beginning of a name and one * (ppp*)`},
 		{"question mark", "[options]\nInterface = eth?", `knockd.conf:2: Interface: "eth?"` + isLink},
+		{"empty interface of a door", "[a]\nSequence = 1\nInterface = # all", `knockd.conf:3: door "a": Interface needs a value: Interface = ..., or delete the line`},
 		{"interface of a door", "[a]\nSequence = 1\nInterface = eth0/1", `knockd.conf:3: door "a": Interface: "eth0/1"` + isLink},
 		{"empty interface", "[options]\nInterface = eth0,", `knockd.conf:2: Interface: ""` + isLink},
 		{"empty one-time file", "[a]\nOne_Time_Sequences =\nSequence = 1", `knockd.conf:2: door "a": One_Time_Sequences needs a file`},

@@ -416,6 +416,19 @@ func TestFilterSpecLets(t *testing.T) {
 	}
 }
 
+// TestFilterSpecLists asks for hits on links of two doors that share a knock.
+func TestFilterSpecLists(t *testing.T) {
+	spec := filterSpec([]*Door{{Sequence: []Knock{{7000, tcp}}, List: 1}, {Sequence: []Knock{{7000, tcp}}, List: 2}}, nil, false)
+	for _, test := range []struct {
+		elsewhere uint64
+		want      bool
+	}{{^uint64(1), false}, {^uint64(2), true}, {^uint64(4), true}, {^uint64(6), true}, {^uint64(8), false}} {
+		if got := spec.lets(&Hit{Knock: Knock{7000, tcp}, Elsewhere: test.elsewhere}); got != test.want {
+			t.Errorf("elsewhere for %b: got %v, want %v", test.elsewhere, got, test.want)
+		}
+	}
+}
+
 // TestFilterSpecTargets asks for hits on this host and on a Target: each door's own address and flags.
 func TestFilterSpecTargets(t *testing.T) {
 	there := netip.MustParseAddr("203.0.113.9")

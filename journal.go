@@ -360,7 +360,8 @@ func (j *Journal) write(entries []Entry) error {
 }
 
 // firewallMark is a file that stands in the folder as long as something of ours may be in the firewall: hidden ports
-// stay there when the daemon ends.
+// stay there when the daemon ends. In it are the links where "auto" has hidden them, one on a line: the next daemon may
+// start while there is no default route.
 func (j *Journal) firewallMark() string { return filepath.Join(filepath.Dir(j.path), "firewall") }
 
 func (j *Journal) marksFirewall() bool {
@@ -368,8 +369,19 @@ func (j *Journal) marksFirewall() bool {
 	return err == nil
 }
 
-func (j *Journal) markFirewall() error {
-	if _, err := writeFile(j.firewallMark(), nil, nil, nil); err != nil {
+// autoLinks are the links in it. What is damaged there is forgotten.
+func (j *Journal) autoLinks() (names []string) {
+	text, _ := os.ReadFile(j.firewallMark())
+	for _, name := range strings.Fields(string(text)) {
+		if plainLink(name) && len(names) < maxAutoLinks {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func (j *Journal) markFirewall(auto []string) error {
+	if _, err := writeFile(j.firewallMark(), []byte(strings.Join(auto, "\n")), nil, nil); err != nil {
 		return fmt.Errorf("noting that the firewall is changed: %w: %s", err, otherDir)
 	}
 	return nil

@@ -39,6 +39,8 @@ var linkKinds = []linkKind{
 	{name: "macvlan", needs: "link add x0 link v0 type macvlan mode bridge", otherwise: "nothing", twice: "below", make: func(n *nativeTest) error {
 		return n.above("type macvlan mode bridge")
 	}},
+	{name: "macvlan with its parent's address", needs: "link add x0 link v0 type macvlan mode passthru", otherwise: "nothing", twice: "below",
+		make: func(n *nativeTest) error { return n.above("type macvlan mode passthru") }},
 	{name: "VLAN", needs: "link add x0 link v0 type vlan id 7", otherwise: "make router-test", twice: "below", make: func(n *nativeTest) error {
 		return n.above("type vlan id 7")
 	}},

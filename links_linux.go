@@ -39,6 +39,7 @@ const (
 	takesTagged  taking = iota // a VLAN
 	takesForeign               // a macvlan, which has a hardware address of its own
 	takesToIt                  // an ipvlan: frames to its addresses
+	takesAll                   // a macvlan that has its parent's hardware address
 )
 
 // listened reports whether a list of interfaces names the link.
@@ -117,6 +118,7 @@ func parseLink(body []byte) (l *Link, kind string) {
 		Up:    flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING != 0, Loopback: flags&unix.IFF_LOOPBACK != 0,
 	}
 	parent, elsewhere := 0, false
+	var data []byte
 	eachAttribute(body[unix.SizeofIfInfomsg:], func(attr uint16, value []byte) {
 		switch attr {
 		case unix.IFLA_IFNAME:
@@ -129,8 +131,11 @@ func parseLink(body []byte) (l *Link, kind string) {
 			elsewhere = true // the parent's index is one of another namespace
 		case unix.IFLA_LINKINFO:
 			eachAttribute(value, func(attr uint16, value []byte) {
-				if attr == unix.IFLA_INFO_KIND {
+				switch attr {
+				case unix.IFLA_INFO_KIND:
 					kind = strings.TrimRight(string(value), "\x00")
+				case unix.IFLA_INFO_DATA:
+					data = value
 				}
 			})
 		}
@@ -138,12 +143,23 @@ func parseLink(body []byte) (l *Link, kind string) {
 	takes, known := map[string]taking{
 		"vlan": takesTagged, "macvlan": takesForeign, "macvtap": takesForeign, "ipvlan": takesToIt, "ipvtap": takesToIt,
 	}[kind]
+	if takes == takesForeign {
+		eachAttribute(data, func(attr uint16, value []byte) {
+			if attr == unix.IFLA_MACVLAN_MODE && indexOf(value) == macvlanPassthru {
+				takes = takesAll
+			}
+		})
+	}
 	if known && !elsewhere {
 		l.Parent, l.Takes = parent, takes
 	}
 	return l, kind
 }
 
+// macvlanPassthru is a mode of a macvlan (MACVLAN_MODE_PASSTHRU in linux/if_link.h).
+const macvlanPassthru = 8
+
+// indexOf reads a number of 32 bits; 0 if there is none.
 func indexOf(value []byte) int {
 	if len(value) < 4 {
 		return 0
@@ -286,6 +302,8 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 				parent.TagShows |= above
 			case l.Takes == takesForeign:
 				parent.ForeignShows |= above
+			case l.Takes == takesAll:
+				parent.MasterShows |= above
 			}
 		}
 	}
@@ -315,6 +333,17 @@ type LinkState struct {
 }
 
 const absent = "absent"
+
+// defaultLinks names those that hold a default route, sorted.
+func defaultLinks(links map[int]*Link) (names []string) {
+	for _, l := range links {
+		if l.Default {
+			names = append(names, l.Name)
+		}
+	}
+	sort.SliceStable(names, func(i, j int) bool { return names[i] < names[j] })
+	return names
+}
 
 // linkStates are the links that lists name, by index, and then the items that no link fits.
 func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {

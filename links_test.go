@@ -56,6 +56,7 @@ func TestElsewhere(t *testing.T) {
 		{"the VLAN", []string{"*"}, "eth0.5", Frame{}, "192.0.2.1", "a"},
 		{"to a macvlan", []string{"*"}, "eth0", foreign, "192.0.2.1", ""},
 		{"to a macvlan, which is not listened on", []string{"eth0"}, "eth0", foreign, "192.0.2.1", "a"},
+		{"to a macvlan's parent, of the same hardware address", []string{"*"}, "eth1", Frame{}, "192.0.2.1", ""},
 		{"to an ipvlan's address", []string{"*"}, "eth0", Frame{}, "192.0.2.5", ""},
 		{"to an ipvlan's address, which is not listened on", []string{"eth0"}, "eth0", Frame{}, "192.0.2.5", "a"},
 		{"a bond's port, with the bridge over the bond", []string{"slave,over"}, "slave", Frame{}, "192.0.2.1", ""},

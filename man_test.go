@@ -404,7 +404,7 @@ func TestManFiles(t *testing.T) {
 	if _, err := j.read(); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.markFirewall(); err != nil {
+	if err := j.markFirewall(nil); err != nil {
 		t.Fatal(err)
 	}
 	folder := t.TempDir()

@@ -1009,6 +1009,11 @@ func TestMatcherAdopts(t *testing.T) {
 		+10s expire =>
 		+11s expire => 192.0.2.8 a timeout 2
 		+12s expire => 192.0.2.9 a timeout 1`)
+	// A door that is heard on other links is another one.
+	moved := newMatcher(testDoors(t, "[a] Sequence = 7000,8000 | Interface = eth0"), 64)
+	runScript(t, moved, "+0s 192.0.2.7 7000 => a stage 1")
+	runScript(t, next(moved, "[a] Sequence = 7000,8000 | Interface = wan"), "+1s attempts => 0")
+	runScript(t, next(moved, "[a] Sequence = 7000,8000 | Interface = eth0"), "+1s attempts => 1")
 	// The second of two alike is a door of its own again.
 	third := next(second, "[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10\n[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10")
 	runScript(t, third, `+13s 192.0.2.7 7000 => a stage 1, a stage 1`)

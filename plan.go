@@ -62,13 +62,20 @@ func (d *daemon) readLinks(c *Config) (map[int]*Link, error) {
 		return nil, err
 	}
 	apply(d.lists(c), links)
-	for _, l := range links {
-		if l.Default && !slices.Contains(d.auto, l.Name) {
-			d.auto = append(slices.Clip(d.auto), l.Name)
-			sort.SliceStable(d.auto, func(i, j int) bool { return d.auto[i] < d.auto[j] })
+	d.addAuto(defaultLinks(links))
+	return links, nil
+}
+
+// maxAutoLinks is how many links "auto" hides ports on: the first ones that have held a default route.
+const maxAutoLinks = 32
+
+// addAuto notes links that have held a default route. d.auto is never changed in place, as others have it, too.
+func (d *daemon) addAuto(names []string) {
+	for _, name := range names {
+		if !slices.Contains(d.auto, name) && len(d.auto) < maxAutoLinks {
+			d.auto = append(slices.Clip(d.auto), name)
 		}
 	}
-	return links, nil
 }
 
 // planFor is what the reader is to go by, but for the matcher and the captures: doors with sequences, and links.
@@ -183,6 +190,11 @@ func (d *daemon) followLinks() {
 	d.send(plan)
 	settings := doorSettings{}
 	if !slices.Equal(auto, d.auto) {
+		if d.firewall != nil {
+			if err := d.journal.markFirewall(d.auto); err != nil {
+				d.linkLog.printf(now, "%v", err)
+			}
+		}
 		rules := d.config.ruleset(d.interfaces(d.config), d.auto)
 		settings.rules = &rules
 	}

@@ -271,6 +271,12 @@ func TestAutoInterface(t *testing.T) {
 		return strings.Contains(out, "  wan  up") && !strings.Contains(out, "  lte  ")
 	})
 	n.must(n.host.run("ip", "-6", "route", "del", "default"))
+	// Started anew without a default route, it knows where there was one.
+	d.stop()
+	d = n.serve()
+	d.await("no interface holds a default route yet: one is waited for")
+	n.wantPort(0, wan+":22", filtered)
+	n.wantPort(0, hostSSH, reached)
 	n.must(n.host.run("ip", "route", "add", "default", "nexthop", "dev", "wan", "nexthop", "dev", "eth0"))
 	n.eventually("both of a multipath route", func() bool {
 		out, _ := n.tool("status", "-s", n.socket)

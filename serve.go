@@ -376,6 +376,9 @@ func (d *daemon) openJournal(c *Config) (r Recovered, err error) {
 // setUpFirewall chooses the firewall and makes our part of it, if a door needs one, or else removes what is left of an
 // earlier configuration that needed one.
 func (d *daemon) setUpFirewall(c *Config) error {
+	if d.journal != nil {
+		d.addAuto(d.journal.autoLinks())
+	}
 	d.doors.rules = c.ruleset(d.interfaces(c), d.auto)
 	rules := d.doors.ruleset(d.now(), nil)
 	wall := newWall(c)
@@ -425,7 +428,7 @@ func (d *daemon) takeFirewall() (err error) {
 			return err
 		}
 	}
-	return d.journal.markFirewall()
+	return d.journal.markFirewall(d.auto)
 }
 
 // resolve makes a path absolute that is relative to where the caller of -d was.
@@ -633,22 +636,34 @@ func (d *daemon) prepare() (next prepared, err error) {
 	if err = d.watch(next.config); err != nil {
 		return next, err
 	}
-	auto := d.auto
+	auto, wall := d.auto, d.wall
 	links, err := d.readLinks(next.config)
 	if err != nil {
 		return next, err
 	}
 	next.plan = d.planFor(next.active, links)
 	next.plan.matcher = d.newMatcher(next.active)
-	next.captures, err = openCaptures(&next.plan, d.lists(next.config), d.captures)
+	next.settings, err = d.doorSettings(next.config)
+	// Last of all: what comes while old and new captures are there counts twice.
 	if err == nil {
-		next.settings, err = d.doorSettings(next.config)
+		if next.captures, err = openCaptures(&next.plan, d.lists(next.config), d.captures); err != nil {
+			closeCaptures(next.captures, d.captures)
+			d.undo(next.settings, wall)
+		}
 	}
 	if err != nil {
-		closeCaptures(next.captures, d.captures)
 		d.auto = auto // else followLinks takes what is new for hidden
 	}
 	return next, err
+}
+
+// undo takes back what doorSettings has done.
+func (d *daemon) undo(s doorSettings, wall *Wall) {
+	d.wall = wall
+	if s.save != nil {
+		d.journal.close()
+		d.journal = nil // the next reload has to try again
+	}
 }
 
 // logMistakes logs each line of err, without what may be a secret.
