@@ -160,7 +160,7 @@ func TestCopiesOfOneSYN(t *testing.T) {
 // TestDamagedPackets flips every bit of a knock in turn. The daemon neither ends nor opens, and an honest knock still does.
 func TestDamagedPackets(t *testing.T) {
 	w := newWorld(t, 1)
-	d := w.serve("[a]\n sequence = 7000,8000,9000\n command = true\n")
+	d := w.serve("[a]\n sequence = 7000,8000,9000\n command = true\n decoys = no\n")
 	x := w.wire(0)
 	for _, p := range []testPacket{
 		fromClient4.with(func(p *testPacket) { p.knock, p.options = Knock{7000, tcp}, 8 }),
@@ -239,13 +239,13 @@ func TestDebug(t *testing.T) {
 	cmd := sesame("knockd", "-Dieth0", "-c", config, "-g/dev/null")
 	cmd.Stderr = debug
 	d := w.daemon(cmd, config, debug.Name())
-	d.await("packets to ports that are no door's knock are not seen, and not shown here")
+	d.await("packets to ports that are no door's knock or decoy are not seen, and not shown here")
 	w.from(0, "knock -d 5 10.9.0.1 7000 7000:udp 8000; hping3 -q -c 1 -F -p 7000 10.9.0.1; knock 10.9.0.1 8000:udp")
 	for _, want := range []string{
 		"-> 7000:tcp (syn): a: 10.9.0.2: stage 1 of 2\n",
-		"packet from 10.9.0.2 on link ", " does not count: 7000:udp is no door's knock, or not at this address or interface, or not with these flags ()\n",
-		"does not count: 8000:tcp is no door's knock, or not at this address or interface, or not with these flags (syn)\n",
-		"does not count: 7000:tcp is no door's knock, or not at this address or interface, or not with these flags (fin)\n",
+		"packet from 10.9.0.2 on link ", " does not count: 7000:udp is no door's knock, or not for its source, at this address or interface, or with these flags ()\n",
+		"does not count: 8000:tcp is no door's knock, or not for its source, at this address or interface, or with these flags (syn)\n",
+		"does not count: 7000:tcp is no door's knock, or not for its source, at this address or interface, or with these flags (fin)\n",
 		"-> 8000:udp: a: 10.9.0.2: the sequence is complete\n",
 	} {
 		d.await(want)

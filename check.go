@@ -133,6 +133,12 @@ func describeDoor(d *Door, unused int, secrets bool) string {
 		fmt.Fprintf(&s, "%s: %d %s", d.Name, len(d.Sequence), plural(len(d.Sequence), "knock"))
 	}
 	fmt.Fprintf(&s, " within %v", d.SeqTimeout)
+	if d.Strict {
+		s.WriteString(", strictly")
+	}
+	for i, p := range d.Allow {
+		s.WriteString([]string{" from ", ", "}[min(i, 1)] + p.String())
+	}
 	if d.Interfaces != nil {
 		fmt.Fprintf(&s, " on %s", strings.Join(d.Interfaces, ", "))
 	}

@@ -13,7 +13,7 @@ import (
 
 func TestCheck(t *testing.T) {
 	const (
-		ssh = "[ssh]\nSequence = 41941,42942:udp\n"
+		ssh = "[ssh]\nSequence = 21941,22942:udp\n"
 		sh  = "Command = /bin/sh -c 'open %IP%'\n"
 	)
 	tests := []struct {
@@ -22,15 +22,15 @@ func TestCheck(t *testing.T) {
 	}{
 		{"good", ssh + sh, "", output{0, "configuration OK\nssh: 2 knocks within 25s, runs a command\n", ""}},
 		{"with the secrets", ssh + sh + "[once]\nSequence = 3,2,1\nCommand = open\nStop_Command = close\nCmd_Timeout = 500\n", "-v", output{0,
-			"configuration OK\nssh: 41941:tcp,42942:udp within 25s, runs a command; Start_Command = /bin/sh -c 'open %IP%'; Start_Command_6 = /bin/sh -c 'open %IP%'\n" +
+			"configuration OK\nssh: 21941:tcp,22942:udp within 25s, runs a command; Start_Command = /bin/sh -c 'open %IP%'; Start_Command_6 = /bin/sh -c 'open %IP%'\n" +
 				"once: 3:tcp,2:tcp,1:tcp within 25s, opens for 8m20s; Start_Command = open; Start_Command_6 = open; Stop_Command = close; Stop_Command_6 = close\n", ""}},
 		{"door that closes", ssh + sh + "Stop_Command = close\nCmd_Timeout = 5\nSeq_Timeout = 3", "",
 			output{0, "configuration OK\nssh: 2 knocks within 3s, opens for 5s\n", ""}},
 		{"door for IPv6", ssh + "Command_6 = /bin/sh open", "", output{0, "configuration OK\nssh: 2 knocks within 25s, runs a command\n", ""}},
-		{"door without a command, of one knock", "[ssh]\nSequence = 41941", "", output{0, "configuration OK\nssh: 1 knock within 25s, runs nothing\n",
+		{"door without a command, of one knock", "[ssh]\nSequence = 21941", "", output{0, "configuration OK\nssh: 1 knock within 25s, runs nothing\n",
 			`warning: FILE:1: door "ssh": it has no command: knocking is only logged` + "\n" +
 				`warning: FILE:1: door "ssh": a sequence of one knock is opened by any port scan` + "\n"}},
-		{"name with blanks", "[open ssh]\nSequence = 41941,42942:udp\n" + sh, "",
+		{"name with blanks", "[open ssh]\nSequence = 21941,22942:udp\n" + sh, "",
 			output{0, "configuration OK\nopen ssh: 2 knocks within 25s, runs a command\n", ""}},
 		{"no door", "", "", output{0, "configuration OK\n", "warning: FILE:1: there is no door: nothing can be opened\n"}},
 		{"mistakes", ssh + "Colour = red\nTCPFlags = x\n", "-v", output{1, "", `FILE:3: door "ssh": unknown directive "Colour"` + "\n" +
@@ -69,7 +69,7 @@ func TestDescribeDoor(t *testing.T) {
 			"ssh: 2 knocks within 25s, opens 22:tcp for 10s, hidden otherwise except from 10.0.0.0/8,2001:db8::7/128"},
 		{"commands, too", "Open_Ports = 22\nStop_Command_6 = close\nHide = on", "ssh: 2 knocks within 25s, opens 22:tcp for 10s and runs a command, hidden otherwise"},
 	} {
-		c, err := readText("[ssh]\nSequence = 41941,42942\n" + test.in)
+		c, err := readText("[ssh]\nSequence = 21941,22942\n" + test.in)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +80,7 @@ func TestDescribeDoor(t *testing.T) {
 }
 
 // nativeConfig is a configuration with a native door and one without ports.
-const nativeConfig = "[open ssh]\nSequence = 41941,42942:udp\nOpen_Ports = 22\nHide = yes\nCmd_Timeout = 500\n[b]\nSequence = 3,2,1\nCommand = /bin/sh open\n"
+const nativeConfig = "[open ssh]\nSequence = 21941,22942:udp\nOpen_Ports = 22\nHide = yes\nCmd_Timeout = 500\n[b]\nSequence = 3,2,1\nCommand = /bin/sh open\n"
 
 func TestFirewallReport(t *testing.T) {
 	const (
@@ -213,7 +213,7 @@ func TestCheckFirewall(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
 			got := check("-v")
-			for _, want := range []string{"open ssh: 41941:tcp,42942:udp", "firewall: " + test.reason + "\nat its start serve would run:\n", test.build, test.open} {
+			for _, want := range []string{"open ssh: 21941:tcp,22942:udp", "firewall: " + test.reason + "\nat its start serve would run:\n", test.build, test.open} {
 				if !strings.Contains(got, want) {
 					t.Errorf("got\n%s\nwant %q in it", got, want)
 				}

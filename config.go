@@ -90,17 +90,50 @@ type Door struct {
 	// that list in Config.lists.
 	Interfaces []string
 	List       uint8
+	// Allow are the sources that may knock; none: all. Masked, and none is IPv4 in IPv6 form.
+	Allow []netip.Prefix
+	// Decoys has a hit near a knock count as a scan, and Strict has any pure SYN that is no knock end an attempt.
+	Decoys, Strict bool
+	MaxOpen        int // sources that it is open for at once; 0: defaultMaxOpen
 }
 
-// hears reports whether the door listens to the address that was knocked on, and to the link.
+// hears reports whether the door listens to the source, to the address that was knocked on, and to the link.
 func (d *Door) hears(h *Hit) bool {
-	if h.Elsewhere>>d.List&1 != 0 {
+	if h.Elsewhere>>d.List&1 != 0 || d.Allow != nil && !contains(d.Allow, h.source()) {
 		return false
 	}
 	if d.Target.IsValid() {
 		return h.To == d.Target.As16()
 	}
 	return !h.Routed
+}
+
+func contains(networks []netip.Prefix, addr netip.Addr) bool {
+	for _, p := range networks {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// decoyReach is how far from a knock decoys stand.
+const decoyReach = 32
+
+// hasDecoys reports whether decoys stand around the door's knocks. Where only some may knock, they need none.
+func (d *Door) hasDecoys() bool { return d.Decoys && d.Allow == nil }
+
+// decoy reports whether a port that is no knock is one of the door's decoys.
+func (d *Door) decoy(k Knock) bool {
+	if !d.hasDecoys() {
+		return false
+	}
+	for _, knock := range d.Sequence {
+		if k.Proto == knock.Proto && int(k.Port) >= int(knock.Port)-decoyReach && int(k.Port) <= int(knock.Port)+decoyReach {
+			return true
+		}
+	}
+	return false
 }
 
 // commands returns the start and stop line for a source.
@@ -117,7 +150,8 @@ func (d *Door) native() bool { return len(d.OpenPorts) > 0 }
 // knockedAs reports whether an attempt at one door goes on at the other.
 func (d *Door) knockedAs(o *Door) bool {
 	return d.Name == o.Name && slices.Equal(d.Sequence, o.Sequence) && d.SeqTimeout == o.SeqTimeout &&
-		d.Flags == o.Flags && d.Target == o.Target && slices.Equal(d.Interfaces, o.Interfaces)
+		d.Flags == o.Flags && d.Target == o.Target && slices.Equal(d.Interfaces, o.Interfaces) &&
+		slices.Equal(d.Allow, o.Allow)
 }
 
 // nextOneTime reports whether the other door is this one with another line of its one-time file in force.
@@ -160,7 +194,9 @@ type Config struct {
 	// nft uses.
 	Firewall     string
 	FirewallMark uint32
-	StateDir     string // absolute, or ""
+	StateDir     string  // absolute, or ""
+	IgnorePorts  []Knock // that are no decoys, and no stray ones for Strict
+	RingSize     int     // of all captures together, in bytes
 	// Warnings are about what is accepted and will surprise, each "file:line: ...", without the secret.
 	Warnings []string
 }
@@ -255,8 +291,13 @@ const (
 	maxSeconds        = 1<<31 - 1 // knockd's atoi
 	// Each port of a door is a rule of the firewall for each source that it is open for, and each exception one for
 	// each port.
-	maxOpenPorts  = 64
-	maxHideExcept = 64
+	maxOpenPorts   = 64
+	maxHideExcept  = 64
+	maxAllow       = 64
+	maxIgnorePorts = 1000
+	defaultMaxOpen = 256
+	maxMaxOpen     = 4096
+	maxRingMB      = 64
 )
 
 // parseConfig reads a configuration in knockd's syntax. name stands in messages. The error is a configErrors with
@@ -267,7 +308,7 @@ func parseConfig(name string, r io.Reader) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading configuration: %w", err)
 	}
-	p := parser{config: &Config{File: name, Firewall: "auto", FirewallMark: defaultMark, Interfaces: []string{everyInterface}}, optionsSeen: map[string]int{}}
+	p := parser{config: &Config{File: name, Firewall: "auto", FirewallMark: defaultMark, Interfaces: []string{everyInterface}, RingSize: ringSize}, optionsSeen: map[string]int{}}
 	if len(text) > maxConfigSize {
 		p.line = 1
 		p.fail("a configuration is at most %d bytes", maxConfigSize)
@@ -360,9 +401,17 @@ var directives = []directive{
 	{"Stop_Command", "", true, false, func(p *parser, v string) { p.setCommand(&p.open.door.Stop, v) }},
 	{"Stop_Command_6", "", true, false, func(p *parser, v string) { p.open.stop6 = p.setCommand(new(string), v) }},
 	{"Seq_Cooldown", "", true, false, func(p *parser, v string) { p.setSeconds("Seq_Cooldown", &p.open.door.Cooldown, v) }},
+	{"Ignore_Ports", "", false, true, (*parser).setIgnorePorts},
+	{"Ring_Size", "", false, true, (*parser).setRingSize},
+	{"Allow", "", true, false, func(p *parser, v string) { p.open.door.Allow = p.parseNetworks("Allow", maxAllow, v) }},
+	{"Decoys", "", true, false, func(p *parser, v string) { p.setYes("Decoys", &p.open.door.Decoys, v) }},
+	{"Strict", "", true, false, func(p *parser, v string) { p.setYes("Strict", &p.open.door.Strict, v) }},
+	{"Max_Open", "", true, false, (*parser).setMaxOpen},
 	{"Open_Ports", "", true, false, (*parser).setOpenPorts},
-	{"Hide", "", true, false, (*parser).setHide},
-	{"Hide_Except", "", true, false, (*parser).setHideExcept},
+	{"Hide", "", true, false, func(p *parser, v string) { p.setYes("Hide", &p.open.door.Hide, v) }},
+	{"Hide_Except", "", true, false, func(p *parser, v string) {
+		p.open.door.HideExcept = p.parseNetworks("Hide_Except", maxHideExcept, v)
+	}},
 }
 
 // accumulates are the directives that add to what an earlier line of the same name said, or that the first one of
@@ -450,7 +499,8 @@ func (p *parser) startSection(name string) {
 		p.fail("a door's name must be UTF-8 text: it stands in the log")
 	}
 	p.open = &section{
-		door: &Door{Name: name, Line: p.line, SeqTimeout: defaultSeqTimeout, CmdTimeout: defaultCmdTimeout},
+		door: &Door{Name: name, Line: p.line, SeqTimeout: defaultSeqTimeout, CmdTimeout: defaultCmdTimeout,
+			Decoys: true},
 		seen: map[string]int{},
 	}
 	p.sections = append(p.sections, p.open)
@@ -660,59 +710,83 @@ func (p *parser) setTarget(value string) {
 	p.open.door.Target = addr.Unmap()
 }
 
-// setOpenPorts reads ports with commas between them. They are no secret: whoever scans the host finds them open or not.
 func (p *parser) setOpenPorts(value string) {
+	p.open.door.OpenPorts = p.parsePorts("Open_Ports", maxOpenPorts, "put the rest into another door of the same sequence", value)
+}
+
+func (p *parser) setIgnorePorts(value string) {
+	p.config.IgnorePorts = p.parsePorts("Ignore_Ports", maxIgnorePorts, "let doors that are near them have Decoys = no", value)
+}
+
+// parsePorts reads ports with commas between them. They are no secret: whoever scans the host finds them open or not.
+func (p *parser) parsePorts(name string, most int, otherwise, value string) (ports []Knock) {
 	items := strings.Split(withoutComment(value), ",")
-	if len(items) > maxOpenPorts {
-		p.fail("Open_Ports: a door has 1 to %d ports, not %d: put the rest into another door of the same sequence", maxOpenPorts, len(items))
-		return
+	if len(items) > most {
+		p.fail("%s: 1 to %d ports, not %d: %s", name, most, len(items), otherwise)
+		return nil
 	}
-	var ports []Knock
 	for _, item := range items {
 		item = strings.TrimSpace(item)
 		k, err := parseKnock(item, tcp)
 		switch {
 		case err != nil:
-			p.fail("Open_Ports: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not %q", item)
+			p.fail("%s: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not %q", name, item)
 		case slices.Contains(ports, k):
-			p.warn("Open_Ports: %v stands there twice", k)
+			p.warn("%s: %v stands there twice", name, k)
 		default:
 			ports = append(ports, k)
 		}
 	}
-	p.open.door.OpenPorts = ports
+	return ports
 }
 
-func (p *parser) setHide(value string) {
+func (p *parser) setYes(name string, to *bool, value string) {
 	yes, ok := parseYes(value)
 	if !ok {
-		p.fail("Hide is yes or no, not %q: Hide = yes", value)
+		p.fail("%s is yes or no, not %q: %s = yes", name, value, name)
 		return
 	}
-	p.open.door.Hide = yes
+	*to = yes
 }
 
-// setHideExcept reads addresses and networks with commas between them.
-func (p *parser) setHideExcept(value string) {
+// parseNetworks reads addresses and networks with commas between them.
+func (p *parser) parseNetworks(name string, most int, value string) (networks []netip.Prefix) {
 	items := strings.Split(withoutComment(value), ",")
-	if len(items) > maxHideExcept {
-		p.fail("Hide_Except: at most %d addresses and networks, not %d: join them to larger networks", maxHideExcept, len(items))
-		return
+	if len(items) > most {
+		p.fail("%s: at most %d addresses and networks, not %d: join them to larger networks", name, most, len(items))
+		return nil
 	}
-	var except []netip.Prefix
 	for _, item := range items {
 		item = strings.TrimSpace(item)
 		prefix, err := parsePrefix(item)
 		if err != nil {
-			p.fail("Hide_Except is addresses and networks with commas between them, such as 192.168.1.0/24, 2001:db8::/32, 10.0.0.7, not %q", item)
+			p.fail("%s is addresses and networks with commas between them, such as 192.168.1.0/24, 2001:db8::/32, 10.0.0.7, not %q", name, item)
 			continue
 		}
 		if prefix != prefix.Masked() {
-			p.warn("Hide_Except: %q is read as %v", item, prefix.Masked())
+			p.warn("%s: %q is read as %v", name, item, prefix.Masked())
 		}
-		except = append(except, prefix.Masked())
+		networks = append(networks, prefix.Masked())
 	}
-	p.open.door.HideExcept = except
+	return networks
+}
+
+func (p *parser) setMaxOpen(value string) {
+	n, err := strconv.ParseUint(withoutComment(value), 10, 32)
+	if err != nil || n == 0 || n > maxMaxOpen {
+		p.fail("Max_Open is how many sources a door is open for at once, from 1 to %d, not %q", maxMaxOpen, value)
+		return
+	}
+	p.open.door.MaxOpen = int(n)
+}
+
+func (p *parser) setRingSize(value string) {
+	n, err := strconv.ParseUint(withoutComment(value), 10, 32)
+	if err != nil || n == 0 || n > maxRingMB {
+		p.fail("Ring_Size is how many megabytes of packets can wait, from 1 to %d, not %q", maxRingMB, value)
+		return
+	}
+	p.config.RingSize = int(n) << 20
 }
 
 // parsePrefix reads a network, or an address as a network of that one alone. IPv4 in IPv6 form is IPv4.
@@ -898,13 +972,19 @@ func (p *parser) warnSurprises(s *section) {
 	if hasTCP && !d.Flags.fit(flagSYN) {
 		p.warn("TCPFlags do not fit a connection's first packet, which carries SYN alone: knock clients cannot open it")
 	}
+	if d.hasDecoys() && slices.ContainsFunc(d.Sequence, func(k Knock) bool { return k.Proto == udp && k.Port >= firstEphemeral && k.Port <= lastEphemeral }) {
+		p.warn("a UDP knock from %d to %d, where programs have their own ports: answers to them may count as scans", firstEphemeral, lastEphemeral)
+	}
 	switch ascending, span := ascent(d.Sequence); {
-	case len(d.Sequence) == 1:
+	case len(d.Sequence) == 1 && d.Allow == nil:
 		p.warn("a sequence of one knock is opened by any port scan")
-	case ascending && (len(d.Sequence) == 2 || span <= scanSpan):
+	case ascending && (len(d.Sequence) == 2 && !d.hasDecoys() || span <= scanSpan) && d.Allow == nil:
 		p.warn("a scan of a few adjacent ports in order completes the sequence: let it go up and down, over thousands of ports")
 	}
 }
+
+// The ports that Linux gives to programs which ask for none (ip(7), ip_local_port_range).
+const firstEphemeral, lastEphemeral = 32768, 60999
 
 // scanSpan is how far apart the first and the last of three or more ascending knocks are at most where check warns.
 const scanSpan = 20

@@ -107,6 +107,12 @@ func TestDoorDirectives(t *testing.T) {
 		{"all of one family excepted", "Open_Ports = 22\nHide = yes\nHide_Except = 0.0.0.0/0", func(d *Door) {
 			d.OpenPorts, d.Hide, d.HideExcept = []Knock{{22, tcp}}, true, []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
 		}},
+		{"no decoys", "Decoys = No # none", func(d *Door) { d.Decoys = false }},
+		{"strict", "strict = yes\ndecoys = yes", func(d *Door) { d.Strict = true }},
+		{"allowed sources", "Allow = 192.0.2.7/24, 2001:db8::/32, ::ffff:10.0.0.7", func(d *Door) {
+			d.Allow = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("10.0.0.7/32")}
+		}},
+		{"how many", "Max_Open = 4096", func(d *Door) { d.MaxOpen = 4096 }},
 		{"bare UseSyslog in a door", "UseSyslog", func(d *Door) {}},
 		{"comments and blanks", "  # Sequence = 1\n#Sequence = 2\n \t \n\n", func(d *Door) {}},
 	}
@@ -117,7 +123,7 @@ func TestDoorDirectives(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := Door{Name: "ssh", Line: 1, Sequence: []Knock{{7000, tcp}, {8000, tcp}}, SeqTimeout: 25 * time.Second,
-				CmdTimeout: 10 * time.Second, Start: "open", Start6: "open"}
+				CmdTimeout: 10 * time.Second, Start: "open", Start6: "open", Decoys: true}
 			test.want(&want)
 			if got := *c.Doors[0]; !reflect.DeepEqual(got, want) {
 				t.Errorf("got %+v, want %+v", got, want)
@@ -146,6 +152,8 @@ func TestOptions(t *testing.T) {
 		{"mark", "[options]\nFirewall_Mark = 0X80000000", Config{FirewallMark: 1 << 31}},
 		{"mark in decimal", "[options]\nfirewall_mark = 1 # lowest", Config{FirewallMark: 1}},
 		{"state directory", "[options]\nStateDir = /var/lib/my doors # comment", Config{StateDir: "/var/lib/my doors"}},
+		{"ignored ports", "[options]\nIgnore_Ports = 7010, 51820:udp", Config{IgnorePorts: []Knock{{7010, tcp}, {51820, udp}}}},
+		{"ring", "[options]\nRing_Size = 4", Config{RingSize: 4 << 20}},
 		{"no section", "", Config{}},
 		{"nothing in it", "[options]", Config{}},
 		{"syslog", "[options]\nUseSyslog", Config{UseSyslog: true}},
@@ -178,7 +186,10 @@ func TestOptions(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := Config{Interfaces: c.Interfaces, LogFile: c.LogFile, PidFile: c.PidFile, UseSyslog: c.UseSyslog,
-				Firewall: c.Firewall, FirewallMark: c.FirewallMark, StateDir: c.StateDir}
+				Firewall: c.Firewall, FirewallMark: c.FirewallMark, StateDir: c.StateDir, IgnorePorts: c.IgnorePorts, RingSize: c.RingSize}
+			if test.want.RingSize == 0 {
+				test.want.RingSize = 1 << 20
+			}
 			if test.want.Firewall == "" {
 				test.want.Firewall = "auto"
 			}
@@ -352,8 +363,17 @@ func TestMistakes(t *testing.T) {
 		{"comma behind open ports", door + "Open_Ports = 22,", open + `""`},
 		{"no open ports", door + "Open_Ports =\nHide = yes", open + `""`},
 		{"too many open ports", door + "Open_Ports = 22" + strings.Repeat(",22", maxOpenPorts),
-			`knockd.conf:3: door "a": Open_Ports: a door has 1 to 64 ports, not 65: put the rest into another door of the same sequence`},
+			`knockd.conf:3: door "a": Open_Ports: 1 to 64 ports, not 65: put the rest into another door of the same sequence`},
 		{"bare hide", native + "Hide", `knockd.conf:4: door "a": Hide needs a value: Hide = ...`},
+		{"decoys what", "[a]\nSequence = 1,2\nDecoys = 7", `knockd.conf:3: door "a": Decoys is yes or no, not "7": Decoys = yes`},
+		{"strict what", "[a]\nSequence = 1,2\nStrict =", `knockd.conf:3: door "a": Strict is yes or no, not "": Strict = yes`},
+		{"allow what", "[a]\nSequence = 1,2\nAllow = eth0", `knockd.conf:3: door "a": Allow is addresses and networks with commas between them, such as 192.168.1.0/24, 2001:db8::/32, 10.0.0.7, not "eth0"`},
+		{"none open", "[a]\nSequence = 1,2\nMax_Open = 0", `knockd.conf:3: door "a": Max_Open is how many sources a door is open for at once, from 1 to 4096, not "0"`},
+		{"too many open", "[a]\nSequence = 1,2\nMax_Open = 4097", `knockd.conf:3: door "a": Max_Open is how many sources a door is open for at once, from 1 to 4096, not "4097"`},
+		{"no ring", "[options]\nRing_Size = 0", `knockd.conf:2: Ring_Size is how many megabytes of packets can wait, from 1 to 64, not "0"`},
+		{"ring in other words", "[options]\nRing_Size = 4 MB", `knockd.conf:2: Ring_Size is how many megabytes of packets can wait, from 1 to 64, not "4 MB"`},
+		{"ignored what", "[options]\nIgnore_Ports = 7000,x", `knockd.conf:2: Ignore_Ports: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not "x"`},
+		{"ignored in a door", "[a]\nSequence = 1,2\nIgnore_Ports = 7000", `knockd.conf:3: door "a": Ignore_Ports belongs in [options]`},
 		{"empty hide", native + "Hide =", `knockd.conf:4: door "a": Hide is yes or no, not "": Hide = yes`},
 		{"hide what", native + "Hide = 22", `knockd.conf:4: door "a": Hide is yes or no, not "22": Hide = yes`},
 		{"exception with a zone", native + "Hide = yes\nHide_Except = fe80::1%eth0", except + `"fe80::1%eth0"`},
@@ -499,7 +519,11 @@ func TestWarnings(t *testing.T) {
 		{"flags of a udp door", "[a]\nSequence = 7000:udp,3000:udp" + run + "TCPFlags = ack", ""},
 
 		{"one knock", "[a]\nSequence = 7000" + run, oneKnock},
-		{"two knocks up", "[a]\nSequence = 1,65535" + run, adjacent},
+		{"two knocks up", "[a]\nSequence = 1,65535" + run, ""},
+		{"two knocks up without decoys", "[a]\nSequence = 1,65535\nDecoys = no" + run, adjacent},
+		{"up, for some alone", "[a]\nSequence = 100,110,120\nAllow = 192.0.2.7" + run, ""},
+		{"one knock, for some alone", "[a]\nSequence = 100\nAllow = 192.0.2.7" + run, ""},
+		{"a UDP knock among the ports of programs", "[a]\nSequence = 100,40000:udp" + run, `knockd.conf:1: door "a": a UDP knock from 32768 to 60999, where programs have their own ports: answers to them may count as scans`},
 		{"two knocks down", "[a]\nSequence = 65535,1" + run, ""},
 		{"up within the span", "[a]\nSequence = 100,110,120" + run, adjacent},
 		{"up beyond the span", "[a]\nSequence = 100,110,121" + run, ""},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
@@ -54,9 +55,8 @@ const (
 	// maxSingly is how many openings and closings may wait for the firewall before they are done all at once.
 	maxSingly = 4
 
-	maxRunning     = 32  // start commands at once, and as many stop commands
-	maxRunningDoor = 8   // start commands of one door
-	maxOpenings    = 256 // sources of one door at once
+	maxRunning     = 32 // start commands at once, and as many stop commands
+	maxRunningDoor = 8  // start commands of one door
 
 	doorBurst    = 1000 // log lines about the commands of one door
 	doorInterval = 200 * time.Millisecond
@@ -369,8 +369,8 @@ func (d *Doors) admit(now time.Duration, g Grant) {
 			o.more++
 		}
 		return
-	case d.count[key.door] >= maxOpenings:
-		d.printf(now, key.door, "%v: %s: not opened: it is open for %d sources already", g.Source, key.door, maxOpenings)
+	case d.count[key.door] >= cmp.Or(g.Door.MaxOpen, defaultMaxOpen):
+		d.printf(now, key.door, "%v: %s: not opened: it is open for %d sources already", g.Source, key.door, d.count[key.door])
 		return
 	}
 	o = &opening{key: key, grant: g, since: now, until: now + g.Door.CmdTimeout}

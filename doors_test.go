@@ -794,11 +794,11 @@ func TestDoorsBounds(t *testing.T) {
 		}
 		return started
 	}
-	for n := range maxOpenings + 10 {
+	for n := range defaultMaxOpen + 10 {
 		d.grant(now, Grant{Door: d.config["0"], Source: netip.MustParseAddr(source(n))})
 	}
-	if n := strings.Count(d.logged.String(), "not opened: it is open for 256 sources already"); n != 10 || len(d.Doors.open) != maxOpenings {
-		t.Errorf("got %d refused and %d opened, want 10 and %d", n, len(d.Doors.open), maxOpenings)
+	if n := strings.Count(d.logged.String(), "not opened: it is open for 256 sources already"); n != 10 || len(d.Doors.open) != defaultMaxOpen {
+		t.Errorf("got %d refused and %d opened, want 10 and %d", n, len(d.Doors.open), defaultMaxOpen)
 	}
 	if got := hundredHeadStarts(); len(got) != maxRunningDoor {
 		t.Errorf("got %d commands of one door at once, want %d", len(got), maxRunningDoor)
@@ -820,7 +820,7 @@ func TestDoorsBounds(t *testing.T) {
 
 // When all close, every stop command is started within stopSpread, even if each of them hangs.
 func TestDoorsCloseInTime(t *testing.T) {
-	for _, open := range []int{1, 7, 40, maxOpenings} {
+	for _, open := range []int{1, 7, 40, defaultMaxOpen} {
 		d := newDoorsTest(t, "[a] Start_Command = open %IP% | Stop_Command = close %IP% | Cmd_Timeout = 1000")
 		for n := range open {
 			source := netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})

@@ -25,9 +25,11 @@ import (
 //	      ldb  [6]                      next header
 //	      jeq  extension header, long   rare, and of many shapes: the parser reads them
 //	      ldx  #40                      X = length of the IP header; go to tcp, udp or drop
-//	tcp:  ldb  [x+13]; and; jeq ...     flags that at least one door asks for
-//	      ldh  [x+2]                    the destination port, searched by halving in sorted intervals
-//	udp:  ldh  [x+2]                    the same in the intervals of UDP
+//	tcp:  ldb  [x+13]; and; jeq syn     a pure SYN may be a stray one: knocks and decoys count
+//	      jeq ...                       flags that at least one door asks for
+//	      ldh  [x+2]                    the destination port, searched by halving in sorted intervals of knocks
+//	syn:  ldh  [x+2]                    the same in the intervals of knocks and decoys
+//	udp:  ldh  [x+2]                    the same in those of UDP
 //	long: ret  #snapLong
 const (
 	// snapShort holds an IPv4 header with all options and a TCP header; snapLong IPv6 with extension headers.
@@ -44,13 +46,16 @@ const (
 // interval is a range of ports, both ends included.
 type interval struct{ lo, hi uint16 }
 
-// FilterSpec is what a filter lets through: ports of each protocol, in sorted intervals that neither touch nor
-// overlap, for packets to one of the addresses.
+// FilterSpec is what a filter lets through: knocks and decoys of each protocol, in sorted intervals that neither touch
+// nor overlap, for packets to one of the addresses.
 type FilterSpec struct {
-	TCP, UDP  []interval
-	Flags     []TCPFlags // a TCP packet fits at least one of them
-	Addresses []netip.Addr
-	OnlyIPv4  bool
+	TCP, UDP           []interval
+	DecoyTCP, DecoyUDP []interval // with the knocks that they stand around
+	Strict             bool       // every pure SYN is let through
+	Served             []Knock    // no decoys: Ignore_Ports, and where something on this host listens
+	Flags              []TCPFlags // a TCP packet fits at least one of them
+	Addresses          []netip.Addr
+	OnlyIPv4           bool
 
 	// knocks has, for each knock, the doors in whose sequence it stands: one of those with equal Flags, Target and List.
 	knocks map[Knock][]*Door
@@ -64,17 +69,22 @@ func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec
 			if !slices.ContainsFunc(spec.knocks[k], func(o *Door) bool { return o.Flags == d.Flags && o.Target == d.Target && o.List == d.List }) {
 				spec.knocks[k] = append(spec.knocks[k], d)
 			}
-			if k.Proto == tcp {
-				spec.TCP = append(spec.TCP, interval{k.Port, k.Port})
-			} else {
-				spec.UDP = append(spec.UDP, interval{k.Port, k.Port})
+			ports, decoys := &spec.TCP, &spec.DecoyTCP
+			if k.Proto == udp {
+				ports, decoys = &spec.UDP, &spec.DecoyUDP
+			}
+			*ports = append(*ports, interval{k.Port, k.Port})
+			if d.hasDecoys() {
+				*decoys = append(*decoys, interval{uint16(max(int(k.Port)-decoyReach, 0)), uint16(min(int(k.Port)+decoyReach, 65535))})
 			}
 		}
+		spec.Strict = spec.Strict || d.Strict
 		if !slices.Contains(spec.Flags, d.Flags) {
 			spec.Flags = append(spec.Flags, d.Flags)
 		}
 	}
 	spec.TCP, spec.UDP = mergeIntervals(spec.TCP), mergeIntervals(spec.UDP)
+	spec.DecoyTCP, spec.DecoyUDP = mergeIntervals(spec.DecoyTCP), mergeIntervals(spec.DecoyUDP)
 	if slices.Contains(spec.Flags, TCPFlags{}) || len(spec.Flags) > maxFilterFlags {
 		spec.Flags = nil
 	}
@@ -92,6 +102,28 @@ func (s FilterSpec) lets(h *Hit) bool {
 	return false
 }
 
+// stray reports whether a hit that is no door's knock may be of interest to a door: it is on a decoy, or one is strict.
+func (s FilterSpec) stray(h *Hit) bool {
+	if len(s.knocks[h.Knock]) > 0 {
+		return false
+	}
+	return (h.Knock.Proto == udp || h.pureSYN()) && s.strayAt(h.Knock)
+}
+
+// strayAt reports whether that may be so at a port.
+func (s FilterSpec) strayAt(k Knock) bool {
+	decoys := s.DecoyUDP
+	if k.Proto == tcp {
+		if s.Strict {
+			return true
+		}
+		decoys = s.DecoyTCP
+	}
+	// The first interval that does not end before the port.
+	i := sort.Search(len(decoys), func(i int) bool { return decoys[i].hi >= k.Port })
+	return i < len(decoys) && decoys[i].lo <= k.Port
+}
+
 // wide is the spec that lets through whatever -D can say something about: both protocols and any flags.
 func (s FilterSpec) wide() FilterSpec {
 	s.TCP = mergeIntervals(slices.Concat(s.TCP, s.UDP))
@@ -107,6 +139,33 @@ func mergeIntervals(in []interval) (out []interval) {
 			out[n-1].hi = max(out[n-1].hi, iv.hi)
 		} else {
 			out = append(out, iv)
+		}
+	}
+	return out
+}
+
+// cut takes ports of one protocol out of sorted intervals.
+func cut(in []interval, ports []Knock, proto Protocol) (out []interval) {
+	var holes []interval
+	for _, k := range ports {
+		if k.Proto == proto {
+			holes = append(holes, interval{k.Port, k.Port})
+		}
+	}
+	holes = mergeIntervals(holes)
+	for _, iv := range in {
+		lo := int(iv.lo)
+		for _, h := range holes {
+			if h.hi < iv.lo || h.lo > iv.hi {
+				continue
+			}
+			if int(h.lo) > lo {
+				out = append(out, interval{uint16(lo), h.lo - 1})
+			}
+			lo = int(h.hi) + 1
+		}
+		if lo <= int(iv.hi) {
+			out = append(out, interval{uint16(lo), iv.hi})
 		}
 	}
 	return out
@@ -141,11 +200,13 @@ func coarsen(in []interval, n int) []interval {
 // buildFilter makes the program, of at most limit instructions (at least minFilterLen): where the exact one is longer,
 // a coarser one that lets more through. The error can only be a mistake in this file.
 func buildFilter(spec FilterSpec, limit int) ([]bpf.Instruction, error) {
+	syn := mergeIntervals(slices.Concat(spec.TCP, cut(spec.DecoyTCP, spec.Served, tcp)))
 	exact := spec
+	exact.UDP = mergeIntervals(slices.Concat(spec.UDP, cut(spec.DecoyUDP, spec.Served, udp)))
 	for _, spec.Addresses = range [][]netip.Addr{exact.Addresses, nil} {
-		for n := max(len(exact.TCP), len(exact.UDP), 1); n > 0; n = n * 3 / 4 {
+		for n := max(len(exact.TCP), len(exact.UDP), len(syn), 1); n > 0; n = n * 3 / 4 {
 			spec.TCP, spec.UDP = coarsen(exact.TCP, n), coarsen(exact.UDP, n)
-			prog, err := assembleFilter(spec)
+			prog, err := assembleFilter(spec, coarsen(syn, n))
 			if err != nil || len(prog) <= limit {
 				return prog, err
 			}
@@ -154,7 +215,8 @@ func buildFilter(spec FilterSpec, limit int) ([]bpf.Instruction, error) {
 	return nil, fmt.Errorf("filter: no program has %d instructions or less", limit)
 }
 
-func assembleFilter(spec FilterSpec) ([]bpf.Instruction, error) {
+// assembleFilter makes the program. syn are the ports at which a pure SYN counts.
+func assembleFilter(spec FilterSpec, syn []interval) ([]bpf.Instruction, error) {
 	var a assembler
 	v4, v6 := splitAddresses(spec.Addresses)
 	a.add(bpf.LoadAbsolute{Off: ipv4OffVersion, Size: 1})
@@ -215,6 +277,13 @@ func assembleFilter(spec FilterSpec) ([]bpf.Instruction, error) {
 	}
 
 	a.label("tcp")
+	strays := spec.Strict || len(spec.DecoyTCP) > 0
+	if strays {
+		a.add(bpf.LoadIndirect{Off: tcpOffFlags, Size: 1})
+		a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: pureSYNMask})
+		a.add(bpf.JumpIf{Cond: bpf.JumpEqual, Val: flagSYN, SkipFalse: 1})
+		a.jumpTo("syn") // a conditional jump does not reach over a long search
+	}
 	if len(spec.TCP) > 0 {
 		for _, f := range spec.Flags {
 			a.add(bpf.LoadIndirect{Off: tcpOffFlags, Size: 1})
@@ -228,6 +297,15 @@ func assembleFilter(spec FilterSpec) ([]bpf.Instruction, error) {
 		a.add(bpf.LoadIndirect{Off: portOffDestination, Size: 2})
 	}
 	a.searchPorts(spec.TCP)
+	if strays {
+		a.label("syn")
+		if spec.Strict {
+			a.ret(snapShort)
+		} else {
+			a.add(bpf.LoadIndirect{Off: portOffDestination, Size: 2})
+			a.searchPorts(syn)
+		}
+	}
 	a.label("udp")
 	if len(spec.UDP) > 0 {
 		a.add(bpf.LoadIndirect{Off: portOffDestination, Size: 2})

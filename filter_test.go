@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -17,6 +18,7 @@ type filterCase struct {
 	doors     []*Door
 	addresses []netip.Addr
 	onlyIPv4  bool
+	served    []Knock
 }
 
 // newFilterCase makes doors of three knocks with one of nFlags different TCPFlags each, and addresses of both families.
@@ -36,6 +38,12 @@ func newFilterCase(seed uint64, nDoors, nFlags, nAddresses int) *filterCase {
 			d.Sequence = append(d.Sequence, Knock{uint16(1 + c.IntN(65535)), c.protocol()})
 		}
 		c.doors = append(c.doors, d)
+	}
+	for i, d := range c.doors {
+		d.Decoys, d.Strict = c.IntN(2) == 0, nDoors < 3 && c.IntN(4) == 0
+		if k := d.Sequence[c.IntN(3)]; i < 20 {
+			c.served = append(c.served, Knock{k.Port + uint16(c.IntN(5)), k.Proto}, Knock{k.Port - uint16(c.IntN(40)), k.Proto})
+		}
 	}
 	for range nAddresses {
 		c.addresses = append(c.addresses, c.address())
@@ -85,14 +93,19 @@ func (c *filterCase) packet() testPacket {
 	switch c.IntN(6) {
 	case 0:
 		p.knock.Port += uint16(c.IntN(3) - 1)
+	case 3:
+		p.knock.Port += uint16(c.IntN(2*decoyReach+9) - decoyReach - 4)
 	case 1:
 		p.knock.Port = uint16(c.IntN(65536))
 	case 2:
 		p.knock.Proto = []Protocol{tcp, udp, 1, 132}[c.IntN(4)]
 	}
 	p.flags = d.Flags.Value | uint8(c.IntN(256))&^d.Flags.Mask
-	if c.IntN(3) == 0 {
+	switch c.IntN(3) {
+	case 0:
 		p.flags = uint8(c.IntN(256))
+	case 1:
+		p.flags = flagSYN
 	}
 	return p
 }
@@ -105,7 +118,34 @@ func (c *filterCase) counts(hit Hit) bool {
 	}
 	listens := func(d *Door) bool { return slices.Contains(d.Sequence, hit.Knock) }
 	fits := func(d *Door) bool { return hit.Knock.Proto == udp || d.Flags.fit(hit.Flags) }
-	return slices.ContainsFunc(c.doors, listens) && slices.ContainsFunc(c.doors, fits)
+	knock := slices.ContainsFunc(c.doors, listens)
+	if knock && slices.ContainsFunc(c.doors, fits) {
+		return true
+	}
+	// A pure SYN, or a UDP packet, may be a stray one: which ports are knocks is not told apart there.
+	if hit.Knock.Proto == tcp && hit.Flags&(flagFIN|flagSYN|flagRST|flagACK) != flagSYN {
+		return false
+	}
+	for _, d := range c.doors {
+		if d.Strict && hit.Knock.Proto == tcp {
+			return true
+		}
+		for _, k := range d.Sequence {
+			apart := int(k.Port) - int(hit.Knock.Port)
+			if d.Decoys && k.Proto == hit.Knock.Proto && apart >= -32 && apart <= 32 && !slices.Contains(c.served, hit.Knock) {
+				return true
+			}
+		}
+	}
+	return knock && hit.Knock.Proto == tcp && slices.ContainsFunc(c.doors, func(d *Door) bool {
+		return d.Decoys && slices.ContainsFunc(d.Sequence, func(k Knock) bool { return k.Proto == tcp })
+	})
+}
+
+func (c *filterCase) spec() FilterSpec {
+	s := filterSpec(c.doors, c.addresses, c.onlyIPv4)
+	s.Served = c.served
+	return s
 }
 
 // check sends packets through the filter. It must not drop one that counts, nor cut it short; and if it is an exact
@@ -149,7 +189,7 @@ func TestFilterExact(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		c := newFilterCase(seed, 1+r.IntN(60), r.IntN(maxFilterFlags+1), r.IntN(maxFilterAddr+1))
 		c.onlyIPv4 = r.IntN(4) == 0
-		prog, err := buildFilter(filterSpec(c.doors, c.addresses, c.onlyIPv4), maxFilterLen)
+		prog, err := buildFilter(c.spec(), maxFilterLen)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -169,8 +209,8 @@ func TestFilterCoarse(t *testing.T) {
 				for _, flags := range []int{0, maxFilterFlags, 60} {
 					t.Run(fmt.Sprintf("%d instructions, %d doors, %d addresses, %d flags", limit, doors, addresses, flags), func(t *testing.T) {
 						c := newFilterCase(uint64(doors), doors, flags, addresses)
-						spec := filterSpec(c.doors, c.addresses, false)
-						whole, err := assembleFilter(spec)
+						spec := c.spec()
+						whole, err := buildFilter(spec, math.MaxInt)
 						if err != nil {
 							t.Fatal(err)
 						}
@@ -207,11 +247,17 @@ func TestFilterSpec(t *testing.T) {
 		doors []*Door
 		want  string
 	}{
-		{"no door", nil, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
-		{"ports", []*Door{{Sequence: sequence, Flags: syn}}, "{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] Flags:[{Mask:2 Value:2}] Addresses:[] OnlyIPv4:true knocks:map[]}"},
-		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true knocks:map[]}"},
-		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
-		{"too many flags", many, "{TCP:[] UDP:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"no door", nil, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"ports", []*Door{{Sequence: sequence, Flags: syn}}, "{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2}] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"decoys", []*Door{{Sequence: sequence, Decoys: true}, {Sequence: []Knock{{65530, tcp}, {40, tcp}, {20, udp}}, Decoys: true, Strict: true}},
+			"{TCP:[{lo:40 hi:40} {lo:8000 hi:8001} {lo:65530 hi:65530}] UDP:[{lo:20 hi:20} {lo:7000 hi:7000}] " +
+				"DecoyTCP:[{lo:8 hi:72} {lo:7968 hi:8033} {lo:65498 hi:65535}] DecoyUDP:[{lo:0 hi:52} {lo:6968 hi:7032}] " +
+				"Strict:true Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"decoys that nobody needs", []*Door{{Sequence: sequence, Decoys: true, Allow: []netip.Prefix{{}}}},
+			"{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"too many flags", many, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
 	}
 	for _, test := range tests {
 		spec := filterSpec(test.doors, nil, true)
@@ -235,6 +281,28 @@ func TestMergeIntervals(t *testing.T) {
 	for _, test := range tests {
 		if got := mergeIntervals(slices.Clone(test.in)); !slices.Equal(got, test.want) {
 			t.Errorf("%v: got %v, want %v", test.in, got, test.want)
+		}
+	}
+}
+
+func TestCut(t *testing.T) {
+	in := []interval{{10, 20}, {30, 30}, {65000, 65535}}
+	for _, test := range []struct {
+		ports []uint16
+		want  []interval
+	}{
+		{nil, in},
+		{[]uint16{15}, []interval{{10, 14}, {16, 20}, {30, 30}, {65000, 65535}}},
+		{[]uint16{20, 10, 30}, []interval{{11, 19}, {65000, 65535}}},
+		{[]uint16{9, 21, 25, 64999}, in},
+		{[]uint16{65535, 65000, 12, 11}, []interval{{10, 10}, {13, 20}, {30, 30}, {65001, 65534}}},
+	} {
+		ports := []Knock{{18, udp}}
+		for _, p := range test.ports {
+			ports = append(ports, Knock{p, tcp})
+		}
+		if got := cut(in, ports, tcp); !slices.Equal(got, test.want) {
+			t.Errorf("without %v: got %v, want %v", test.ports, got, test.want)
 		}
 	}
 }
@@ -321,7 +389,7 @@ func TestAssembler(t *testing.T) {
 
 // A packet costs a search, not a list: the longest way through grows with the logarithm of the number of doors.
 func TestFilterIsASearch(t *testing.T) {
-	for _, test := range []struct{ doors, want int }{{1, 20}, {400, 55}, {1000, 60}} {
+	for _, test := range []struct{ doors, want int }{{1, 32}, {400, 60}, {1000, 60}} {
 		c := newFilterCase(1, test.doors, 1, 2)
 		prog, err := buildFilter(filterSpec(c.doors, c.addresses, false), maxFilterLen)
 		if err != nil {

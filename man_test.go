@@ -520,7 +520,7 @@ func TestManNumbers(t *testing.T) {
 		{doors, fmt.Sprintf("at most %d, for which nothing is hidden", maxHideExcept)},
 		{doors, fmt.Sprintf("so long after its first knock. The default is %d.", defaultSeqTimeout/time.Second)},
 		{doors, fmt.Sprintf("How long the door is open. The default is %d.", defaultCmdTimeout/time.Second)},
-		{doors, fmt.Sprintf("at most %d sources at once", maxOpenings)},
+		{doors, fmt.Sprintf("at once, from 1 to %d. The default is %d.", maxMaxOpen, defaultMaxOpen)},
 		{conf, fmt.Sprintf("The first %d bytes", maxOutput)},
 		{conf, fmt.Sprintf("Up to %d start commands run at once, %d of them of one door", maxRunning, maxRunningDoor)},
 		{conf, map[time.Duration]string{time.Minute: "run a minute longer than"}[startGrace]},

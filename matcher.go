@@ -18,9 +18,9 @@ import (
 // clears everything, as its mask is 0. Each bit has the latest start that can have led to it; bits whose start is
 // Seq_Timeout ago are cleared first. The last bit opens the door.
 
-// maxAttempts bounds the table. When it is full, what anybody can make goes first: the oldest attempt at stage 1, or
-// that has opened its door already; only without such ones the oldest of all. So a flood of first knocks does not push
-// out who is further.
+// maxAttempts bounds the table. When it is full, what anybody can make goes first: the oldest scan, then the oldest attempt
+// at stage 1, or that has opened its door already; only without such ones the oldest of all. So a flood of first knocks
+// does not push out who is further.
 const maxAttempts = 16384
 
 // printsPerKnock is how many SYNs are remembered for each knock of a sequence: a browser opens two connections for a
@@ -43,6 +43,7 @@ type attempt struct {
 	bits  uint32
 	stage uint8  // highest stage reached since the attempt began, for the log; 0 once it has opened
 	queue uint8  // the one of Matcher.byEnd that it is in
+	scan  bool   // it is none: the source has hit a decoy of the door, and its knocks do not count until the end
 	began uint64 // the number of the hit that began it
 	// prints is how many fingerprints of hits were noted since the attempt began.
 	prints uint32
@@ -52,7 +53,7 @@ type attempt struct {
 	// next is the next attempt in the same hash bucket, or free slot.
 	next int32
 	// byEnd links the attempts of doors with equal Seq_Timeout in the order of their ends; cheap links those at stage 1
-	// or 0 in the order of their last start or opening.
+	// or 0 in the order of their last start or opening, and by themselves scans in the order of their last decoy.
 	byEnd, cheap links
 }
 
@@ -78,6 +79,8 @@ const (
 	Elsewhere                 // it is to another address than the door's
 	Cooling                   // Seq_Cooldown is not over
 	Evicted                   // the table was full
+	Scanned                   // it was on a decoy: the source's knocks do not count for a time
+	Barred                    // that time is not over
 )
 
 // Step is one thing that a hit, or the time, did at one door.
@@ -95,12 +98,14 @@ type Step struct {
 type Matcher struct {
 	doors    []*Door
 	byFirst  map[Knock][]uint32 // doors by the first knock of their sequence
+	near     map[Knock][]uint32 // doors that may have a decoy there, by decoyPlace
 	cooling  []time.Duration    // until when each door takes no notice
 	queueOf  []uint8            // index in byEnd for the attempts at each door
 	opened   uint8              // the same for attempts that have opened
 	byEnd    []queue            // one for copyTime and for each different Seq_Timeout
 	timeouts []time.Duration    // of each of byEnd
 	cheap    queue
+	scans    queue
 	seed     maphash.Seed
 	buckets  []int32
 	attempts []attempt
@@ -124,9 +129,11 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 	m := &Matcher{
 		doors:   doors,
 		byFirst: map[Knock][]uint32{},
+		near:    map[Knock][]uint32{},
 		cooling: make([]time.Duration, len(doors)),
 		looked:  make([]uint64, len(doors)),
 		cheap:   queue{none, none, 0},
+		scans:   queue{none, none, 0},
 		seed:    maphash.MakeSeed(),
 		buckets: make([]int32, 1<<bits.Len(uint(bound-1))),
 		// Pages that no attempt has touched take no memory.
@@ -144,6 +151,7 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 		m.queueOf = append(m.queueOf, m.queueFor(d.SeqTimeout))
 		for _, k := range d.Sequence {
 			m.startsEach = max(m.startsEach, bits.OnesCount32(d.mask(k)))
+			m.addDecoys(uint32(i), k)
 		}
 		m.printsEach = max(m.printsEach, printsPerKnock*len(d.Sequence))
 	}
@@ -152,11 +160,26 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 	return m
 }
 
+// decoyPlace stands for 64 neighbouring ports: a knock has decoys in two places at most, or three.
+func decoyPlace(k Knock) Knock { return Knock{k.Port >> 6, k.Proto} }
+
+func (m *Matcher) addDecoys(door uint32, k Knock) {
+	if !m.doors[door].hasDecoys() {
+		return
+	}
+	for _, port := range []int{max(int(k.Port)-decoyReach, 0), int(k.Port), min(int(k.Port)+decoyReach, math.MaxUint16)} {
+		place := decoyPlace(Knock{uint16(port), k.Proto})
+		if there := m.near[place]; len(there) == 0 || there[len(there)-1] != door {
+			m.near[place] = append(there, door)
+		}
+	}
+}
+
 // queueFor finds or makes the list of attempts that end timeout after their start. So many different timeouts that a
 // byte does not hold them share the last list; their ends are then noticed late, at worst by the longest of them.
 func (m *Matcher) queueFor(timeout time.Duration) uint8 {
 	for i, t := range m.timeouts {
-		if t == timeout {
+		if t == timeout && i > 0 { // the first one is opened
 			return uint8(i)
 		}
 	}
@@ -186,6 +209,9 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 		switch {
 		case !d.hears(hit):
 			m.remark(Elsewhere, a.door, hit, 0)
+			continue
+		case a.scan:
+			m.remark(Barred, a.door, hit, 0)
 			continue
 		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
 			m.remark(Unfit, a.door, hit, 0)
@@ -234,6 +260,65 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 	return m.steps
 }
 
+// Stray takes one hit that is no door's knock, and on a port that nothing serves, and says what it did: on a decoy it bars
+// the source from the door for Seq_Timeout, and where a door is strict it ends the attempt. The steps are valid until
+// the next call.
+func (m *Matcher) Stray(hit *Hit) []Step {
+	m.steps = m.steps[:0]
+	m.expire(hit.When)
+	m.hits++
+	key := m.bucketOf(hit)
+	for i := m.buckets[key]; i != none; {
+		a := &m.attempts[i]
+		this := i
+		i = a.next
+		if a.from != hit.From || a.link != sourceLink(hit) {
+			continue
+		}
+		d := m.doors[a.door]
+		m.looked[a.door] = m.hits
+		switch {
+		case !d.hears(hit):
+		case d.decoy(hit.Knock):
+			m.bar(this, hit)
+		case d.Strict && hit.Knock.Proto == tcp && a.bits != 0:
+			m.step(Discarded, a, int(a.stage))
+			m.drop(this)
+		}
+	}
+	for _, door := range m.near[decoyPlace(hit.Knock)] {
+		d := m.doors[door]
+		if m.looked[door] != m.hits && d.decoy(hit.Knock) && d.hears(hit) {
+			m.looked[door] = m.hits // it may stand there twice
+			m.bar(m.take(key, door, hit), hit)
+		}
+	}
+	if len(m.steps) > 1 {
+		sort.Stable((*stepOrder)(m))
+	}
+	return m.steps
+}
+
+// bar makes attempt i a scan.
+func (m *Matcher) bar(i int32, hit *Hit) {
+	a := &m.attempts[i]
+	m.unlink(m.rank(a), i, cheapLinks)
+	if !a.scan {
+		a.scan, a.bits, a.stage, a.began = true, 0, 0, m.hits
+		m.step(Scanned, a, 0)
+	}
+	m.append(&m.scans, i, cheapLinks)
+	m.requeue(i, m.queueOf[a.door], hit.When+m.doors[a.door].SeqTimeout)
+}
+
+// rank is the queue that an attempt is in by its cheap links, if it is in one.
+func (m *Matcher) rank(a *attempt) *queue {
+	if a.scan {
+		return &m.scans
+	}
+	return &m.cheap
+}
+
 // stepOrder sorts a matcher's steps by when their attempts were begun, and then as the doors stand in the configuration.
 // It is the matcher itself, so that sorting takes no memory.
 type stepOrder Matcher
@@ -278,14 +363,16 @@ func (m *Matcher) adopt(old *Matcher) {
 		for i := q.head; i != none; i = old.attempts[i].byEnd.next {
 			moved[i] = none
 			a := &old.attempts[i]
-			if now[a.door] != none && (a.bits == 0 || old.doors[a.door].knockedAs(m.doors[now[a.door]])) {
+			if now[a.door] != none && (!a.scan || m.doors[now[a.door]].hasDecoys()) && (a.bits == 0 || old.doors[a.door].knockedAs(m.doors[now[a.door]])) {
 				moved[i] = m.adoptOne(old, i, uint32(now[a.door]))
 			}
 		}
 	}
-	for i := old.cheap.head; i != none; i = old.attempts[i].cheap.next {
-		if moved[i] != none {
-			m.append(&m.cheap, moved[i], cheapLinks)
+	for _, q := range []queue{old.scans, old.cheap} {
+		for i := q.head; i != none; i = old.attempts[i].cheap.next {
+			if moved[i] != none {
+				m.append(m.rank(&m.attempts[moved[i]]), moved[i], cheapLinks)
+			}
 		}
 	}
 }
@@ -299,7 +386,7 @@ func (m *Matcher) adoptOne(old *Matcher, was int32, door uint32) int32 {
 		queue = m.opened
 	}
 	m.requeue(i, queue, a.until)
-	m.attempts[i].bits, m.attempts[i].stage, m.attempts[i].began = a.bits, a.stage, a.began
+	m.attempts[i].bits, m.attempts[i].stage, m.attempts[i].began, m.attempts[i].scan = a.bits, a.stage, a.began, a.scan
 	copy(m.starts[int(i)*m.startsEach:], old.starts[int(was)*old.startsEach:][:bits.OnesCount32(a.bits)])
 	known := old.printsOf(was)
 	for n := a.prints - min(a.prints, uint32(len(known))); n < a.prints; n++ { // oldest first
@@ -322,8 +409,8 @@ func (m *Matcher) NextEnd() (at time.Duration, ok bool) {
 // Attempts is how many attempts there are.
 func (m *Matcher) Attempts() int { return m.live }
 
-// UnderWay is how many of them have not opened their door.
-func (m *Matcher) UnderWay() int { return m.live - m.byEnd[m.opened].n }
+// UnderWay is how many of them have not opened their door, and are no scans.
+func (m *Matcher) UnderWay() int { return m.live - m.byEnd[m.opened].n - m.scans.n }
 
 func (m *Matcher) expire(now time.Duration) {
 	for q := range m.byEnd {
@@ -498,7 +585,10 @@ func (m *Matcher) take(key int32, door uint32, hit *Hit) int32 {
 }
 
 func (m *Matcher) evict() {
-	oldest := m.cheap.head
+	oldest := m.scans.head
+	if oldest == none {
+		oldest = m.cheap.head
+	}
 	if oldest == none {
 		for _, q := range m.byEnd {
 			if q.head != none && (oldest == none || m.attempts[q.head].until < m.attempts[oldest].until) {
@@ -515,7 +605,7 @@ func (m *Matcher) evict() {
 func (m *Matcher) drop(i int32) {
 	a := &m.attempts[i]
 	m.unlink(&m.byEnd[a.queue], i, byEndLinks)
-	m.unlink(&m.cheap, i, cheapLinks)
+	m.unlink(m.rank(a), i, cheapLinks)
 	at := &m.buckets[m.bucketOf(&Hit{From: a.from})]
 	for *at != i {
 		at = &m.attempts[*at].next

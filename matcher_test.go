@@ -36,7 +36,7 @@ func numbered(n int) (a [16]byte) {
 	return a
 }
 
-var stepWords = []string{"stage", "opens", "repeat", "copy", "discard", "timeout", "unfit", "elsewhere", "cooling", "evict"}
+var stepWords = []string{"stage", "opens", "repeat", "copy", "discard", "timeout", "unfit", "elsewhere", "cooling", "evict", "scan", "barred"}
 
 // describe prints steps as "a stage 1, b opens"; with their source where it is not from.
 func describe(steps []Step, from [16]byte) string {
@@ -60,7 +60,7 @@ func describe(steps []Step, from [16]byte) string {
 //
 //	+1.5s 192.0.2.7 7000:tcp flags=syn,ack seq=1 port=2 link=3 to=198.51.100.1 => a stage 1
 //
-// where all behind the knock may be left out: a SYN with a sequence number of its own. Instead of a source and a knock
+// where all behind the knock may be left out, and a ~ before it says that it is no door's knock: a SYN with a sequence number of its own. Instead of a source and a knock
 // it can be expire, next (what NextEnd says) or attempts.
 func runScript(t *testing.T, m *Matcher, script string) {
 	t.Helper()
@@ -85,7 +85,8 @@ func runScript(t *testing.T, m *Matcher, script string) {
 		case "attempts":
 			got = strconv.Itoa(m.Attempts())
 		default:
-			knock, err := parseKnock(words[2], tcp)
+			port, stray := strings.CutPrefix(words[2], "~")
+			knock, err := parseKnock(port, tcp)
 			if err != nil {
 				t.Fatalf("%s: %v", in, err)
 			}
@@ -117,7 +118,11 @@ func runScript(t *testing.T, m *Matcher, script string) {
 					t.Fatalf("%s: what is %q?", in, option)
 				}
 			}
-			got = describe(m.Observe(&hit), hit.From)
+			if stray {
+				got = describe(m.Stray(&hit), hit.From)
+			} else {
+				got = describe(m.Observe(&hit), hit.From)
+			}
 		}
 		if got != want {
 			t.Errorf("%s: got %q, want %q", in, got, want)
@@ -151,7 +156,7 @@ func checkMatcher(t testing.TB, m *Matcher) {
 	}
 	underWay := 0
 	for i := range live {
-		if m.attempts[i].queue != m.opened {
+		if m.attempts[i].queue != m.opened && !m.attempts[i].scan {
 			underWay++
 		}
 	}
@@ -181,7 +186,8 @@ func checkMatcher(t testing.TB, m *Matcher) {
 		for at, i := range list {
 			a := &m.attempts[i]
 			d := m.doors[a.door]
-			if int(a.queue) != n || a.bits != 0 && a.queue != m.queueOf[a.door] || a.stage == 0 && a.queue != m.opened {
+			if int(a.queue) != n || a.bits != 0 && a.queue != m.queueOf[a.door] || a.scan && (a.queue != m.queueOf[a.door] || a.stage != 0 || a.bits != 0) ||
+				!a.scan && a.stage == 0 && a.queue != m.opened {
 				t.Fatalf("attempt %d at stage %d is in byEnd %d, which is for another timeout", i, a.stage, n)
 			}
 			if at > 0 && len(m.timeouts) < 255 && a.until < m.attempts[list[at-1]].until {
@@ -206,10 +212,17 @@ func checkMatcher(t testing.TB, m *Matcher) {
 	if byEnd != m.live {
 		t.Fatalf("%d attempts are in byEnd, want %d", byEnd, m.live)
 	}
-	cheap := walk("cheap", m.cheap, cheapLinks)
+	cheap, scans := walk("cheap", m.cheap, cheapLinks), walk("scans", m.scans, cheapLinks)
+	if len(cheap) != m.cheap.n || len(scans) != m.scans.n {
+		t.Fatalf("%d and %d attempts are in the cheap lists, want %d and %d", len(cheap), len(scans), m.cheap.n, m.scans.n)
+	}
 	for i := range live {
-		if is := slices.Contains(cheap, i); is != (m.attempts[i].stage <= 1) {
-			t.Fatalf("attempt %d at stage %d: in the cheap list is %v", i, m.attempts[i].stage, is)
+		a := &m.attempts[i]
+		if is := slices.Contains(cheap, i); is != (a.stage <= 1 && !a.scan) {
+			t.Fatalf("attempt %d at stage %d: in the cheap list is %v", i, a.stage, is)
+		}
+		if is := slices.Contains(scans, i); is != a.scan {
+			t.Fatalf("attempt %d: in the list of scans is %v, want %v", i, is, a.scan)
 		}
 	}
 	free := 0
@@ -1081,5 +1094,171 @@ func TestMatcherAdoptsOrder(t *testing.T) {
 	}
 	if want := []string{"b", "a"}; !slices.Equal(opened, want) {
 		t.Errorf("opened: got %q, want %q", opened, want)
+	}
+}
+
+func TestMatcherScans(t *testing.T) {
+	const abc = "[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10"
+	for _, test := range []struct{ name, doors, script string }{
+		{"a decoy before the knocks", abc, `
+			+0s  192.0.2.7 ~6999 => a scan
+			+1s  192.0.2.7 7000  => a barred
+			+9s  192.0.2.7 7000  => a barred
+			+10s 192.0.2.7 7000  => a stage 1`},
+		{"a decoy between the knocks", abc, `
+			+0s  192.0.2.7 7000  => a stage 1
+			+1s  192.0.2.7 8000  => a stage 2
+			+2s  192.0.2.7 ~8032 => a scan
+			+3s  192.0.2.7 9000  => a barred`},
+		{"told once, and put off by each decoy", abc, `
+			+0s  192.0.2.7 ~6999 => a scan
+			+5s  192.0.2.7 ~7001 =>
+			+12s 192.0.2.7 7000  => a barred
+			+15s 192.0.2.7 7000  => a stage 1
+			+16s 192.0.2.7 ~7002 => a scan`},
+		{"the ends of the decoys", abc, `
+			+0s 192.0.2.7 7000   => a stage 1
+			+1s 192.0.2.7 ~6967  =>
+			+1s 192.0.2.7 ~7033  =>
+			+1s 192.0.2.7 ~7001:udp =>
+			+2s 192.0.2.7 8000   => a stage 2
+			+2s 192.0.2.7 ~6968  => a scan
+			+2s 192.0.2.8 ~7032  => a scan`},
+		{"the ends of the ports", "[a] Sequence = 1,65535:udp", `
+			+0s 192.0.2.1 ~33        => a scan
+			+0s 192.0.2.2 ~34        =>
+			+0s 192.0.2.3 ~65503:udp => a scan
+			+0s 192.0.2.4 ~65502:udp =>
+			+0s 192.0.2.5 ~2:udp     =>
+			+0s 192.0.2.6 ~65534     =>`},
+		{"others go on", abc, `
+			+0s 192.0.2.8 7000  => a stage 1
+			+1s 192.0.2.7 ~7001 => a scan
+			+2s 192.0.2.8 8000  => a stage 2
+			+3s 192.0.2.8 9000  => a opens`},
+		{"at that door alone", abc + "\n[b] Sequence = 500,600", `
+			+0s 192.0.2.7 500   => b stage 1
+			+1s 192.0.2.7 ~7001 => a scan
+			+2s 192.0.2.7 600   => a barred, b opens
+			+2s 192.0.2.7 7000  => a barred`},
+		{"two doors have it", abc + "\n[b] Sequence = 7010,600", `
+			+0s 192.0.2.7 7010  => b stage 1
+			+1s 192.0.2.7 ~7005 => a scan, b scan`},
+		{"no decoys", abc + " | Decoys = no", `
+			+0s 192.0.2.7 7000  => a stage 1
+			+1s 192.0.2.7 ~7001 =>
+			+2s 192.0.2.7 8000  => a stage 2`},
+		{"strict", abc + " | Decoys = no | Strict = yes\n[b] Sequence = 7000,50000 | Decoys = no", `
+			+0s 192.0.2.7 7000  => a stage 1, b stage 1
+			+1s 192.0.2.7 ~80   => a discard 1
+			+2s 192.0.2.7 7000  => a stage 1, b repeat 1
+			+3s 192.0.2.7 ~80:udp =>
+			+3s 192.0.2.8 ~80   =>
+			+4s 192.0.2.7 8000  => a stage 2, b discard 1`},
+		{"strict, after an opening", "[a] Sequence = 7000 | Decoys = no | Strict = yes", `
+			+0s 192.0.2.7 7000 seq=5 => a opens
+			+1s 192.0.2.7 ~80        =>
+			+2s 192.0.2.7 7000 seq=5 => a copy`},
+		{"Allow", abc + " | Allow = 192.0.2.0/24,2001:db8::/32", `
+			+0s 192.0.2.7    7000  => a stage 1
+			+1s 192.0.2.7    ~7001 =>
+			+2s 198.51.100.7 7000  => a elsewhere
+			+2s 2001:db8::7  7000  => a stage 1
+			+2s 2001:db9::7  7000  => a elsewhere
+			+3s 198.51.100.7 ~7001 =>
+			+4s 192.0.2.7    8000  => a stage 2`},
+		{"after an opening", abc, `
+			+0s  192.0.2.7 7000  => a stage 1
+			+1s  192.0.2.7 8000  => a stage 2
+			+2s  192.0.2.7 9000  => a opens
+			+3s  192.0.2.7 ~9001 => a scan
+			+4s  192.0.2.7 7000  => a barred
+			+13s attempts        => 0`},
+		{"a timeout as long as copies are known", "[a] Sequence = 7000,8000 | Seq_Timeout = 64", `
+			+0s  192.0.2.7 ~7001 => a scan
+			+1s  192.0.2.8 7000  => a stage 1
+			+63s 192.0.2.7 7000  => a barred
+			+64s 192.0.2.7 7000  => a stage 1`},
+		{"a link-local source on another link", abc, `
+			+0s fe80::1 ~7001 link=2 => a scan
+			+1s fe80::1 7000 link=3  => a stage 1
+			+1s fe80::1 7000 link=2  => a barred`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMatcher(testDoors(t, test.doors), 100)
+			runScript(t, m, strings.ReplaceAll(test.script, "+13s attempts ", "+13s expire =>\n+13s attempts "))
+		})
+	}
+	t.Run("scans make room first", func(t *testing.T) {
+		m := newMatcher(testDoors(t, abc), 3)
+		runScript(t, m, `
+			+0s 192.0.2.1 7000  => a stage 1
+			+1s 192.0.2.2 ~7001 => a scan
+			+1s 192.0.2.3 ~7001 => a scan
+			+2s 192.0.2.4 7000  => 192.0.2.2 a evict, a stage 1
+			+3s 192.0.2.5 ~7001 => 192.0.2.3 a evict, a scan
+			+3s 192.0.2.6 ~7001 => 192.0.2.5 a evict, a scan
+			+4s 192.0.2.1 8000  => a stage 2`)
+	})
+	t.Run("taken over", func(t *testing.T) {
+		old := newMatcher(testDoors(t, abc), 100)
+		runScript(t, old, "+0s 192.0.2.7 ~7001 => a scan\n+1s 192.0.2.8 7000 => a stage 1")
+		m := newMatcher(testDoors(t, "[b] Sequence = 1\n"+abc), 100)
+		m.adopt(old)
+		checkMatcher(t, m)
+		runScript(t, m, `
+			+2s  192.0.2.7 7000  => a barred
+			+3s  192.0.2.8 8000  => a stage 2
+			+10s 192.0.2.7 7000  => a stage 1`)
+		none := newMatcher(testDoors(t, abc+" | Decoys = no"), 100)
+		none.adopt(old)
+		runScript(t, none, "+2s 192.0.2.7 7000 => a stage 1")
+	})
+}
+
+// TestScansOpenNothing models scans of all ports in order, up and down, at any pace, against sequences of two to four
+// knocks that go up, down, and anyhow, adjacent ones also: no door opens. A real knock from elsewhere opens meanwhile.
+func TestScansOpenNothing(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 60 {
+		n, first, step := 2+r.IntN(3), 100+r.IntN(60000), 1+r.IntN(400)*r.IntN(2)
+		d := &Door{Name: "a", SeqTimeout: time.Duration(1+r.IntN(30)) * time.Second, Decoys: true}
+		for i := range n {
+			d.Sequence = append(d.Sequence, Knock{uint16(first + i*step), tcp})
+		}
+		switch r.IntN(3) {
+		case 0:
+			slices.Reverse(d.Sequence)
+		case 1:
+			r.Shuffle(n, func(i, j int) { d.Sequence[i], d.Sequence[j] = d.Sequence[j], d.Sequence[i] })
+		}
+		pace := []time.Duration{0, time.Microsecond, 10 * time.Millisecond, time.Second / 3, time.Second, d.SeqTimeout - 1, d.SeqTimeout, 2 * d.SeqTimeout}[r.IntN(8)]
+		down := r.IntN(2) == 0
+		m := newMatcher([]*Door{d}, 100)
+		now := time.Duration(0)
+		for i := range 65535 {
+			port := uint16(i + 1)
+			if down {
+				port = uint16(65535 - i)
+			}
+			if int(port) < first-100 || int(port) > first+4*step+100 {
+				continue // far from all decoys nothing is seen of it
+			}
+			now += pace
+			hit := Hit{When: now, From: numbered(1), Knock: Knock{port, tcp}, Flags: flagSYN, Seq: uint32(i)}
+			steps := m.Stray
+			if slices.Contains(d.Sequence, hit.Knock) {
+				steps = m.Observe
+			}
+			if len(openedBy(m, steps(&hit))) > 0 {
+				t.Fatalf("%v within %v opens at pace %v, down %v", d.sequence(), d.SeqTimeout, pace, down)
+			}
+		}
+		for i, k := range d.Sequence {
+			hit := Hit{When: now, From: numbered(2), Knock: k, Flags: flagSYN, Seq: uint32(i)}
+			if opened := len(openedBy(m, m.Observe(&hit))) > 0; opened != (i == n-1) {
+				t.Fatalf("%v: knock %d from elsewhere: opened is %v", d.sequence(), i, opened)
+			}
+		}
 	}
 }

@@ -277,7 +277,7 @@ func TestOneTimeSequences(t *testing.T) {
 			t.Errorf("file: got %q, want %q", got, text)
 		}
 	}
-	write(" 7001,7002\n7003,7004\n 7005:udp,7006\n")
+	write(" 7001,7002\n8003,8004\n 9005:udp,9006\n")
 	config := "[a]\n one_time_sequences = " + once + "\n command = echo a\n[b]\n one_time_sequences = " + once + "\n command = echo b\n" +
 		"[static]\n sequence = 9001,9002,9003\n command = true\n"
 	d := w.serve(config)
@@ -296,29 +296,29 @@ func TestOneTimeSequences(t *testing.T) {
 	d.await("b: command took")
 	w.knock(1, hostAddr, "9003")
 	d.await("10.9.0.3: static: OPEN SESAME")
-	want("#7001,7002\n7003,7004\n 7005:udp,7006\n")
+	want("#7001,7002\n8003,8004\n 9005:udp,9006\n")
 	w.knock(0, hostAddr, "7001", "7002") // used
-	knock(2, "7003", "7004")
-	want("#7001,7002\n#7003,7004\n 7005:udp,7006\n")
+	knock(2, "8003", "8004")
+	want("#7001,7002\n#8003,8004\n 9005:udp,9006\n")
 	// The file is edited while the daemon runs: another line is in force with the next opening.
-	write(" 7005:udp,7006\n 7007,7008\n")
-	knock(3, "7005:udp", "7006")
-	knock(4, "7007", "7008")
+	write(" 9005:udp,9006\n 16007,16008\n")
+	knock(3, "9005:udp", "9006")
+	knock(4, "16007", "16008")
 	d.await("no more sequences left in the one time sequences file for door a --> disabling the door")
 	d.await("no more sequences left in the one time sequences file for door b --> disabling the door")
-	w.knock(0, hostAddr, "7007", "7008")
+	w.knock(0, hostAddr, "16007", "16008")
 	// A line that is taken out of the file opens nothing, and a reload brings new ones into force.
-	write(" 7011,7012\n 7013,7014\n")
+	write(" 17011,17012\n 18013,18014\n")
 	d.signal(unix.SIGHUP)
 	d.await("re-opening log file") // it has read everything
-	write(" 7013,7014\n")
+	write(" 18013,18014\n")
 	w.eventually("the line in force after the reload", func() bool {
-		w.knock(0, hostAddr, "7011", "7012")
+		w.knock(0, hostAddr, "17011", "17012")
 		return strings.Contains(d.logged(), "a: not opened: its sequence has been used, or taken out of the file: "+once)
 	})
-	want(" 7013,7014\n")
-	knock(5, "7013", "7014")
-	if strings.Contains(d.logged(), "701") || strings.Contains(d.logged(), "700") {
+	want(" 18013,18014\n")
+	knock(5, "18013", "18014")
+	if strings.Contains(d.logged(), "701") || strings.Contains(d.logged(), "700") || strings.Contains(d.logged(), "801") {
 		t.Error("the log has a sequence")
 	}
 	d.stop()
@@ -347,17 +347,17 @@ func TestOneTimeKilled(t *testing.T) {
 	w := newWorld(t, 1)
 	dir := t.TempDir()
 	once := filepath.Join(dir, "once")
-	w.must(os.WriteFile(once, []byte("7001,7002\n7003,7004\n"), 0o600))
+	w.must(os.WriteFile(once, []byte("7001,7002\n8003,8004\n"), 0o600))
 	config := "[a]\n one_time_sequences = " + once + "\n command = cp " + once + " " + dir + "/seen; kill -9 $PPID\n"
 	d := w.serve(config)
 	w.knock(0, hostAddr, "7001", "7002")
 	d.wantExit(-1)
-	if seen, _ := os.ReadFile(dir + "/seen"); string(seen) != "#7001,7002\n7003,7004\n" {
+	if seen, _ := os.ReadFile(dir + "/seen"); string(seen) != "#7001,7002\n8003,8004\n" {
 		t.Errorf("the command found the file as %q", seen)
 	}
 	d = w.serve(strings.Replace(config, "kill -9 $PPID", "true", 1))
 	w.knock(0, hostAddr, "7001", "7002")
-	w.knock(0, hostAddr, "7003", "7004")
+	w.knock(0, hostAddr, "8003", "8004")
 	d.await("a: command took")
 	if n := strings.Count(d.logged(), "OPEN SESAME"); n != 1 {
 		t.Errorf("openings after the restart: got %d, want 1", n)

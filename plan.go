@@ -79,8 +79,8 @@ func (d *daemon) addAuto(names []string) {
 }
 
 // planFor is what the reader is to go by, but for the matcher and the captures: doors with sequences, and links.
-func (d *daemon) planFor(doors []*Door, links map[int]*Link) Plan {
-	p := Plan{wide: d.options.debug, links: links, addresses: map[[16]byte]bool{}}
+func (d *daemon) planFor(c *Config, doors []*Door, links map[int]*Link) Plan {
+	p := Plan{wide: d.options.debug, ignored: c.IgnorePorts, ring: c.RingSize, links: links, addresses: map[[16]byte]bool{}}
 	var addresses []netip.Addr
 	add := func(addr netip.Addr, own bool) {
 		if _, known := p.addresses[addr.As16()]; !known && (addr.Is4() || !d.options.onlyIPv4) {
@@ -101,6 +101,7 @@ func (d *daemon) planFor(doors []*Door, links map[int]*Link) Plan {
 		}
 	}
 	p.spec = filterSpec(doors, addresses, d.options.onlyIPv4)
+	p.spec.Served = c.IgnorePorts
 	return p
 }
 
@@ -129,7 +130,7 @@ func openCaptures(p *Plan, lists [][]string, have map[int]*Capture) (captures ma
 		c := have[index]
 		if c == nil || !c.hears(index) {
 			var failed error
-			c, failed = openCapture(index, p.filter(), ringSize/len(indexes))
+			c, failed = openCapture(index, p.filter(), p.ring/len(indexes))
 			if failed != nil {
 				if !errors.Is(failed, unix.ENODEV) { // else it has vanished meanwhile, and news of that is on its way
 					err = failed
@@ -169,7 +170,7 @@ func (d *daemon) followLinks() {
 		d.linksAt = time.After(linkRetry)
 		return
 	}
-	plan := d.planFor(d.active, links)
+	plan := d.planFor(d.config, d.active, links)
 	captures, err := openCaptures(&plan, d.lists(d.config), d.captures)
 	if err != nil {
 		d.linkLog.printf(now, "%v", err)
@@ -264,7 +265,7 @@ func (d *daemon) nextSequences() {
 	var off []*Door
 	d.active, off = inForce(d.config.Doors, unused)
 	d.logDisabled(off)
-	plan := d.planFor(d.active, d.links)
+	plan := d.planFor(d.config, d.active, d.links)
 	plan.matcher = d.newMatcher(d.active)
 	for _, c := range d.captures {
 		plan.captures = append(plan.captures, c)

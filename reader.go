@@ -12,18 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How many log lines strangers can cause: steps of attempts, and openings of one door.
+// How many log lines strangers can cause: steps of attempts, openings of one door, and packets lost.
 const (
 	stepBurst     = 100
 	stepInterval  = time.Second
 	grantBurst    = 200
 	grantInterval = 200 * time.Millisecond
+	dropBurst     = 10
+	dropInterval  = 10 * time.Second
 )
 
 // Plan is what the reader goes by. A reload gives it a new one.
 type Plan struct {
 	captures []*Capture // those that the reader has too stay, with a new filter
 	spec     FilterSpec // what counts
+	ignored  []Knock    // Ignore_Ports
+	ring     int        // bytes of all captures together
 	wide     bool       // the filter lets more through, for -D
 	matcher  *Matcher   // nil: the one it has
 	links    map[int]*Link
@@ -66,7 +70,11 @@ type Reader struct {
 	plans     <-chan Plan // closed: stop
 	wake      int         // an eventfd that is written to before each send on plans, and before it is closed
 	steps     Throttle
-	opened    map[string]*Throttle // by door name
+	opened    map[string]*Throttle    // by door name
+	served    func() ([]Knock, error) // where something on this host listens, now
+	servedAt  time.Duration           // not asked before
+	servedNow map[Knock]bool          // the latest answer, as far as it is near knocks, and Ignore_Ports
+	drops     Throttle
 	counts    Counters
 	meter     *Meter // where the counts are told
 	statsAt   time.Duration
@@ -80,6 +88,7 @@ func (r *Reader) run() {
 	defer close(r.grants)
 	defer func() {
 		r.steps.finish()
+		r.drops.finish()
 		for _, t := range r.opened {
 			t.finish()
 		}
@@ -109,6 +118,7 @@ func (r *Reader) run() {
 		r.report(r.plan.matcher.Expire(r.batchTime))
 		r.tell()
 		r.steps.flush(r.batchTime)
+		r.drops.flush(r.batchTime)
 		for _, t := range r.opened {
 			t.flush(r.batchTime)
 		}
@@ -118,8 +128,12 @@ func (r *Reader) run() {
 // tell publishes the counts, once a batch. The kernel's own are asked for once a second at most.
 func (r *Reader) tell() {
 	if r.batchTime >= r.statsAt {
+		was := r.counts.KernelDrops
 		for _, c := range r.plan.captures {
 			r.counts.KernelDrops += c.drops()
+		}
+		if lost := r.counts.KernelDrops - was; lost > 0 {
+			r.drops.printf(r.batchTime, "%d packets lost: there was no room for them: a larger Ring_Size has more", lost)
 		}
 		r.statsAt = r.batchTime + time.Second
 	}
@@ -137,6 +151,7 @@ func (r *Reader) timeout() int {
 	}
 	earlier(r.plan.matcher.NextEnd())
 	earlier(r.steps.next())
+	earlier(r.drops.next())
 	for _, t := range r.opened {
 		earlier(t.next())
 	}
@@ -149,19 +164,59 @@ func (r *Reader) timeout() int {
 
 // follow takes up a new plan. Attempts in progress go on at doors that stay the same.
 func (r *Reader) follow(plan Plan) {
+	plan.spec.Served = r.plan.spec.Served // until it is asked for anew
+	r.servedAt = 0
 	for _, c := range r.plan.captures {
 		if !slices.Contains(plan.captures, c) {
 			c.close()
-		} else if err := c.attach(plan.filter()); err != nil {
-			r.log.printf("%v", err)
 		}
 	}
+	r.attach(&plan)
 	if plan.matcher == nil {
 		plan.matcher = r.plan.matcher
 	} else {
 		plan.matcher.adopt(r.plan.matcher)
 	}
 	r.plan = plan
+}
+
+// attach puts the plan's filter in place.
+func (r *Reader) attach(plan *Plan) {
+	for _, c := range plan.captures {
+		if err := c.attach(plan.filter()); err != nil {
+			r.log.printf("%v", err)
+		}
+	}
+}
+
+// servedEvery is how often the kernel is asked at most where something listens. Nobody asks but a stray packet.
+const servedEvery = time.Second
+
+// isServed reports whether something on this host listens at the port, or Ignore_Ports has it. From then on the filter
+// has it no more, or all that comes for a busy service near a knock would have to be looked at here.
+func (r *Reader) isServed(k Knock) bool {
+	if r.batchTime >= r.servedAt {
+		r.servedAt = r.batchTime + servedEvery
+		listening, err := r.served()
+		if err != nil {
+			r.steps.printf(r.batchTime, "asking where something listens: %v", err)
+			return r.servedNow[k]
+		}
+		r.servedNow = map[Knock]bool{}
+		served := slices.Clone(r.plan.ignored)
+		for _, l := range append(listening, r.plan.ignored...) {
+			// On a host with very many sockets, most are of no interest.
+			if !r.servedNow[l] && r.plan.spec.strayAt(l) {
+				r.servedNow[l] = true
+				served = append(served, l)
+			}
+		}
+		if !slices.Equal(served, r.plan.spec.Served) {
+			r.plan.spec.Served = served
+			r.attach(&r.plan)
+		}
+	}
+	return r.servedNow[k]
 }
 
 // take looks at one packet. Nothing is allocated or logged for one that counts nowhere.
@@ -204,14 +259,20 @@ func (r *Reader) take(f *Frame) {
 		r.ignored(f, "its source is a loopback address, and it came by wire")
 		return
 	}
-	if !r.plan.spec.lets(&r.hit) {
+	var steps []Step
+	switch {
+	case r.plan.spec.lets(&r.hit):
+		r.counts.Hits++
+		steps = r.plan.matcher.Observe(&r.hit)
+	case r.plan.spec.stray(&r.hit) && !r.isServed(r.hit.Knock):
+		steps = r.plan.matcher.Stray(&r.hit)
+	default:
 		if r.debug != nil {
-			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not at this address or interface, or not with these flags (%s)", r.hit.Knock, r.hit.flags()))
+			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not for its source, at this address or interface, or with these flags (%s)",
+				r.hit.Knock, r.hit.flags()))
 		}
 		return
 	}
-	r.counts.Hits++
-	steps := r.plan.matcher.Observe(&r.hit)
 	if r.debug != nil {
 		r.explain(steps)
 	}
@@ -230,6 +291,10 @@ func (r *Reader) report(steps []Step) {
 		case TimedOut:
 			if r.steps.allow(r.batchTime) {
 				r.log.printf("%v: %s: sequence timeout (stage %d)", s.source(), s.Door.Name, s.Stage)
+			}
+		case Scanned:
+			if r.steps.allow(r.batchTime) {
+				r.log.printf("%v: %s: scan: its knocks do not count for %v", s.source(), s.Door.Name, s.Door.SeqTimeout)
 			}
 		case Opened:
 			opened := r.opened[s.Door.Name]
@@ -300,11 +365,15 @@ func (r *Reader) explain(steps []Step) {
 		case Unfit:
 			why = "TCPFlags do not fit: ignored"
 		case Elsewhere:
-			why = "it is to another address than this door's, or on another interface: ignored"
+			why = "it is to another address than this door's, or on another interface, or its source is not in Allow: ignored"
 		case Cooling:
 			why = "Seq_Cooldown is not over: ignored"
 		case Evicted:
 			why = "discarded: there are too many attempts"
+		case Scanned:
+			why = fmt.Sprintf("a decoy, near a knock: no knock counts for %v", s.Door.SeqTimeout)
+		case Barred:
+			why = "the source has hit a decoy: ignored"
 		}
 		r.debug.printf("%s: %s: %v: %s", what, s.Door.Name, s.source(), why)
 	}

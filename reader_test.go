@@ -41,6 +41,7 @@ func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
 		log: l, grants: grants,
 		steps:  Throttle{log: l, burst: stepBurst, interval: stepInterval},
 		opened: map[string]*Throttle{},
+		served: func() ([]Knock, error) { return nil, nil },
 	}
 }
 
@@ -184,7 +185,7 @@ func TestReaderExplains(t *testing.T) {
 	}
 	want := `hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: the sequence is complete
 hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: a copy of a SYN that has counted: ignored
-packet from 192.0.2.7 on link 1 does not count: 7001:tcp is no door's knock, or not at this address or interface, or not with these flags (syn)
+packet from 192.0.2.7 on link 1 does not count: 7001:tcp is no door's knock, or not for its source, at this address or interface, or with these flags (syn)
 hit: 192.0.2.7:40001 -> 7000:udp: udp: 192.0.2.7: the sequence is complete
 `
 	if debug.String() != want {
@@ -208,5 +209,60 @@ func TestReaderNumbersHits(t *testing.T) {
 				t.Errorf("door %s: got hit %d, want %d", g.Door.Name, g.Hit, hit+1)
 			}
 		}
+	}
+}
+
+// TestReaderStray has decoys: what is served is none, and the kernel is asked once a second at most.
+func TestReaderStray(t *testing.T) {
+	var log strings.Builder
+	r := newTestReader(&log, make(chan Grant, 10))
+	doors := testDoors(t, "[a] Sequence = 7000,8000:udp | Seq_Timeout = 10 | Command = true")
+	r.plan.spec, r.plan.matcher, r.plan.ignored = filterSpec(doors, nil, false), newMatcher(doors, 16), []Knock{{7003, tcp}}
+	r.plan.spec.Served = r.plan.ignored
+	asked, listening := 0, []Knock{{7001, tcp}, {8001, udp}}
+	r.served = func() ([]Knock, error) { asked++; return listening, nil }
+	send := func(from string, k Knock, flags uint8) {
+		p := testSYN4.with(func(p *testPacket) { p.from, p.knock, p.flags = from, k, flags })
+		b := p.bytes()
+		r.take(&Frame{Bytes: b, Len: len(b), Protocol: unix.ETH_P_IP, Link: 1})
+	}
+	want := ""
+	check := func(what string, line string, times int) {
+		t.Helper()
+		want += line
+		if log.String() != want || asked != times {
+			t.Errorf("%s: got %q after %d questions, want %q after %d", what, log.String(), asked, want, times)
+		}
+	}
+	send("192.0.2.1", Knock{6900, tcp}, flagSYN)
+	send("192.0.2.1", Knock{7002, tcp}, flagSYN|flagACK)
+	send("192.0.2.1", Knock{7002, tcp}, flagACK)
+	check("what is no decoy", "", 0)
+	send("192.0.2.1", Knock{7001, tcp}, flagSYN)
+	send("192.0.2.1", Knock{7003, tcp}, flagSYN)
+	send("192.0.2.1", Knock{8001, udp}, 0)
+	check("what is served or ignored", "", 1)
+	send("192.0.2.1", Knock{7002, tcp}, flagSYN)
+	send("192.0.2.1", Knock{7002, tcp}, flagSYN)
+	check("a decoy", "192.0.2.1: a: scan: its knocks do not count for 10s\n", 1)
+	send("192.0.2.2", Knock{8002, udp}, 0)
+	check("a UDP decoy", "192.0.2.2: a: scan: its knocks do not count for 10s\n", 1)
+	r.batchTime += time.Second
+	listening = listening[:1]
+	send("192.0.2.3", Knock{8001, udp}, 0)
+	check("what is no longer served", "192.0.2.3: a: scan: its knocks do not count for 10s\n", 2)
+	send("192.0.2.1", Knock{7000, tcp}, flagSYN)
+	send("192.0.2.4", Knock{7000, tcp}, flagSYN)
+	check("knocks", "192.0.2.4: a: Stage 1\n", 2)
+
+	f := Frame{Bytes: testSYN4.with(func(p *testPacket) { p.knock.Port = 7005 }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}
+	f.Len = len(f.Bytes)
+	for i := range byte(20) { // until the table is full
+		f.Bytes[ipv4OffSource+3] = i
+		r.take(&f)
+	}
+	r.steps.spent = 1 << 60 // no line is left
+	if n := testing.AllocsPerRun(100, func() { f.Bytes[ipv4OffSource+3]++; r.take(&f) }); n != 0 {
+		t.Errorf("got %v allocations a decoy, want 0", n)
 	}
 }

@@ -159,7 +159,7 @@ func (d *daemon) live(caller *os.File) error {
 	if err != nil {
 		return err
 	}
-	plan := d.planFor(on, links)
+	plan := d.planFor(d.config, on, links)
 	plan.matcher = d.newMatcher(on)
 	captures, err := openCaptures(&plan, d.lists(d.config), nil)
 	if err != nil {
@@ -191,7 +191,9 @@ func (d *daemon) live(caller *os.File) error {
 	reader := &Reader{
 		plan: plan, now: d.now, log: d.log, debug: d.debug, grants: grants, plans: d.plans, wake: d.wake,
 		opened: map[string]*Throttle{}, meter: &d.meter,
-		steps: Throttle{log: d.log, burst: stepBurst, interval: stepInterval},
+		steps:  Throttle{log: d.log, burst: stepBurst, interval: stepInterval},
+		drops:  Throttle{log: d.log, burst: dropBurst, interval: dropInterval},
+		served: func() ([]Knock, error) { return servedPorts(procNet) },
 	}
 	closed := make(chan struct{})
 	d.log.printf("starting up, listening on %s", d.describeInterfaces(d.config))
@@ -199,7 +201,7 @@ func (d *daemon) live(caller *os.File) error {
 	d.logWarnings(d.config)
 	d.logDisabled(off)
 	if d.debug != nil {
-		d.debug.printf("packets to ports that are no door's knock are not seen, and not shown here")
+		d.debug.printf("packets to ports that are no door's knock or decoy are not seen, and not shown here")
 	}
 	d.manager.tell("READY=1")
 	go reader.run()
@@ -641,7 +643,7 @@ func (d *daemon) prepare() (next prepared, err error) {
 	if err != nil {
 		return next, err
 	}
-	next.plan = d.planFor(next.active, links)
+	next.plan = d.planFor(next.config, next.active, links)
 	next.plan.matcher = d.newMatcher(next.active)
 	next.settings, err = d.doorSettings(next.config)
 	// Last of all: what comes while old and new captures are there counts twice.

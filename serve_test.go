@@ -448,7 +448,7 @@ func TestReloadUnderTraffic(t *testing.T) {
 func TestOneTimeWithoutInterface(t *testing.T) {
 	w := newWorld(t, 1)
 	once := filepath.Join(t.TempDir(), "once")
-	w.must(os.WriteFile(once, []byte(" 7001,7002\n 7003,7004\n"), 0o600))
+	w.must(os.WriteFile(once, []byte(" 7001,7002\n 8003,8004\n"), 0o600))
 	w.must(w.host.run("ip", "link", "add", "ppp0", "type", "bridge"))
 	w.must(w.host.run("ip", "link", "set", "ppp0", "up"))
 	dir := t.TempDir()
@@ -459,7 +459,7 @@ func TestOneTimeWithoutInterface(t *testing.T) {
 	w.knock(0, "-d20", hostAddr, "7001", "7002")
 	d.await("there is no interface ppp0 yet: it is waited for")
 	w.eventually("the opening by the next sequence", func() bool {
-		w.knock(0, "-d20", hostAddr, "7003", "7004")
+		w.knock(0, "-d20", hostAddr, "8003", "8004")
 		return strings.Count(d.logged(), "OPEN SESAME") == 2
 	})
 	d.stop()
