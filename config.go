@@ -92,7 +92,7 @@ type Door struct {
 	List       uint8
 	// Allow are the sources that may knock; none: all. Masked, and none is IPv4 in IPv6 form.
 	Allow []netip.Prefix
-	// Decoys has a hit near a knock count as a scan, and Strict has any pure SYN that is no knock end an attempt.
+	// Decoys has a hit near a knock count as a scan, and Strict has a stray TCP packet end an attempt.
 	Decoys, Strict bool
 	MaxOpen        int // sources that it is open for at once; 0: defaultMaxOpen
 }
@@ -123,13 +123,13 @@ const decoyReach = 32
 // hasDecoys reports whether decoys stand around the door's knocks. Where only some may knock, they need none.
 func (d *Door) hasDecoys() bool { return d.Decoys && d.Allow == nil }
 
-// decoy reports whether a port that is no knock is one of the door's decoys.
-func (d *Door) decoy(k Knock) bool {
-	if !d.hasDecoys() {
+// decoy reports whether a hit that is no knock is on one of the door's decoys. What would count at a knock counts there.
+func (d *Door) decoy(h *Hit) bool {
+	if !d.hasDecoys() || h.Knock.Proto == tcp && !d.Flags.fit(h.Flags) {
 		return false
 	}
 	for _, knock := range d.Sequence {
-		if k.Proto == knock.Proto && int(k.Port) >= int(knock.Port)-decoyReach && int(k.Port) <= int(knock.Port)+decoyReach {
+		if h.Knock.Proto == knock.Proto && int(h.Knock.Port) >= int(knock.Port)-decoyReach && int(h.Knock.Port) <= int(knock.Port)+decoyReach {
 			return true
 		}
 	}

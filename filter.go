@@ -25,10 +25,9 @@ import (
 //	      ldb  [6]                      next header
 //	      jeq  extension header, long   rare, and of many shapes: the parser reads them
 //	      ldx  #40                      X = length of the IP header; go to tcp, udp or drop
-//	tcp:  ldb  [x+13]; and; jeq syn     a pure SYN may be a stray one: knocks and decoys count
-//	      jeq ...                       flags that at least one door asks for
-//	      ldh  [x+2]                    the destination port, searched by halving in sorted intervals of knocks
-//	syn:  ldh  [x+2]                    the same in the intervals of knocks and decoys
+//	tcp:  ldb  [x+13]; jset rst,ack     for a strict door alone: what has neither counts at all ports
+//	      and; jeq ...                  flags that at least one door asks for
+//	      ldh  [x+2]                    the destination port, searched by halving in sorted intervals
 //	udp:  ldh  [x+2]                    the same in those of UDP
 //	long: ret  #snapLong
 const (
@@ -51,7 +50,7 @@ type interval struct{ lo, hi uint16 }
 type FilterSpec struct {
 	TCP, UDP           []interval
 	DecoyTCP, DecoyUDP []interval // with the knocks that they stand around
-	Strict             bool       // every pure SYN is let through
+	Strict             bool       // every TCP packet with neither RST nor ACK is let through
 	Served             []Knock    // no decoys: Ignore_Ports, and where something on this host listens
 	Flags              []TCPFlags // a TCP packet fits at least one of them
 	Addresses          []netip.Addr
@@ -107,7 +106,8 @@ func (s FilterSpec) stray(h *Hit) bool {
 	if len(s.knocks[h.Knock]) > 0 {
 		return false
 	}
-	return (h.Knock.Proto == udp || h.pureSYN()) && s.strayAt(h.Knock)
+	fits := func(f TCPFlags) bool { return f.fit(h.Flags) }
+	return (h.Knock.Proto == udp || s.Strict || s.Flags == nil || slices.ContainsFunc(s.Flags, fits)) && s.strayAt(h.Knock)
 }
 
 // strayAt reports whether that may be so at a port.
@@ -200,13 +200,13 @@ func coarsen(in []interval, n int) []interval {
 // buildFilter makes the program, of at most limit instructions (at least minFilterLen): where the exact one is longer,
 // a coarser one that lets more through. The error can only be a mistake in this file.
 func buildFilter(spec FilterSpec, limit int) ([]bpf.Instruction, error) {
-	syn := mergeIntervals(slices.Concat(spec.TCP, cut(spec.DecoyTCP, spec.Served, tcp)))
 	exact := spec
+	exact.TCP = mergeIntervals(slices.Concat(spec.TCP, cut(spec.DecoyTCP, spec.Served, tcp)))
 	exact.UDP = mergeIntervals(slices.Concat(spec.UDP, cut(spec.DecoyUDP, spec.Served, udp)))
 	for _, spec.Addresses = range [][]netip.Addr{exact.Addresses, nil} {
-		for n := max(len(exact.TCP), len(exact.UDP), len(syn), 1); n > 0; n = n * 3 / 4 {
+		for n := max(len(exact.TCP), len(exact.UDP), 1); n > 0; n = n * 3 / 4 {
 			spec.TCP, spec.UDP = coarsen(exact.TCP, n), coarsen(exact.UDP, n)
-			prog, err := assembleFilter(spec, coarsen(syn, n))
+			prog, err := assembleFilter(spec)
 			if err != nil || len(prog) <= limit {
 				return prog, err
 			}
@@ -215,8 +215,8 @@ func buildFilter(spec FilterSpec, limit int) ([]bpf.Instruction, error) {
 	return nil, fmt.Errorf("filter: no program has %d instructions or less", limit)
 }
 
-// assembleFilter makes the program. syn are the ports at which a pure SYN counts.
-func assembleFilter(spec FilterSpec, syn []interval) ([]bpf.Instruction, error) {
+// assembleFilter makes the program, for the ports in TCP and UDP.
+func assembleFilter(spec FilterSpec) ([]bpf.Instruction, error) {
 	var a assembler
 	v4, v6 := splitAddresses(spec.Addresses)
 	a.add(bpf.LoadAbsolute{Off: ipv4OffVersion, Size: 1})
@@ -277,12 +277,10 @@ func assembleFilter(spec FilterSpec, syn []interval) ([]bpf.Instruction, error) 
 	}
 
 	a.label("tcp")
-	strays := spec.Strict || len(spec.DecoyTCP) > 0
-	if strays {
+	if spec.Strict {
 		a.add(bpf.LoadIndirect{Off: tcpOffFlags, Size: 1})
-		a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: pureSYNMask})
-		a.add(bpf.JumpIf{Cond: bpf.JumpEqual, Val: flagSYN, SkipFalse: 1})
-		a.jumpTo("syn") // a conditional jump does not reach over a long search
+		a.add(bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: answerMask, SkipTrue: 1})
+		a.ret(snapShort)
 	}
 	if len(spec.TCP) > 0 {
 		for _, f := range spec.Flags {
@@ -297,15 +295,6 @@ func assembleFilter(spec FilterSpec, syn []interval) ([]bpf.Instruction, error) 
 		a.add(bpf.LoadIndirect{Off: portOffDestination, Size: 2})
 	}
 	a.searchPorts(spec.TCP)
-	if strays {
-		a.label("syn")
-		if spec.Strict {
-			a.ret(snapShort)
-		} else {
-			a.add(bpf.LoadIndirect{Off: portOffDestination, Size: 2})
-			a.searchPorts(syn)
-		}
-	}
 	a.label("udp")
 	if len(spec.UDP) > 0 {
 		a.add(bpf.LoadIndirect{Off: portOffDestination, Size: 2})

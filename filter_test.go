@@ -122,24 +122,19 @@ func (c *filterCase) counts(hit Hit) bool {
 	if knock && slices.ContainsFunc(c.doors, fits) {
 		return true
 	}
-	// A pure SYN, or a UDP packet, may be a stray one: which ports are knocks is not told apart there.
-	if hit.Knock.Proto == tcp && hit.Flags&(flagFIN|flagSYN|flagRST|flagACK) != flagSYN {
-		return false
-	}
 	for _, d := range c.doors {
-		if d.Strict && hit.Knock.Proto == tcp {
+		if d.Strict && hit.Knock.Proto == tcp && hit.Flags&(flagRST|flagACK) == 0 {
 			return true
 		}
 		for _, k := range d.Sequence {
 			apart := int(k.Port) - int(hit.Knock.Port)
-			if d.Decoys && k.Proto == hit.Knock.Proto && apart >= -32 && apart <= 32 && !slices.Contains(c.served, hit.Knock) {
+			if d.Decoys && k.Proto == hit.Knock.Proto && apart >= -32 && apart <= 32 && !slices.Contains(c.served, hit.Knock) &&
+				slices.ContainsFunc(c.doors, fits) {
 				return true
 			}
 		}
 	}
-	return knock && hit.Knock.Proto == tcp && slices.ContainsFunc(c.doors, func(d *Door) bool {
-		return d.Decoys && slices.ContainsFunc(d.Sequence, func(k Knock) bool { return k.Proto == tcp })
-	})
+	return false
 }
 
 func (c *filterCase) spec() FilterSpec {

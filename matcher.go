@@ -279,16 +279,16 @@ func (m *Matcher) Stray(hit *Hit) []Step {
 		m.looked[a.door] = m.hits
 		switch {
 		case !d.hears(hit):
-		case d.decoy(hit.Knock):
+		case d.decoy(hit):
 			m.bar(this, hit)
-		case d.Strict && hit.Knock.Proto == tcp && a.bits != 0:
+		case d.Strict && hit.Knock.Proto == tcp && hit.Flags&answerMask == 0 && a.bits != 0:
 			m.step(Discarded, a, int(a.stage))
 			m.drop(this)
 		}
 	}
 	for _, door := range m.near[decoyPlace(hit.Knock)] {
 		d := m.doors[door]
-		if m.looked[door] != m.hits && d.decoy(hit.Knock) && d.hears(hit) {
+		if m.looked[door] != m.hits && d.decoy(hit) && d.hears(hit) {
 			m.looked[door] = m.hits // it may stand there twice
 			m.bar(m.take(key, door, hit), hit)
 		}

@@ -1148,11 +1148,18 @@ func TestMatcherScans(t *testing.T) {
 			+0s 192.0.2.7 7000  => a stage 1
 			+1s 192.0.2.7 ~7001 =>
 			+2s 192.0.2.7 8000  => a stage 2`},
+		{"what would count at a knock", abc + "\n[b] Sequence = 7000,8000,9000 | TCPFlags = syn\n[c] Sequence = 7000,8000,9000 | TCPFlags = syn,!ack", `
+			+0s 192.0.2.1 ~7001 flags=syn          => a scan, b scan, c scan
+			+0s 192.0.2.2 ~7001 flags=syn,ack      => a scan, b scan
+			+0s 192.0.2.3 ~7001 flags=ack          => a scan
+			+0s 192.0.2.4 ~7001 flags=fin          => a scan
+			+0s 192.0.2.5 ~7001 flags=syn,rst,fin  => a scan, b scan, c scan`},
 		{"strict", abc + " | Decoys = no | Strict = yes\n[b] Sequence = 7000,50000 | Decoys = no", `
 			+0s 192.0.2.7 7000  => a stage 1, b stage 1
 			+1s 192.0.2.7 ~80   => a discard 1
 			+2s 192.0.2.7 7000  => a stage 1, b repeat 1
 			+3s 192.0.2.7 ~80:udp =>
+			+3s 192.0.2.7 ~80 flags=ack =>
 			+3s 192.0.2.8 ~80   =>
 			+4s 192.0.2.7 8000  => a stage 2, b discard 1`},
 		{"strict, after an opening", "[a] Sequence = 7000 | Decoys = no | Strict = yes", `

@@ -85,10 +85,8 @@ type Hit struct {
 	Elsewhere uint64
 }
 
-// pureSYNMask are the flags of which a connection's first packet has SYN alone.
-const pureSYNMask = flagFIN | flagSYN | flagRST | flagACK
-
-func (h *Hit) pureSYN() bool { return h.Flags&pureSYNMask == flagSYN }
+// answerMask are the flags of which every packet of a connection but the first has one (RFC 9293, section 3.10).
+const answerMask = flagRST | flagACK
 
 // source is the sender's address, never an IPv4-mapped one.
 func (h *Hit) source() netip.Addr { return netip.AddrFrom16(h.From).Unmap() }

@@ -216,7 +216,7 @@ func TestReaderNumbersHits(t *testing.T) {
 func TestReaderStray(t *testing.T) {
 	var log strings.Builder
 	r := newTestReader(&log, make(chan Grant, 10))
-	doors := testDoors(t, "[a] Sequence = 7000,8000:udp | Seq_Timeout = 10 | Command = true")
+	doors := testDoors(t, "[a] Sequence = 7000,8000:udp | Seq_Timeout = 10 | TCPFlags = syn,!ack | Command = true")
 	r.plan.spec, r.plan.matcher, r.plan.ignored = filterSpec(doors, nil, false), newMatcher(doors, 16), []Knock{{7003, tcp}}
 	r.plan.spec.Served = r.plan.ignored
 	asked, listening := 0, []Knock{{7001, tcp}, {8001, udp}}
