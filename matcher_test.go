@@ -643,10 +643,29 @@ type reference struct {
 	doors   []*Door
 	ways    map[attemptKey]map[progress]bool
 	cooling map[int]time.Duration
+	barred  map[attemptKey]time.Duration // until when
 }
 
 func newReference(doors []*Door) *reference {
-	return &reference{doors, map[attemptKey]map[progress]bool{}, map[int]time.Duration{}}
+	return &reference{doors, map[attemptKey]map[progress]bool{}, map[int]time.Duration{}, map[attemptKey]time.Duration{}}
+}
+
+// stray takes a hit that is no door's knock.
+func (r *reference) stray(hit *Hit) {
+	for i, d := range r.doors {
+		k := attemptKey{hit.From, i}
+		decoy := d.Decoys && slices.ContainsFunc(d.Sequence, func(knock Knock) bool {
+			apart := int(knock.Port) - int(hit.Knock.Port)
+			return knock.Proto == hit.Knock.Proto && apart >= -32 && apart <= 32
+		})
+		switch {
+		case decoy && (hit.Knock.Proto == udp || d.Flags.fit(hit.Flags)):
+			r.barred[k] = hit.When + d.SeqTimeout
+			delete(r.ways, k)
+		case d.Strict && hit.Knock.Proto == tcp && hit.Flags&(flagACK|flagRST) == 0:
+			delete(r.ways, k)
+		}
+	}
 }
 
 // step says which ways there are after the hit, and whether one of them has come to the end.
@@ -680,7 +699,7 @@ func (r *reference) step(k attemptKey, hit *Hit) (ways map[progress]bool, comple
 func (r *reference) observe(hit *Hit) (opened []int) {
 	for i, d := range r.doors {
 		k := attemptKey{hit.From, i}
-		if hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags) || hit.When < r.cooling[i] {
+		if hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags) || hit.When < r.cooling[i] || hit.When < r.barred[k] {
 			continue
 		}
 		ways, complete := r.step(k, hit)
@@ -837,18 +856,24 @@ func TestMatcherAgainstReference(t *testing.T) {
 	}
 }
 
-// Each 3 bytes are a hit: the source and whether it is a copy, the knock and its flags, and the time since the one
-// before.
+// Each 3 bytes are a hit: the source and whether it is a copy, the knock, or stray port, and its flags, and the time since
+// the one before.
 func FuzzMatcher(f *testing.F) {
 	doors := testDoors(f, `
 		[a] Sequence = 1,2,3            | Seq_Timeout = 5
 		[b] Sequence = 1,2,1,3:udp      | Seq_Timeout = 3
 		[c] Sequence = 2,2,2            | Seq_Timeout = 5
 		[d] Sequence = 3                | Seq_Timeout = 2
-		[e] Sequence = 3:udp,1,1,2      | Seq_Timeout = 9 | TCPFlags = syn,!ack`)
+		[e] Sequence = 3:udp,1,1,2      | Seq_Timeout = 9 | TCPFlags = syn,!ack
+		[f] Sequence = 3,1              | Seq_Timeout = 4 | Decoys = no | Strict = yes
+		[g] Sequence = 2,1              | Seq_Timeout = 4 | Decoys = no`)
 	knocks := []Knock{{1, tcp}, {2, tcp}, {3, tcp}, {3, udp}, {9, tcp}}
+	// Around 1, 2 and 3, around 2 and 3, 3 alone, and nothing; around 3:udp, and nothing.
+	strays := []Knock{{33, tcp}, {34, tcp}, {35, tcp}, {36, tcp}, {35, udp}, {36, udp}}
 	f.Add([]byte("\x40\x00\x00\x01\x00\x01\x01\x00\x02\x01"))
 	f.Add([]byte("\x01\x00\x00\x01\x01\x00\x01\x02\x00\x01\x00\x01\x01\x00\x02\x01"))
+	f.Add([]byte("\x40\x00\x00\x01\x00\x01\x01\x00\x42\x01\x00\x02\x01"))
+	f.Add([]byte("\x40\x00\x41\x01\x00\x00\x01\x00\x01\x01\x00\x02\x01\x01\x00\x01\x01\x02\xff"))
 	f.Add([]byte("\x02\x00\x01\x00\x80\x01\x00\x00\x01\x00\x80\x01\x00\x00\x01\x00"))
 	f.Fuzz(func(t *testing.T, script []byte) {
 		if len(script) == 0 || len(script) > 300 {
@@ -856,14 +881,18 @@ func FuzzMatcher(f *testing.F) {
 		}
 		bound := 1 + int(script[0])%65
 		m := newMatcher(doors, bound)
-		exact := newReference(doors) // what must be, where all attempts have room and no hit is a copy
-		upper := newReference(doors) // what may be at most: every way, also over openings and what may be a copy
-		plain := bound > 8*len(doors)
+		exact := newReference(doors)  // what must be, where all attempts have room and no hit is a copy
+		upper := newReference(doors)  // what may be at most: every way, also over openings and what may be a copy
+		roomy := bound > 8*len(doors) // else who is barred may be forgotten
+		plain := roomy
 		now := time.Duration(0)
 		var hits []Hit
 		for i, s := 0, script[1:]; len(s) >= 3; i, s = i+1, s[3:] {
 			now += time.Duration(s[2]) * 20 * time.Millisecond
 			hit := Hit{When: now, From: numbered(int(s[0] & 7)), Knock: knocks[int(s[1]&0xf)%len(knocks)], Seq: uint32(i)}
+			if s[1]&0x40 != 0 {
+				hit.Knock = strays[int(s[1]&0xf)%len(strays)]
+			}
 			if hit.Knock.Proto == tcp {
 				hit.Flags = []uint8{flagSYN, flagSYN, flagSYN | flagACK, flagACK}[s[1]>>4&3]
 			}
@@ -873,6 +902,15 @@ func FuzzMatcher(f *testing.F) {
 				plain = false
 			}
 			hits = append(hits, hit)
+			if slices.Contains(strays, hit.Knock) {
+				if got := openedBy(m, m.Stray(&hit)); len(got) > 0 {
+					t.Fatalf("hit %d (%v): a stray packet opened %v", i, hit.Knock, got)
+				}
+				checkMatcher(t, m)
+				exact.stray(&hit)
+				upper.stray(&hit)
+				continue
+			}
 			isCopy := slices.ContainsFunc(hits[:i], func(h Hit) bool { h.When = now; return h == hit })
 			got := openedBy(m, m.Observe(&hit))
 			checkMatcher(t, m)
@@ -883,7 +921,7 @@ func FuzzMatcher(f *testing.F) {
 			var may []int
 			for d, door := range doors {
 				k := attemptKey{hit.From, d}
-				if hit.Knock.Proto == tcp && !door.Flags.fit(hit.Flags) {
+				if hit.Knock.Proto == tcp && !door.Flags.fit(hit.Flags) || roomy && hit.When < upper.barred[k] {
 					continue
 				}
 				ways, complete := upper.step(k, &hit)
