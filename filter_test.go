@@ -520,3 +520,44 @@ func TestFilterSpecTargets(t *testing.T) {
 		}
 	}
 }
+
+// FuzzFilter gives any bytes to the filters of some configurations: what parser and doors count passes, whole enough, and
+// of what the parser reads nothing else does, but packets with extension headers.
+func FuzzFilter(f *testing.F) {
+	type filter struct {
+		*filterCase
+		vm *bpf.VM
+	}
+	var filters []filter
+	for seed := range uint64(16) {
+		c := newFilterCase(seed, 1+int(seed)*2, int(seed)%3, int(seed)%4*2)
+		prog, err := buildFilter(c.spec(), maxFilterLen)
+		if err != nil {
+			f.Fatal(err)
+		}
+		vm, err := bpf.NewVM(prog)
+		if err != nil {
+			f.Fatal(err)
+		}
+		filters = append(filters, filter{c, vm})
+		for range 5 {
+			f.Add(uint8(seed), c.packet().bytes())
+		}
+	}
+	f.Fuzz(func(t *testing.T, which uint8, b []byte) {
+		c := filters[int(which)%len(filters)]
+		var hit, cut Hit
+		read := parsePacket(b, len(b), &hit) == nil
+		n, err := c.vm.Run(b)
+		if err != nil && len(b) > 0 {
+			t.Fatal(err)
+		}
+		extended := len(b) > ipv6OffNextHeader && b[0]>>4 == 6 && b[ipv6OffNextHeader] != uint8(tcp) && b[ipv6OffNextHeader] != uint8(udp)
+		switch counts := read && c.counts(hit); {
+		case counts && (n == 0 || parsePacket(b[:min(n, len(b))], len(b), &cut) != nil || cut != hit):
+			t.Errorf("%+v: got %d bytes of %d", hit, n, len(b))
+		case read && !counts && n > 0 && !extended:
+			t.Errorf("let through: %+v", hit)
+		}
+	})
+}
