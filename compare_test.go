@@ -34,7 +34,8 @@ const compareSeeds = 300
 // TestBesideKnockd runs the real knockd and ours on one interface, with one configuration, and sends both the same
 // packets. What knockd says must be what a model of it says, and what we open must be what the matcher opens: so both
 // are known packet by packet. Whatever knockd opens we open between the first and the last of its packets, and whatever
-// only we open has one of the mends below as its reason.
+// only we open has one of the mends below as its reason. Half of the cases have decoys: there, who has hit one opens
+// nothing here.
 func TestBesideKnockd(t *testing.T) {
 	first, n := envNumber(t, "SESAME_COMPARE_SEED", 1), envNumber(t, "SESAME_COMPARE_N", compareSeeds)
 	x := orderedWire(newWorld(t, 1))
@@ -47,7 +48,7 @@ func TestBesideKnockd(t *testing.T) {
 		}
 	}
 	t.Logf("seeds %d to %d: %d packets", first, first+n-1, packets)
-	wanted := []string{openedByBoth, copiesCounted, sameLines}
+	wanted := []string{openedByBoth, copiesCounted, decoyHit, sameLines}
 	for m := mend(1); m <= allMends; m <<= 1 {
 		wanted = append(wanted, m.String())
 	}
@@ -78,6 +79,9 @@ func TestDifferentFromKnockd(t *testing.T) {
 		{mendRepeats.String(), "[d] Sequence = 1,2,3", "c1 c1= c2 c3"},
 		{mendCopies.String(), "[d] Sequence = 1,2,3", "a1 a2 a1= a3"},
 		{mendAnew.String(), "[d] Sequence = 1,2,3", "a1 a2 a1 a2 a3"},
+		{decoyHit, "[d] Sequence = 1,2,3", "a1 a2 a35 a3"},
+		{decoyHit, "[d] Sequence = 1,2,3", "a9 a1 a2 b9 a3"},
+		{openedByBoth, "[d] Sequence = 1,2,3", "a9 a1 a2 a35 a3"}, // with Decoys = no
 		{openedByBoth, "[d] Sequence = 1 | TCPFlags = syn | [e] Sequence = 2,3", "a2 a1! a3"},
 	} {
 		var config strings.Builder
@@ -86,7 +90,7 @@ func TestDifferentFromKnockd(t *testing.T) {
 		}) {
 			config.WriteString(line + "\n")
 		}
-		c := &compareCase{config: config.String()}
+		c := &compareCase{config: config.String(), decoys: tt.name == decoyHit}
 		c.parse(t)
 		latest := map[string]testPacket{}
 		for i, word := range strings.Fields(tt.packets) {
@@ -132,7 +136,7 @@ func (c *compareCase) compare(x *wire) (names []string) {
 		t.Fatalf("seed %d: %v\nthe smallest stream that shows something like it: %v\n%v", c.seed, err, leastErr, least)
 	}
 	theirs, ours := c.run(x)
-	if want := c.knockd(0).lines; !slices.Equal(theirs, want) {
+	if want := c.knockd(0, false).lines; !slices.Equal(theirs, want) {
 		t.Fatalf("knockd's lines differ from the model's:\n%s\n%v", sideBySide(theirs, want), c)
 	}
 	var openings []string
@@ -145,7 +149,7 @@ func (c *compareCase) compare(x *wire) (names []string) {
 		t.Fatalf("the daemon's openings differ from the matcher's:\n%s\n%v", sideBySide(openings, want), c)
 	}
 	// Where none of the mends plays a part, every line is the same, in the same order.
-	if len(theirs) <= stepBurst && slices.Equal(theirs, c.knockd(allMends).lines) {
+	if len(theirs) <= stepBurst && slices.Equal(theirs, c.knockd(allMends, c.decoys).lines) {
 		if !slices.Equal(ours, theirs) {
 			t.Fatalf("the daemon's lines differ from knockd's:\n%s\n%v", sideBySide(ours, theirs), c)
 		}
@@ -197,6 +201,7 @@ const (
 	openedByBoth  = "opened by both"
 	sameLines     = "same lines in the same order"
 	copiesCounted = "opened by knockd only: it counts copies of a SYN as knocks"
+	decoyHit      = "opened by knockd only: the source has hit a decoy"
 )
 
 // mend is a set of what we do otherwise than knockd, each with its own effect on the model.
@@ -232,7 +237,8 @@ func (m mend) String() string {
 // compareCase is a configuration and a stream of packets, made from a seed.
 type compareCase struct {
 	seed    uint64
-	config  string
+	config  string // knockd's; ours has "decoys = no", too
+	decoys  bool   // it has not
 	doors   []*Door
 	packets []testPacket
 }
@@ -258,7 +264,7 @@ var compareFlags = []struct {
 func newCompareCase(t *testing.T, seed uint64) *compareCase {
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 3))
-	c := &compareCase{seed: seed}
+	c := &compareCase{seed: seed, decoys: seed%2 == 0}
 	pool := make([]Knock, 2+r.IntN(10))
 	for i := range pool {
 		pool[i] = Knock{uint16(7000 + r.IntN(8)), []Protocol{tcp, tcp, udp}[r.IntN(3)]}
@@ -398,16 +404,23 @@ func newCompareCase(t *testing.T, seed uint64) *compareCase {
 func (c *compareCase) parse(t *testing.T) {
 	t.Helper()
 	c.config += marker
-	parsed, err := parseConfig("compare", strings.NewReader(c.config))
+	parsed, err := parseConfig("compare", strings.NewReader(c.ours()))
 	if err != nil {
-		t.Fatalf("%v in:\n%s", err, c.config)
+		t.Fatalf("%v in:\n%s", err, c.ours())
 	}
 	c.doors = parsed.Doors
 }
 
+func (c *compareCase) ours() string {
+	if c.decoys {
+		return c.config
+	}
+	return strings.ReplaceAll(c.config, "]\n", "]\n decoys = no\n")
+}
+
 func (c *compareCase) String() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "SESAME_COMPARE_SEED=%d SESAME_COMPARE_N=1\n%s", c.seed, c.config)
+	fmt.Fprintf(&s, "SESAME_COMPARE_SEED=%d SESAME_COMPARE_N=1\n%s", c.seed, c.ours())
 	for i, p := range c.packets {
 		fmt.Fprintf(&s, "%3d: %s -> %s %v", i, p.from, p.to, p.knock)
 		if p.knock.Proto == tcp {
@@ -438,14 +451,15 @@ func (c *compareCase) smallest() (*compareCase, error) {
 func (c *compareCase) run(x *wire) (theirs, ours []string) {
 	w := x.w
 	dir := w.TempDir()
-	config, out, log := filepath.Join(dir, "knockd.conf"), filepath.Join(dir, "knockd"), filepath.Join(dir, "log")
+	config, own, out, log := filepath.Join(dir, "knockd.conf"), filepath.Join(dir, "own.conf"), filepath.Join(dir, "knockd"), filepath.Join(dir, "log")
 	w.must(os.WriteFile(config, []byte(c.config), 0o600))
+	w.must(os.WriteFile(own, []byte(c.ours()), 0o600))
 	file, err := os.Create(out)
 	w.must(err)
 	defer file.Close()
 	knockd := exec.Command("/usr/sbin/knockd", "-v", "-i", "eth0", "-c", config)
 	knockd.Stdout, knockd.Stderr = file, file
-	for _, cmd := range []*exec.Cmd{knockd, sesame("sesame", "serve", "-i", "eth0", "-c", config, "-g", log)} {
+	for _, cmd := range []*exec.Cmd{knockd, sesame("sesame", "serve", "-i", "eth0", "-c", own, "-g", log)} {
 		w.must(w.host.start(cmd))
 		defer func() {
 			_ = cmd.Process.Kill()
@@ -527,6 +541,9 @@ func (c *compareCase) ofMatcher() (openings []seenOpening) {
 		hit.Routed = p.routed()
 		hit.When = time.Duration(i) * time.Microsecond
 		if !spec.lets(&hit) {
+			if spec.stray(&hit) {
+				m.Stray(&hit)
+			}
 			continue
 		}
 		for _, s := range m.Observe(&hit) {
@@ -548,12 +565,12 @@ func (c *compareCase) matcherLines() (lines []string) {
 // explain compares the openings of knockd's model with those of the matcher, and names what each one of either is. An
 // opening without a name is the error.
 func (c *compareCase) explain() (names []string, err error) {
-	openings, all := c.ofMatcher(), c.knockd(allMends)
+	openings, all := c.ofMatcher(), c.knockd(allMends, c.decoys)
 	if !alike(all.openings, openings) {
 		return nil, fmt.Errorf("the model with all mends opens %v, the matcher %v", all.openings, openings)
 	}
 	both := make([]bool, len(openings))
-	for _, theirs := range c.knockd(0).openings {
+	for _, theirs := range c.knockd(0, false).openings {
 		i := slices.IndexFunc(openings, func(o seenOpening) bool { return o.sameAs(&theirs) && theirs.within(o.last()) })
 		switch {
 		case i >= 0:
@@ -563,6 +580,8 @@ func (c *compareCase) explain() (names []string, err error) {
 			return o.sameAs(&theirs) && slices.Contains(theirs.packets, o.last())
 		}):
 			names = append(names, copiesCounted)
+		case all.barredBy(theirs.last(), theirs.from, theirs.door):
+			names = append(names, decoyHit)
 		default:
 			return nil, fmt.Errorf("knockd opens %s for %s by packets %v, and we do not", theirs.door, theirs.from, theirs.packets)
 		}
@@ -584,7 +603,7 @@ func (c *compareCase) explain() (names []string, err error) {
 func (c *compareCase) reason(o *seenOpening) (mend, bool) {
 	for size := range len(mendNames) + 1 {
 		for m := range mend(1) << len(mendNames) {
-			if bits.OnesCount(uint(m)) == size && slices.ContainsFunc(c.knockd(m).openings, func(theirs seenOpening) bool {
+			if bits.OnesCount(uint(m)) == size && slices.ContainsFunc(c.knockd(m, false).openings, func(theirs seenOpening) bool {
 				return theirs.sameAs(o) && theirs.last() == o.last()
 			}) {
 				return m, true
@@ -609,6 +628,7 @@ func alike(a, b []seenOpening) bool {
 
 // model is knockd as it behaves, with some of our mends. It has no clock: nothing takes long here.
 type model struct {
+	barred   map[modelKey]int // by which packet, on a decoy
 	mends    mend
 	doors    []*Door
 	attempts []*modelAttempt // in the order of their starts
@@ -637,9 +657,13 @@ type modelAttempt struct {
 	ended   bool // it has opened, or failed; the next packet finds it gone
 }
 
-func (c *compareCase) knockd(mends mend) *model {
-	m := &model{mends: mends, doors: c.doors, prints: map[modelKey][]modelPrint{}}
+// knockd runs the model. With decoys, a source that hits one has no attempts at the door from then on.
+func (c *compareCase) knockd(mends mend, decoys bool) *model {
+	m := &model{mends: mends, doors: c.doors, prints: map[modelKey][]modelPrint{}, barred: map[modelKey]int{}}
 	for i := range c.packets {
+		if decoys {
+			m.bar(i, &c.packets[i])
+		}
 		if p := &c.packets[i]; m.seen(p) {
 			m.clean()
 			m.observe(i, p)
@@ -652,6 +676,37 @@ func (c *compareCase) knockd(mends mend) *model {
 // door.
 func (m *model) seen(p *testPacket) bool {
 	return slices.ContainsFunc(m.doors, func(d *Door) bool { return d.mask(p.knock) != 0 && meant(d, p) && fits(d, p) })
+}
+
+// bar looks whether the packet is on decoys.
+func (m *model) bar(n int, p *testPacket) {
+	if slices.ContainsFunc(m.doors, func(d *Door) bool { return d.mask(p.knock) != 0 }) {
+		return
+	}
+	for i, d := range m.doors {
+		k := modelKey{p.from, i}
+		if _, already := m.barred[k]; already || !meant(d, p) || !fits(d, p) {
+			continue
+		}
+		for _, knock := range d.Sequence {
+			if apart := int(knock.Port) - int(p.knock.Port); knock.Proto == p.knock.Proto && -32 <= apart && apart <= 32 {
+				m.barred[k] = n
+			}
+		}
+		if _, now := m.barred[k]; now {
+			m.attempts = slices.DeleteFunc(m.attempts, func(a *modelAttempt) bool { return a.modelKey == k })
+		}
+	}
+}
+
+// barredBy says whether the source was barred from a door of the name when packet n came.
+func (m *model) barredBy(n int, from, door string) bool {
+	for k, by := range m.barred {
+		if k.from == from && m.doors[k.door].Name == door && by <= n {
+			return true
+		}
+	}
+	return false
 }
 
 // meant says whether the packet is to the door's address: for a door, one that is not is as good as not there.
@@ -691,7 +746,7 @@ func (m *model) observe(n int, p *testPacket) {
 	}
 	for i, d := range m.doors {
 		k := modelKey{p.from, i}
-		if under[i] || !meant(d, p) || !fits(d, p) {
+		if _, barred := m.barred[k]; barred || under[i] || !meant(d, p) || !fits(d, p) {
 			continue
 		}
 		if p.knock != d.Sequence[0] {
