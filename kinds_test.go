@@ -34,8 +34,8 @@ var linkKinds = []linkKind{
 		return n.host.run("sh", "-ec", "ip link add x0 type bridge; ip link set x0 up; ip link set port0 master x0; "+
 			"ip link add port1 type veth peer name far1; ip link set port1 master x0 up; ip link set far1 up")
 	}},
-	{name: "tun", make: func(n *nativeTest) error { return n.relay(unix.IFF_TUN) }},
-	{name: "tap", make: func(n *nativeTest) error { return n.relay(unix.IFF_TAP) }},
+	{name: "tun", make: func(n *nativeTest) error { return n.relay(unix.IFF_TUN, nil) }},
+	{name: "tap", make: func(n *nativeTest) error { return n.relay(unix.IFF_TAP, nil) }},
 	{name: "macvlan", needs: "link add x0 link v0 type macvlan mode bridge", otherwise: "nothing", twice: "below", make: func(n *nativeTest) error {
 		return n.above("type macvlan mode bridge")
 	}},
@@ -63,8 +63,9 @@ func (n *nativeTest) above(kind string) error {
 	return nil
 }
 
-// relay makes a tun or tap link at both ends, and carries what one end sends to the other.
-func (n *nativeTest) relay(kind uint16) error {
+// relay makes a tun or tap link x0 at the host and its first client, and carries what one end sends to the other. What
+// comes from the client it hands to carry, if there is one, which delivers it as it likes.
+func (n *world) relay(kind uint16, carry func(packet []byte, deliver func([]byte))) error {
 	var ends [2]*os.File
 	for i, end := range []*Netns{n.host, n.clients[0]} {
 		err := end.do(func() (err error) {
@@ -87,7 +88,12 @@ func (n *nativeTest) relay(kind uint16) error {
 				if err != nil {
 					return
 				}
-				_, _ = ends[1-i].Write(b[:size]) // the other end may be down
+				deliver := func(packet []byte) { _, _ = ends[1-i].Write(packet) } // the other end may be down
+				if i == 1 && carry != nil {
+					carry(b[:size], deliver)
+				} else {
+					deliver(b[:size])
+				}
 			}
 		}()
 	}

@@ -1,14 +1,20 @@
 package main
 
 import (
+	"encoding/binary"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // scanDoors are sequences of two, three and four knocks that go up, down and anyhow, far from each other and adjacent.
@@ -235,5 +241,310 @@ func TestScanOpensWithoutDecoys(t *testing.T) {
 	if got := slices.Sorted(slices.Values(d.opened("10.9.0.2"))); !slices.Equal(got, want) {
 		t.Errorf("opened %q, want %q", got, want)
 	}
+	d.stop()
+}
+
+// kill ends a process that the test has started, by its id, and waits for it.
+func kill(cmd *exec.Cmd) {
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+}
+
+// counted asks the daemon how many packets the filter has let through.
+func (w *world) counted(socket string) (packets int) {
+	w.Helper()
+	cmd := sesame("sesame", "status", "-s", socket)
+	var out strings.Builder
+	cmd.Stdout = &out
+	w.must(w.host.start(cmd))
+	w.must(cmd.Wait())
+	_, counters, _ := strings.Cut(out.String(), "\npackets ")
+	if _, err := fmt.Sscan(counters, &packets); err != nil {
+		w.Fatalf("%v in %q", err, out.String())
+	}
+	return packets
+}
+
+// TestFloodByHping has hping3 send all it can to the first port, from addresses at random, while somebody knocks.
+func TestFloodByHping(t *testing.T) {
+	w := newWorld(t, 2)
+	w.hide()
+	socket := t.TempDir() + "/control"
+	d := w.serve(sshDoor("ssh", "7000,8000,9000", 60), "-s", socket)
+	flood := exec.Command("hping3", "-q", "--flood", "--rand-source", "-S", "-p", "7000", hostAddr)
+	w.must(w.clients[0].start(flood))
+	defer kill(flood)
+	w.eventually("the flood", func() bool { return w.counted(socket) > 10000 })
+	w.knock(1, hostAddr, "7000", "8000", "9000")
+	d.await("10.9.0.3: ssh: OPEN SESAME")
+	before := w.counted(socket)
+	w.eventually("more of the flood", func() bool { return w.counted(socket) > before })
+	w.awaitPort(1, hostSSH, reached)
+	kill(flood)
+	d.stop()
+}
+
+// relayWorld is a world whose first client also has a tun link to the host, with 10.7.0.1 for the host, on which the
+// daemon listens.
+func relayWorld(t *testing.T, config string, carry func(packet []byte, deliver func([]byte))) (*world, *running) {
+	w := newWorld(t, 1)
+	w.must(w.relay(unix.IFF_TUN, carry))
+	for i, end := range []*Netns{w.host, w.clients[0]} {
+		w.must(end.run("ip", "address", "add", fmt.Sprintf("10.7.0.%d/24", i+1), "dev", "x0"))
+	}
+	return w, w.serveOn("x0", config)
+}
+
+// serveOn starts the daemon on other interfaces than eth0 alone.
+func (w *world) serveOn(interfaces, config string, args ...string) *running {
+	w.Helper()
+	dir := w.TempDir()
+	w.must(os.WriteFile(dir+"/c", []byte(config), 0o600))
+	d := w.daemon(sesame("sesame", append([]string{"serve", "-c", dir + "/c", "-i", interfaces, "-g", dir + "/log"}, args...)...), dir+"/c", dir+"/log")
+	d.await("starting up, listening on " + interfaces)
+	return d
+}
+
+const (
+	relayAddr  = "10.7.0.1"
+	relayDoors = "[mixed]\n sequence = 7000,8000:udp,9000\n command = true\n[tcp]\n sequence = 7100,8100,9100\n command = true\n" +
+		"[udp]\n sequence = 7200:udp,8200:udp,9200:udp\n command = true\n[end]\n sequence = 6000:udp\n command = true\n"
+)
+
+var relaySequences = map[string][]string{
+	"mixed": {"7000", "8000:udp", "9000"}, "tcp": {"7100", "8100", "9100"}, "udp": {"7200:udp", "8200:udp", "9200:udp"},
+}
+
+// knockOver knocks on a door over the relay, and then on the door end: so all has arrived when that opens.
+func (r *running) knockOver(door string, delay int, ends int) {
+	r.w.Helper()
+	r.w.knock(0, append([]string{fmt.Sprint("-d", delay), relayAddr}, relaySequences[door]...)...)
+	time.Sleep(30 * time.Millisecond) // the relay may hold back a packet as long
+	r.w.knock(0, relayAddr, "6000:udp")
+	r.w.eventually("the end of the knocks", func() bool { return strings.Count(r.logged(), "end: OPEN SESAME") >= ends })
+}
+
+// TestDuplicatedKnocks has each packet arrive three times at once, and copies of a door's SYNs once more, late.
+func TestDuplicatedKnocks(t *testing.T) {
+	var late [][]byte
+	w, d := relayWorld(t, relayDoors, func(packet []byte, deliver func([]byte)) {
+		for range 3 {
+			deliver(packet)
+		}
+		if packet[ipv4OffProto] == uint8(tcp) && packet[20+tcpOffFlags] == flagSYN {
+			for _, p := range late {
+				deliver(p)
+			}
+			late = append(late, slices.Clone(packet))
+		} else if packet[ipv4OffProto] == uint8(udp) && binary.BigEndian.Uint16(packet[20+portOffDestination:]) == 6000 {
+			late = nil // else they would be wrong knocks at the next door
+		}
+	})
+	ends := 0
+	for door := range relaySequences {
+		ends += 3
+		d.knockOver(door, 5, ends)
+		d.await("10.7.0.2: " + door + ": OPEN SESAME")
+		if n := strings.Count(d.logged(), door+": OPEN SESAME"); n != 1 {
+			w.Errorf("%s: opened %d times, want once", door, n)
+		}
+	}
+	d.stop()
+}
+
+// TestReorderedKnocks has every other packet overtaken by those that are less than 25 ms behind it: what comes faster does
+// not open, the client's own pace does.
+func TestReorderedKnocks(t *testing.T) {
+	held := false
+	w, d := relayWorld(t, relayDoors, func(packet []byte, deliver func([]byte)) {
+		knock := packet[0]>>4 == 4 && packet[ipv4OffProto] == uint8(udp) && binary.BigEndian.Uint16(packet[20+portOffDestination:]) != 6000
+		if held = knock && !held; held {
+			late := slices.Clone(packet)
+			time.AfterFunc(25*time.Millisecond, func() { deliver(late) })
+			return
+		}
+		deliver(packet)
+	})
+	d.knockOver("udp", 0, 1)
+	if strings.Contains(d.logged(), "udp: OPEN SESAME") {
+		w.Error("it opens though the knocks came in another order")
+	}
+	held = false
+	d.knockOver("udp", 50, 2)
+	d.await("udp: OPEN SESAME")
+	d.stop()
+}
+
+// TestLostKnocks loses one knock of a sequence, and whoever knocks again at once gets in; then it loses every third
+// packet, and whoever goes on knocking gets in.
+func TestLostKnocks(t *testing.T) {
+	var lose atomic.Int32 // which of the next knocks
+	r := rand.New(rand.NewPCG(7, 7))
+	w, d := relayWorld(t, relayDoors, func(packet []byte, deliver func([]byte)) {
+		if packet[0]>>4 != 4 || packet[ipv4OffProto] == uint8(udp) && binary.BigEndian.Uint16(packet[20+portOffDestination:]) == 6000 {
+			deliver(packet)
+			return
+		}
+		if n := lose.Add(-1); n != 0 && (n > -1000 || r.IntN(3) > 0) {
+			deliver(packet)
+		}
+	})
+	ends, want := 0, map[string]int{}
+	for door, sequence := range relaySequences {
+		for n := range sequence {
+			lose.Store(int32(n + 1))
+			ends++
+			d.knockOver(door, 5, ends)
+			if got := strings.Count(d.logged(), door+": OPEN SESAME"); got != want[door] {
+				w.Errorf("%s: opened without knock %d", door, n+1)
+			}
+			want[door]++
+			ends++
+			d.knockOver(door, 5, ends)
+			w.eventually("the opening by knocking again", func() bool { return strings.Count(d.logged(), door+": OPEN SESAME") == want[door] })
+		}
+		lose.Store(-1000)
+		w.eventually("an opening of "+door+" in spite of losses", func() bool {
+			w.knock(0, append([]string{"-d5", relayAddr}, sequence...)...)
+			return strings.Count(d.logged(), door+": OPEN SESAME") > want[door]
+		})
+		lose.Store(-1)
+	}
+	d.stop()
+}
+
+// TestRetransmittedSYNs knocks by nc at a host that drops everything: the SYNs that nc's kernel sends again, after a
+// second, come between the knocks.
+func TestRetransmittedSYNs(t *testing.T) {
+	w := newWorld(t, 1)
+	for _, port := range []string{"7000", "8000", "9000"} {
+		w.must(w.host.run("iptables", "-w", "-A", "INPUT", "-p", "tcp", "--dport", port, "-j", "DROP"))
+	}
+	again := func(times int) bool {
+		out, err := w.host.output("iptables", "-w", "-vnxL", "INPUT")
+		w.must(err)
+		n := 0
+		for line := range strings.Lines(out) {
+			if f := strings.Fields(line); strings.Contains(line, "dpt:") && f[0] == "2" {
+				n++
+			}
+		}
+		return n == times
+	}
+	d := w.serve("[a]\n sequence = 7000,8000,9000\n command = true\n")
+	w.from(0, "nc -w 2 10.9.0.1 7000 & sleep 0.1; nc -w 2 10.9.0.1 8000 & sleep 0.1; true")
+	w.eventually("both SYNs once more", func() bool { return again(2) })
+	if strings.Contains(d.logged(), "Stage 3") {
+		t.Error("the third knock has not been sent, and it is at stage 3")
+	}
+	w.from(0, "nc -w 1 10.9.0.1 9000; true")
+	d.await("10.9.0.2: a: OPEN SESAME")
+	d.stop()
+}
+
+// TestBusyServiceNearKnock has services listen right beside knocks: their clients are not taken for scanners, and after
+// the first packet the kernel's filter keeps theirs back.
+func TestBusyServiceNearKnock(t *testing.T) {
+	w := newWorld(t, 2)
+	socket := t.TempDir() + "/control"
+	d := w.serve("[a]\n sequence = 7000,8000:udp,9000\n command = true\n", "-s", socket)
+	w.listen("7010")
+	w.must(w.host.do(func() error {
+		conn, err := net.ListenPacket("udp", ":8010")
+		if err == nil {
+			w.Cleanup(func() { _ = conn.Close() })
+		}
+		return err
+	}))
+	x := w.wire(0)
+	datagram := fromClient4.with(func(p *testPacket) { p.knock, p.data = Knock{8010, udp}, 1000 }).bytes()
+	w.wantPort(0, hostAddr+":7010", reached)
+	x.send(datagram)
+	w.eventually("a filter without the services", func() bool {
+		before := w.counted(socket)
+		w.wantPort(0, hostAddr+":7010", reached)
+		x.send(datagram)
+		return w.counted(socket) == before
+	})
+	before := w.counted(socket)
+	for range 20000 {
+		x.send(datagram)
+	}
+	for range 50 {
+		w.wantPort(0, hostAddr+":7010", reached)
+	}
+	w.must(w.clients[0].do(func() error {
+		conn, err := net.Dial("tcp", hostAddr+":7010")
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		go func() {
+			_, _ = conn.Write(make([]byte, 10<<20))
+		}()
+		_, err = io.CopyN(io.Discard, conn, 10<<20)
+		return err
+	}))
+	if n := w.counted(socket) - before; n > 10 {
+		t.Errorf("%d packets of the services passed the filter, want none", n)
+	}
+	w.knock(0, "-d20", hostAddr, "7000", "8000:udp", "9000")
+	d.await("10.9.0.2: a: OPEN SESAME")
+	if strings.Contains(d.logged(), "scan") {
+		t.Error("a client of the services was taken for a scanner")
+	}
+	w.knock(1, hostAddr, "7011")
+	d.await("10.9.0.3: a: scan: ")
+	d.stop()
+}
+
+// TestFloodWhileAllChanges floods knocks and decoys for a second, while somebody knocks, the configuration is read anew,
+// and links and addresses come and go. make race looks for data races then.
+func TestFloodWhileAllChanges(t *testing.T) {
+	w := newWorld(t, 2)
+	door := func(seconds int) string {
+		return sshDoor("ssh", "7000,8000,9000", seconds) + "[udp]\n sequence = 7000:udp,8000:udp\n command = true\n" +
+			"[quiet]\n sequence = 7500:udp,8500:udp\n command = true\n"
+	}
+	socket := t.TempDir() + "/control"
+	d := w.serveOn("any", door(1), "-s", socket)
+	x := w.wire(0)
+	done, flooded := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(flooded)
+		r := rand.New(rand.NewPCG(1, 1))
+		ports := []uint16{7000, 7000, 8000, 9000, 7001, 8031}
+		p := fromClient4
+		packets := [][]byte{}
+		for _, p.knock.Proto = range []Protocol{tcp, udp} {
+			for _, p.knock.Port = range ports {
+				packets = append(packets, p.bytes())
+			}
+		}
+		for n := 0; ; n++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			b := packets[r.IntN(len(packets))]
+			binary.BigEndian.PutUint32(b[ipv4OffSource:], 0x0b000000+r.Uint32()%100000)
+			x.send(b)
+		}
+	}()
+	for i, began := 0, time.Now(); time.Since(began) < time.Second; i++ {
+		d.write(door(1 + i%3))
+		d.signal(unix.SIGHUP)
+		w.must(w.host.run("sh", "-ec", "ip link add d0 type veth peer name d1; ip link set d0 up; ip address add 10.8.0.1/24 dev d0; ip link del d0"))
+		w.knock(1, "-d5", hostAddr, "7000", "8000", "9000")
+		w.counted(socket)
+	}
+	close(done)
+	<-flooded
+	before := len(d.opened("10.9.0.3"))
+	w.eventually("an opening after the flood", func() bool {
+		w.knock(1, "-d5", hostAddr, "7500:udp", "8500:udp")
+		return slices.Contains(d.opened("10.9.0.3")[before:], "quiet")
+	})
 	d.stop()
 }
