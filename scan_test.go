@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -547,4 +549,113 @@ func TestFloodWhileAllChanges(t *testing.T) {
 		return slices.Contains(d.opened("10.9.0.3")[before:], "quiet")
 	})
 	d.stop()
+}
+
+// captured returns n packets that reach the host's eth0 for its addresses, TCP or UDP, while send runs.
+func (w *world) captured(n int, send func()) (packets [][]byte) {
+	w.Helper()
+	fd := -1
+	w.must(w.host.do(func() (err error) {
+		// packet(7): the protocol is in network byte order.
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(binary.BigEndian.Uint16([]byte{unix.ETH_P_ALL & 0xff, 0})))
+		return err
+	}))
+	defer func() { _ = unix.Close(fd) }()
+	w.must(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
+	send()
+	for len(packets) < n {
+		b := make([]byte, 2048)
+		size, from, err := unix.Recvfrom(fd, b, 0)
+		w.must(err)
+		var hit Hit
+		if link := from.(*unix.SockaddrLinklayer); link.Pkttype == unix.PACKET_HOST && parsePacket(b[:size], size, &hit) == nil {
+			packets = append(packets, b[:size:size])
+		}
+	}
+	return packets
+}
+
+// TestCapturedPackets captures knocks of both clients over both families, and gives them to filter and reader with each
+// byte changed in all ways: only what is still a TCP or UDP packet to the same address and port is a knock.
+func TestCapturedPackets(t *testing.T) {
+	w := newWorld(t, 1)
+	packets := w.captured(8, func() {
+		for _, address := range []string{hostAddr, hostAddr6} {
+			w.knock(0, address, "7000", "7000:udp")
+			w.from(0, "knock "+address+" 7000 7000:udp")
+		}
+	})
+	var log strings.Builder
+	grants := make(chan Grant, 10)
+	r := newTestReader(&log, grants)
+	r.log.out = io.Discard
+	for _, address := range []string{hostAddr, hostAddr6} {
+		r.plan.addresses[netip.MustParseAddr(address).As16()] = true
+		r.plan.spec.Addresses = append(r.plan.spec.Addresses, netip.MustParseAddr(address))
+	}
+	prog, err := buildFilter(r.plan.spec, maxFilterLen)
+	w.must(err)
+	vm, err := bpf.NewVM(prog)
+	w.must(err)
+	opens := func(b []byte) bool {
+		r.batchTime += 2 * copyTime // a copy would not count
+		n, err := vm.Run(b)
+		f := Frame{Protocol: unix.ETH_P_IP, Link: 1, Len: len(b)}
+		if b[0]>>4 == 6 {
+			f.Protocol = unix.ETH_P_IPV6
+		}
+		opened := false
+		for _, f.Bytes = range [][]byte{b[:min(n, len(b)):min(n, len(b))], b} { // what the kernel shows of it, and all
+			r.take(&f)
+			if len(grants) > 0 {
+				<-grants
+				opened = true
+				if len(f.Bytes) < min(n, len(b)) || n == 0 || err != nil {
+					t.Errorf("the filter keeps %x back, and it is a knock", b)
+				}
+			}
+		}
+		return opened
+	}
+	for _, b := range packets {
+		must := map[int]bool{0: true} // what may not be changed
+		span := func(from, to int) {
+			for i := from; i < to; i++ {
+				must[i] = true
+			}
+		}
+		transport := ipv4MinLen
+		if b[0]>>4 == 4 {
+			span(ipv4OffProto, ipv4OffProto+1)
+			span(ipv4OffDestination, ipv4MinLen)
+		} else {
+			transport = ipv6Len
+			span(ipv6OffNextHeader, ipv6OffNextHeader+1)
+			span(ipv6OffDestination, ipv6Len)
+		}
+		span(transport+portOffDestination, transport+portOffDestination+2)
+		if !opens(b) {
+			t.Fatalf("%x does not open", b)
+		}
+		still := 0
+		for i := range b {
+			for x := 1; x < 256; x++ {
+				changed := slices.Clone(b)
+				changed[i] ^= uint8(x)
+				if !opens(changed) {
+					continue
+				}
+				still++
+				if must[i] && (i > 0 || b[0]>>4 != 6 || changed[0]>>4 != 6) { // the traffic class may change
+					t.Errorf("%x with byte %d changed to %#x opens", b, i, changed[i])
+				}
+			}
+		}
+		if still < 2000 { // of the source, TTL, checksums and so on
+			t.Errorf("%x: got %d changed ones that open, want more: the test shows little", b, still)
+		}
+		for n := range b {
+			opens(b[:max(n, 1)])
+		}
+	}
 }
