@@ -359,10 +359,11 @@ func TestDuplicatedKnocks(t *testing.T) {
 // TestReorderedKnocks has every other packet overtaken by those that are less than 25 ms behind it: what comes faster does
 // not open, the client's own pace does.
 func TestReorderedKnocks(t *testing.T) {
-	held := false
+	var held atomic.Bool // the latest knock
 	w, d := relayWorld(t, relayDoors, func(packet []byte, deliver func([]byte)) {
 		knock := packet[0]>>4 == 4 && packet[ipv4OffProto] == uint8(udp) && binary.BigEndian.Uint16(packet[20+portOffDestination:]) != 6000
-		if held = knock && !held; held {
+		if !held.Swap(false) && knock {
+			held.Store(true)
 			late := slices.Clone(packet)
 			time.AfterFunc(25*time.Millisecond, func() { deliver(late) })
 			return
@@ -373,7 +374,7 @@ func TestReorderedKnocks(t *testing.T) {
 	if strings.Contains(d.logged(), "udp: OPEN SESAME") {
 		w.Error("it opens though the knocks came in another order")
 	}
-	held = false
+	held.Store(false)
 	d.knockOver("udp", 50, 2)
 	d.await("udp: OPEN SESAME")
 	d.stop()
