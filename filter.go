@@ -106,8 +106,11 @@ func (s FilterSpec) stray(h *Hit) bool {
 	if len(s.knocks[h.Knock]) > 0 {
 		return false
 	}
-	fits := func(f TCPFlags) bool { return f.fit(h.Flags) }
-	return (h.Knock.Proto == udp || s.Strict || s.Flags == nil || slices.ContainsFunc(s.Flags, fits)) && s.strayAt(h.Knock)
+	fits := h.Knock.Proto == udp || s.Strict || s.Flags == nil
+	for _, f := range s.Flags {
+		fits = fits || f.fit(h.Flags)
+	}
+	return fits && s.strayAt(h.Knock)
 }
 
 // strayAt reports whether that may be so at a port.
