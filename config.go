@@ -972,8 +972,11 @@ func (p *parser) warnSurprises(s *section) {
 	if hasTCP && !d.Flags.fit(flagSYN) {
 		p.warn("TCPFlags do not fit a connection's first packet, which carries SYN alone: knock clients cannot open it")
 	}
-	if d.hasDecoys() && slices.ContainsFunc(d.Sequence, func(k Knock) bool { return k.Proto == udp && k.Port >= firstEphemeral && k.Port <= lastEphemeral }) {
-		p.warn("a UDP knock from %d to %d, where programs have their own ports: answers to them may count as scans", firstEphemeral, lastEphemeral)
+	if d.hasDecoys() && slices.ContainsFunc(d.Sequence, func(k Knock) bool {
+		return (k.Proto == udp || d.Flags.fit(flagACK)) && k.Port >= firstEphemeral && k.Port <= lastEphemeral
+	}) {
+		p.warn("a knock from %d to %d, where programs have their own ports: answers to them may count as scans: "+
+			"take another one, or write TCPFlags = syn if it is TCP", firstEphemeral, lastEphemeral)
 	}
 	switch ascending, span := ascent(d.Sequence); {
 	case len(d.Sequence) == 1 && d.Allow == nil:
