@@ -91,7 +91,7 @@ func TestLinksChange(t *testing.T) {
 			n.knock(0, "-d20", first, "7100", "8100")
 			n.awaitPort(0, "["+first+"]:23", reached)
 			n.knock(0, "-d20", first, "7000", "8000")
-			d.await("Stage 2")
+			n.eventually("the second stage", func() bool { return strings.Count(d.logged(), "ssh: Stage 2") == 2 })
 			switch {
 			case test.change == "" || test.change == "index":
 				n.remake(test.change == "index")

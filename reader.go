@@ -168,6 +168,7 @@ func (r *Reader) follow(plan Plan) {
 	r.servedAt = 0
 	for _, c := range r.plan.captures {
 		if !slices.Contains(plan.captures, c) {
+			c.read(r.take) // what came before its link went
 			c.close()
 		}
 	}
