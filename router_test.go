@@ -93,7 +93,9 @@ func routerParts(t *testing.T) string {
 	}
 	dir := t.TempDir()
 	config := strings.Replace(blocks(t, "ini")[0], "= 500\n", fmt.Sprintf("= %d\n", openSeconds), 1)
-	for name, text := range map[string]string{"knockd.conf": config, "links.conf": strings.Replace(config, "= eth0\n", "= lan0.2, ppp0\n", 1)} {
+	links := strings.Replace(config, "= eth0\n", "= lan0.2, ppp*, wg0\n", 1) +
+		"\tSeq_Timeout = 60\n[thrice]\n\tSequence = 8888:udp,8888:udp,8888:udp\n\tCommand = true\n"
+	for name, text := range map[string]string{"knockd.conf": config, "links.conf": links} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -476,12 +478,30 @@ func ipv4Checksum(header []byte) {
 	binary.BigEndian.PutUint16(header[10:], ^uint16(sum+sum>>16))
 }
 
-// neighbours knocks on a router over a VLAN, and then over ppp, from a network namespace on the router.
+// until repeats a line of the guest's shell until its exit status is 0.
+func (g *guest) until(line string) {
+	g.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if _, status := g.try(line); status == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			g.Fatalf("waited in vain for: %s", line)
+		}
+	}
+}
+
+// neighbours knocks on a router over links that are made while the daemon runs, from a network namespace on the router:
+// a VLAN, ppp, which then dials again, and wireguard.
 func neighbours(t *testing.T, parts string) *guest {
 	g := bootRouter(t, parts, "links", "ppp.gz", 128)
-	g.await("listening on lan0.2, ppp0", time.Minute)
 	g.say("A router with a VLAN and ppp: MIPS 24Kc, 128 MB, Linux %s, busybox, nft beside OpenWrt's fw4\n", g.run("uname -r"))
 	there := "nsenter -t $(cat /run/neighbour) -n "
+	knock := func(knocks string) string {
+		g.Helper()
+		g.run(there + "sesame knock " + knocks)
+		return "sesame knock " + knocks
+	}
 	connect := func(address string) string {
 		out, status := g.try(there + "nc -w 2 " + address + " 22")
 		switch {
@@ -492,19 +512,59 @@ func neighbours(t *testing.T, parts string) *guest {
 		}
 		return fmt.Sprintf("%q, exit status %d", out, status)
 	}
-	for _, x := range []struct{ link, address, other string }{{"lan0.2", "10.2.0.1", "10.3.0.1"}, {"ppp0", "10.3.0.1", "10.2.0.1"}} {
-		if got := connect(x.address); got != filtered {
-			t.Fatalf("%s before the knocks: got %s, want %s", x.link, got, filtered)
+	const vlan, ppp, wg, redialled = "10.2.0.1", "10.3.0.1", "10.5.0.1", "10.4.0.1"
+	// door is what the log of a door that opens and closes says.
+	door := func(link, address, other string) string {
+		g.Helper()
+		if got := connect(address); got != filtered {
+			t.Fatalf("%s before the knocks: got %s, want %s", link, got, filtered)
 		}
-		line := "sesame knock " + x.address + " 7000 18000:udp 9000"
 		knocked := g.clock()
-		g.run(there + line)
-		g.opens(func() string { return connect(x.address) })
-		if got := connect(x.other); got != filtered {
-			t.Errorf("knocked over %s, connected over the other link: got %s, want %s", x.link, got, filtered)
+		line := knock(address + " 7000 18000:udp 9000")
+		g.opens(func() string { return connect(address) })
+		if got := connect(other); got != filtered {
+			t.Errorf("knocked over %s, connected over another link: got %s, want %s", link, got, filtered)
 		}
-		after := g.closes(knocked, func() string { return connect(x.address) })
-		g.say("  %s: port 22: %s\n  %s\n  %s: port 22: open, and after %.0f s: %s\n", x.link, filtered, line, x.link, after.Seconds(), filtered)
+		after := g.closes(knocked, func() string { return connect(address) })
+		return fmt.Sprintf("  %s: port 22: %s\n  %s\n  %s: port 22: open, and after %.0f s: %s\n", link, filtered, line, link, after.Seconds(), filtered)
 	}
+	listens := func(address string) { g.Helper(); g.until("sesame status | grep -qF ' up, " + address + "'") }
+
+	for _, absent := range []string{"lan0.2 yet: it is", "ppp* yet: one is", "wg0 yet: it is"} {
+		g.await("there is no interface "+absent+" waited for", 10*time.Second)
+	}
+	g.run("connect lan0.2 && connect ppp0 " + ppp + " 10.3.0.2 && connect wg0")
+	for _, address := range []string{vlan, ppp, wg} {
+		listens(address)
+	}
+	g.say("  the daemon has started first, and each link is listened on when it is there\n")
+	g.say("%s%s", door("lan0.2", vlan, ppp), door("ppp0", ppp, vlan))
+	g.until("wg show wg0 latest-handshakes | grep -q '[1-9]$'")
+	door("wg0", wg, vlan)
+	g.say("  wg0, a tunnel over lan0.2: the same\n")
+
+	knock(vlan + " 7000 18000:udp")
+	g.run("kill $(cat /run/ppp0)")
+	g.until("! pidof pppd")
+	g.run("connect ppp0 " + redialled + " 10.4.0.2")
+	listens(redialled)
+	knock(vlan + " 9000")
+	g.opens(func() string { return connect(vlan) })
+	g.say("  ppp0 dials again, as %s, after two of three knocks on lan0.2: the third one opens\n", redialled)
+	door("ppp0", redialled, wg)
+	g.say("  ppp0: the same at %s\n", redialled)
+
+	// lan0 shows the frames of lan0.2, too.
+	g.run("sed -i 's/Interface .*/Interface = any/' /etc/knockd.conf && kill -HUP $(pidof sesame)")
+	g.until("sesame status | grep -q ' listening on any' && sesame status | grep -q ' lan0 '")
+	knock("-d20 " + vlan + " 8888:udp 8888:udp")
+	g.await("10.2.0.2: thrice: Stage 2", 10*time.Second)
+	g.run("sesame status")
+	if strings.Contains(g.console(), "thrice: OPEN") {
+		t.Error("lan0 and lan0.2 show a frame, and two knocks count as three")
+	}
+	knock(vlan + " 8888:udp")
+	g.await("10.2.0.2: thrice: OPEN SESAME", 10*time.Second)
+	g.say("  Interface = any: a frame that lan0 and lan0.2 show is one knock\n")
 	return g
 }

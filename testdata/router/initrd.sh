@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the emulated router: OUT/vmlinuz, OUT/initrd.gz, and OUT/ppp.gz, the same with pppd and its libraries.
+# Makes the emulated router: OUT/vmlinuz, OUT/initrd.gz, and OUT/ppp.gz, the same with wg, pppd and their libraries.
 # usage: initrd.sh DEBS SESAME OUT      DEBS: the folder that fetch.sh prints; SESAME: our file, for mipsle
 # OUT has knockd.conf, and links.conf for a router with more links.
 set -eu
@@ -7,9 +7,9 @@ umask 022
 debs=$1 sesame=$2 out=$(cd "$3" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 # What the kernel cannot load by itself is loaded by etc/init.d/rcS.
-modules="virtio_net virtio_pci af_packet veth 8021q ppp_generic ppp_async nf_tables nft_compat nft_ct nft_limit nft_reject_inet
-nft_log ip_tables ip6_tables iptable_filter ip6table_filter x_tables xt_tcpudp xt_conntrack xt_comment xt_mark xt_MARK
-nf_conntrack nf_conntrack_netlink nf_reject_ipv4 nf_reject_ipv6 ipt_REJECT ip6t_REJECT ipv6"
+modules="virtio_net virtio_pci af_packet veth 8021q ppp_generic ppp_async wireguard nf_tables nft_compat nft_ct
+nft_limit nft_reject_inet nft_log ip_tables ip6_tables iptable_filter ip6table_filter x_tables xt_tcpudp xt_conntrack
+xt_comment xt_mark xt_MARK nf_conntrack nf_conntrack_netlink nf_reject_ipv4 nf_reject_ipv6 ipt_REJECT ip6t_REJECT ipv6"
 
 unpacked=$out/unpacked root=$out/root
 rm -rf "$unpacked" "$root"
@@ -18,7 +18,7 @@ for deb in "$debs"/*.deb; do
 	case $deb in
 	# The kernel has 200 MB of modules: those of drivers that are not emulated need not be written.
 	*/linux-image-*) dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$unpacked" --wildcards './boot/vmlinuz-*' '*/modules.*' '*/kernel/net/*' \
-		'*/kernel/lib/*' '*/kernel/crypto/*' '*/kernel/drivers/net/*' '*/kernel/drivers/virtio/*' ;;
+		'*/kernel/lib/*' '*/kernel/arch/*' '*/kernel/crypto/*' '*/kernel/drivers/net/*' '*/kernel/drivers/virtio/*' ;;
 	*) dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$unpacked" ;;
 	esac
 done
@@ -34,9 +34,9 @@ cp "$unpacked/lib/modules/$version"/modules.builtin* "$unpacked/lib/modules/$ver
 depmod -b "$root" "$version"
 
 cp -a "$unpacked/bin" "$root/"
-for program in xtables-legacy-multi nft pppd; do
-	mkdir -p "$root/usr/sbin"
-	cp "$unpacked/usr/sbin/$program" "$root/usr/sbin/"
+mkdir -p "$root/usr/bin" "$root/usr/sbin"
+for program in bin/wg sbin/xtables-legacy-multi sbin/nft sbin/pppd; do
+	cp "$unpacked/usr/$program" "$root/usr/$program"
 done
 for tool in iptables ip6tables; do
 	for name in "" -save -restore; do
@@ -49,7 +49,7 @@ cp -a "$unpacked/usr/lib/mipsel-linux-gnu" "$root/usr/lib/"
 rm -rf "$root"/usr/lib/mipsel-linux-gnu/gconv "$root"/usr/lib/mipsel-linux-gnu/engines-3
 
 cp -R "$here/root/." "$root/"
-for folder in dev proc sys tmp run etc/ppp var/log var/lib usr/bin; do mkdir -p "$root/$folder"; done
+for folder in dev proc sys tmp run etc/ppp var/log var/lib; do mkdir -p "$root/$folder"; done
 ln -s /run "$root/var/run"
 for name in init modprobe; do ln -s /bin/busybox "$root/sbin/$name"; done
 ln -s /bin/busybox "$root/bin/sh"
@@ -60,7 +60,7 @@ archive() {
 	(cd "$root" && cpio -o -H newc -R 0:0 --quiet) | gzip -1
 }
 (cd "$root" && find . | sort) >"$out/files"
-ppp='/pppd$|/lib(atomic|audit|cap|cap-ng|crypt|crypto|dbus-1|gcrypt|gpg-error|lz4|lzma|pam[a-z_]*|pcap|ssl|systemd|zstd)[.]so'
+ppp='/pppd$|/bin/wg$|/lib(atomic|audit|cap|cap-ng|crypt|crypto|dbus-1|gcrypt|gpg-error|lz4|lzma|pam[a-z_]*|pcap|ssl|systemd|zstd)[.]so'
 grep -vE "$ppp" "$out/files" | archive >"$out/initrd.gz"
 grep -E "$ppp" "$out/files" | archive | cat "$out/initrd.gz" - >"$out/ppp.gz"
 rm -rf "$unpacked" "$root"
