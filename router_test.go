@@ -495,7 +495,7 @@ func (g *guest) until(line string) {
 // a VLAN, ppp, which then dials again, and wireguard.
 func neighbours(t *testing.T, parts string) *guest {
 	g := bootRouter(t, parts, "links", "ppp.gz", 128)
-	g.say("A router with a VLAN and ppp: MIPS 24Kc, 128 MB, Linux %s, busybox, nft beside OpenWrt's fw4\n", g.run("uname -r"))
+	g.say("A router with a VLAN, ppp and wireguard: MIPS 24Kc, 128 MB, Linux %s, busybox, nft beside OpenWrt's fw4\n", g.run("uname -r"))
 	there := "nsenter -t $(cat /run/neighbour) -n "
 	knock := func(knocks string) string {
 		g.Helper()
