@@ -188,7 +188,7 @@ func TestOptions(t *testing.T) {
 			got := Config{Interfaces: c.Interfaces, LogFile: c.LogFile, PidFile: c.PidFile, UseSyslog: c.UseSyslog,
 				Firewall: c.Firewall, FirewallMark: c.FirewallMark, StateDir: c.StateDir, IgnorePorts: c.IgnorePorts, RingSize: c.RingSize}
 			if test.want.RingSize == 0 {
-				test.want.RingSize = 1 << 20
+				test.want.RingSize = ringSize
 			}
 			if test.want.Firewall == "" {
 				test.want.Firewall = "auto"
