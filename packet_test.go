@@ -342,19 +342,20 @@ func FuzzParsePacket(f *testing.F) {
 }
 
 func BenchmarkParse(b *testing.B) {
-	for _, bench := range []struct {
-		name string
-		in   testPacket
-	}{{"IPv4", testSYN4}, {"IPv6", testSYN6}, {"extensions", extended(ext(ipv6HopByHop, 8), ext(ipv6DestOptions, 8))}} {
-		b.Run(bench.name, func(b *testing.B) {
-			b.ReportAllocs()
-			packet := bench.in.bytes()
-			var hit Hit
-			for b.Loop() {
-				if err := parsePacket(packet, len(packet), &hit); err != nil {
-					b.Fatal(err)
-				}
+	b.Run("IPv4", benchParse(testSYN4))
+	b.Run("IPv6", benchParse(testSYN6))
+	b.Run("extensions", benchParse(extended(ext(ipv6HopByHop, 8), ext(ipv6DestOptions, 8))))
+}
+
+func benchParse(in testPacket) func(b *testing.B) {
+	return func(b *testing.B) {
+		b.ReportAllocs()
+		packet := in.bytes()
+		var hit Hit
+		for b.Loop() {
+			if err := parsePacket(packet, len(packet), &hit); err != nil {
+				b.Fatal(err)
 			}
-		})
+		}
 	}
 }

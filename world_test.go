@@ -191,12 +191,18 @@ func (w *world) inMounts(setUp string, cmd *exec.Cmd) *exec.Cmd {
 // daemon starts cmd on the host. It ends with the test at the latest.
 func (w *world) daemon(cmd *exec.Cmd, config, log string) *running {
 	w.Helper()
+	return w.daemonBy(w.host.start, cmd, config, log)
+}
+
+// daemonBy does it by a function that starts cmd on the host.
+func (w *world) daemonBy(start func(*exec.Cmd) error, cmd *exec.Cmd, config, log string) *running {
+	w.Helper()
 	r := &running{w: w, cmd: cmd, config: config, log: log, ended: make(chan error, 1)}
 	var stderr bytes.Buffer
 	if cmd.Stderr == nil {
 		cmd.Stderr = &stderr
 	}
-	w.must(w.host.start(cmd))
+	w.must(start(cmd))
 	waited := make(chan struct{})
 	go func() {
 		r.ended <- cmd.Wait()

@@ -1,0 +1,687 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// hostileSize is how much is measured: little in a normal run, and what the names say if make bench runs it.
+type hostileSize struct {
+	flood    time.Duration // how long each flood lasts at least
+	knocks   int           // real ones during each flood
+	runs     int           // of unrelated traffic, each over all lanes in turn
+	batches  int           // of a run
+	starts   int
+	doors    []int // of the daemons that are started
+	measured int   // the most doors of a knockd for which the kernel takes the filter
+	goTime   string
+}
+
+var (
+	hostileFull  = hostileSize{6 * time.Second, 20, 21, 300, 5, []int{1, 100, 400, 1000}, 200, "300ms"}
+	hostileSmoke = hostileSize{100 * time.Millisecond, 2, 1, 3, 1, []int{1, 100}, 1, "1x"}
+)
+
+const (
+	floodSources = 60000
+	floodDoor    = "[ssh]\n\tsequence = 7000,8000,9000\n\tseq_timeout = 10\n\ttcpflags = syn\n"
+	// floodPause is between a client's knocks, and floodGap from one sequence to the next.
+	floodPause = 10 * time.Millisecond
+	floodGap   = 200 * time.Millisecond
+	// batch is how many packets a system call sends.
+	batch = 64
+	// unrelatedPort is no door's knock.
+	unrelatedPort = 443
+)
+
+// hostile is one run: who sends and who listens have a processor each, as far as there are two.
+type hostile struct {
+	*world
+	hostileSize
+	full               bool
+	senderCPU, hostCPU int
+}
+
+// TestBenchHostile measures what a hostile network costs, of knockd and of ours in one run. A normal run is a small one,
+// and wants no figure to be below another: make bench has the program measured as it is released.
+func TestBenchHostile(t *testing.T) {
+	needRoot(t)
+	t.Parallel()
+	h := &hostile{world: &world{T: t}, hostileSize: hostileSmoke, full: os.Getenv("SESAME_BENCH_N") != ""}
+	if h.full {
+		h.hostileSize = hostileFull
+	}
+	var set unix.CPUSet
+	h.must(unix.SchedGetaffinity(0, &set))
+	h.senderCPU = -1
+	for cpu := range 1024 {
+		if set.IsSet(cpu) {
+			if h.senderCPU < 0 {
+				h.senderCPU = cpu
+			}
+			h.hostCPU = cpu
+		}
+	}
+	var table strings.Builder
+	h.floods(&table)
+	h.unrelated(&table)
+	h.startUps(&table)
+	h.goBenchmarks(&table)
+	if h.full {
+		fmt.Printf("\n%s\n%s", measuredOn(), table.String())
+	} else {
+		t.Logf("a small run, of no meaning:\n%s", table.String())
+	}
+}
+
+// pinned runs fn on a thread of its own that stays on that processor, in the namespace. In a full run it goes before
+// what else the machine does. Processes that fn starts are the same.
+func (h *hostile) pinned(n *Netns, cpu int, fn func() error) error {
+	return n.do(func() error {
+		var set unix.CPUSet
+		set.Set(cpu)
+		if err := unix.SchedSetaffinity(0, &set); err != nil {
+			return fmt.Errorf("staying on processor %d: %w", cpu, err)
+		}
+		if h.full {
+			if err := unix.Setpriority(unix.PRIO_PROCESS, 0, -20); err != nil {
+				return fmt.Errorf("asking for priority: %w", err)
+			}
+		}
+		return fn()
+	})
+}
+
+// lane is a sender's network and a host's, with a wire between them that nobody else is on.
+type lane struct {
+	sender, host       *Netns
+	senderMAC, hostMAC net.HardwareAddr
+}
+
+// lane makes one. The sender has an address for each knock of a client.
+func (h *hostile) lane() *lane {
+	h.Helper()
+	l := &lane{sender: h.netns(), host: h.netns()}
+	h.must(l.sender.link("eth0", l.host, "eth0"))
+	mac := func(n *Netns) (mac net.HardwareAddr) {
+		h.must(n.do(func() error {
+			link, err := net.InterfaceByName("eth0")
+			if err == nil {
+				mac = link.HardwareAddr
+			}
+			return err
+		}))
+		return mac
+	}
+	l.senderMAC, l.hostMAC = mac(l.sender), mac(l.host)
+	h.must(l.host.run("ip", "address", "add", hostAddr+"/24", "dev", "eth0"))
+	for i := range h.knocks {
+		h.must(l.sender.run("ip", "address", "add", floodClient(i).String()+"/24", "dev", "eth0"))
+	}
+	h.must(l.sender.run("ip", "neighbour", "add", hostAddr, "lladdr", l.hostMAC.String(), "dev", "eth0"))
+	return l
+}
+
+func floodClient(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 9, 0, byte(100 + i)}) }
+
+// frame is a packet on the way to the host, or away from it.
+func (l *lane) frame(p testPacket, away bool) []byte {
+	to, from := l.hostMAC, l.senderMAC
+	if away {
+		to, from = from, to
+	}
+	return slices.Concat(to, from, []byte{0x08, 0x00}, withChecksums(p.bytes()))
+}
+
+// floodFrames are first knocks, each a connection of its own.
+func (l *lane) floodFrames(sources int) (frames [][]byte) {
+	for i := range floodSources {
+		var from [4]byte
+		binary.BigEndian.PutUint32(from[:], 0x0b000001+uint32(i%sources)) // 11.0.0.1
+		p := testPacket{from: netip.AddrFrom4(from).String(), to: hostAddr, fromPort: 1024 + uint16(i), knock: Knock{7000, tcp}, flags: flagSYN, seq: rand.Uint32()}
+		frames = append(frames, l.frame(p, false))
+	}
+	return frames
+}
+
+// unrelatedFrames are of other connections, and no first packets. Their checksums are wrong, as the host would answer.
+func (l *lane) unrelatedFrames(away bool) (frames [][]byte) {
+	for i := range batch {
+		p := testPacket{from: "11.0.0.1", to: hostAddr, fromPort: uint16(1024 + i), knock: Knock{unrelatedPort, tcp}, flags: flagACK, seq: rand.Uint32()}
+		if away {
+			p.from, p.to = p.to, floodClient(0).String()
+		}
+		f := l.frame(p, away)
+		f[len(f)-1]++ // the urgent pointer
+		frames = append(frames, f)
+	}
+	return frames
+}
+
+// mmsghdr is struct mmsghdr of sendmmsg(2).
+type mmsghdr struct {
+	header unix.Msghdr
+	sent   uint32
+}
+
+// blaster sends frames over a link, in turn.
+type blaster struct {
+	fd       int
+	messages []mmsghdr
+	next     int
+}
+
+// blaster is made in the network that it sends from.
+func (h *hostile) blaster(n *Netns, frames [][]byte) *blaster {
+	h.Helper()
+	b := &blaster{}
+	h.must(n.do(func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		if b.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		return unix.Bind(b.fd, &unix.SockaddrLinklayer{Ifindex: link.Index})
+	}))
+	h.Cleanup(func() { _ = unix.Close(b.fd) })
+	iovecs := make([]unix.Iovec, len(frames))
+	b.messages = make([]mmsghdr, len(frames))
+	for i, f := range frames {
+		iovecs[i].Base = &f[0]
+		iovecs[i].SetLen(len(f))
+		b.messages[i].header.Iov = &iovecs[i]
+		b.messages[i].header.SetIovlen(1)
+	}
+	return b
+}
+
+// send sends n frames, or fewer where the list ends, and says how many.
+func (b *blaster) send(n int) (int, error) {
+	n = min(n, len(b.messages)-b.next)
+	sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(b.fd), uintptr(unsafe.Pointer(&b.messages[b.next])), uintptr(n), 0, 0, 0)
+	switch {
+	case errno == unix.EINTR || errno == unix.ENOBUFS:
+		return 0, nil
+	case errno != 0:
+		return 0, fmt.Errorf("sending packets: %w", errno)
+	}
+	b.next = (b.next + int(sent)) % len(b.messages)
+	return int(sent), nil
+}
+
+// flood sends until it is told to stop, at so many packets a second, or as many as it can for 0.
+func (b *blaster) flood(rate int, stop <-chan struct{}) (sent int, err error) {
+	for began := time.Now(); ; {
+		select {
+		case <-stop:
+			return sent, nil
+		default:
+		}
+		n := batch
+		if rate > 0 {
+			n = min(batch, int(time.Since(began).Seconds()*float64(rate))-sent)
+			if n < 1 || n < batch && rate < 100000 && n < rate/1000 {
+				if rate < 100000 {
+					pause := unix.NsecToTimespec(int64(time.Millisecond / 2))
+					_ = unix.Nanosleep(&pause, nil)
+				}
+				continue
+			}
+		}
+		n, err = b.send(n)
+		if err != nil {
+			return sent, err
+		}
+		sent += n
+	}
+}
+
+// start starts knockd, or ours, on the lane's host. ready is how long it took until it listened.
+func (h *hostile) start(l *lane, knockd bool, doors string) (d *running, socket string, ready time.Duration) {
+	h.Helper()
+	dir := h.TempDir()
+	file, log := filepath.Join(dir, "knockd.conf"), filepath.Join(dir, "log")
+	socket = dir + "/control"
+	config, cmd := "[options]\n\tlogfile = "+log+"\n", exec.Command("/usr/sbin/knockd", "-i", "eth0", "-c", file)
+	if !knockd {
+		config += "\tStateDir = " + dir + "/state\n"
+		cmd = (&contestant{}).program("serve", "-c", file, "-i", "eth0", "-s", socket)
+	}
+	h.must(os.WriteFile(file, []byte(config+doors), 0o600))
+	began := time.Now()
+	w := &world{T: h.T, host: l.host}
+	d = w.daemonBy(func(cmd *exec.Cmd) error { return h.pinned(l.host, h.hostCPU, cmd.Start) }, cmd, file, log)
+	for !strings.Contains(d.logged(), "listening on eth0") {
+		if time.Since(began) > 30*time.Second {
+			h.Fatalf("%v does not listen", cmd.Args)
+		}
+		time.Sleep(200 * time.Microsecond)
+	}
+	return d, socket, time.Since(began)
+}
+
+// end ends a daemon by its process, and waits for it.
+func (h *hostile) end(d *running) {
+	h.Helper()
+	h.must(d.cmd.Process.Kill())
+	<-d.ended
+}
+
+// usedCPU is how long the daemon's threads have run, to the nanosecond (/proc/PID/schedstat in
+// Documentation/scheduler/sched-stats.rst).
+func (h *hostile) usedCPU(d *running) (total time.Duration) {
+	h.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", d.cmd.Process.Pid))
+	h.must(err)
+	for _, name := range threads {
+		text, err := os.ReadFile(name)
+		h.must(err)
+		n, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
+		h.must(err)
+		total += time.Duration(n)
+	}
+	return total
+}
+
+// resident is the memory that the daemon has, in kilobytes (proc_pid_status(5)).
+func (h *hostile) resident(d *running) int {
+	h.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
+	h.must(err)
+	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	return h.number(strings.Fields(rest)[0])
+}
+
+// counted is one of the counters of sesame status --json.
+func (h *hostile) counted(socket, name string) int {
+	h.Helper()
+	out, err := (&contestant{}).program("status", "--json", "-s", socket).Output()
+	h.must(err)
+	_, rest, _ := strings.Cut(string(out), `"`+name+`":`)
+	return h.number(rest[:strings.IndexAny(rest, ",}")])
+}
+
+func (h *hostile) number(text string) int {
+	h.Helper()
+	n, err := strconv.Atoi(text)
+	h.must(err)
+	return n
+}
+
+// flooded is what a flood did to a daemon.
+type flooded struct {
+	sent, rate  int           // packets, and those a second
+	cpu         time.Duration // a packet sent
+	recognised  int           // knocks of a client
+	drops       int           // packets for which the ring had no room; not known of knockd
+	rest, after int           // resident memory, KB
+}
+
+// floods measures the daemons in turn, each with a fresh start.
+func (h *hostile) floods(table *strings.Builder) {
+	h.Helper()
+	l := h.lane()
+	fmt.Fprintf(table, "\nA flood of first knocks, with %d real ones during it. K knockd, S sesame\n\n", h.knocks)
+	fmt.Fprintf(table, "%-36s %-15s %-28s %-12s %-10s %s\n", "", "sent a second", "CPU a packet sent", "recognised", "S: lost", "resident KB, at rest and after")
+	fmt.Fprintf(table, "%-36s %7s %7s %9s %9s %8s %5s %6s %10s  K %5s %5s  S %5s %5s\n", "", "K", "S", "K", "S", "S/K", "K", "S", "", "", "", "", "")
+	for _, f := range []struct {
+		name    string
+		sources int
+		rate    int
+	}{
+		{"1 source, 10,000/s", 1, 10000},
+		{"60,000 sources, 10,000/s", floodSources, 10000},
+		{"1 source, 300,000/s", 1, 300000},
+		{"60,000 sources, 300,000/s", floodSources, 300000},
+		{"60,000 sources, as fast as can be", floodSources, 0},
+	} {
+		b := h.blaster(l.sender, l.floodFrames(f.sources))
+		k := h.flood(l, b, true, f.rate)
+		s := h.flood(l, b, false, f.rate)
+		fmt.Fprintf(table, "%-36s %7d %7d %9s %9s %8.4f %5d %6d %10d  K %5d %5d  S %5d %5d\n", f.name, k.rate, s.rate,
+			microseconds(k.cpu), microseconds(s.cpu), float64(s.cpu)/float64(k.cpu), k.recognised, s.recognised, s.drops, k.rest, k.after, s.rest, s.after)
+		if s.sent == 0 || s.cpu == 0 || f.rate == 10000 && s.recognised == 0 {
+			h.Errorf("%s: got %+v, want packets sent, CPU used and knocks recognised", f.name, s)
+		}
+	}
+}
+
+// flood floods one daemon, while a client knocks.
+func (h *hostile) flood(l *lane, b *blaster, knockd bool, rate int) (f flooded) {
+	h.Helper()
+	d, socket, _ := h.start(l, knockd, floodDoor)
+	defer h.end(d)
+	time.Sleep(200 * time.Millisecond) // at rest
+	f.rest = h.resident(d)
+	before := h.usedCPU(d)
+	stop, done := make(chan struct{}), make(chan error, 1)
+	began := time.Now()
+	go func() {
+		done <- h.pinned(l.sender, h.senderCPU, func() (err error) {
+			f.sent, err = b.flood(rate, stop)
+			return err
+		})
+	}()
+	time.Sleep(h.hostileSize.flood / 10)
+	err := h.client(l)
+	time.Sleep(h.hostileSize.flood - time.Since(began))
+	close(stop)
+	h.must(<-done)
+	h.must(err)
+	f.rate = int(float64(f.sent) / time.Since(began).Seconds())
+	// What waits in the ring counts too.
+	for last := time.Duration(-1); last != h.usedCPU(d) && time.Since(began) < 3*h.hostileSize.flood+time.Second; time.Sleep(200 * time.Millisecond) {
+		last = h.usedCPU(d)
+	}
+	f.cpu = (h.usedCPU(d) - before) / time.Duration(max(f.sent, 1))
+	f.after = h.resident(d)
+	for i := range h.knocks {
+		if strings.Contains(d.logged(), floodClient(i).String()+": ssh: OPEN SESAME\n") {
+			f.recognised++
+		}
+	}
+	if !knockd {
+		f.drops = h.counted(socket, "kernel_drops")
+	}
+	return f
+}
+
+// client knocks from each of its addresses, by the kernel's own connections.
+func (h *hostile) client(l *lane) error {
+	gap := floodGap
+	if !h.full {
+		gap = 0
+	}
+	return l.sender.do(func() error {
+		if h.full {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -20)
+		}
+		for i := range h.knocks {
+			for _, port := range []int{7000, 8000, 9000} {
+				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+				if err == nil {
+					err = unix.Bind(fd, &unix.SockaddrInet4{Addr: floodClient(i).As4()})
+				}
+				if err == nil {
+					err = unix.Connect(fd, &unix.SockaddrInet4{Addr: netip.MustParseAddr(hostAddr).As4(), Port: port})
+				}
+				if err != nil && !errors.Is(err, unix.EINPROGRESS) && !errors.Is(err, unix.ECONNREFUSED) {
+					return fmt.Errorf("knocking on %d: %w", port, err)
+				}
+				_ = unix.Close(fd)
+				time.Sleep(floodPause)
+			}
+			time.Sleep(gap)
+		}
+		return nil
+	})
+}
+
+// benchDoors are doors of three TCP knocks on ports that look random. None is unrelatedPort.
+func benchDoors(n int, more string) string {
+	r := rand.New(rand.NewPCG(7, 7))
+	ports := r.Perm(60000)
+	var s strings.Builder
+	for i := range n {
+		fmt.Fprintf(&s, "[door%d]\n\tsequence = %d,%d,%d\n\tseq_timeout = 10\n\tcommand = true\n%s", i, 1024+ports[3*i], 1024+ports[3*i+1], 1024+ports[3*i+2], more)
+	}
+	return s.String()
+}
+
+const synOnly = "\ttcpflags = syn\n"
+
+// listener is who listens while unrelated traffic passes.
+type listener struct {
+	name           string
+	knockd         bool
+	doors          string // "": no daemon
+	rejects        bool   // a socket whose filter lets nothing through
+	received, sent *blaster
+	took           [2][]time.Duration // received and sent, a packet, of each run
+}
+
+// unrelated measures what each packet costs that is nobody's knock. All lanes are there at once and take turns; only
+// the packets of one go through it.
+func (h *hostile) unrelated(table *strings.Builder) {
+	h.Helper()
+	all := []*listener{{name: "nobody listens"}, {name: "a socket that rejects everything", rejects: true}}
+	for _, n := range append(slices.Clone(h.doors), 200) {
+		if n <= h.measured {
+			all = append(all, &listener{name: fmt.Sprintf("knockd, doors: %d", n), knockd: true, doors: benchDoors(n, synOnly)})
+		}
+	}
+	for _, n := range h.doors {
+		all = append(all, &listener{name: fmt.Sprintf("sesame, doors: %d", n), doors: benchDoors(n, synOnly)})
+	}
+	most := h.doors[len(h.doors)-1]
+	all = append(all, &listener{name: fmt.Sprintf("sesame, doors without TCPFlags: %d", most), doors: benchDoors(most, "")})
+	for _, l := range all {
+		lane := h.lane()
+		if l.rejects {
+			h.rejectAll(lane.host)
+		}
+		if l.doors != "" {
+			d, _, _ := h.start(lane, l.knockd, l.doors)
+			defer h.end(d)
+		}
+		l.received = h.blaster(lane.sender, lane.unrelatedFrames(false))
+		l.sent = h.blaster(lane.host, lane.unrelatedFrames(true))
+	}
+	h.must(h.pinned(all[0].here(h), h.senderCPU, func() error {
+		for i := range h.runs + 1 {
+			for j := range all {
+				l := all[(i+j)%len(all)]
+				for k, b := range []*blaster{l.received, l.sent} {
+					took, err := b.cost(h.batches)
+					if err != nil {
+						return err
+					}
+					if i > 0 { // the first one finds nothing in any cache
+						l.took[k] = append(l.took[k], took)
+					}
+				}
+			}
+		}
+		return nil
+	}))
+	fmt.Fprintf(table, "\nA packet that is no knock (TCP without SYN), one way, ns: medians of %d runs, in turn\n\n", h.runs)
+	fmt.Fprintf(table, "%-36s %8s %8s %9s   %8s %8s %9s\n", "", "received", "more", "of reject", "sent", "more", "of reject")
+	for _, l := range all {
+		fmt.Fprintf(table, "%-36s", l.name)
+		for k := range l.took {
+			more, reject := moreThan(l.took[k], all[0].took[k]), moreThan(all[1].took[k], all[0].took[k])
+			fmt.Fprintf(table, " %8d %+8d %9.1f  ", quantile(l.took[k], 50), more, float64(more)/float64(reject))
+		}
+		fmt.Fprintln(table)
+	}
+}
+
+// here is some network to be in.
+func (l *listener) here(h *hostile) *Netns { return h.netns() }
+
+// moreThan is the median of the differences between runs at the same time.
+func moreThan(took, others []time.Duration) time.Duration {
+	more := slices.Clone(took)
+	for i := range more {
+		more[i] -= others[i]
+	}
+	return quantile(more, 50)
+}
+
+// cost is the median time that a packet takes. The kernel does all of the other end's work within the call; what else
+// the machine does meanwhile hits few of the batches.
+func (b *blaster) cost(batches int) (time.Duration, error) {
+	var took []time.Duration
+	for range batches {
+		began := time.Now()
+		n, err := b.send(batch)
+		if err != nil {
+			return 0, err
+		}
+		took = append(took, time.Since(began)/time.Duration(max(n, 1)))
+	}
+	return quantile(took, 50), nil
+}
+
+// rejectAll opens a packet socket on eth0 that no packet reaches.
+func (h *hostile) rejectAll(n *Netns) {
+	h.Helper()
+	h.must(n.do(func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		h.Cleanup(func() { _ = unix.Close(fd) })
+		reject := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
+		if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &reject); err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ALL), Ifindex: link.Index})
+	}))
+}
+
+// startUps measures the time from a daemon's start until it says that it listens, and the length of its filter.
+func (h *hostile) startUps(table *strings.Builder) {
+	h.Helper()
+	fmt.Fprintf(table, "\nStart-up, until it listens: medians of %d; instructions of the filter in the kernel\n\n", h.starts)
+	fmt.Fprintf(table, "%-12s %22s %22s %8s\n", "doors", "knockd", "sesame", "ratio")
+	l := h.lane()
+	for _, n := range h.doors {
+		var took [2][]time.Duration
+		var length [2]string
+		for range h.starts {
+			for i, knockd := range []bool{true, false} {
+				d, _, ready := h.start(l, knockd, benchDoors(n, synOnly))
+				took[i] = append(took[i], ready)
+				length[i] = h.filterLength(d)
+				h.end(d)
+			}
+		}
+		k, s := quantile(took[0], 50), quantile(took[1], 50)
+		fmt.Fprintf(table, "%-12d %10s, %10s %10s, %10s %8.2f\n", n, milliseconds(k), length[0], milliseconds(s), length[1], float64(s)/float64(k))
+		if length[1] == "refused" {
+			h.Errorf("%d doors: the kernel has no filter of ours", n)
+		}
+	}
+}
+
+// filterLength is how many instructions the filter of the daemon's packet socket has (SO_GET_FILTER in socket(7), of a
+// copy of the socket), or "refused": a library whose filter the kernel refuses leaves none or one of a single instruction.
+func (h *hostile) filterLength(d *running) string {
+	h.Helper()
+	pid := d.cmd.Process.Pid
+	process, err := unix.PidfdOpen(pid, 0)
+	h.must(err)
+	defer unix.Close(process)
+	names, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	h.must(err)
+	for _, name := range names {
+		fd, err := unix.PidfdGetfd(process, h.number(filepath.Base(name)), 0)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		length := uint32(0) // with no room for the filter, sk_get_filter in net/core/filter.c only tells its length
+		var errno unix.Errno
+		if err == nil && domain == unix.AF_PACKET {
+			_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_GET_FILTER, 0, uintptr(unsafe.Pointer(&length)), 0)
+		}
+		_ = unix.Close(fd)
+		switch {
+		case errno != 0:
+			h.Fatalf("asking for the filter: %v", errno)
+		case length > 1:
+			return fmt.Sprint(length)
+		}
+	}
+	return "refused"
+}
+
+// goBenchmarks measures the parts that a packet goes through.
+func (h *hostile) goBenchmarks(table *strings.Builder) {
+	h.Helper()
+	benchtime := flag.Lookup("test.benchtime")
+	old := benchtime.Value.String()
+	h.must(benchtime.Value.Set(h.goTime))
+	defer func() { _ = benchtime.Value.Set(old) }()
+	fmt.Fprintf(table, "\nGo code on a packet, as go test builds it\n\n%-52s %9s %12s\n", "", "ns", "allocations")
+	one := testDoors(h.T, floodDoor)
+	for _, bench := range []struct {
+		name string
+		fn   func(b *testing.B)
+	}{
+		{"parse, IPv4", benchParse(testSYN4)},
+		{"parse, IPv6", benchParse(testSYN6)},
+		{"match, first knocks, 1 source", benchMatch(one, 1)},
+		{"match, first knocks, 60,000 sources", benchMatch(one, floodSources)},
+		{"reader, first knocks, 1 source", benchTake(one, 1, 7000)},
+		{"reader, first knocks, 60,000 sources", benchTake(one, floodSources, 7000)},
+		{"reader, decoys, 60,000 sources", benchTake(one, floodSources, 7001)},
+		{"reader, 1,000 doors, first knocks, 60,000 sources", benchTake(testDoors(h.T, benchDoors(999, synOnly)+floodDoor), floodSources, 7000)},
+	} {
+		r := testing.Benchmark(bench.fn)
+		if r.N == 0 {
+			h.Errorf("%s: the benchmark failed", bench.name)
+			continue
+		}
+		fmt.Fprintf(table, "%-52s %9.1f %12.3f\n", bench.name, float64(r.T.Nanoseconds())/float64(r.N), float64(r.MemAllocs)/float64(r.N))
+		if h.full && r.AllocsPerOp() > 0 {
+			h.Errorf("%s: got %d allocations a packet, want 0", bench.name, r.AllocsPerOp())
+		}
+	}
+	runtime.GC()
+}
+
+// benchTake gives the reader first knocks, or decoys, from many sources as the ring does.
+func benchTake(doors []*Door, sources int, port uint16) func(b *testing.B) {
+	return func(b *testing.B) {
+		b.ReportAllocs()
+		r := newTestReader(new(strings.Builder), make(chan Grant))
+		r.plan.spec, r.plan.matcher = filterSpec(doors, nil, false), newMatcher(doors, maxAttempts)
+		r.plan.matcher.onlyChanges = true
+		r.steps.spent = 1 << 60 // no line is left
+		p := testSYN4.with(func(p *testPacket) { p.knock.Port = port })
+		f := Frame{Bytes: p.bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1}
+		for n := 0; b.Loop(); n++ {
+			r.batchTime += 100 * time.Microsecond // 10,000 a second
+			binary.BigEndian.PutUint32(f.Bytes[ipv4OffSource:], 0x0b000001+uint32(n%sources))
+			binary.BigEndian.PutUint32(f.Bytes[ipv4MinLen+tcpOffSeq:], uint32(n))
+			r.take(&f)
+		}
+	}
+}
+
+// BenchmarkTake is what the reader does with a packet, from the ring on.
+func BenchmarkTake(b *testing.B) {
+	doors := testDoors(b, floodDoor)
+	b.Run("1 source", benchTake(doors, 1, 7000))
+	b.Run("60,000 sources", benchTake(doors, floodSources, 7000))
+	b.Run("60,000 sources, decoys", benchTake(doors, floodSources, 7001))
+}
+
+func microseconds(d time.Duration) string {
+	return fmt.Sprintf("%.2f µs", float64(d.Nanoseconds())/1000)
+}
