@@ -71,6 +71,7 @@ func TestBenchHostile(t *testing.T) {
 	if h.full {
 		h.hostileSize = hostileFull
 		fmt.Printf("\n%s\n", measuredOn())
+		h.goFirst(t)
 	}
 	var set unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &set); err != nil {
@@ -100,6 +101,21 @@ func TestBenchHostile(t *testing.T) {
 			}
 		})
 	}
+}
+
+// goFirst lets this session's processes go before those of others, where the kernel shares processors out by session
+// (sched(7), autogroup): nice values count only within one.
+func (h *hostile) goFirst(t *testing.T) {
+	const file = "/proc/self/autogroup"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return
+	}
+	_, before, _ := strings.Cut(strings.TrimSpace(string(text)), "nice ")
+	if err := os.WriteFile(file, []byte("-20"), 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.WriteFile(file, []byte(before), 0) })
 }
 
 // pinned runs fn on a thread of its own that stays on that processor, in the namespace. In a full run it goes before
