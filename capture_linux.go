@@ -18,8 +18,10 @@ const (
 	// It is the price of the ring in latency; a reader that is woken for each packet pays in CPU instead.
 	blockTimeout = 4
 	// ringSize is for all captures together: 1 MB, and on 32-bit machines, which are routers mostly, half of it.
-	ringSize    = 1 << (19 + ^uint(0)>>63)
-	blockSize   = ringSize / 16
+	ringSize = 1 << (19 + ^uint(0)>>63)
+	// blockSize is small, as a packet that comes alone takes a block: the ring lasts for 64 times blockTimeout at least
+	// while the reader has no processor. Larger ones wake the reader less often in a flood.
+	blockSize   = ringSize / 64
 	minRingSize = 4 * blockSize
 	maxCaptures = 32
 	frameSize   = 2048 // tells the kernel how many frames a block is to hold at least; they are packed

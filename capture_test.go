@@ -313,6 +313,43 @@ func randomDoors(n int) (doors []*Door) {
 	return doors
 }
 
+// TestCaptureLasts sends packets that come one by one while nobody reads: each takes a block, and none is lost.
+func TestCaptureLasts(t *testing.T) {
+	const packets = 60
+	w := newWorld(t, 1)
+	x := w.wire(0)
+	w.must(w.host.do(func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		c, err := openCapture(link.Index, filterSpec([]*Door{{Sequence: []Knock{{7000, tcp}}}}, nil, false), ringSize)
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		p := fromClient4
+		p.knock = Knock{7000, tcp}
+		for range packets {
+			x.send(p.bytes())
+			time.Sleep((blockTimeout + 4) * time.Millisecond) // until the kernel has handed over the block
+		}
+		got := 0
+		w.eventually("the last packet", func() bool {
+			c.read(func(f *Frame) {
+				if f.Protocol == unix.ETH_P_IP { // the filter lets IPv6 extension headers through, which a new link sends
+					got++
+				}
+			})
+			return got >= packets || c.drops() > 0
+		})
+		if got != packets {
+			t.Errorf("got %d packets, want %d", got, packets)
+		}
+		return nil
+	}))
+}
+
 // TestCaptureRefused opens a capture on an interface that is not there: an error, and no socket is left.
 func TestCaptureRefused(t *testing.T) {
 	w := newWorld(t, 1)
