@@ -1008,12 +1008,14 @@ func ascent(sequence []Knock) (ascending bool, span int) {
 func (p *parser) warnPrefixes() {
 	// Sorted, a sequence stands directly before those that begin with it, or before a run of such ones.
 	var byText []*section
+	texts := map[*section]string{}
 	for _, s := range p.sections {
 		if s.door.Sequence != nil {
 			byText = append(byText, s)
+			texts[s] = s.door.sequence() + ","
 		}
 	}
-	text := func(i int) string { return byText[i].door.sequence() + "," }
+	text := func(i int) string { return texts[byText[i]] }
 	sort.SliceStable(byText, func(i, j int) bool { return text(i) < text(j) })
 	for i := 0; i+1 < len(byText); i++ {
 		if !strings.HasPrefix(text(i+1), text(i)) {
