@@ -18,14 +18,16 @@ const (
 	// It is the price of the ring in latency; a reader that is woken for each packet pays in CPU instead.
 	blockTimeout = 4
 	// ringSize is for all captures together: 1 MB, and on 32-bit machines, which are routers mostly, half of it.
-	ringSize = 1 << (19 + ^uint(0)>>63)
-	// blockSize is small, as a packet that comes alone takes a block: the ring lasts for 64 times blockTimeout at least
-	// while the reader has no processor. Larger ones wake the reader less often in a flood.
-	blockSize   = ringSize / 64
-	minRingSize = 4 * blockSize
+	ringSize    = 1 << (19 + ^uint(0)>>63)
+	minRing     = 16 // blocks
 	maxCaptures = 32
 	frameSize   = 2048 // tells the kernel how many frames a block is to hold at least; they are packed
 )
+
+// blockSize is small, as a packet that comes alone takes a block: the ring lasts for 64 times blockTimeout at least while
+// the reader has no processor. Larger ones wake the reader less often in a flood. The kernel demands whole pages
+// (packet_set_ring in net/packet/af_packet.c), which have 64 KB on some machines.
+var blockSize = max(ringSize/64, os.Getpagesize())
 
 // Offsets in the ring of linux/if_packet.h. A block begins with struct tpacket_block_desc: version, offset of private
 // data, then struct tpacket_hdr_v1: status, number of packets, offset of the first one. A packet begins with struct
@@ -88,9 +90,9 @@ func openCapture(index int, spec FilterSpec, ring int) (_ *Capture, err error) {
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
 		return nil, fmt.Errorf("asking for a TPACKET_V3 ring: %w", err)
 	}
-	ring = max(ring, minRingSize) / blockSize * blockSize
+	ring = max(ring/blockSize, minRing) * blockSize
 	req := unix.TpacketReq3{
-		Block_size: blockSize, Block_nr: uint32(ring / blockSize),
+		Block_size: uint32(blockSize), Block_nr: uint32(ring / blockSize),
 		Frame_size: frameSize, Frame_nr: uint32(ring / frameSize),
 		Retire_blk_tov: blockTimeout,
 	}
