@@ -539,7 +539,7 @@ func neighbours(t *testing.T, parts string) *guest {
 	}
 	g.say("  the daemon has started first, and each link is listened on when it is there\n")
 	g.say("%s%s", door("lan0.2", vlan, ppp), door("ppp0", ppp, vlan))
-	g.until("wg show wg0 latest-handshakes | grep -q '[1-9]$'")
+	g.until("wg show wg0 latest-handshakes | grep -q '[1-9][0-9]*$'")
 	door("wg0", wg, vlan)
 	g.say("  wg0, a tunnel over lan0.2: the same\n")
 
