@@ -88,7 +88,8 @@ func TestBenchHostile(t *testing.T) {
 	for _, part := range []struct {
 		name    string
 		measure func(h *hostile, table *strings.Builder)
-	}{{"floods", (*hostile).floods}, {"unrelated", (*hostile).unrelated}, {"start", (*hostile).startUps}, {"Go", (*hostile).goBenchmarks}} {
+	}{{"floods", (*hostile).floods}, {"unrelated", (*hostile).unrelated}, {"start", (*hostile).startUps},
+		{"idle", (*hostile).idle}, {"Go", (*hostile).goBenchmarks}} {
 		t.Run(part.name, func(t *testing.T) {
 			h := h
 			h.world = &world{T: t}
@@ -323,6 +324,67 @@ func (h *hostile) usedCPU(d *running) (total time.Duration) {
 		total += time.Duration(n)
 	}
 	return total
+}
+
+// idle measures what a daemon costs for which nothing comes: how often its threads run, for how long, and the machine's
+// timer interrupts (/proc/softirqs), of which the kernel's timer for the ring is a part. The latter are others', too.
+func (h *hostile) idle(table *strings.Builder) {
+	h.Helper()
+	lasts := 50 * time.Millisecond
+	if h.full {
+		lasts = 5 * time.Second
+	}
+	fmt.Fprintf(table, "\n    %-24s  %16s  %16s  %s\n", "Nothing comes, a second", "timer interrupts", "runs of a thread", "CPU")
+	for _, name := range []string{"nobody listens", "knockd", "sesame", "nobody listens, again"} {
+		var d *running
+		if !strings.HasPrefix(name, "nobody") {
+			d, _, _ = h.start(h.lane(), name == "knockd", floodDoor+"\tcommand = true\n")
+			time.Sleep(lasts) // for its start to be over
+		}
+		timers, runs, cpu := h.timers(), 0, time.Duration(0)
+		if d != nil {
+			runs, cpu = h.timesRun(d), h.usedCPU(d)
+		}
+		time.Sleep(lasts)
+		timers = h.timers() - timers
+		if d != nil {
+			runs, cpu = h.timesRun(d)-runs, h.usedCPU(d)-cpu
+			h.end(d)
+		}
+		second := lasts.Seconds()
+		fmt.Fprintf(table, "    %-24s  %16.0f  %16.1f  %s\n", name, float64(timers)/second, float64(runs)/second,
+			microseconds(time.Duration(float64(cpu)/second)))
+	}
+}
+
+// timers counts the timer interrupts of all processors.
+func (h *hostile) timers() (sum int) {
+	h.Helper()
+	text, err := os.ReadFile("/proc/softirqs")
+	h.must(err)
+	for line := range strings.Lines(string(text)) {
+		kind, counts, _ := strings.Cut(line, ":")
+		if !strings.HasSuffix(kind, "TIMER") { // TIMER and HRTIMER: which one the ring has depends on the kernel
+			continue
+		}
+		for _, n := range strings.Fields(counts) {
+			sum += h.number(n)
+		}
+	}
+	return sum
+}
+
+// timesRun counts how often the daemon's threads have been given a processor (the third number of schedstat).
+func (h *hostile) timesRun(d *running) (sum int) {
+	h.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", d.cmd.Process.Pid))
+	h.must(err)
+	for _, name := range threads {
+		text, err := os.ReadFile(name)
+		h.must(err)
+		sum += h.number(strings.Fields(string(text))[2])
+	}
+	return sum
 }
 
 // resident is the memory that the daemon has, in kilobytes (proc_pid_status(5)).

@@ -223,7 +223,9 @@ func TestInstallForPackage(t *testing.T) {
 	needRoot(t)
 	program, dir := realProgram(t), t.TempDir()
 	for range 2 { // over what is there
-		out, err := exec.Command("make", "-n", "install", "DESTDIR="+dir, "PREFIX=/opt/x").Output()
+		dry := exec.Command("make", "-n", "install", "DESTDIR="+dir, "PREFIX=/opt/x")
+		dry.Env = append(os.Environ(), "MAKEFLAGS=") // not make test's
+		out, err := dry.Output()
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 		last := lines[len(lines)-1]
 		if err != nil || last != "./sesame install --prefix=/opt/x --destdir="+dir {
