@@ -1,3 +1,5 @@
+//go:build !pure
+
 package main
 
 import (
@@ -802,6 +804,16 @@ func BenchmarkTake(b *testing.B) {
 	b.Run("1 source", benchTake(doors, 1, 7000))
 	b.Run("60,000 sources", benchTake(doors, floodSources, 7000))
 	b.Run("60,000 sources, decoys", benchTake(doors, floodSources, 7001))
+}
+
+// BenchmarkParseConfig reads many doors, which a start waits for.
+func BenchmarkParseConfig(b *testing.B) {
+	text := benchDoors(1000, synOnly)
+	for b.Loop() {
+		if _, err := parseConfig("doors", strings.NewReader(text)); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func microseconds(d time.Duration) string {

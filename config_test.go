@@ -700,13 +700,3 @@ func FuzzParseConfig(f *testing.F) {
 		}
 	})
 }
-
-// BenchmarkParseConfig reads many doors, which a start waits for.
-func BenchmarkParseConfig(b *testing.B) {
-	text := benchDoors(1000, synOnly)
-	for b.Loop() {
-		if _, err := parseConfig("doors", strings.NewReader(text)); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
