@@ -223,7 +223,7 @@ func TestInstallForPackage(t *testing.T) {
 	needRoot(t)
 	program, dir := realProgram(t), t.TempDir()
 	for range 2 { // over what is there
-		dry := exec.Command("make", "-n", "install", "DESTDIR="+dir, "PREFIX=/opt/x")
+		dry := exec.Command("make", "--no-print-directory", "-n", "install", "DESTDIR="+dir, "PREFIX=/opt/x")
 		dry.Env = append(os.Environ(), "MAKEFLAGS=") // not make test's
 		out, err := dry.Output()
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
