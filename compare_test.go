@@ -823,10 +823,11 @@ func TestLogBesideKnockd(t *testing.T) {
 	dir := t.TempDir()
 	config := dir + "/knockd.conf"
 	theirs, ours := dir+"/theirs", dir+"/ours"
+	// knockd counts whole seconds: with a timeout of one, knocks on both sides of a full second are too late for it.
 	w.must(os.WriteFile(config, []byte("[options]\n logfile = "+theirs+`
 [fails]
 	sequence = 7000,8000,9000
-	seq_timeout = 1
+	seq_timeout = 3
 	start_command = exit 3
 	cmd_timeout = 2
 	stop_command = true
