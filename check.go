@@ -88,6 +88,11 @@ func firewallReport(c *Config, in Inspection, auto []string, dryRun bool) (repor
 	for _, w := range choice.Warnings {
 		warn("%s", w)
 	}
+	for _, d := range c.Doors {
+		if d.native() && !d.Hide && strings.HasSuffix(choice.Reason, nothingDrops) {
+			warnings = append(warnings, fmt.Sprintf("%s:%d: door %q: %s: everybody can reach its ports: write Hide = yes", c.File, d.Line, d.Name, nothingDrops))
+		}
+	}
 	report = "firewall: " + choice.Reason + "\n"
 	rules := c.ruleset(c.Interfaces, auto)
 	if err := rules.fits(); err != nil {

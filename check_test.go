@@ -28,7 +28,7 @@ func TestCheck(t *testing.T) {
 			output{0, "configuration OK\nssh: 2 knocks within 3s, opens for 5s\n", ""}},
 		{"door for IPv6", ssh + "Command_6 = /bin/sh open", "", output{0, "configuration OK\nssh: 2 knocks within 25s, runs a command\n", ""}},
 		{"door without a command, of one knock", "[ssh]\nSequence = 21941", "", output{0, "configuration OK\nssh: 1 knock within 25s, runs nothing\n",
-			`warning: FILE:1: door "ssh": it has no command: knocking is only logged` + "\n" +
+			`warning: FILE:1: door "ssh": it has neither Open_Ports nor a Start_Command: knocking is only logged` + "\n" +
 				`warning: FILE:1: door "ssh": a sequence of one knock is opened by any port scan` + "\n"}},
 		{"name with blanks", "[open ssh]\nSequence = 21941,22942:udp\n" + sh, "",
 			output{0, "configuration OK\nopen ssh: 2 knocks within 25s, runs a command\n", ""}},
@@ -88,7 +88,7 @@ func TestFirewallReport(t *testing.T) {
 		byNFT      = "firewall: nft: no chain can drop packets to this host\n"
 		eth0       = "[options]\nInterface = eth0\n"
 	)
-	v4 := Tool{iptables: iptables{"iptables", true}, Rules: nothingDrops}
+	v4 := Tool{iptables: iptables{"iptables", true}, Rules: acceptingRules}
 	for _, test := range []struct {
 		name, options string
 		in            Inspection
@@ -116,6 +116,19 @@ func TestFirewallReport(t *testing.T) {
 		if dry, _ := firewallReport(c, test.in, nil, true); strings.Contains(dry, "would run") != test.dry {
 			t.Errorf("%s: want a dry run: %v, got\n%s", test.name, test.dry, dry)
 		}
+	}
+}
+
+// TestNothingDrops has a port that is not hidden, on a host whose rules drop nothing.
+func TestNothingDrops(t *testing.T) {
+	c, err := readText(strings.Replace(nativeConfig, "Hide = yes\n", "", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, warnings := firewallReport(c, Inspection{}, nil, false)
+	want := `knockd.conf:1: door "open ssh": no chain can drop packets to this host: everybody can reach its ports: write Hide = yes`
+	if len(warnings) != 1 || warnings[0] != want {
+		t.Errorf("got %q, want %q", warnings, want)
 	}
 }
 

@@ -862,7 +862,7 @@ func (p *parser) finish() {
 		wrong := s.wrong
 		p.checkPorts(s)
 		if d.Sequence == nil && !wrong && d.OneTime == "" { // else Sequence may be the line that is wrong
-			p.fail("a door needs a Sequence: Sequence = 7000,8000:udp,9000")
+			p.fail("a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000")
 		}
 		if !s.wrong { // else what surprises may come of that
 			p.warnSurprises(s)
@@ -956,7 +956,7 @@ func (p *parser) warnSurprises(s *section) {
 	case start == "" && stop != "":
 		p.warn("a Stop_Command without a Start_Command is never run")
 	case start == "":
-		p.warn("it has no command: knocking is only logged")
+		p.warn("it has neither Open_Ports nor a Start_Command: knocking is only logged")
 	case stop != "" && s.seen["Cmd_Timeout"] == 0:
 		p.warn("Stop_Command without Cmd_Timeout: it runs after %d seconds", int(defaultCmdTimeout.Seconds()))
 	case stop == "" && s.seen["Cmd_Timeout"] != 0:
@@ -978,7 +978,12 @@ func (p *parser) warnSurprises(s *section) {
 		p.warn("a knock from %d to %d, where programs have their own ports: answers to them may count as scans: "+
 			"take another one, or write TCPFlags = syn if it is TCP", firstEphemeral, lastEphemeral)
 	}
+	if slices.ContainsFunc(d.Sequence, func(k Knock) bool { return slices.Contains(d.OpenPorts, k) }) {
+		p.warn("a knock is one of Open_Ports, too: whoever tries that port knocks: take another one")
+	}
 	switch ascending, span := ascent(d.Sequence); {
+	case len(d.Sequence) > 1 && !slices.ContainsFunc(d.Sequence, func(k Knock) bool { return k != d.Sequence[0] }) && d.Allow == nil:
+		p.warn("a sequence of one port alone is opened by whoever tries it often: take different ones")
 	case len(d.Sequence) == 1 && d.Allow == nil:
 		p.warn("a sequence of one knock is opened by any port scan")
 	case ascending && (len(d.Sequence) == 2 && !d.hasDecoys() || span <= scanSpan) && d.Allow == nil:

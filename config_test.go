@@ -316,7 +316,7 @@ func TestMistakes(t *testing.T) {
 		{"unknown protocol", "[a]\nSequence = 7000:icmp", `knockd.conf:2: door "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "7000:icmp"`},
 		{"empty protocol", "[a]\nSequence = 7000:", `knockd.conf:2: door "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "7000:"`},
 		{"too many knocks", "[a]\nSequence = 5" + strings.Repeat(",5", maxKnocks), `knockd.conf:2: door "a": Sequence: a sequence has 1 to 32 knocks, not 33`},
-		{"no sequence", "[a]\nCommand = open\n[b]\nSequence = 1", `knockd.conf:1: door "a": a door needs a Sequence: Sequence = 7000,8000:udp,9000`},
+		{"no sequence", "[a]\nCommand = open\n[b]\nSequence = 1", `knockd.conf:1: door "a": a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000`},
 
 		{"misspelt directive", "[a]\nSequence = 1\nCmd_Timout = 5", `knockd.conf:3: door "a": unknown directive "Cmd_Timout" (did you mean Cmd_Timeout?)`},
 		{"unknown directive", "[options]\nColour = red", `knockd.conf:2: unknown directive "Colour"`},
@@ -395,7 +395,7 @@ func TestMistakes(t *testing.T) {
 		{"open ports for no time", native + "Cmd_Timeout = 0",
 			`knockd.conf:4: door "a": Cmd_Timeout = 0 closes Open_Ports at once: write how many seconds they are to be open, from 1 to 2147483647`},
 		{"all that does not go together", "[a]\nCmd_Timeout = 0\nTarget = 192.0.2.7\nHide_Except = 10.0.0.7\nOpen_Ports = 22",
-			`knockd.conf:1: door "a": a door needs a Sequence: Sequence = 7000,8000:udp,9000` + "\n" +
+			`knockd.conf:1: door "a": a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000` + "\n" +
 				`knockd.conf:2: door "a": Cmd_Timeout = 0 closes Open_Ports at once: write how many seconds they are to be open, from 1 to 2147483647` + "\n" +
 				`knockd.conf:4: door "a": Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line` + "\n" +
 				`knockd.conf:5: door "a": Open_Ports opens ports of this host, and Target is for another one: open those by a Start_Command with a FORWARD rule`},
@@ -425,7 +425,7 @@ func TestMistakes(t *testing.T) {
 				`knockd.conf:4: door "a": Sequence: a port is a number from 1 to 65535, not "x"` + "\n" +
 				`knockd.conf:4: door "a": Sequence: a port is a number from 1 to 65535, not "y"` + "\n" +
 				`knockd.conf:5: door "a": TCPFlags: "z"` + isFlag + "\n" +
-				`knockd.conf:6: door "b": a door needs a Sequence: Sequence = 7000,8000:udp,9000` + "\n" +
+				`knockd.conf:6: door "b": a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000` + "\n" +
 				`knockd.conf:9: door "c": Seq_Timeout` + seconds + `"x"`},
 	}
 	for _, test := range tests {
@@ -474,7 +474,7 @@ func TestWarnings(t *testing.T) {
 		adjacent  = `knockd.conf:1: door "a": a scan of a few adjacent ports in order completes the sequence: let it go up and down, over thousands of ports`
 		unfit     = `knockd.conf:1: door "a": TCPFlags do not fit a connection's first packet, which carries SYN alone: knock clients cannot open it`
 		oneKnock  = `knockd.conf:1: door "a": a sequence of one knock is opened by any port scan`
-		noCommand = `knockd.conf:1: door "a": it has no command: knocking is only logged`
+		noCommand = `knockd.conf:1: door "a": it has neither Open_Ports nor a Start_Command: knocking is only logged`
 		run       = "\nCommand = open\n"
 	)
 	tests := []struct{ name, in, want string }{
@@ -496,7 +496,8 @@ func TestWarnings(t *testing.T) {
 		{"open ports that are repeated", head + "Open_Ports = 22, 22:tcp\nCmd_Timeout = 5", `knockd.conf:3: door "a": Open_Ports: 22:tcp stands there twice`},
 		{"exception of more bits than it has", head + "Open_Ports = 22\nCmd_Timeout = 5\nHide = yes\nHide_Except = 10.0.0.7/8",
 			`knockd.conf:6: door "a": Hide_Except: "10.0.0.7/8" is read as 10.0.0.0/8`},
-		{"hidden port that is knocked on", head + "Open_Ports = 7000\nCmd_Timeout = 5\nHide = yes", ""},
+		{"hidden port that is knocked on", head + "Open_Ports = 7000\nCmd_Timeout = 5\nHide = yes",
+			`knockd.conf:1: door "a": a knock is one of Open_Ports, too: whoever tries that port knocks: take another one`},
 		{"port hidden by one and opened by another", head + "Open_Ports = 22\nCmd_Timeout = 5\nHide = yes\n[b]\nSequence = 9000,3000\nOpen_Ports = 22\nCmd_Timeout = 5", ""},
 		{"repeated open ports", head + "Open_Ports = 23\nOpen_Ports = 22\nCmd_Timeout = 5", `knockd.conf:4: door "a": Open_Ports stands on line 3 already: this line holds`},
 		{"repeated hide", head + "Open_Ports = 23\nHide = no\nHide = yes\nCmd_Timeout = 5", `knockd.conf:5: door "a": Hide stands on line 4 already: this line holds`},
@@ -532,7 +533,8 @@ func TestWarnings(t *testing.T) {
 		{"up and down", "[a]\nSequence = 100,102,101" + run, ""},
 		{"up in both protocols", "[a]\nSequence = 100,101:udp,102" + run, ""},
 		{"up in udp", "[a]\nSequence = 100:udp,101:udp,102:udp" + run, adjacent},
-		{"same port", "[a]\nSequence = 8,8,8" + run, ""},
+		{"same port", "[a]\nSequence = 8,8,8" + run, `knockd.conf:1: door "a": a sequence of one port alone is opened by whoever tries it often: take different ones`},
+		{"same port, for some alone", "[a]\nSequence = 8,8,8\nAllow = 192.0.2.7" + run, ""},
 
 		{"same sequence", door + "[b]\nSequence = 7000:tcp, 3000, 9000\nCommand = b", `knockd.conf:1: door "a": it has the same sequence as door "b" (line 4): both open at once`},
 		{"beginning of another", door + "[b]\nSequence = 7000,3000\nCommand = b", `knockd.conf:4: door "b": its sequence is the beginning of that of door "a" (line 1): it opens on the way`},

@@ -291,6 +291,9 @@ type Choice struct {
 	Warnings []string // what will not work as one might think
 }
 
+// nothingDrops is why it does not matter which firewall is taken, and why a door without Hide protects nothing.
+const nothingDrops = "no chain can drop packets to this host"
+
 // chooseFirewall takes the tool that the chains which can drop are written in, or the one that option (auto, iptables or
 // nft) names. mark is the bit for nft.
 func chooseFirewall(option string, in Inspection, mark uint32) (c Choice, err error) {
@@ -320,7 +323,7 @@ func chooseFirewall(option string, in Inspection, mark uint32) (c Choice, err er
 	case in.NFTError != nil:
 		option, c.Reason = "iptables", "nft does not work here"
 	case len(ipt)+len(nft) == 0:
-		option, c.Reason = "nft", "no chain can drop packets to this host"
+		option, c.Reason = "nft", nothingDrops
 	case len(nft) == 0 && agree:
 		option, c.Reason = "iptables", describeChains(ipt)+" can drop, and its rules are iptables'"
 	case len(ipt) == 0:

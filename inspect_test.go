@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	nothingDrops = "-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n"
-	listedFw4    = `table inet fw4 { # handle 7
+	acceptingRules = "-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n"
+	listedFw4      = `table inet fw4 { # handle 7
 	set blocked {
 		type ipv4_addr
 		elements = { 192.0.2.1,
@@ -57,7 +57,7 @@ table ip filter { # handle 8
 func TestChooseFirewall(t *testing.T) {
 	missing := errors.New("not there")
 	v4, v6, legacy := iptables{"iptables", true}, iptables{"ip6tables", true}, iptables{"iptables-legacy", true}
-	both := []Tool{{iptables: v4, Rules: nothingDrops}, {iptables: v6, Rules: nothingDrops}}
+	both := []Tool{{iptables: v4, Rules: acceptingRules}, {iptables: v6, Rules: acceptingRules}}
 	droppingLegacy := Tool{iptables: legacy, Legacy: true, Rules: "-P INPUT DROP\n-P FORWARD ACCEPT\n"}
 	const neither = "neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)"
 	for _, test := range []struct {

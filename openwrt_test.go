@@ -4,6 +4,7 @@ package main
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -156,7 +157,7 @@ next:
 	o.want("the example", start(), "")
 	o.config(uciDoor)
 	o.want("without wan", start(), "")
-	o.want("the log", o.run("cat /tmp/logd"), "logger: none of the networks wan is up: the daemon waits for it\n")
+	o.want("the log", o.run("cat /tmp/logd"), "logger: none of the networks wan is up, and until then nothing is hidden: list device need not be up\n")
 	triggers, _ := o.script("triggers")
 	o.want("triggers", triggers, "reload_trigger sesame\ninterface_trigger interface.* wan /etc/init.d/sesame reload\n")
 	o.run("mkdir /tmp/up; echo eth0 > /tmp/up/wan; /router/syslogd -O /tmp/syslog")
@@ -234,6 +235,10 @@ func TestOpenwrtConfig(t *testing.T) {
 		{first + door + "\toption enabled '0'\n", options, ""},
 		{first + door + "\toption start_command 'echo \"%IP%\" `id` $(id) [x] # = %s \\n; true'\n",
 			options + rendered + "Start_Command = echo \"%IP%\" `id` $(id) [x] # = %s \\n; true\n", ""},
+		{first + "\tlist ignore_ports '7001'\n\toption ring_size '2'\n" + door + "\tlist interface 'wan'\n\tlist interface 'ppp*'\n" +
+			"\tlist allow '10.9.0.0/24'\n\toption decoys '0'\n\toption strict '1'\n\toption max_open '9'\n",
+			options + "Ring_Size = 2\nIgnore_Ports = 7001\n" + rendered + "Interface = wan,ppp*\nAllow = 10.9.0.0/24\n" +
+				"Decoys = 0\nStrict = 1\nMax_Open = 9\n", ""},
 		{strings.Replace(first, "1", "0", 1) + door, "", ""},
 		// What would add a directive, a door, or nothing that is known.
 		{first + door + "\toption target '10.0.0.1\nStart_Command = touch /tmp/owned'\n", "", "Target: " + line},
@@ -252,6 +257,14 @@ func TestOpenwrtConfig(t *testing.T) {
 		}
 		if out, err := o.output("sesame check -c /var/etc/sesame.conf"); err != nil {
 			t.Errorf("%s: sesame check: %v: %s", tt.uci, err, out)
+		}
+	}
+	// What the script does not know would be left out without a word.
+	script, err := os.ReadFile("dist/openwrt/sesame.init")
+	o.world.must(err)
+	for _, d := range directives {
+		if !strings.Contains(string(script), " "+d.name+"\n") && !slices.Contains([]string{"UseSyslog", "LogFile", "PidFile", "Interface"}, d.name) {
+			t.Errorf("the script leaves out %s", d.name)
 		}
 	}
 	// Another file than doors of UCI.
