@@ -73,10 +73,7 @@ type Frame struct {
 func openCapture(index int, spec FilterSpec, ring int) (_ *Capture, err error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-			return nil, fmt.Errorf("opening a packet socket: %w: it needs CAP_NET_RAW: run it as root", err)
-		}
-		return nil, fmt.Errorf("opening a packet socket: %w", err)
+		return nil, noSocket(err)
 	}
 	c := &Capture{fd: fd}
 	defer func() {
@@ -88,7 +85,7 @@ func openCapture(index int, spec FilterSpec, ring int) (_ *Capture, err error) {
 		return nil, err
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
-		return nil, fmt.Errorf("asking for a TPACKET_V3 ring: %w", err)
+		return nil, fmt.Errorf("asking for a TPACKET_V3 ring: %w: it needs Linux 3.2", err)
 	}
 	ring = max(ring/blockSize, minRing) * blockSize
 	req := unix.TpacketReq3{
@@ -108,6 +105,17 @@ func openCapture(index int, spec FilterSpec, ring int) (_ *Capture, err error) {
 		return nil, fmt.Errorf("binding the packet socket: %w", err)
 	}
 	return c, nil
+}
+
+// noSocket says what it takes to have a packet socket.
+func noSocket(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("opening a packet socket: %w: it needs CAP_NET_RAW: run it as root", err)
+	case errors.Is(err, unix.EAFNOSUPPORT):
+		return fmt.Errorf("opening a packet socket: %w: the kernel needs CONFIG_PACKET, and a service manager must allow AF_PACKET", err)
+	}
+	return fmt.Errorf("opening a packet socket: %w", err)
 }
 
 // networkOrder puts a 16-bit number in network byte order, on machines of either order.

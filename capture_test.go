@@ -365,6 +365,44 @@ func TestCaptureRefused(t *testing.T) {
 	}))
 }
 
+// TestNoPacketSockets runs the daemon where the kernel has none for it: a filter of system calls refuses the family, as a
+// kernel without CONFIG_PACKET does.
+func TestNoPacketSockets(t *testing.T) {
+	w := newWorld(t, 0)
+	config := t.TempDir() + "/c"
+	w.must(os.WriteFile(config, []byte("[a]\n sequence = 7000,8000\n command = true\n"), 0o600))
+	err := w.host.do(func() error {
+		// Of this thread, and of what it starts (seccomp(2)). The number of the call, and the low half of its first argument.
+		half := uint32(16)
+		if networkOrder(1) == 1 {
+			half = 20
+		}
+		raw, err := bpf.Assemble([]bpf.Instruction{
+			bpf.LoadAbsolute{Off: 0, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_SOCKET, SkipTrue: 3},
+			bpf.LoadAbsolute{Off: half, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.AF_PACKET, SkipTrue: 1},
+			bpf.RetConstant{Val: 0x00050000 | uint32(unix.EAFNOSUPPORT)}, // SECCOMP_RET_ERRNO
+			bpf.RetConstant{Val: 0x7fff0000},                             // SECCOMP_RET_ALLOW
+		})
+		if err != nil {
+			return err
+		}
+		prog := unix.SockFprog{Len: uint16(len(raw)), Filter: (*unix.SockFilter)(unsafe.Pointer(&raw[0]))}
+		if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0); err != nil {
+			return err
+		}
+		out, err := sesame("sesame", "serve", "-i", "eth0", "-c", config).CombinedOutput()
+		want := "sesame serve: opening a packet socket: address family not supported by protocol: " +
+			"the kernel needs CONFIG_PACKET, and a service manager must allow AF_PACKET\n"
+		if exitStatus(err) != 1 || string(out) != want {
+			t.Errorf("got %v, %q, want exit status 1, %q", err, out, want)
+		}
+		return nil
+	})
+	w.must(err)
+}
+
 // packetSockets lists the packet sockets of this thread's network namespace.
 func packetSockets(t *testing.T) string {
 	text, err := os.ReadFile("/proc/thread-self/net/packet")
