@@ -20,28 +20,161 @@ const defaultDelay = 50 * time.Millisecond
 // lookupTime bounds the resolving of a name.
 const lookupTime = 10 * time.Second
 
+const (
+	defaultTimeout = 5 * time.Second
+	defaultRetries = 2
+	maxDelay       = time.Hour
+	maxTimeout     = time.Hour
+	maxRetries     = 100
+)
+
+// knockOptions are the client's options; a profile sets them, too.
 type knockOptions struct {
-	udp, ipv4, ipv6, verbose bool
-	delay                    time.Duration
+	udp, ipv4, ipv6, verbose, quiet, list bool
+	delay                                 time.Duration
+	verify                                uint16 // the port that is to open; 0: none
+	timeout                               time.Duration
+	retries                               int
+	stdio                                 string // HOST:PORT to join standard input and output to, or ""
+	flags                                 uint8  // of TCP knocks that name none
+	from                                  route
+}
+
+// route is where packets leave from. Its zero value leaves that to the system.
+type route struct {
+	source netip.Addr
+	link   string
+	ttl    int // of IPv4, and the hop limit of IPv6
+}
+
+// sentKnock is a knock as it is sent: with the flags of its TCP packet. A mere SYN needs no root.
+type sentKnock struct {
+	Knock
+	Flags uint8
 }
 
 func (o *knockOptions) options() []option {
-	o.delay = defaultDelay
+	o.delay, o.timeout, o.retries, o.flags = defaultDelay, defaultTimeout, defaultRetries, flagSYN
 	return append([]option{
 		flagOption('u', "udp", "make all knocks UDP", &o.udp),
 		{'d', "delay", "MS", "milliseconds between two knocks (default 50)", o.setDelay},
 		flagOption('4', "ipv4", "knock over IPv4 only", &o.ipv4),
 		flagOption('6', "ipv6", "knock over IPv6 only", &o.ipv6),
+		{'w', "verify", "PORT", "see whether this TCP port opens; if not, knock again", o.setVerify},
+		{0, "timeout", "SECONDS", "how long the port may take to open after each knock (default 5)", o.setTimeout},
+		{0, "retries", "N", "how often to knock again if it does not (default 2)", o.setRetries},
+		{'W', "stdio", "HOST:PORT", "connect there, and join standard input and output to it", o.setStdio},
+		{0, "flags", "FLAGS", "TCP flags of the knocks, such as fin,urg, or none: needs root", o.setFlags},
+		{0, "source", "ADDRESS", "the address of this host to knock from", o.setSource},
+		{0, "interface", "NAME", "the interface to knock through", o.setInterface},
+		{0, "ttl", "N", "how many routers a knock may pass, from 1 to 255", o.setTTL},
+		flagOption(0, "list", "list the profiles", &o.list),
+		flagOption('q', "quiet", "print errors only", &o.quiet),
 		flagOption('v', "verbose", "print each knock", &o.verbose),
 	}, helpOptions()...)
 }
 
 func (o *knockOptions) setDelay(value string) error {
 	ms, err := strconv.Atoi(value)
-	if err != nil || ms < 0 || ms > 3600*1000 {
+	if err != nil || ms < 0 || ms > int(maxDelay/time.Millisecond) {
 		return fmt.Errorf("a delay is milliseconds, a number from 0 to 3600000, not %q", value)
 	}
 	o.delay = time.Duration(ms) * time.Millisecond
+	return nil
+}
+
+func (o *knockOptions) setVerify(value string) error {
+	port, err := strconv.ParseUint(value, 10, 16)
+	if err != nil || port == 0 {
+		return fmt.Errorf("a port is a number from 1 to 65535, not %q", value)
+	}
+	o.verify = uint16(port)
+	return nil
+}
+
+func (o *knockOptions) setTimeout(value string) error {
+	timeout, ok := parseSeconds(value)
+	if !ok || timeout <= 0 || timeout > maxTimeout {
+		return fmt.Errorf("a timeout is seconds, a number above 0 and up to 3600, such as 5 or 0.5, not %q", value)
+	}
+	o.timeout = timeout
+	return nil
+}
+
+// parseSeconds reads 5 or 0.5.
+func parseSeconds(value string) (d time.Duration, ok bool) {
+	if strings.Trim(value, "0123456789.") != "" {
+		return 0, false
+	}
+	d, err := time.ParseDuration(value + "s")
+	return d, err == nil
+}
+
+func (o *knockOptions) setRetries(value string) error {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 0 || n > maxRetries {
+		return fmt.Errorf("retries are a number from 0 to %d, not %q", maxRetries, value)
+	}
+	o.retries = n
+	return nil
+}
+
+func (o *knockOptions) setStdio(value string) error {
+	host, port, err := net.SplitHostPort(value)
+	if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || host == "" || portErr != nil || n == 0 {
+		return fmt.Errorf("HOST:PORT is wanted, such as 192.0.2.1:22 or [2001:db8::1]:22, not %q", value)
+	}
+	o.stdio = value
+	return nil
+}
+
+func (o *knockOptions) setFlags(value string) (err error) {
+	o.flags, err = parseFlags(value)
+	return err
+}
+
+// parseFlags reads the flags of a packet with commas between them; "none" is a packet without any. Those with a ! before
+// them are not set, as TCPFlags of a door has it.
+func parseFlags(value string) (flags uint8, err error) {
+	if strings.EqualFold(value, "none") {
+		return 0, nil
+	}
+	for _, item := range strings.Split(value, ",") {
+		name, not := strings.CutPrefix(strings.TrimSpace(item), "!")
+		bit, known := flagBits[strings.ToLower(name)]
+		if !known {
+			return 0, fmt.Errorf("flags are fin, syn, rst, psh, ack and urg with commas between them, or none, not %q", value)
+		}
+		if !not {
+			flags |= bit
+		}
+	}
+	return flags, nil
+}
+
+func (o *knockOptions) setSource(value string) error {
+	addr, err := netip.ParseAddr(value)
+	if err != nil {
+		return fmt.Errorf("an address is wanted, such as 192.0.2.7 or 2001:db8::7, not %q", value)
+	}
+	o.from.source = addr.Unmap()
+	return nil
+}
+
+func (o *knockOptions) setInterface(value string) error {
+	if value == "" || len(value) > maxLinkName {
+		return fmt.Errorf("the name of an interface is wanted, such as eth0, not %q", value)
+	}
+	o.from.link = value
+	return nil
+}
+
+func (o *knockOptions) setTTL(value string) error {
+	ttl, err := strconv.Atoi(value)
+	if err != nil || ttl < 1 || ttl > 255 {
+		return fmt.Errorf("a number from 1 to 255 is wanted, not %q", value)
+	}
+	o.from.ttl = ttl
 	return nil
 }
 
