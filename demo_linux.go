@@ -4,9 +4,11 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -242,35 +244,24 @@ func (d *demonstration) await(text string) error {
 	}
 }
 
-// What a connection comes to.
-const (
-	reached  = "open"
-	refused  = "closed (refused)"
-	filtered = "filtered (no answer)"
-)
-
-// probe connects from an address inside the namespace.
-func probe(n *Netns, from, to string, patience time.Duration) string {
-	var conn net.Conn
-	err := n.do(func() (err error) {
-		dialer := net.Dialer{Timeout: patience}
-		if from != "" {
-			dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
+// probe says what a connection from an address inside the namespace comes to.
+func probe(n *Netns, from, to string, patience time.Duration) (came string) {
+	source, _ := netip.ParseAddr(from) // none: the zero Addr
+	err := n.do(func() error {
+		addr, err := netip.ParseAddrPort(to)
+		if err != nil {
+			return err
 		}
-		conn, err = dialer.Dial("tcp", to)
-		return err
+		var conn net.Conn
+		if conn, came = connect(context.Background(), addr, route{source: source}, patience); conn != nil {
+			return conn.Close()
+		}
+		return nil
 	})
-	var timeout net.Error
-	switch {
-	case err == nil:
-		_ = conn.Close()
-		return reached
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return filtered
-	case errors.Is(err, unix.ECONNREFUSED):
-		return refused
+	if err != nil {
+		return err.Error()
 	}
-	return err.Error()
+	return came
 }
 
 // expectation is what a connection from an address to one of the host's ports is to come to.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -178,10 +180,15 @@ func (o *knockOptions) setTTL(value string) error {
 	return nil
 }
 
-// knock sends a sequence to a host. A TCP knock is the kernel's own connect(), so that no root is needed; a UDP knock is
-// one datagram. Of a name with addresses of both families, the first of each is knocked on: who knocks cannot know
-// which of them the daemon will see.
+// knock sends a sequence to a host, and then does what was asked for besides: sees whether a port opens, joins standard
+// input and output to it, or hands over to a command. A TCP knock is the kernel's own connect(), so that no root is
+// needed; a UDP knock is one datagram. Of a name with addresses of both families, the first of each is knocked on: who
+// knocks cannot know which of them the daemon will see.
 func knock(e env, args []string) error {
+	args, command, err := splitCommand(args)
+	if err != nil {
+		return err
+	}
 	var o knockOptions
 	rest, err := getopt(args, o.options())
 	if err != nil {
@@ -191,21 +198,93 @@ func knock(e env, args []string) error {
 	if err != nil {
 		return usageError(err.Error())
 	}
+	if err := o.contradictions(sequence, command); err != nil {
+		return usageError(err.Error())
+	}
 	addresses, err := o.resolve(host)
 	if err != nil {
 		return err
 	}
-	failed := make([]error, len(addresses))
-	for i, k := range sequence {
+	k := &knocking{env: e, knockOptions: o, addresses: addresses, sequence: sequence, say: e.stdout}
+	if o.stdio != "" || command != nil {
+		k.say = e.stderr // standard output is another's
+	}
+	switch {
+	case o.stdio != "":
+		return k.join(host)
+	case o.verify == 0:
+		err = k.send(o.delay)
+	default:
+		err = k.verified()
+	}
+	if err != nil || command == nil {
+		return err
+	}
+	return become(command)
+}
+
+// splitCommand takes what stands behind "--" for a command, if there is a host before it: else "--" only ends the
+// options, as in getopt_long(3).
+func splitCommand(args []string) (before, command []string, err error) {
+	i := slices.Index(args, "--")
+	if i < 0 {
+		return args, nil, nil
+	}
+	rest, err := getopt(args[:i], new(knockOptions).options())
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case len(rest) == 0:
+		return args, nil, nil
+	case i+1 == len(args):
+		return nil, nil, usageError("behind -- a command is needed: -- ssh HOST")
+	}
+	return args[:i], args[i+1:], nil
+}
+
+// contradictions are options that cannot be had together.
+func (o *knockOptions) contradictions(sequence []Knock, command []string) error {
+	port := o.verify
+	if o.stdio != "" {
+		_, port = o.stdioTarget()
+	}
+	switch source := o.from.source; {
+	case o.ipv4 && o.ipv6:
+		return errors.New("-4 and -6 exclude each other: give neither to knock over both")
+	case source.IsValid() && (o.ipv4 && !source.Is4() || o.ipv6 && source.Is4()):
+		return fmt.Errorf("%v is an address of the other family than -4 or -6 asks for", source)
+	case o.quiet && o.verbose:
+		return errors.New("-q and -v exclude each other")
+	case o.stdio != "" && command != nil:
+		return errors.New("-W and a command exclude each other: both want standard input and output")
+	case port != 0 && slices.Contains(sequence, Knock{port, tcp}):
+		return fmt.Errorf("port %d is one of the knocks: to connect to it, and see whether it opens, would be a knock too", port)
+	}
+	return nil
+}
+
+// knocking is one call of the client.
+type knocking struct {
+	env
+	knockOptions
+	addresses []netip.Addr
+	sequence  []Knock
+	say       io.Writer // for what is no error
+}
+
+// send sends the sequence once to each address. The error is that of the first address, and nil if one of them got all.
+func (k *knocking) send(delay time.Duration) error {
+	failed := make([]error, len(k.addresses))
+	for i, knock := range k.sequence {
 		if i > 0 {
-			time.Sleep(o.delay)
+			time.Sleep(delay)
 		}
-		for j, addr := range addresses {
-			if o.verbose {
-				fmt.Fprintf(e.stdout, "hitting %v %v:%d\n", k.Proto, addr, k.Port)
+		for j, addr := range k.addresses {
+			if k.verbose {
+				fmt.Fprintf(k.say, "hitting %v %v:%d\n", knock.Proto, addr, knock.Port)
 			}
-			if err := hit(addr, k); err != nil && failed[j] == nil {
-				failed[j] = fmt.Errorf("knocking on %v port %d: %w", addr, k.Port, err)
+			if err := hit(addr, knock); err != nil && failed[j] == nil {
+				failed[j] = fmt.Errorf("knocking on %v port %d: %w", addr, knock.Port, err)
 			}
 		}
 	}
@@ -221,9 +300,6 @@ func knock(e env, args []string) error {
 func (o *knockOptions) parseArguments(args []string) (host string, sequence []Knock, err error) {
 	if len(args) == 0 {
 		return "", nil, errors.New("a host and its ports are needed: HOST 7000 8000:udp 9000")
-	}
-	if o.ipv4 && o.ipv6 {
-		return "", nil, errors.New("-4 and -6 exclude each other: give neither to knock over both")
 	}
 	if host = strings.TrimSuffix(strings.TrimPrefix(args[0], "["), "]"); host == "" {
 		return "", nil, errors.New("the host is empty")
@@ -262,13 +338,16 @@ func (o *knockOptions) resolve(host string) (addresses []netip.Addr, err error) 
 		if o.ipv4 && !addr.Is4() || o.ipv6 && addr.Is4() {
 			return nil, fmt.Errorf("%s is an address of the other family than -4 or -6 asks for", host)
 		}
+		if source := o.from.source; source.IsValid() && source.Is4() != addr.Is4() {
+			return nil, fmt.Errorf("%s and the source %v are addresses of different families", host, source)
+		}
 		return []netip.Addr{addr}, nil
 	}
 	network := "ip"
-	switch {
-	case o.ipv4:
+	switch source := o.from.source; {
+	case o.ipv4 || source.Is4():
 		network = "ip4"
-	case o.ipv6:
+	case o.ipv6 || source.Is6():
 		network = "ip6"
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), lookupTime)

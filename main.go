@@ -48,6 +48,7 @@ func main() { os.Exit(run(realEnv(), os.Args)) }
 // env is the outside world as the program sees it.
 type env struct {
 	name           string // what the program is called by, without its folder
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	now            func() time.Duration // monotonic
 	date           func() time.Time     // of the wall clock, which may jump: for people alone
@@ -58,7 +59,7 @@ type env struct {
 
 func realEnv() env {
 	return env{
-		stdout: os.Stdout, stderr: os.Stderr, now: bootTime, date: time.Now,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: bootTime, date: time.Now,
 		stateDir: "/var/lib/sesame", socket: defaultControl,
 		crash: func(string) {},
 	}

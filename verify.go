@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+)
+
+const (
+	// beforePatience is how long the knocks wait for a port that may be open already, and beforeLimit how long its answer
+	// is waited for meanwhile: less than a second, after which the system would send the first packet again (RFC 6298,
+	// section 2), behind the knocks.
+	beforePatience = 100 * time.Millisecond
+	beforeLimit    = 900 * time.Millisecond
+	// A connection is begun again while those before it still wait for an answer: a packet that came before the door was
+	// open is lost, and sent again only after a second. The pause grows by half each time.
+	firstPause = 50 * time.Millisecond
+	maxPause   = 500 * time.Millisecond
+	// connectPatience is what a long way may take there and back.
+	connectPatience = 5 * time.Second
+	maxConnecting   = 32 // at once
+	// retryDelay is the least delay between the knocks of a second try; each one after it doubles it.
+	retryDelay = 100 * time.Millisecond
+	// statusShut is the exit status for a port that did not open.
+	statusShut = toldStatus(3)
+)
+
+// What a connection comes to, in words; there may be more behind them.
+const (
+	reached     = "open"
+	refused     = "closed (RST)"
+	filtered    = "filtered (no answer)"
+	unreachable = "unreachable"
+)
+
+// connection is one that is open, or what it came to instead.
+type connection struct {
+	addr   netip.Addr
+	conn   net.Conn      // nil: it is not open
+	came   string        // to what
+	before bool          // it was begun before the knock
+	took   time.Duration // from the last knock
+}
+
+// connecting is a number of connections that have been begun, to the same port of each of the addresses.
+type connecting struct {
+	addresses []netip.Addr
+	port      uint16
+	from      route
+	found     chan connection
+	ctx       context.Context
+	cancel    context.CancelFunc // nobody waits for them any more
+	begun     int                // and not come to anything yet
+	came      map[netip.Addr]string
+}
+
+func newConnecting(addresses []netip.Addr, port uint16, from route) *connecting {
+	c := &connecting{addresses: addresses, port: port, from: from, found: make(chan connection), came: map[netip.Addr]string{}}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// begin begins one more connection to each address.
+func (c *connecting) begin(before bool, limit time.Duration) {
+	for _, addr := range c.addresses {
+		if c.begun >= maxConnecting {
+			return
+		}
+		c.begun++
+		go func() {
+			conn, came := connect(c.ctx, netip.AddrPortFrom(addr, c.port), c.from, limit)
+			select {
+			case c.found <- connection{addr: addr, conn: conn, came: came, before: before}:
+			case <-c.ctx.Done():
+				if conn != nil {
+					_ = conn.Close()
+				}
+			}
+		}()
+	}
+}
+
+// next returns the next of them that is open. It returns nil if none is until then, and keeps what the others came to.
+func (c *connecting) next(until <-chan time.Time) *connection {
+	for c.begun > 0 {
+		select {
+		case <-until:
+			return nil
+		case f := <-c.found:
+			c.begun--
+			if f.conn != nil {
+				return &f
+			}
+			// Silence, as before the door was open, says less than any answer.
+			if f.came != filtered || c.came[f.addr] == "" {
+				c.came[f.addr] = f.came
+			}
+		}
+	}
+	<-until
+	return nil
+}
+
+// connect opens a TCP connection, or says what it came to.
+func connect(ctx context.Context, to netip.AddrPort, from route, limit time.Duration) (net.Conn, string) {
+	dialer := net.Dialer{Timeout: limit}
+	if from.source.IsValid() {
+		dialer.LocalAddr = &net.TCPAddr{IP: from.source.AsSlice(), Zone: from.source.Zone()}
+	}
+	errs := new(icmpErrors)
+	defer errs.close()
+	dialer.Control = func(_, _ string, raw syscall.RawConn) (err error) {
+		controlErr := raw.Control(func(fd uintptr) { err = errs.watch(fd, to.Addr()) })
+		return errors.Join(err, controlErr)
+	}
+	conn, err := dialer.DialContext(ctx, "tcp", to.String())
+	if err == nil {
+		return conn, reached
+	}
+	return nil, errs.words(err)
+}
+
+// cameTo says in words what a connection came to that failed, where the system tells nothing but the error.
+func cameTo(err error) string {
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() || errors.Is(err, context.Canceled) {
+		return filtered
+	}
+	if code, ok := errors.AsType[syscall.Errno](err); ok {
+		if code == errRefused {
+			return refusedWords()
+		}
+		return fmt.Sprintf("%s (%v)", unreachable, error(code))
+	}
+	return fmt.Sprintf("%s (%v)", unreachable, err)
+}
+
+// verified knocks, and again as often as was asked for, until the port is open.
+func (k *knocking) verified() error {
+	opened, err := k.open(k.addresses, k.verify)
+	if err != nil {
+		return err
+	}
+	_ = opened.conn.Close()
+	return nil
+}
+
+// open knocks and connects, and again as often as was asked for. It returns the open connection, or statusShut when it
+// has said what the connections came to.
+func (k *knocking) open(addresses []netip.Addr, port uint16) (opened *connection, err error) {
+	delay := k.delay
+	var c *connecting
+	for try := range k.retries + 1 {
+		c = newConnecting(addresses, port, k.from)
+		if try == 0 {
+			c.begin(true, beforeLimit)
+			opened = c.next(time.After(beforePatience))
+		}
+		if err = k.send(delay); err == nil && opened == nil {
+			opened = k.await(c, try)
+		}
+		c.cancel()
+		switch {
+		case err != nil:
+			return nil, err
+		case opened != nil:
+			k.tell(opened, port)
+			return opened, nil
+		}
+		delay = max(2*delay, retryDelay)
+	}
+	for _, addr := range addresses {
+		fmt.Fprintf(k.stderr, "%v port %d: %s\n", addr, port, c.came[addr])
+	}
+	return nil, statusShut
+}
+
+// tell says that the port is open.
+func (k *knocking) tell(opened *connection, port uint16) {
+	switch {
+	case k.quiet:
+	case opened.before:
+		fmt.Fprintf(k.say, "%v port %d: %s, as it was before the knock\n", opened.addr, port, reached)
+	default:
+		fmt.Fprintf(k.say, "%v port %d: %s in %d ms\n", opened.addr, port, reached, opened.took.Milliseconds())
+	}
+}
+
+// await connects again and again until a connection is open, and says so. It returns nil if the time is up.
+func (k *knocking) await(c *connecting, try int) *connection {
+	began := time.Now()
+	end := began.Add(k.timeout)
+	defer k.progress("")
+	for pause := firstPause; ; pause = min(pause*3/2, maxPause) {
+		left := time.Until(end)
+		if left <= 0 {
+			return nil
+		}
+		k.progress(fmt.Sprintf("port %d: no way in after %.1f s (try %d of %d)", c.port, time.Since(began).Seconds(), try+1, k.retries+1))
+		c.begin(false, min(left, connectPatience))
+		if opened := c.next(time.After(min(left, pause))); opened != nil {
+			opened.took = time.Since(began)
+			return opened
+		}
+	}
+}
+
+// progress shows a line on a terminal, in the place of the one before; "" takes it away.
+func (k *knocking) progress(line string) {
+	if !k.quiet && isTerminal(k.stderr) {
+		fmt.Fprintf(k.stderr, "\r%s\x1b[K", line)
+	}
+}
