@@ -61,6 +61,9 @@ type connecting struct {
 func newConnecting(addresses []netip.Addr, port uint16, from route) *connecting {
 	c := &connecting{addresses: addresses, port: port, from: from, found: make(chan connection), came: map[netip.Addr]string{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	for _, addr := range addresses {
+		c.came[addr] = filtered
+	}
 	return c
 }
 
@@ -95,8 +98,7 @@ func (c *connecting) next(until <-chan time.Time) *connection {
 			if f.conn != nil {
 				return &f
 			}
-			// Silence, as before the door was open, says less than any answer.
-			if f.came != filtered || c.came[f.addr] == "" {
+			if f.came != filtered { // silence says less than any answer
 				c.came[f.addr] = f.came
 			}
 		}

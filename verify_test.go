@@ -1,0 +1,217 @@
+//go:build !pure
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// clientRun is what a call of the client has come to.
+type clientRun struct {
+	status         int
+	stdout, stderr string
+}
+
+// call runs our client at client i.
+func (w *world) call(i int, args ...string) (r clientRun) {
+	w.Helper()
+	return w.callCmd(i, sesame("sesame", append([]string{"knock"}, args...)...))
+}
+
+func (w *world) callCmd(i int, cmd *exec.Cmd) (r clientRun) {
+	w.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	w.must(w.clients[i].start(cmd))
+	r.status = exitStatus(cmd.Wait())
+	r.stdout, r.stderr = stdout.String(), stderr.String()
+	return r
+}
+
+// wantCall compares what a call came to with a status and patterns of the whole standard output and standard error.
+func (w *world) wantCall(r clientRun, status int, stdout, stderr string) {
+	w.Helper()
+	for _, x := range []struct{ name, got, want string }{{"standard output", r.stdout, stdout}, {"standard error", r.stderr, stderr}} {
+		if !regexp.MustCompile(`\A` + x.want + `\z`).MatchString(x.got) {
+			w.Errorf("%s: got %q, want %q", x.name, x.got, x.want)
+		}
+	}
+	if r.status != status {
+		w.Errorf("exit status: got %d, want %d", r.status, status)
+	}
+}
+
+// debianKnockd starts Debian's knockd on the host.
+func (w *world) debianKnockd(config string) {
+	w.Helper()
+	file := w.TempDir() + "/knockd.conf"
+	w.must(os.WriteFile(file, []byte("[options]\n\tlogfile = "+file+".log\n"+config), 0o600))
+	cmd := exec.Command("knockd", "-i", "eth0", "-c", file, "-v")
+	stderr, err := os.Create(file + ".err") // and no pipe, which its sleeping children would hold
+	w.must(err)
+	w.Cleanup(func() { _ = stderr.Close() })
+	cmd.Stderr = stderr
+	r := w.daemon(cmd, file, file+".log")
+	r.await("starting up")
+}
+
+// TestVerify knocks at Debian's knockd and at ours, and sees each of the things that a port can come to.
+func TestVerify(t *testing.T) {
+	const door = "7000,8000:udp,9000"
+	for _, daemon := range []struct {
+		name  string
+		start func(w *world)
+	}{
+		{"knockd", func(w *world) { w.debianKnockd(sshDoor("ssh", door, 60)) }},
+		{"sesame", func(w *world) { w.serve(sshDoor("ssh", door, 60)) }},
+	} {
+		t.Run(daemon.name, func(t *testing.T) {
+			w := newWorld(t, 2)
+			w.hide()
+			daemon.start(w)
+			w.must(w.host.run("sysctl", "-q", "net.ipv4.icmp_ratelimit=0")) // of errors to one client
+			right := []string{hostAddr, "7000", "8000:udp", "9000", "-w", "22"}
+			wrong := []string{hostAddr, "9000", "8000:udp", "7000", "-w22", "--timeout", "0.4", "--retries=1"}
+			w.wantCall(w.call(0, wrong...), 3, "", `10\.9\.0\.1 port 22: filtered \(no answer\)\n`)
+			w.wantCall(w.call(0, right...), 0, `10\.9\.0\.1 port 22: open in \d+ ms\n`, "")
+			w.wantCall(w.call(0, right...), 0, `10\.9\.0\.1 port 22: open, as it was before the knock\n`, "")
+			w.wantCall(w.call(0, append(right, "-q")...), 0, "", "")
+			// Each reason has its own words, whatever the rule says that hides the port.
+			for _, reject := range []struct{ with, want string }{
+				{"tcp-reset", `closed \(RST\)`},
+				{"icmp-port-unreachable", `unreachable \(port unreachable, ICMP type 3 code 3, from 10\.9\.0\.1\)`},
+				{"icmp-host-prohibited", `unreachable \(host prohibited, ICMP type 3 code 10, from 10\.9\.0\.1\)`},
+				{"icmp-admin-prohibited", `unreachable \(prohibited by a firewall, ICMP type 3 code 13, from 10\.9\.0\.1\)`},
+			} {
+				w.must(w.host.run("iptables", "-w", "-I", "INPUT", "-s", "10.9.0.3", "-p", "tcp", "--dport", "22", "-j", "REJECT", "--reject-with", reject.with))
+				w.wantCall(w.call(1, wrong...), 3, "", `10\.9\.0\.1 port 22: `+reject.want+`\n`)
+			}
+			w.must(w.host.run("iptables", "-w", "-F", "INPUT"))
+			w.must(w.host.run("iptables", "-w", "-A", "INPUT", "-p", "tcp", "--dport", "22", "-j", "REJECT", "--reject-with", "tcp-reset"))
+			w.wantCall(w.call(1, right...), 0, `10\.9\.0\.1 port 22: open in \d+ ms\n`, "")
+		})
+	}
+}
+
+// TestVerifyIPv6 has the same words for ICMPv6, and an address that no route leads to.
+func TestVerifyIPv6(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	w.serve(sshDoor("ssh", "7000,8000:udp,9000", 60))
+	wrong := []string{"9000", "-w22", "--timeout=0.4", "--retries=0"}
+	w.wantCall(w.call(0, append(wrong, "["+hostAddr6+"]")...), 2, "", `(?s).*is a port and no host.*`)
+	w.wantCall(w.call(0, append([]string{"[" + hostAddr6 + "]"}, wrong...)...), 3, "", `fd00:9::1 port 22: filtered \(no answer\)\n`)
+	w.must(w.host.run("ip6tables", "-w", "-I", "INPUT", "-p", "tcp", "--dport", "22", "-j", "REJECT", "--reject-with", "icmp6-adm-prohibited"))
+	w.wantCall(w.call(0, append([]string{hostAddr6}, wrong...)...), 3, "", `fd00:9::1 port 22: unreachable \(prohibited by a firewall, ICMPv6 type 1 code 1, from fd00:9::1\)\n`)
+	w.must(w.host.run("ip6tables", "-w", "-D", "INPUT", "1"))
+	w.wantCall(w.call(0, hostAddr6, "7000", "8000:udp", "9000", "-w", "22"), 0, `fd00:9::1 port 22: open in \d+ ms\n`, "")
+	w.wantCall(w.call(0, "fd00:10::1", "7000", "-w", "22"), 1, "", `sesame knock: knocking on fd00:10::1 port 7000: connect: network is unreachable\n`)
+}
+
+// TestVerifyRetry loses 30 % of the packets of both directions: knocking again opens nevertheless.
+func TestVerifyRetry(t *testing.T) {
+	const runs = 20
+	w := newWorld(t, runs)
+	w.hide()
+	w.serve(sshDoor("ssh", "7000,8000:udp,9000", 60))
+	w.must(w.host.run("nft", `add table inet loss; add chain inet loss in { type filter hook prerouting priority -300; };
+		add chain inet loss out { type filter hook output priority -300; };
+		add rule inet loss in ip protocol { tcp, udp } numgen random mod 10 < 3 drop;
+		add rule inet loss out ip protocol { tcp, udp } numgen random mod 10 < 3 drop`))
+	opened := 0
+	results := make(chan clientRun)
+	for i := range runs {
+		go func() {
+			results <- w.call(i, hostAddr, "7000", "8000:udp", "9000", "-w", "22", "--timeout=1", "--retries=12", "-d", "20")
+		}()
+		if i%5 == 4 {
+			for range 5 {
+				if r := <-results; r.status == 0 {
+					opened++
+				}
+			}
+		}
+	}
+	t.Logf("opened in %d of %d runs", opened, runs)
+	if opened < runs-1 {
+		t.Errorf("opened in %d of %d runs", opened, runs)
+	}
+}
+
+// TestVerifyLate has the door open later than the first packets of the connection come, as on a slow router.
+func TestVerifyLate(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	w.serve("[ssh]\n\tsequence = 7000,8000\n\tcommand = sleep 1; iptables -w -I INPUT -s %IP% -j ACCEPT\n")
+	began := time.Now()
+	r := w.call(0, hostAddr, "7000", "8000", "-w", "22", "--retries=0")
+	w.wantCall(r, 0, `10\.9\.0\.1 port 22: open in 1\d\d\d ms\n`, "")
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// TestVerifyTerminal shows progress on a terminal, and leaves nothing of it.
+func TestVerifyTerminal(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	cmd := sesame("sesame", "knock", hostAddr, "7000", "-w22", "--timeout=0.3", "--retries=1")
+	script := exec.Command("script", "-qec", strings.Join(cmd.Args, " "), "/dev/null")
+	script.Args[2] = cmd.Path + " " + strings.Join(cmd.Args[1:], " ")
+	script.Env = cmd.Env
+	r := w.callCmd(0, script)
+	for _, want := range []string{"port 22: no way in after 0.0 s (try 1 of 2)", "(try 2 of 2)", "\r\x1b[K", "10.9.0.1 port 22: filtered (no answer)\r\n"} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("got %q, want %q in it", r.stdout, want)
+		}
+	}
+	last := r.stdout[strings.LastIndex(r.stdout, "\x1b[K")+3:]
+	if last != "10.9.0.1 port 22: filtered (no answer)\r\n" {
+		t.Errorf("the terminal is left with %q", last)
+	}
+}
+
+// TestKnockThen hands over to a command.
+func TestKnockThen(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	w.serve(sshDoor("ssh", "7000,8000:udp,9000", 60))
+	knocks := []string{hostAddr, "7000", "8000:udp", "9000"}
+	shut := []string{hostAddr, "9000", "-w22", "--timeout=0.2", "--retries=0"}
+	for _, tt := range []struct {
+		name   string
+		args   []string
+		status int
+		stdout string
+		stderr string
+	}{
+		{"the command's output and status", append(knocks, "--", "sh", "-c", "echo out; echo err >&2; exit 7"), 7, "out\n", "err\n"},
+		{"verified", append(knocks, "-w22", "-v", "--", "echo", "-v", "--", "in"), 0, "-v -- in\n", `hitting tcp [^\n]*\nhitting udp [^\n]*\nhitting tcp [^\n]*\n10\.9\.0\.1 port 22: open[^\n]*\n`},
+		{"not open", append(shut, "--", "echo", "in"), 3, "", `10\.9\.0\.1 port 22: open, as it was before the knock\n`},
+		{"no such command", append(knocks, "--", "no-such-command"), 1, "", `sesame knock: running no-such-command: executable file not found in \$PATH\n`},
+		{"no command", append(knocks, "--"), 2, "", `sesame knock: behind -- a command is needed: [^\n]*\n`},
+		{"-- before the host", append([]string{"-v", "--"}, knocks...), 0, `(hitting [^\n]*\n){3}`, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := &world{T: t, host: w.host, clients: w.clients}
+			if tt.name == "not open" {
+				w.must(w.host.run("iptables", "-w", "-F", "INPUT"))
+				w.must(w.host.run("iptables", "-w", "-A", "INPUT", "-p", "tcp", "--dport", "22", "-j", "DROP"))
+				tt.stderr = `10\.9\.0\.1 port 22: filtered \(no answer\)\n`
+			}
+			w.wantCall(w.call(0, tt.args...), tt.status, tt.stdout, tt.stderr)
+		})
+	}
+	// It is the same process.
+	r := w.call(0, append(knocks, "--", "sh", "-c", "echo $PPID")...)
+	if want := fmt.Sprintf("%d\n", os.Getpid()); r.stdout != want {
+		t.Errorf("the command's parent is %q, want %q", r.stdout, want)
+	}
+}
