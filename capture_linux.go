@@ -17,11 +17,9 @@ const (
 	// blockTimeout is how long the kernel keeps packets in a block before it hands the block over, in milliseconds.
 	// It is the price of the ring in latency; a reader that is woken for each packet pays in CPU instead.
 	blockTimeout = 4
-	// ringSize is for all captures together: 1 MB, and on 32-bit machines, which are routers mostly, half of it.
-	ringSize    = 1 << (19 + ^uint(0)>>63)
-	minRing     = 16 // blocks
-	maxCaptures = 32
-	frameSize   = 2048 // tells the kernel how many frames a block is to hold at least; they are packed
+	minRing      = 16 // blocks
+	maxCaptures  = 32
+	frameSize    = 2048 // tells the kernel how many frames a block is to hold at least; they are packed
 )
 
 // blockSize is small, as a packet that comes alone takes a block: the ring lasts for 64 times blockTimeout at least while

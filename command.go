@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -6,17 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -370,40 +368,3 @@ func readPrinted(pipe *os.File, to chan<- printed) {
 
 // rootPath is where root's programs are: after "su" PATH is often that of a user.
 var rootPath = []string{"/usr/local/sbin", "/usr/sbin", "/sbin"}
-
-// searchPath is PATH as the system gives it, split.
-func searchPath() []string { return filepath.SplitList(os.Getenv("PATH")) }
-
-// findProgram returns the path of a program in the first of the folders that has it. A name with a slash is a path.
-func findProgram(name string, folders []string) (path string, err error) {
-	if strings.Contains(name, "/") {
-		return name, executable(name)
-	}
-	for _, dir := range folders {
-		if path = filepath.Join(dir, name); filepath.IsAbs(path) && executable(path) == nil {
-			return path, nil
-		}
-	}
-	return "", errors.New("executable file not found in $PATH")
-}
-
-// executable says why a file is not a program that we may run.
-func executable(path string) error {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return err
-	case info.IsDir():
-		return unix.EISDIR
-	}
-	return unix.Access(path, unix.X_OK)
-}
-
-// Grant is the matcher's word that a door may be opened for a source.
-type Grant struct {
-	Door   *Door
-	Source netip.Addr
-	Link   string        // the interface that the last knock came in on
-	When   time.Duration // monotonic, of the last knock
-	Hit    uint64        // the number of the last knock among all hits
-}

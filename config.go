@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"golang.org/x/sys/unix"
 )
 
 // Protocol is an IP protocol number (RFC 791, section 3.1): tcp or udp.
@@ -219,36 +217,6 @@ func (c *Config) lists(general []string) [][]string {
 	return lists
 }
 
-// ruleset is what our part of the firewall must be while nothing is open. general are the interfaces of doors that have
-// none of their own, and auto those that "auto" stands for.
-func (c *Config) ruleset(general, auto []string) (r Ruleset) {
-	for _, d := range c.Doors {
-		for _, k := range d.OpenPorts {
-			if !slices.Contains(r.Kept, k) {
-				r.Kept = append(r.Kept, k)
-			}
-		}
-		list := general
-		if d.Interfaces != nil {
-			list = d.Interfaces
-		}
-		h := Hidden{Door: d.Name, Ports: d.OpenPorts, Except: d.HideExcept}
-		for _, item := range list {
-			switch item {
-			case everyInterface:
-			case autoInterface:
-				h.Links = append(h.Links, auto...)
-			default:
-				h.Links = append(h.Links, item)
-			}
-		}
-		if d.Hide && (h.Links != nil || slices.Contains(list, everyInterface)) {
-			r.Hidden = append(r.Hidden, h)
-		}
-	}
-	return r
-}
-
 // configError is a mistake in a configuration. The value at fault is kept apart where it may be part of a secret:
 // it is shown to the person who runs the program, and not written to a log.
 type configError struct{ text, secret string }
@@ -298,6 +266,10 @@ const (
 	defaultMaxOpen = 256
 	maxMaxOpen     = 4096
 	maxRingMB      = 64
+	// defaultMark is the bit of a packet's mark that says: sesame lets this packet in.
+	defaultMark = 0x20000000
+	// ringSize is for all captures together: 1 MB, and on 32-bit machines, which are routers mostly, half of it.
+	ringSize = 1 << (19 + ^uint(0)>>63)
 )
 
 // parseConfig reads a configuration in knockd's syntax. name stands in messages. The error is a configErrors with
@@ -604,7 +576,7 @@ func (p *parser) setInterface(value string) {
 const (
 	autoInterface  = "auto"
 	everyInterface = "*"
-	maxLinkName    = unix.IFNAMSIZ - 1
+	maxLinkName    = 15 // IFNAMSIZ of Linux, without the NUL
 )
 
 // parseInterfaces reads names, beginnings of names with a * behind them, and auto, with commas between them. any, all

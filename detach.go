@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -19,11 +21,6 @@ const detachedEnv = "SESAME_READY"
 // A Go program cannot fork. So -d starts the program once more, in a session of its own, and waits: the daemon says
 // over a pipe that it listens, and lets go of the caller's descriptors. If it ends before that, it has said why on the
 // caller's standard error, and its exit status becomes the caller's.
-
-// toldStatus is an error that has been told already, and is the exit status to end with.
-type toldStatus int
-
-func (s toldStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 // detach runs the program in the background and returns when it is ready.
 func detach() error {

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -212,4 +214,34 @@ func flush(in Inspection, keep Firewall) (calls []Call) {
 		calls = append(calls, Call{Argv: nftScript, Input: script})
 	}
 	return calls
+}
+
+// ruleset is what our part of the firewall must be while nothing is open. general are the interfaces of doors that have
+// none of their own, and auto those that "auto" stands for.
+func (c *Config) ruleset(general, auto []string) (r Ruleset) {
+	for _, d := range c.Doors {
+		for _, k := range d.OpenPorts {
+			if !slices.Contains(r.Kept, k) {
+				r.Kept = append(r.Kept, k)
+			}
+		}
+		list := general
+		if d.Interfaces != nil {
+			list = d.Interfaces
+		}
+		h := Hidden{Door: d.Name, Ports: d.OpenPorts, Except: d.HideExcept}
+		for _, item := range list {
+			switch item {
+			case everyInterface:
+			case autoInterface:
+				h.Links = append(h.Links, auto...)
+			default:
+				h.Links = append(h.Links, item)
+			}
+		}
+		if d.Hide && (h.Links != nil || slices.Contains(list, everyInterface)) {
+			r.Hidden = append(r.Hidden, h)
+		}
+	}
+	return r
 }

@@ -8,8 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const errRefused = unix.ECONNREFUSED
-
 // icmpErrors are the ICMP errors that a TCP connection gets while it is being made. The kernel keeps them for a socket
 // that asks for them since Linux 6.0 (ip(7), IP_RECVERR; tcp_v4_err and tcp_v6_err). The zero value is that of none.
 type icmpErrors struct {

@@ -7,13 +7,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // defaultDelay lets knocks arrive in their order where a network would overtake them.
@@ -243,7 +240,7 @@ func splitCommand(args []string) (before, command []string, err error) {
 }
 
 // contradictions are options that cannot be had together.
-func (o *knockOptions) contradictions(sequence []Knock, command []string) error {
+func (o *knockOptions) contradictions(sequence []sentKnock, command []string) error {
 	port := o.verify
 	if o.stdio != "" {
 		_, port = o.stdioTarget()
@@ -253,11 +250,13 @@ func (o *knockOptions) contradictions(sequence []Knock, command []string) error 
 		return errors.New("-4 and -6 exclude each other: give neither to knock over both")
 	case source.IsValid() && (o.ipv4 && !source.Is4() || o.ipv6 && source.Is4()):
 		return fmt.Errorf("%v is an address of the other family than -4 or -6 asks for", source)
+	case o.udp && o.flags != flagSYN:
+		return errors.New("-u and --flags exclude each other: a UDP knock has no flags")
 	case o.quiet && o.verbose:
 		return errors.New("-q and -v exclude each other")
 	case o.stdio != "" && command != nil:
 		return errors.New("-W and a command exclude each other: both want standard input and output")
-	case port != 0 && slices.Contains(sequence, Knock{port, tcp}):
+	case port != 0 && slices.ContainsFunc(sequence, func(k sentKnock) bool { return k.Knock == Knock{port, tcp} }):
 		return fmt.Errorf("port %d is one of the knocks: to connect to it, and see whether it opens, would be a knock too", port)
 	}
 	return nil
@@ -268,7 +267,7 @@ type knocking struct {
 	env
 	knockOptions
 	addresses []netip.Addr
-	sequence  []Knock
+	sequence  []sentKnock
 	say       io.Writer // for what is no error
 }
 
@@ -283,7 +282,7 @@ func (k *knocking) send(delay time.Duration) error {
 			if k.verbose {
 				fmt.Fprintf(k.say, "hitting %v %v:%d\n", knock.Proto, addr, knock.Port)
 			}
-			if err := hit(addr, knock); err != nil && failed[j] == nil {
+			if err := hit(addr, knock, k.from); err != nil && failed[j] == nil {
 				failed[j] = fmt.Errorf("knocking on %v port %d: %w", addr, knock.Port, err)
 			}
 		}
@@ -297,7 +296,7 @@ func (k *knocking) send(delay time.Duration) error {
 }
 
 // parseArguments reads HOST and the knocks, also with commas between them.
-func (o *knockOptions) parseArguments(args []string) (host string, sequence []Knock, err error) {
+func (o *knockOptions) parseArguments(args []string) (host string, sequence []sentKnock, err error) {
 	if len(args) == 0 {
 		return "", nil, errors.New("a host and its ports are needed: HOST 7000 8000:udp 9000")
 	}
@@ -312,12 +311,9 @@ func (o *knockOptions) parseArguments(args []string) (host string, sequence []Kn
 		if item = strings.TrimSpace(item); item == "" {
 			continue // "15000, 16000" is two arguments, the first with a comma
 		}
-		k, err := parseKnock(item, tcp)
+		k, err := o.parseSentKnock(item)
 		if err != nil {
 			return "", nil, fmt.Errorf("%v, not %q", err, item)
-		}
-		if o.udp {
-			k.Proto = udp
 		}
 		sequence = append(sequence, k)
 	}
@@ -325,6 +321,30 @@ func (o *knockOptions) parseArguments(args []string) (host string, sequence []Kn
 		return "", nil, fmt.Errorf("the ports to knock on are needed: %s 7000 8000:udp 9000", host)
 	}
 	return host, sequence, nil
+}
+
+// parseSentKnock reads PORT, PORT:PROTOCOL or PORT:tcp/FLAGS, with + between the flags. The error tells what is allowed,
+// and not what was given.
+func (o *knockOptions) parseSentKnock(item string) (k sentKnock, err error) {
+	item, flags, own := strings.Cut(item, "/")
+	if k.Knock, err = parseKnock(item, tcp); err != nil {
+		return k, err
+	}
+	if o.udp {
+		k.Proto = udp
+	}
+	if k.Flags = o.flags; own {
+		if k.Flags, err = parseFlags(strings.ReplaceAll(flags, "+", ",")); err != nil {
+			return k, errors.New("a knock with flags is PORT:tcp/FLAGS, such as 7000:tcp/fin+urg")
+		}
+	}
+	if k.Proto == udp {
+		if own {
+			return k, errors.New("a UDP knock has no flags")
+		}
+		k.Flags = 0
+	}
+	return k, nil
 }
 
 // resolve looks the name up once: an address, or the first one of each family asked for.
@@ -368,45 +388,4 @@ func (o *knockOptions) resolve(host string) (addresses []netip.Addr, err error) 
 		return nil, fmt.Errorf("looking up the host: %s has no such address", host)
 	}
 	return addresses, nil
-}
-
-// hit sends one knock and does not wait for an answer.
-func hit(addr netip.Addr, k Knock) error {
-	kind := unix.SOCK_STREAM
-	if k.Proto == udp {
-		kind = unix.SOCK_DGRAM
-	}
-	family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(k.Port), Addr: as4(addr)})
-	if addr.Is6() {
-		in6 := &unix.SockaddrInet6{Port: int(k.Port), Addr: addr.As16()}
-		if zone := addr.Zone(); zone != "" {
-			link, err := net.InterfaceByName(zone)
-			if err != nil {
-				return fmt.Errorf("interface %q: %w", zone, err)
-			}
-			in6.ZoneId = uint32(link.Index)
-		}
-		family, to = unix.AF_INET6, in6
-	}
-	fd, err := unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(fd)
-	if k.Proto == udp {
-		return os.NewSyscallError("sendto", unix.Sendto(fd, []byte{0}, 0, to))
-	}
-	switch err := unix.Connect(fd, to); err {
-	case unix.EINPROGRESS, unix.ECONNREFUSED: // sent, and on loopback answered at once
-		return nil
-	default:
-		return os.NewSyscallError("connect", err)
-	}
-}
-
-func as4(addr netip.Addr) (a [4]byte) {
-	if addr.Is4() {
-		a = addr.As4()
-	}
-	return a
 }

@@ -1,4 +1,4 @@
-//go:build !pure
+//go:build linux && !pure
 
 package main
 
@@ -60,11 +60,14 @@ func TestParseArguments(t *testing.T) {
 			var o knockOptions
 			rest, err := getopt(strings.Fields(test.in), o.options())
 			var host string
-			var sequence []Knock
+			var sequence []sentKnock
 			if err == nil {
 				host, sequence, err = o.parseArguments(rest)
 			}
-			got := fmt.Sprintf("%s %s %v", host, (&Door{Sequence: sequence}).sequence(), o.delay)
+			if err == nil {
+				err = o.contradictions(sequence, nil)
+			}
+			got := fmt.Sprintf("%s %s %v", host, joinSent(sequence), o.delay)
 			for _, f := range []struct {
 				name string
 				set  bool
@@ -176,4 +179,12 @@ func TestKnockInNamespace(t *testing.T) {
 			}
 		})
 	}
+}
+
+func joinSent(sequence []sentKnock) string {
+	var s []string
+	for _, k := range sequence {
+		s = append(s, k.Knock.String())
+	}
+	return strings.Join(s, ",")
 }

@@ -104,6 +104,11 @@ type usageError string
 
 func (u usageError) Error() string { return string(u) }
 
+// toldStatus is an error that has been told already, and is the exit status to end with.
+type toldStatus int
+
+func (s toldStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
 var (
 	// errHelp asks for the subcommand's help on standard output, errVersion for the version.
 	errHelp    = errors.New("help asked for")

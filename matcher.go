@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"math"
 	"math/bits"
+	"net/netip"
 	"sort"
 	"time"
 )
@@ -656,4 +657,13 @@ func (m *Matcher) unlink(q *queue, i int32, of func(*attempt) *links) {
 	}
 	*l = links{none, none}
 	q.n--
+}
+
+// Grant is the matcher's word that a door may be opened for a source.
+type Grant struct {
+	Door   *Door
+	Source netip.Addr
+	Link   string        // the interface that the last knock came in on
+	When   time.Duration // monotonic, of the last knock
+	Hit    uint64        // the number of the last knock among all hits
 }

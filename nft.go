@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -8,8 +10,6 @@ import (
 )
 
 const (
-	// defaultMark is the bit of a packet's mark that says: sesame lets this packet in.
-	defaultMark = 0x20000000
 	// ourPriority has our chain come before those of the host, which have 0 (filter) mostly.
 	ourPriority = -10
 	// maxSet is how many elements a set can have. A full one refuses more.

@@ -7,12 +7,9 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A one-time file has one sequence a line. The first line that is neither empty nor a comment (#) is in force. Once it
@@ -114,8 +111,7 @@ func readOneTime(path string) ([]byte, error) {
 }
 
 func openOneTime(path string, flag int) (*os.File, error) {
-	// Without O_NONBLOCK, opening a pipe waits for its other end.
-	f, err := os.OpenFile(path, flag|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(path, flag|openNonblock, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +164,7 @@ func markOneTime(path string, sequence []Knock) (marked bool, err error) {
 	}
 	defer func() {
 		// A command that is just being started has the descriptor, too, so that closing it is not enough.
-		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		unlockFile(f)
 		_ = f.Close()
 	}()
 	text, err := readAll(f)
@@ -195,7 +191,7 @@ func lockOneTime(path string) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		if err = lockFile(f); err == nil {
 			// The one that had the lock may have put another file in its place.
 			err = inPlace(path, f)
 		}
@@ -203,7 +199,7 @@ func lockOneTime(path string) (*os.File, error) {
 			return f, nil
 		}
 		_ = f.Close()
-		if err != unix.EWOULDBLOCK && err != errReplaced {
+		if err != errLocked && err != errReplaced {
 			return nil, fmt.Errorf("locking %s: %w", path, err)
 		}
 		if time.Since(began) > lockTime {
@@ -258,75 +254,4 @@ func inPlace(path string, f *os.File) error {
 		return errReplaced
 	}
 	return nil
-}
-
-// replaceFile puts another file with the next text in f's place, of the same owner and mode, in one step, unless f has
-// another text than was by now. With an error too, replaced says whether it did.
-func replaceFile(f *os.File, was, next []byte) (replaced bool, err error) {
-	var owner unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &owner); err != nil {
-		return false, os.NewSyscallError("fstat", err)
-	}
-	// As late as can be: what an editor saves from now on until the rename would be lost.
-	return writeFile(f.Name(), next, &owner, func() error { return unchanged(f, was) })
-}
-
-// writeFile puts a file with that text in the place of the one called name, or makes one, in one step, and returns when
-// it is on the disk. like says of what owner and mode it is; nil: ours, and 0600. ready, if there is one, is asked before
-// the step, and its error calls it off. With an error too, replaced says whether the new file is in place.
-func writeFile(name string, text []byte, like *unix.Stat_t, ready func() error) (replaced bool, err error) {
-	path, err := filepath.EvalSymlinks(name)
-	if errors.Is(err, os.ErrNotExist) {
-		path, err = name, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".*")
-	if err != nil {
-		return false, err
-	}
-	defer func() {
-		_ = f.Close()
-		if !replaced {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if like != nil {
-		if err := f.Chown(int(like.Uid), int(like.Gid)); err != nil {
-			return false, err
-		}
-		if err := f.Chmod(os.FileMode(like.Mode & 0o777)); err != nil {
-			return false, err
-		}
-	}
-	if _, err := f.Write(text); err != nil {
-		return false, err
-	}
-	if err := f.Sync(); err != nil {
-		return false, err
-	}
-	if ready != nil {
-		if err := ready(); err != nil {
-			return false, err
-		}
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return false, err
-	}
-	if err := syncDir(dir); err != nil {
-		return true, err
-	}
-	return true, inPlace(name, f)
-}
-
-// syncDir makes a rename last (fsync(2), NOTES).
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -1,4 +1,4 @@
-//go:build !pure
+//go:build linux && !pure
 
 package main
 

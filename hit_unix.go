@@ -1,0 +1,77 @@
+//go:build unix
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const errRefused = unix.ECONNREFUSED
+
+// hit sends one knock and does not wait for an answer.
+func hit(addr netip.Addr, k sentKnock, from route) error {
+	if k.Proto == tcp && k.Flags != flagSYN {
+		return sendRaw(addr, k, from)
+	}
+	kind := unix.SOCK_STREAM
+	if k.Proto == udp {
+		kind = unix.SOCK_DGRAM
+	}
+	family, to, err := sockaddr(addr, k.Port)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(family, kind, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	if err := from.apply(fd, family); err != nil {
+		return err
+	}
+	if from.source.IsValid() {
+		_, source, err := sockaddr(from.source, 0)
+		if err == nil {
+			err = unix.Bind(fd, source)
+		}
+		if err == unix.EADDRNOTAVAIL {
+			return fmt.Errorf("%v is not an address of this host", from.source)
+		}
+		if err != nil {
+			return os.NewSyscallError("bind", err)
+		}
+	}
+	if k.Proto == udp {
+		return os.NewSyscallError("sendto", unix.Sendto(fd, []byte{0}, 0, to))
+	}
+	switch err := unix.Connect(fd, to); err {
+	case unix.EINPROGRESS, unix.ECONNREFUSED: // sent, and on loopback answered at once
+		return nil
+	default:
+		return os.NewSyscallError("connect", err)
+	}
+}
+
+// sockaddr is an address and a port as the system wants them, and its family.
+func sockaddr(addr netip.Addr, port uint16) (family int, to unix.Sockaddr, err error) {
+	if addr.Is4() {
+		return unix.AF_INET, &unix.SockaddrInet4{Port: int(port), Addr: addr.As4()}, nil
+	}
+	in6 := &unix.SockaddrInet6{Port: int(port), Addr: addr.As16()}
+	if zone := addr.Zone(); zone != "" {
+		link, err := net.InterfaceByName(zone)
+		if err != nil {
+			return 0, nil, fmt.Errorf("interface %q: %w", zone, err)
+		}
+		in6.ZoneId = uint32(link.Index)
+	}
+	return unix.AF_INET6, in6, nil
+}

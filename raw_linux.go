@@ -1,0 +1,10 @@
+package main
+
+import (
+	"errors"
+	"net/netip"
+)
+
+func sendRaw(netip.Addr, sentKnock, route) error {
+	return errors.New("not yet")
+}
