@@ -136,8 +136,7 @@ func (c *Capture) attach(spec FilterSpec) error {
 		if err != nil {
 			return fmt.Errorf("assembling the filter: %w", err)
 		}
-		fprog := unix.SockFprog{Len: uint16(len(raw)), Filter: (*unix.SockFilter)(unsafe.Pointer(&raw[0]))}
-		err = unix.SetsockoptSockFprog(c.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &fprog)
+		err = attachFilter(c.fd, raw)
 		if err == nil {
 			return nil
 		}
@@ -145,6 +144,12 @@ func (c *Capture) attach(spec FilterSpec) error {
 			return fmt.Errorf("attaching a filter of %d instructions: %w", len(raw), err)
 		}
 	}
+}
+
+// attachFilter gives a socket a filter, in the place of the one that it has (socket(7), SO_ATTACH_FILTER).
+func attachFilter(fd int, program []bpf.RawInstruction) error {
+	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: (*unix.SockFilter)(unsafe.Pointer(&program[0]))}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &fprog)
 }
 
 // read gives each packet in the blocks that the kernel has handed over to take, in their order.
