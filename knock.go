@@ -313,7 +313,7 @@ func (o *knockOptions) parseArguments(args []string) (host string, sequence []se
 		}
 		k, err := o.parseSentKnock(item)
 		if err != nil {
-			return "", nil, fmt.Errorf("%v, not %q", err, item)
+			return "", nil, fmt.Errorf("%w, not %q", err, item)
 		}
 		sequence = append(sequence, k)
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -53,6 +54,25 @@ func TestParseArguments(t *testing.T) {
 		{"delay in words", "-d fast H 7000", `option -d: a delay is milliseconds, a number from 0 to 3600000, not "fast"`},
 		{"delay with a unit", "--delay=50ms H 7000", `option --delay: a delay is milliseconds, a number from 0 to 3600000, not "50ms"`},
 		{"delay below 0", "-d -1 H 7000", `option -d: a delay is milliseconds, a number from 0 to 3600000, not "-1"`},
+		{"port 0 to verify", "-w 0 H 7000", `option -w: a port is a number from 1 to 65535, not "0"`},
+		{"a knock to verify", "-w 7000 H 7000:tcp", `port 7000 is one of the knocks: to connect to it, and see whether it opens, would be a knock too`},
+		{"the same port, UDP", "-w 7000 H 7000:udp", "H 7000:udp 50ms"},
+		{"no timeout", "--timeout 0 H 7000", `option --timeout: a timeout is seconds, a number above 0 and up to 3600, such as 5 or 0.5, not "0"`},
+		{"timeout with a unit", "--timeout 5s H 7000", `option --timeout: a timeout is seconds, a number above 0 and up to 3600, such as 5 or 0.5, not "5s"`},
+		{"too many retries", "--retries 101 H 7000", `option --retries: retries are a number from 0 to 100, not "101"`},
+		{"retries below 0", "--retries=-1 H 7000", `option --retries: retries are a number from 0 to 100, not "-1"`},
+		{"-W without a port", "-W H H 7000", `option -W: HOST:PORT is wanted, such as 192.0.2.1:22 or [2001:db8::1]:22, not "H"`},
+		{"-W with IPv6 without brackets", "-W 2001:db8::1:22 H 7000", `option -W: HOST:PORT is wanted, such as 192.0.2.1:22 or [2001:db8::1]:22, not "2001:db8::1:22"`},
+		{"flags", "--flags fin,urg H 7000 8000/none 9000:tcp/Syn+ack 90:udp", "H 7000:tcp/fin+urg,8000:tcp/none,9000:tcp/syn+ack,90:udp 50ms"},
+		{"no such flag", "--flags fan H 7000", `option --flags: flags are fin, syn, rst, psh, ack and urg with commas between them, or none, not "fan"`},
+		{"no such flag of a knock", "H 7000:tcp/fan", `a knock with flags is PORT:tcp/FLAGS, such as 7000:tcp/fin+urg, not "7000:tcp/fan"`},
+		{"flags of a UDP knock", "H 7000:udp/fin", `a UDP knock has no flags, not "7000:udp/fin"`},
+		{"flags of UDP knocks", "-u --flags fin H 7000", `-u and --flags exclude each other: a UDP knock has no flags`},
+		{"quiet and verbose", "-qv H 7000", `-q and -v exclude each other`},
+		{"source of the other family", "-6 --source 127.0.0.1 H 7000", `127.0.0.1 is an address of the other family than -4 or -6 asks for`},
+		{"no address", "--source eth0 H 7000", `option --source: an address is wanted, such as 192.0.2.7 or 2001:db8::7, not "eth0"`},
+		{"no interface", "--interface= H 7000", `option --interface: the name of an interface is wanted, such as eth0, not ""`},
+		{"TTL of 0", "--ttl 0 H 7000", `option --ttl: a number from 1 to 255 is wanted, not "0"`},
 		{"delay too long", "-d 3600001 H 7000", `option -d: a delay is milliseconds, a number from 0 to 3600000, not "3600001"`},
 	}
 	for _, test := range tests {
@@ -148,6 +168,13 @@ func TestKnockInNamespace(t *testing.T) {
 	hosts := t.TempDir() + "/hosts"
 	w.must(os.WriteFile(hosts, []byte("127.0.0.1 four\n::1 six\n127.0.0.1 both\n::1 both\n2001:db8::1 far\n127.0.0.2 far\n198.51.100.1 nowhere\n"), 0o644))
 	n := w.netns()
+	w.must(n.do(func() error {
+		l, err := net.Listen("tcp4", "127.0.0.2:22")
+		if err == nil {
+			t.Cleanup(func() { _ = l.Close() })
+		}
+		return err
+	}))
 	for _, tt := range []struct {
 		name, args string
 		status     int
@@ -160,6 +187,15 @@ func TestKnockInNamespace(t *testing.T) {
 		{"both, one of them unreachable", "far 7000 8000", 0, ""},
 		{"-6, unreachable", "-6 far 7000 8000", 1, "knock: knocking on 2001:db8::1 port 7000: connect: network is unreachable\n"},
 		{"unreachable, UDP", "-u nowhere 7000", 1, "knock: knocking on 198.51.100.1 port 7000: sendto: network is unreachable\n"},
+		{"both, verified, no IPv6", "-w 22 far 7000", 0, "127.0.0.2 port 22: open, as it was before the knock\n"},
+		{"both, not open, no IPv6", "-w 23 --timeout 0.1 --retries 0 far 7000", 3, "127.0.0.2 port 23: closed (RST)\n2001:db8::1 port 23: unreachable (network is unreachable)\n"},
+		{"verified, no such host", "-w 22 absent.invalid 7000", 1, "knock: looking up the host: lookup absent.invalid"},
+		{"from an address", "-v --source 127.0.0.9 --ttl 3 --interface lo four 7000 8000:udp", 0, "hitting tcp 127.0.0.1:7000\nhitting udp 127.0.0.1:8000\n"},
+		{"from an address of the other family", "--source ::1 127.0.0.1 7000", 1, "knock: 127.0.0.1 and the source ::1 are addresses of different families\n"},
+		{"from an address of another", "--source 192.0.2.9 four 7000", 1, "knock: knocking on 127.0.0.1 port 7000: 192.0.2.9 is not an address of this host\n"},
+		{"through no interface", "--interface eth9 four 7000", 1, "knock: knocking on 127.0.0.1 port 7000: there is no interface \"eth9\"\n"},
+		{"the same, raw", "--interface eth9 four 7000:tcp/fin", 1, "knock: knocking on 127.0.0.1 port 7000: there is no interface \"eth9\"\n"},
+		{"from an address of another, raw", "--source 192.0.2.9 four 7000:tcp/fin", 1, "knock: knocking on 127.0.0.1 port 7000: 192.0.2.9 is not an address of this host\n"},
 		{"no such host", "absent.invalid 7000", 1, "knock: looking up the host: lookup absent.invalid"},
 		{"no IPv6 address", "-6 127.0.0.1 7000", 1, "knock: 127.0.0.1 is an address of the other family than -4 or -6 asks for\n"},
 		{"no host", "1941 1942 1945", 2, "knock: 1941 is a port and no host: write the host before the ports: HOST 1941 1942 1945 (knock --help shows what there is)\n"},
@@ -174,17 +210,28 @@ func TestKnockInNamespace(t *testing.T) {
 			if got := exitStatus(cmd.Wait()); got != tt.status {
 				t.Errorf("exit status: got %d, want %d", got, tt.status)
 			}
-			if got := out.String(); got != tt.want && (tt.name != "no such host" || !strings.HasPrefix(got, tt.want) || strings.Count(got, "\n") != 1) {
+			if got := out.String(); got != tt.want && (!strings.HasSuffix(tt.name, "no such host") || !strings.HasPrefix(got, tt.want) || strings.Count(got, "\n") != 1) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
 	}
 }
 
+// joinSent prints knocks as they are written on the command line.
 func joinSent(sequence []sentKnock) string {
 	var s []string
 	for _, k := range sequence {
-		s = append(s, k.Knock.String())
+		text := k.Knock.String()
+		if k.Proto == tcp && k.Flags != flagSYN {
+			var flags []string
+			for _, name := range []string{"fin", "syn", "rst", "psh", "ack", "urg"} {
+				if k.Flags&flagBits[name] != 0 {
+					flags = append(flags, name)
+				}
+			}
+			text += "/" + cmp.Or(strings.Join(flags, "+"), "none")
+		}
+		s = append(s, text)
 	}
 	return strings.Join(s, ",")
 }
