@@ -276,34 +276,17 @@ const (
 // everything that is wrong, or that of reading r. With mistakes, the Config is good for its warnings only, and may be
 // nil.
 func parseConfig(name string, r io.Reader) (*Config, error) {
-	text, err := io.ReadAll(io.LimitReader(r, maxConfigSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading configuration: %w", err)
-	}
-	p := parser{config: &Config{File: name, Firewall: "auto", FirewallMark: defaultMark, Interfaces: []string{everyInterface}, RingSize: ringSize}, optionsSeen: map[string]int{}}
-	if len(text) > maxConfigSize {
-		p.line = 1
-		p.fail("a configuration is at most %d bytes", maxConfigSize)
-		return nil, p.errors
-	}
-	text = bytes.TrimPrefix(text, []byte(byteOrderMark))
-	for _, line := range strings.Split(string(text), "\n") {
-		p.line++
-		p.parseLine(strings.TrimSpace(line))
-		if len(p.errors) >= maxConfigErrors {
-			p.fail("too many mistakes: reading ends here")
-			return nil, p.errors
-		}
+	p := parser{kind: "door", config: &Config{File: name, Firewall: "auto", FirewallMark: defaultMark, Interfaces: []string{everyInterface}, RingSize: ringSize}, optionsSeen: map[string]int{}}
+	if err := p.read(r); err != nil {
+		return nil, err
 	}
 	p.finish()
-	if len(p.errors) > 0 {
-		return p.config, p.errors[:min(len(p.errors), maxConfigErrors)]
-	}
-	return p.config, nil
+	return p.config, p.mistakes()
 }
 
-// section is a door while it is being read.
+// section is a door or a profile while it is being read.
 type section struct {
+	name   string
 	door   *Door
 	seen   map[string]int // line of each directive, by canonical name
 	start6 *string
@@ -311,7 +294,9 @@ type section struct {
 	wrong  bool // a line of it is
 }
 
+// parser reads a file in knockd's syntax: a configuration, or the client's profiles.
 type parser struct {
+	kind        string // what a section is: a door or a profile
 	config      *Config
 	line        int
 	errors      configErrors
@@ -319,12 +304,14 @@ type parser struct {
 	optionsSeen map[string]int
 	sections    []*section
 	open        *section // the door being read, nil in [options] and before the first section
+	profiles    []*profile
+	keys        []option // of the profile being read
 }
 
 func (p *parser) where(line int, s *section) string {
 	at := fmt.Sprintf("%s:%d: ", p.config.File, line)
 	if s != nil {
-		at += fmt.Sprintf("door %q: ", s.door.Name)
+		at += fmt.Sprintf("%s %q: ", p.kind, s.name)
 	}
 	return at
 }
@@ -399,6 +386,40 @@ func findDirective(key string) (directive, bool) {
 	return directive{}, false
 }
 
+// read reads the lines. The error is that of reading r, or p.errors when there is no use in reading on.
+func (p *parser) read(r io.Reader) error {
+	text, err := io.ReadAll(io.LimitReader(r, maxConfigSize+1))
+	if err != nil {
+		return fmt.Errorf("reading configuration: %w", err)
+	}
+	if len(text) > maxConfigSize {
+		p.line = 1
+		p.fail("a configuration is at most %d bytes", maxConfigSize)
+		return p.errors
+	}
+	text = bytes.TrimPrefix(text, []byte(byteOrderMark))
+	for _, line := range strings.Split(string(text), "\n") {
+		p.line++
+		p.parseLine(strings.TrimSpace(line))
+		if len(p.errors) >= maxConfigErrors {
+			p.fail("too many mistakes: reading ends here")
+			return p.errors
+		}
+	}
+	return nil
+}
+
+// mistakes are all of them in the order of the lines, or nil.
+func (p *parser) mistakes() error {
+	if p.errors == nil {
+		return nil
+	}
+	sort.SliceStable(p.errors, func(i, j int) bool {
+		return lineOf(p.config, p.errors[i].text) < lineOf(p.config, p.errors[j].text)
+	})
+	return p.errors[:min(len(p.errors), maxConfigErrors)]
+}
+
 func (p *parser) parseLine(line string) {
 	if line == "" || line[0] == '#' {
 		return
@@ -411,11 +432,7 @@ func (p *parser) parseLine(line string) {
 		p.startSection(strings.TrimSpace(line[1 : len(line)-1]))
 		return
 	}
-	key, value, hasValue := strings.Cut(line, "=")
-	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
-	d, known := findDirective(key)
-	switch {
-	case line[0] == '[':
+	if line[0] == '[' {
 		name, _, closed := strings.Cut(line[1:], "]")
 		if closed {
 			p.fail("a section is [name] and nothing behind it: put the rest on a line of its own")
@@ -423,13 +440,18 @@ func (p *parser) parseLine(line string) {
 			p.fail("a section is [name]: the ] is missing")
 		}
 		p.startSection(strings.TrimSpace(name)) // so that what follows is read as meant
-	case !known && strings.ContainsAny(strings.TrimSuffix(key, "_6"), "0123456789"):
-		// It may be a sequence without its =, or the rest of one that was broken over two lines.
-		p.failSecret(key, "a line is [section], Directive = value or # comment")
-	case !known && !hasValue:
-		p.fail("%q is no directive: a line is [section], Directive = value or # comment%s", key, didYouMean(key, directiveNames()))
+		return
+	}
+	key, value, hasValue := strings.Cut(line, "=")
+	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+	if p.kind == "profile" {
+		p.setKey(key, value, hasValue)
+		return
+	}
+	d, known := findDirective(key)
+	switch {
 	case !known:
-		p.fail("unknown directive %q%s", key, didYouMean(key, directiveNames()))
+		p.failUnknown(key, hasValue, directiveNames())
 	case !hasValue && d.name != "UseSyslog":
 		p.fail("%s needs a value: %s = ...", d.name, d.name)
 	case !p.inOptions && p.open == nil:
@@ -451,6 +473,19 @@ func (p *parser) parseLine(line string) {
 	}
 }
 
+// failUnknown notes a key that is none of the names.
+func (p *parser) failUnknown(key string, hasValue bool, names []string) {
+	switch {
+	case strings.ContainsAny(strings.TrimSuffix(key, "_6"), "0123456789"):
+		// It may be a sequence without its =, or the rest of one that was broken over two lines.
+		p.failSecret(key, "a line is [section], Directive = value or # comment")
+	case !hasValue:
+		p.fail("%q is no directive: a line is [section], Directive = value or # comment%s", key, didYouMean(key, names))
+	default:
+		p.fail("unknown directive %q%s", key, didYouMean(key, names))
+	}
+}
+
 func directiveNames() (names []string) {
 	for _, d := range directives {
 		names = append(names, d.name)
@@ -461,6 +496,9 @@ func directiveNames() (names []string) {
 func (p *parser) startSection(name string) {
 	p.open, p.inOptions = nil, false
 	switch {
+	case p.kind == "profile":
+		p.startProfile(name)
+		return
 	case name == "":
 		p.fail("a section needs a name: [options] or a door's [name]")
 		name = "?" // so that what follows is still checked
@@ -471,6 +509,7 @@ func (p *parser) startSection(name string) {
 		p.fail("a door's name must be UTF-8 text: it stands in the log")
 	}
 	p.open = &section{
+		name: name,
 		door: &Door{Name: name, Line: p.line, SeqTimeout: defaultSeqTimeout, CmdTimeout: defaultCmdTimeout,
 			Decoys: true},
 		seen: map[string]int{},
@@ -609,24 +648,30 @@ func (p *parser) setSequence(value string) { p.open.door.Sequence = p.parseSeque
 
 // parseSequence reads knocks with commas between them. With a mistake in them there may be fewer, or none.
 func (p *parser) parseSequence(value string) (sequence []Knock) {
+	p.eachKnock(value, func(item string) error {
+		k, err := parseKnock(item, tcp)
+		if err == nil {
+			sequence = append(sequence, k)
+		}
+		return err
+	})
+	return sequence
+}
+
+// eachKnock has parse read each item of a sequence. It may say what is wrong with it, and not what was given.
+func (p *parser) eachKnock(value string, parse func(item string) error) {
 	value = withoutComment(value)
 	if n := strings.Count(value, ",") + 1; n > maxKnocks {
 		p.fail("Sequence: a sequence has 1 to %d knocks, not %d", maxKnocks, n)
-		return nil
+		return
 	}
 	for _, item := range strings.Split(value, ",") {
-		if strings.TrimSpace(item) == "" {
+		if item = strings.TrimSpace(item); item == "" {
 			p.fail("Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports")
-			continue
+		} else if err := parse(item); err != nil {
+			p.failSecret(item, "Sequence: %v", err)
 		}
-		k, err := parseKnock(item, tcp)
-		if err != nil {
-			p.failSecret(strings.TrimSpace(item), "Sequence: %v", err)
-			continue
-		}
-		sequence = append(sequence, k)
 	}
-	return sequence
 }
 
 // parseKnock reads PORT or PORT:PROTOCOL. The error tells what is allowed, and not what was given: it may be a secret.
@@ -854,9 +899,6 @@ func (p *parser) finish() {
 	if n := len(p.config.Warnings) - maxConfigErrors; n > 0 {
 		p.config.Warnings = append(p.config.Warnings[:maxConfigErrors], fmt.Sprintf("%s: %d more warnings", p.config.File, n))
 	}
-	sort.SliceStable(p.errors, func(i, j int) bool {
-		return lineOf(p.config, p.errors[i].text) < lineOf(p.config, p.errors[j].text)
-	})
 }
 
 func lineOf(c *Config, warning string) (line int) {

@@ -67,9 +67,9 @@ func (o *knockOptions) options() []option {
 		{0, "source", "ADDRESS", "the address of this host to knock from", o.setSource},
 		{0, "interface", "NAME", "the interface to knock through", o.setInterface},
 		{0, "ttl", "N", "how many routers a knock may pass, from 1 to 255", o.setTTL},
-		flagOption(0, "list", "list the profiles", &o.list),
 		flagOption('q', "quiet", "print errors only", &o.quiet),
 		flagOption('v', "verbose", "print each knock", &o.verbose),
+		flagOption(0, "list", "list the profiles", &o.list),
 	}, helpOptions()...)
 }
 
@@ -187,18 +187,18 @@ func knock(e env, args []string) error {
 		return err
 	}
 	var o knockOptions
-	rest, err := getopt(args, o.options())
+	p, err := o.parse(e, args)
+	if err != nil || p == nil {
+		return err
+	}
+	if err := o.contradictions(p.sequence, command); err != nil {
+		return usageError(err.Error())
+	}
+	addresses, err := o.resolve(p.host)
 	if err != nil {
 		return err
 	}
-	host, sequence, err := o.parseArguments(rest)
-	if err != nil {
-		return usageError(err.Error())
-	}
-	if err := o.contradictions(sequence, command); err != nil {
-		return usageError(err.Error())
-	}
-	addresses, err := o.resolve(host)
+	sequence, err := p.use(&o)
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func knock(e env, args []string) error {
 	}
 	switch {
 	case o.stdio != "":
-		return k.join(host)
+		return k.join(p.host)
 	case o.verify == 0:
 		err = k.send(o.delay)
 	default:
@@ -257,7 +257,7 @@ func (o *knockOptions) contradictions(sequence []sentKnock, command []string) er
 	case o.stdio != "" && command != nil:
 		return errors.New("-W and a command exclude each other: both want standard input and output")
 	case port != 0 && slices.ContainsFunc(sequence, func(k sentKnock) bool { return k.Knock == Knock{port, tcp} }):
-		return fmt.Errorf("port %d is one of the knocks: to connect to it, and see whether it opens, would be a knock too", port)
+		return errors.New("the port that is to open is one of the knocks: to connect to it, and see whether it opens, would be a knock too")
 	}
 	return nil
 }
@@ -307,15 +307,9 @@ func (o *knockOptions) parseArguments(args []string) (host string, sequence []se
 	if _, err := parseKnock(first, tcp); err == nil {
 		return "", nil, fmt.Errorf("%s is a port and no host: write the host before the ports: HOST %s", host, strings.Join(args, " "))
 	}
-	for _, item := range strings.Split(strings.Join(args[1:], ","), ",") {
-		if item = strings.TrimSpace(item); item == "" {
-			continue // "15000, 16000" is two arguments, the first with a comma
-		}
-		k, err := o.parseSentKnock(item)
-		if err != nil {
-			return "", nil, fmt.Errorf("%w, not %q", err, item)
-		}
-		sequence = append(sequence, k)
+	sequence, item, err := o.parseSequence(strings.Join(args[1:], ","))
+	if err != nil {
+		return "", nil, fmt.Errorf("%w, not %q", err, item)
 	}
 	if len(sequence) == 0 {
 		return "", nil, fmt.Errorf("the ports to knock on are needed: %s 7000 8000:udp 9000", host)
@@ -323,26 +317,49 @@ func (o *knockOptions) parseArguments(args []string) (host string, sequence []se
 	return host, sequence, nil
 }
 
+// parseSequence reads knocks with commas between them. With an error it returns the item that is wrong.
+func (o *knockOptions) parseSequence(text string) (sequence []sentKnock, wrong string, err error) {
+	for _, item := range strings.Split(text, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue // "15000, 16000" is two arguments, the first with a comma
+		}
+		k, err := o.parseSentKnock(item)
+		if err != nil {
+			return nil, item, err
+		}
+		sequence = append(sequence, k)
+	}
+	return sequence, "", nil
+}
+
+// sent is a knock as it is sent where it names no flags of its own.
+func (o *knockOptions) sent(k Knock) sentKnock {
+	if o.udp {
+		k.Proto = udp
+	}
+	if k.Proto == udp {
+		return sentKnock{k, 0}
+	}
+	return sentKnock{k, o.flags}
+}
+
 // parseSentKnock reads PORT, PORT:PROTOCOL or PORT:tcp/FLAGS, with + between the flags. The error tells what is allowed,
 // and not what was given.
 func (o *knockOptions) parseSentKnock(item string) (k sentKnock, err error) {
 	item, flags, own := strings.Cut(item, "/")
-	if k.Knock, err = parseKnock(item, tcp); err != nil {
+	knock, err := parseKnock(item, tcp)
+	if err != nil {
 		return k, err
 	}
-	if o.udp {
-		k.Proto = udp
-	}
-	if k.Flags = o.flags; own {
+	k = o.sent(knock)
+	switch {
+	case !own:
+	case k.Proto == udp:
+		return k, errors.New("a UDP knock has no flags")
+	default:
 		if k.Flags, err = parseFlags(strings.ReplaceAll(flags, "+", ",")); err != nil {
 			return k, errors.New("a knock with flags is PORT:tcp/FLAGS, such as 7000:tcp/fin+urg")
 		}
-	}
-	if k.Proto == udp {
-		if own {
-			return k, errors.New("a UDP knock has no flags")
-		}
-		k.Flags = 0
 	}
 	return k, nil
 }

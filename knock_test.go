@@ -55,7 +55,7 @@ func TestParseArguments(t *testing.T) {
 		{"delay with a unit", "--delay=50ms H 7000", `option --delay: a delay is milliseconds, a number from 0 to 3600000, not "50ms"`},
 		{"delay below 0", "-d -1 H 7000", `option -d: a delay is milliseconds, a number from 0 to 3600000, not "-1"`},
 		{"port 0 to verify", "-w 0 H 7000", `option -w: a port is a number from 1 to 65535, not "0"`},
-		{"a knock to verify", "-w 7000 H 7000:tcp", `port 7000 is one of the knocks: to connect to it, and see whether it opens, would be a knock too`},
+		{"a knock to verify", "-w 7000 H 7000:tcp", `the port that is to open is one of the knocks: to connect to it, and see whether it opens, would be a knock too`},
 		{"the same port, UDP", "-w 7000 H 7000:udp", "H 7000:udp 50ms"},
 		{"no timeout", "--timeout 0 H 7000", `option --timeout: a timeout is seconds, a number above 0 and up to 3600, such as 5 or 0.5, not "0"`},
 		{"timeout with a unit", "--timeout 5s H 7000", `option --timeout: a timeout is seconds, a number above 0 and up to 3600, such as 5 or 0.5, not "5s"`},
