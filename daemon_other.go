@@ -7,34 +7,43 @@ import (
 	"time"
 )
 
-// The daemon, and what is for hosts that run it, is for Linux alone.
+// The daemon and what goes with it is for Linux alone. Elsewhere its subcommands say so.
+
+var errNeedsLinux = errors.New("needs Linux: here there is the client, sesame knock")
+
+// needsLinux stands for the options of a subcommand that needs Linux.
+type needsLinux struct{}
+
+func (*needsLinux) options() []option { return helpOptions() }
+
+type (
+	serveOptions   = needsLinux
+	statusOptions  = needsLinux
+	closeOptions   = needsLinux
+	checkOptions   = needsLinux
+	flushOptions   = needsLinux
+	installOptions = needsLinux
+)
+
+func serve(_ env, args []string) error      { return refuse(args) }
+func showStatus(_ env, args []string) error { return refuse(args) }
+func closeDoors(_ env, args []string) error { return refuse(args) }
+func check(_ env, args []string) error      { return refuse(args) }
+func flushAll(_ env, args []string) error   { return refuse(args) }
+func install(_ env, args []string) error    { return refuse(args) }
+func uninstall(_ env, args []string) error  { return refuse(args) }
+func demo(_ env, args []string) error       { return refuse(args) }
+
+// refuse says that Linux is needed, whatever the options are, unless help or the version is asked for.
+func refuse(args []string) error {
+	if _, err := getopt(args, helpOptions()); err == errHelp || err == errVersion {
+		return err
+	}
+	return errNeedsLinux
+}
 
 const defaultControl = ""
 
-type onlyLinux struct{}
+var began = time.Now()
 
-func (onlyLinux) options() []option { return helpOptions() }
-
-type (
-	serveOptions   struct{ onlyLinux }
-	statusOptions  struct{ onlyLinux }
-	closeOptions   struct{ onlyLinux }
-	checkOptions   struct{ onlyLinux }
-	flushOptions   struct{ onlyLinux }
-	installOptions struct{ onlyLinux }
-)
-
-func needLinux(_ env, args []string) error {
-	if len(args) > 0 && (args[0] == "-h" || args[0] == "--help") {
-		return errHelp
-	}
-	return errors.New("this needs Linux: the file for this system has the client alone")
-}
-
-var serve, showStatus, closeDoors, check, flushAll, install, uninstall, demo = needLinux, needLinux, needLinux, needLinux, needLinux,
-	needLinux, needLinux, needLinux
-
-var started = time.Now()
-
-// bootTime is monotonic.
-func bootTime() time.Duration { return time.Since(started) }
+func bootTime() time.Duration { return time.Since(began) }

@@ -1,4 +1,4 @@
-//go:build !mips && !mipsle
+//go:build linux && !mips && !mipsle
 
 package main
 

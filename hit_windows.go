@@ -5,41 +5,53 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/windows"
 )
 
+// errRefused is how a connection fails that was answered by an RST.
 const errRefused = windows.WSAECONNREFUSED
 
-// fionbio makes a socket return at once (winsock2.h, FIONBIO).
-const fionbio = 0x8004667e
+const (
+	fionbio = 0x8004667e // FIONBIO of winsock2.h
+	// sendingTime is how long a connection that has been begun is left alone, so that closing it does not take its first
+	// packet back. It is less than the 500 ms after which Windows sends that again when it was refused.
+	sendingTime = 10 * time.Millisecond
+)
 
 // hit sends one knock and does not wait for an answer.
 func hit(addr netip.Addr, k sentKnock, from route) error {
-	kind, proto := windows.SOCK_STREAM, windows.IPPROTO_TCP
-	switch {
-	case k.Proto == udp:
-		kind, proto = windows.SOCK_DGRAM, windows.IPPROTO_UDP
-	case k.Flags != flagSYN:
+	if k.Proto == tcp && k.Flags != flagSYN {
 		return sendRaw(addr, k, from)
+	}
+	// Counted by the system, so that it may be done for each.
+	if err := windows.WSAStartup(0x202, new(windows.WSAData)); err != nil {
+		return os.NewSyscallError("WSAStartup", err)
+	}
+	defer windows.WSACleanup()
+	kind := int32(windows.SOCK_STREAM)
+	if k.Proto == udp {
+		kind = windows.SOCK_DGRAM
 	}
 	family, to, err := sockaddr(addr, k.Port)
 	if err != nil {
 		return err
 	}
-	fd, err := windows.Socket(family, kind, proto)
+	s, err := windows.WSASocket(family, kind, 0, nil, 0, windows.WSA_FLAG_OVERLAPPED|windows.WSA_FLAG_NO_HANDLE_INHERIT)
 	if err != nil {
-		return os.NewSyscallError("socket", err)
+		return os.NewSyscallError("WSASocket", err)
 	}
-	defer windows.Closesocket(fd)
-	if err := from.apply(int(fd), family); err != nil {
+	defer windows.Closesocket(s)
+	if err := from.apply(0, 0); err != nil {
 		return err
 	}
 	if from.source.IsValid() {
 		_, source, err := sockaddr(from.source, 0)
 		if err == nil {
-			err = windows.Bind(fd, source)
+			err = windows.Bind(s, source)
 		}
 		if err == windows.WSAEADDRNOTAVAIL {
 			return fmt.Errorf("%v is not an address of this host", from.source)
@@ -49,15 +61,16 @@ func hit(addr netip.Addr, k sentKnock, from route) error {
 		}
 	}
 	if k.Proto == udp {
-		return os.NewSyscallError("sendto", windows.Sendto(fd, []byte{0}, 0, to))
+		return os.NewSyscallError("sendto", windows.Sendto(s, []byte{0}, 0, to))
 	}
-	yes, returned := uint32(1), uint32(0)
-	err = windows.WSAIoctl(fd, fionbio, (*byte)(unsafe.Pointer(&yes)), uint32(unsafe.Sizeof(yes)), nil, 0, &returned, nil, 0)
+	on, done := uint32(1), uint32(0)
+	err = windows.WSAIoctl(s, fionbio, (*byte)(unsafe.Pointer(&on)), uint32(unsafe.Sizeof(on)), nil, 0, &done, nil, 0)
 	if err != nil {
-		return os.NewSyscallError("ioctl", err)
+		return os.NewSyscallError("WSAIoctl", err)
 	}
-	switch err := windows.Connect(fd, to); err {
-	case windows.WSAEWOULDBLOCK, windows.WSAECONNREFUSED: // sent
+	switch err := windows.Connect(s, to); err {
+	case windows.WSAEWOULDBLOCK, windows.WSAECONNREFUSED, nil:
+		time.Sleep(sendingTime)
 		return nil
 	default:
 		return os.NewSyscallError("connect", err)
@@ -65,17 +78,25 @@ func hit(addr netip.Addr, k sentKnock, from route) error {
 }
 
 // sockaddr is an address and a port as the system wants them, and its family.
-func sockaddr(addr netip.Addr, port uint16) (family int, to windows.Sockaddr, err error) {
+func sockaddr(addr netip.Addr, port uint16) (family int32, to windows.Sockaddr, err error) {
 	if addr.Is4() {
 		return windows.AF_INET, &windows.SockaddrInet4{Port: int(port), Addr: addr.As4()}, nil
 	}
-	in6 := &windows.SockaddrInet6{Port: int(port), Addr: addr.As16()}
-	if zone := addr.Zone(); zone != "" {
-		link, err := net.InterfaceByName(zone)
-		if err != nil {
-			return 0, nil, fmt.Errorf("interface %q: %w", zone, err)
-		}
-		in6.ZoneId = uint32(link.Index)
+	zone, err := zoneID(addr.Zone())
+	return windows.AF_INET6, &windows.SockaddrInet6{Port: int(port), Addr: addr.As16(), ZoneId: zone}, err
+}
+
+// zoneID is the number of an interface, which Windows itself has people write in the place of its name.
+func zoneID(zone string) (uint32, error) {
+	if zone == "" {
+		return 0, nil
 	}
-	return windows.AF_INET6, in6, nil
+	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		return uint32(n), nil
+	}
+	link, err := net.InterfaceByName(zone)
+	if err != nil {
+		return 0, fmt.Errorf("interface %q: %w", zone, err)
+	}
+	return uint32(link.Index), nil
 }

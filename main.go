@@ -119,7 +119,11 @@ var (
 
 // run is the whole program: args[0] is the name it was called by. It returns the exit status.
 func run(e env, args []string) int {
-	name := strings.TrimSuffix(filepath.Base(args[0]), ".exe")
+	name := filepath.Base(args[0])
+	if runtime.GOOS == "windows" {
+		name = strings.ToLower(name) // as its file names are the same in capitals
+	}
+	name = strings.TrimSuffix(name, ".exe")
 	e.name = name
 	args = args[1:]
 	for _, c := range subcommands() {

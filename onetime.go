@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -111,7 +112,7 @@ func readOneTime(path string) ([]byte, error) {
 }
 
 func openOneTime(path string, flag int) (*os.File, error) {
-	f, err := os.OpenFile(path, flag|openNonblock, 0)
+	f, err := openFile(path, flag)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +185,7 @@ func markOneTime(path string, sequence []Knock) (marked bool, err error) {
 	return replaceFile(f, text, slices.Concat(text[:at], []byte("#"), text[at:]))
 }
 
-// lockOneTime opens the file and locks it (flock(2)) against other daemons that have the same one.
+// lockOneTime opens the file and locks it against other daemons that have the same one.
 func lockOneTime(path string) (*os.File, error) {
 	for began := time.Now(); ; time.Sleep(lockPause) {
 		f, err := openOneTime(path, os.O_RDWR)
@@ -254,4 +255,58 @@ func inPlace(path string, f *os.File) error {
 		return errReplaced
 	}
 	return nil
+}
+
+// replaceFile puts another file with the next text in f's place, of the same owner and mode, in one step, unless f has
+// another text than was by now. With an error too, replaced says whether it did.
+func replaceFile(f *os.File, was, next []byte) (replaced bool, err error) {
+	// As late as can be: what an editor saves from now on until the rename would be lost.
+	return writeFile(f.Name(), next, f, func() error { return unchanged(f, was) })
+}
+
+// writeFile puts a file with that text in the place of the one called name, or makes one, in one step, and returns when
+// it is on the disk. It gets the owner and mode of like; nil: ours, and 0600. ready, if there is one, is asked before
+// the step, and its error calls it off. With an error too, replaced says whether the new file is in place.
+func writeFile(name string, text []byte, like *os.File, ready func() error) (replaced bool, err error) {
+	path, err := filepath.EvalSymlinks(name)
+	if errors.Is(err, os.ErrNotExist) {
+		path, err = name, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	dir := filepath.Dir(path)
+	f, err := createTemp(dir, filepath.Base(path)+".*")
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		_ = f.Close()
+		if !replaced {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if like != nil {
+		if err := copyOwner(like, f); err != nil {
+			return false, err
+		}
+	}
+	if _, err := f.Write(text); err != nil {
+		return false, err
+	}
+	if err := f.Sync(); err != nil {
+		return false, err
+	}
+	if ready != nil {
+		if err := ready(); err != nil {
+			return false, err
+		}
+	}
+	if err := renameFile(f, path); err != nil {
+		return false, err
+	}
+	if err := syncDir(dir); err != nil {
+		return true, err
+	}
+	return true, inPlace(name, f)
 }

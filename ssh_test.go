@@ -53,7 +53,7 @@ func newSSHWorld(t *testing.T) *sshWorld {
 	}
 	w.must(os.WriteFile(w.dir+"/sshd_config", []byte(config), 0o600))
 	server := exec.Command("unshare", "-m", "sh", "-ec", fmt.Sprintf(sshSetUp, program, w.dir+"/sshd_config"))
-	libraries, _ := filepath.Glob(root + "/usr/lib/*/")
+	libraries, _ := filepath.Glob(root + "/usr/lib/*")
 	server.Env = append(os.Environ(), "LD_LIBRARY_PATH="+strings.Join(libraries, ":"))
 	said, err := os.Create(w.dir + "/sshd.log")
 	w.must(err)
@@ -97,7 +97,7 @@ func TestSSH(t *testing.T) {
 		if out, err := w.onHost("close", "-s", dir+"/control", "--all"); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		w.wantPort(0, hostAddr+":22", filtered)
+		w.awaitPort(0, hostAddr+":22", filtered)
 	}
 	ours := strings.NewReplacer("192.0.2.1", hostAddr, "User admin", "User root", "~/.ssh/id_ed25519", w.dir+"/id").Replace
 	w.must(os.Mkdir(w.dir+"/sesame", 0o700))
