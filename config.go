@@ -305,7 +305,7 @@ type parser struct {
 	sections    []*section
 	open        *section // the door being read, nil in [options] and before the first section
 	profiles    []*profile
-	keys        []option // of the profile being read
+	keys        []option // that the profile being read can have
 }
 
 func (p *parser) where(line int, s *section) string {

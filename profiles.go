@@ -7,8 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 )
+
+const maxProfiles = 1000
 
 // profile is whom the client knocks on, with what, and how: a section of the profiles file, or the command line.
 type profile struct {
@@ -21,20 +24,10 @@ type profile struct {
 	oneTime  string // path of a file of one-time sequences, which hold instead, or ""
 }
 
-// keys are the options that a profile can have, and what else there is in it.
-func (to *profile) keys() []option {
-	opts := to.options()
-	return append(opts[:len(opts)-3], // without list, version and help
-		option{0, "tcpflags", "FLAGS", "", to.setFlags}, // as in knockd.conf
-		stringOption(0, "host", "HOST", "", &to.host),
-		stringOption(0, "sequence", "PORTS", "", &to.ports),
-		stringOption(0, "one_time_sequences", "FILE", "", &to.oneTime))
-}
-
 // parseProfiles reads profiles in knockd's syntax. name stands in messages. The error is a configErrors with everything
 // that is wrong, or that of reading r; there are no profiles then.
 func parseProfiles(name string, r io.Reader) ([]*profile, error) {
-	p := parser{kind: "profile", config: &Config{File: name}, keys: new(profile).keys()}
+	p := parser{kind: "profile", config: &Config{File: name}}
 	if err := p.read(r); err != nil {
 		return nil, err
 	}
@@ -48,8 +41,8 @@ func parseProfiles(name string, r io.Reader) ([]*profile, error) {
 }
 
 func (p *parser) startProfile(name string) {
-	if name == "" {
-		p.fail("a profile needs a name: [name]")
+	if name == "" || len(p.profiles) >= maxProfiles {
+		p.fail("a profile needs a name: [name], and there can be %d of them", maxProfiles)
 	}
 	for _, other := range p.profiles {
 		if other.name == name {
@@ -58,49 +51,64 @@ func (p *parser) startProfile(name string) {
 	}
 	to := &profile{line: p.line}
 	to.name, to.seen = name, map[string]int{}
-	p.open, p.keys = &to.section, to.keys()
+	opts := to.options()
+	p.open, p.keys = &to.section, opts[:len(opts)-3] // without list, version and help
 	p.profiles = append(p.profiles, to)
 }
 
 func (p *parser) setKey(key, value string, hasValue bool) {
+	if p.open == nil {
+		p.fail("the first line is to be the [name] of a profile")
+		return
+	}
 	name := strings.ReplaceAll(strings.ToLower(key), "-", "_")
-	var set func(string) error
-	var names []string
-	for _, k := range p.keys {
-		names = append(names, k.long)
-		if k.long != name {
-			continue
-		}
-		if set = k.set; k.arg == "" {
-			set = func(value string) error {
-				yes, ok := parseYes(value)
-				if !ok {
-					return errors.New("yes or no is wanted")
-				}
-				if yes {
-					return k.set("")
-				}
-				return nil
-			}
+	to := p.profiles[len(p.profiles)-1]
+	var text *string
+	switch name {
+	case "host":
+		text = &to.host
+	case "sequence":
+		text = &to.ports
+	case "one_time_sequences":
+		text = &to.oneTime
+	case "tcpflags": // as in knockd.conf
+		name = "flags"
+	}
+	var o *option
+	names := []string{"host", "sequence", "one_time_sequences", "tcpflags"}
+	for i := range p.keys {
+		names = append(names, p.keys[i].long)
+		if p.keys[i].long == name {
+			o = &p.keys[i]
 		}
 	}
 	switch {
-	case set == nil:
+	case o == nil && text == nil:
 		p.failUnknown(key, hasValue, names)
-	case p.open == nil:
-		p.fail("%s stands before the first section: write a profile's [name] above it", name)
+		return
 	case p.open.seen[name] != 0:
 		p.fail("%s stands on line %d already: delete one of the two", name, p.open.seen[name])
-	default:
-		p.open.seen[name] = p.line
-		value = withoutComment(value)
-		if err := set(value); err != nil {
-			// What stands behind a wrong key may be a sequence.
-			text, _, _ := strings.Cut(err.Error(), ", not ")
-			p.failSecret(value, "%s: %s", name, text)
-		}
+	}
+	p.open.seen[name] = p.line
+	value = withoutComment(value)
+	yes, ok := parseYes(value)
+	var err error
+	switch {
+	case text != nil:
+		*text = value
+	case o.arg != "" || yes:
+		err = o.set(value)
+	case !ok:
+		err = errYesOrNo
+	}
+	if err != nil {
+		// What stands behind a wrong key may be a sequence.
+		text, _, _ := strings.Cut(err.Error(), ", not ")
+		p.failSecret(value, "%s: %s", name, text)
 	}
 }
+
+var errYesOrNo = errors.New("yes or no is wanted")
 
 // finishProfile reads the sequence, and looks at what needs the whole section.
 func (p *parser) finishProfile(to *profile) {
@@ -128,57 +136,56 @@ func (p *parser) finishProfile(to *profile) {
 	}
 }
 
+// home is the user's folder.
+func home() string {
+	if runtime.GOOS == "windows" {
+		return os.Getenv("USERPROFILE")
+	}
+	return os.Getenv("HOME")
+}
+
 // besideFile is a path that stands in a file: relative to its folder, or behind ~/ to the user's.
 func besideFile(file, path string) string {
+	folder := filepath.Dir(file)
 	if rest, ok := strings.CutPrefix(path, "~/"); ok {
-		home, _ := os.UserHomeDir()
-		return filepath.Join(home, rest)
+		folder, path = home(), rest
 	}
 	if path == "" || filepath.IsAbs(path) {
 		return path
 	}
-	return filepath.Join(filepath.Dir(file), path)
-}
-
-// profilesFile is where the client's profiles are.
-func profilesFile() (string, error) {
-	folder := os.Getenv("XDG_CONFIG_HOME")
-	var err error
-	switch {
-	case runtime.GOOS == "windows":
-		folder, err = os.UserConfigDir()
-	case !filepath.IsAbs(folder): // a relative path is to be ignored (XDG Base Directory Specification)
-		folder, err = os.UserHomeDir()
-		folder += "/.config"
-	}
-	return filepath.Join(folder, "sesame", "profiles"), err
+	return filepath.Join(folder, path)
 }
 
 // readProfiles reads the profiles file, and warns if others can read it.
-func readProfiles(e env) (file string, profiles []*profile, err error) {
-	if file, err = profilesFile(); err != nil {
-		return "", nil, fmt.Errorf("looking for profiles: %w", err)
+func readProfiles(warnings io.Writer) (file string, profiles []*profile, err error) {
+	folder := os.Getenv("XDG_CONFIG_HOME")
+	switch {
+	case runtime.GOOS == "windows":
+		folder = os.Getenv("AppData")
+	case !filepath.IsAbs(folder): // a relative path is to be ignored (XDG Base Directory Specification)
+		folder = home() + "/.config"
 	}
+	file = filepath.Join(folder, "sesame", "profiles")
 	f, err := os.Open(file)
 	if err != nil {
 		return file, nil, err
 	}
 	defer f.Close()
-	e.checkPrivate(file)
+	checkPrivate(warnings, file)
 	profiles, err = parseProfiles(file, f)
 	return file, profiles, err
 }
 
 // checkPrivate warns of a file that others can read.
-func (e env) checkPrivate(path string) {
+func checkPrivate(warnings io.Writer, path string) {
 	if info, err := os.Stat(path); err == nil && info.Mode()&0o044 != 0 && runtime.GOOS != "windows" {
-		fmt.Fprintf(e.stderr, "warning: %s: others can read it, and it holds the secret: chmod 600 %s\n", path, path)
+		fmt.Fprintf(warnings, "warning: %s: others can read it, and it holds the secret: chmod 600 %s\n", path, path)
 	}
 }
 
 // listProfiles prints the name of each profile, its host, and the port that it verifies; nothing of its sequence.
 func listProfiles(e env) error {
-	file, profiles, err := readProfiles(e)
+	file, profiles, err := readProfiles(e.stderr)
 	if err != nil {
 		return withoutSecrets(err)
 	}
@@ -188,7 +195,7 @@ func listProfiles(e env) error {
 	for _, p := range profiles {
 		verifies := ""
 		if p.verify != 0 {
-			verifies = fmt.Sprintf(" verifies port %d", p.verify)
+			verifies = " verifies port " + strconv.Itoa(int(p.verify))
 		}
 		fmt.Fprintf(e.stdout, "%-15s %s%s\n", p.name, p.host, verifies)
 	}
@@ -208,18 +215,20 @@ func (o *knockOptions) parse(e env, args []string) (*profile, error) {
 	case o.list:
 		return nil, listProfiles(e)
 	}
-	host, sequence, wrong := o.parseArguments(rest)
-	if wrong == nil {
+	host, sequence, err := o.parseArguments(rest)
+	if err == nil {
 		return &profile{host: host, sequence: sequence}, nil
 	}
+	wrong := usageError(err.Error())
 	if len(rest) != 1 {
-		return nil, usageError(wrong.Error())
+		return nil, wrong
 	}
 	name := rest[0]
+	warnings := e.stderr
 	if o.quiet {
-		e.stderr = io.Discard
+		warnings = io.Discard
 	}
-	file, profiles, err := readProfiles(e)
+	file, profiles, err := readProfiles(warnings)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -227,20 +236,19 @@ func (o *knockOptions) parse(e env, args []string) (*profile, error) {
 	for _, p := range profiles {
 		if p.name == name {
 			p.oneTime = besideFile(file, p.oneTime)
-			e.checkPrivate(p.oneTime)
+			checkPrivate(warnings, p.oneTime)
 			return p, o.over(p, opts, args)
 		}
 		names = append(names, p.name)
 	}
-	text := wrong.Error()
-	if !strings.ContainsAny(name, ".:,") { // else it was meant for a host
-		hint := didYouMean(name, names)
-		if err != nil {
-			hint = ", which is not there"
-		}
-		text = fmt.Sprintf("no profile %q in %s%s; else %s", name, file, hint, text)
+	if strings.ContainsAny(name, ".:,") { // it was meant for a host
+		return nil, wrong
 	}
-	return nil, usageError(text)
+	hint := didYouMean(name, names)
+	if err != nil {
+		hint = ", which is not there"
+	}
+	return nil, usageError(fmt.Sprintf("no profile %q in %s%s; else %s", name, file, hint, wrong))
 }
 
 // over has the options of the command line, which opts set in o, win over those of the profile.
