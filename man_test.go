@@ -312,6 +312,34 @@ func TestManConfigurations(t *testing.T) {
 	}
 }
 
+// TestManProfiles has each key of a profile in knock(1), and no other, and its example is a profile.
+func TestManProfiles(t *testing.T) {
+	lines := readManPage(t, "knock.1").under(t, "PROFILES")
+	var listed []string
+	for _, head := range items(lines, "Ic") {
+		listed = append(listed, strings.Split(head, " , ")...)
+	}
+	names := append([]string{"host", "sequence", "one_time_sequences", "tcpflags"}, listed...)
+	for _, o := range new(knockOptions).options() {
+		names = append(names, o.long)
+	}
+	for _, name := range names {
+		_, err := parseProfiles("profiles", strings.NewReader("[a]\n"+name+" = ?\n"))
+		if err == nil {
+			t.Fatalf("%s = ? is no mistake", name)
+		}
+		known := !strings.Contains(err.Error(), "unknown directive")
+		if got := slices.Contains(listed, name); got != known {
+			t.Errorf("%s in the list: got %v, want %v", name, got, known)
+		}
+	}
+	_, example, _ := strings.Cut(strings.Join(lines, "\n"), "\n.Bd -literal -offset indent\n")
+	example, _, _ = strings.Cut(example, "\n.Ed")
+	if profiles, err := parseProfiles("profiles", strings.NewReader(example)); err != nil || len(profiles) != 1 {
+		t.Errorf("the example: got %v, %v, want one profile", profiles, err)
+	}
+}
+
 // TestManCommands has the environment of a door's commands, and what is replaced in them, in knockd.conf(5).
 func TestManCommands(t *testing.T) {
 	lines := readManPage(t, "knockd.conf.5").under(t, "COMMANDS")
@@ -534,6 +562,7 @@ func TestManNumbers(t *testing.T) {
 		{conf, map[int]string{1 << 20: "It has at most 1 MB"}[maxOneTimeSize]},
 		{text("sesame.8"), map[time.Duration]string{10 * time.Second: "within ten seconds"}[stopDeadline]},
 		{text("knock.1"), fmt.Sprintf("The default is %d.", o.delay.Milliseconds())},
+		{text("knock.1"), fmt.Sprintf("The 1 to %d knocks", maxKnocks)},
 	} {
 		if tt.want == "" || !strings.Contains(tt.in, tt.want) {
 			t.Errorf("%q is missing, or not so any more", tt.want)

@@ -161,7 +161,9 @@ func readProfiles(warnings io.Writer) (file string, profiles []*profile, err err
 	folder := os.Getenv("XDG_CONFIG_HOME")
 	switch {
 	case runtime.GOOS == "windows":
-		folder = os.Getenv("AppData")
+		if folder = os.Getenv("AppData"); folder == "" {
+			return "", nil, errors.New("looking for profiles: %AppData% is not set")
+		}
 	case !filepath.IsAbs(folder): // a relative path is to be ignored (XDG Base Directory Specification)
 		folder = home() + "/.config"
 	}
