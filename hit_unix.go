@@ -34,7 +34,7 @@ func hit(addr netip.Addr, k sentKnock, from route) error {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
-	if err := from.apply(fd, family); err != nil {
+	if err := from.apply(fd, addr.Is6()); err != nil {
 		return err
 	}
 	if from.source.IsValid() {

@@ -45,7 +45,7 @@ func hit(addr netip.Addr, k sentKnock, from route) error {
 		return os.NewSyscallError("WSASocket", err)
 	}
 	defer windows.Closesocket(s)
-	if err := from.apply(0, 0); err != nil {
+	if err := from.apply(0, addr.Is6()); err != nil {
 		return err
 	}
 	if from.source.IsValid() {

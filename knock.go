@@ -100,13 +100,14 @@ func (o *knockOptions) setTimeout(value string) error {
 	return nil
 }
 
-// parseSeconds reads 5 or 0.5.
+// parseSeconds reads 5 or 0.5, to the millisecond. time.ParseDuration would, and is 5 KB.
 func parseSeconds(value string) (d time.Duration, ok bool) {
-	if strings.Trim(value, "0123456789.") != "" {
+	whole, part, _ := strings.Cut(value, ".")
+	if strings.Trim(whole+part, "0123456789") != "" || whole+part == "" {
 		return 0, false
 	}
-	d, err := time.ParseDuration(value + "s")
-	return d, err == nil
+	ms, err := strconv.Atoi(whole + (part + "000")[:3])
+	return time.Duration(ms) * time.Millisecond, err == nil
 }
 
 func (o *knockOptions) setRetries(value string) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"syscall"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -55,7 +56,7 @@ func openRaw(to netip.Addr, way route, filter []bpf.Instruction) (r *rawTCP, err
 		err = attachFilter(r.fd, program)
 	}
 	if err == nil {
-		err = way.apply(r.fd, family)
+		err = way.apply(r.fd, to.Is6())
 	}
 	if err == nil {
 		err = os.NewSyscallError("bind", unix.Bind(r.fd, own))
@@ -84,20 +85,20 @@ func sourceFor(to netip.Addr, way route) (source netip.Addr, err error) {
 		return source, os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
-	if err := way.apply(fd, family); err != nil {
+	if err := way.apply(fd, to.Is6()); err != nil {
 		return source, err
 	}
 	if err := unix.Connect(fd, peer); err != nil {
 		return source, os.NewSyscallError("connect", err)
 	}
-	name, err := unix.Getsockname(fd)
+	name, err := syscall.Getsockname(fd) // x/sys/unix would bring 4 KB
 	if err != nil {
 		return source, os.NewSyscallError("getsockname", err)
 	}
 	switch name := name.(type) {
-	case *unix.SockaddrInet4:
+	case *syscall.SockaddrInet4:
 		return netip.AddrFrom4(name.Addr), nil
-	case *unix.SockaddrInet6:
+	case *syscall.SockaddrInet6:
 		return netip.AddrFrom16(name.Addr).WithZone(to.Zone()), nil
 	}
 	return source, errors.New("getsockname: neither IPv4 nor IPv6")

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// apply has what a socket of a family sends leave by the route's link, with its TTL. The source is for bind(2).
-func (r route) apply(fd, family int) error {
+// apply has what a socket sends leave by the route's link, with its TTL. The source is for bind(2).
+func (r route) apply(fd int, is6 bool) error {
 	if r.link != "" {
 		switch err := unix.BindToDevice(fd, r.link); err {
 		case nil:
@@ -24,7 +24,7 @@ func (r route) apply(fd, family int) error {
 		return nil
 	}
 	level, option := unix.IPPROTO_IP, unix.IP_TTL
-	if family == unix.AF_INET6 {
+	if is6 {
 		level, option = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
 	}
 	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, level, option, r.ttl))

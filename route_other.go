@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-func (r route) apply(int, int) error {
+func (r route) apply(int, bool) error {
 	if r != (route{source: r.source}) {
 		return errors.New("--interface and --ttl need Linux")
 	}

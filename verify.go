@@ -116,8 +116,12 @@ func connect(ctx context.Context, to netip.AddrPort, from route, limit time.Dura
 	errs := new(icmpErrors)
 	defer errs.close()
 	dialer.Control = func(_, _ string, raw syscall.RawConn) (err error) {
-		controlErr := raw.Control(func(fd uintptr) { err = errs.watch(fd, to.Addr()) })
-		return errors.Join(err, controlErr)
+		_ = raw.Control(func(fd uintptr) {
+			if err = from.apply(int(fd), to.Addr().Is6()); err == nil {
+				err = errs.watch(fd, to.Addr())
+			}
+		})
+		return err
 	}
 	conn, err := dialer.DialContext(ctx, "tcp", to.String())
 	if err == nil {
