@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"unsafe"
 
@@ -104,13 +105,13 @@ func renameFile(f *os.File, path string) error {
 	if err := windows.SetFileInformationByHandle(h, windows.FileRenameInfoEx, (*byte)(unsafe.Pointer(&to)), uint32(unsafe.Sizeof(to))); err == nil {
 		return f.Sync()
 	}
-	// Other file systems do not know that.
+	// Other file systems do not know that, and none of them replaces a file that is open.
 	from, err := windows.UTF16PtrFromString(f.Name())
 	if err != nil {
 		return &os.PathError{Op: "rename", Path: f.Name(), Err: err}
 	}
 	if err := windows.MoveFileEx(from, &name[0], windows.MOVEFILE_REPLACE_EXISTING|windows.MOVEFILE_WRITE_THROUGH); err != nil {
-		return &os.LinkError{Op: "rename", Old: f.Name(), New: path, Err: err}
+		return fmt.Errorf("replacing %s: %w: begin its lines with a blank, and it need not be replaced", path, err)
 	}
 	return nil
 }

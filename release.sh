@@ -1,10 +1,10 @@
 #!/bin/sh
 # Builds the release into build/release, where nothing else is: for each CPU the file and a .tar.gz of it with licence,
-# manual and an example configuration, and SHA256SUMS. The same source, by the same Go, gives the same bytes.
-# usage: release.sh [CPU ...]    by make, which says how to build: VERSION, LDFLAGS, GOBUILD, and SMALL for MIPS
+# manual and an example configuration, and SHA256SUMS; for macOS and Windows, which have the client alone, only its manual. The same source, by the same Go, gives the same bytes.
+# usage: release.sh [CPU|OS-CPU ...]    by make, which says how to build: VERSION, LDFLAGS, GOBUILD, and SMALL for MIPS
 # build/sizes.md is the README's table of sizes. Which one is wrong there by more than 5%, or over the budget, is an error.
 set -eu
-[ $# -gt 0 ] || set -- mips mipsle armv5 armv7 arm64 386 amd64 riscv64
+[ $# -gt 0 ] || set -- mips mipsle armv5 armv7 arm64 386 amd64 riscv64 darwin-amd64 darwin-arm64 windows-amd64 windows-arm64
 budget=3500000   # bytes of a file for MIPS
 budget_xz=1000000 # the same in flash, where squashfs has it packed
 date=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
@@ -13,23 +13,30 @@ out=$PWD/build/release
 rm -rf build/release build/stage
 mkdir -p build/release
 printf '| linux/ | file, MB | xz, MB |\n|---|---|---|\n' > build/sizes.md
-for cpu in "$@"; do
+for target in "$@"; do
+	cpu=${target##*-} os=linux exe='' with="man dist"
+	case $target in
+	*-*) os=${target%-*} with=man/knock.1 ;;
+	esac
+	[ "$os" != windows ] || exe=.exe
 	arch=$cpu variant='' build=$GOBUILD flags=
 	case $cpu in
 	mips*) variant=GOMIPS=softfloat build=$SMALL flags="-R 0x4000" ;; # a page of some MIPS kernels, else 64 KB
 	armv*) arch=arm variant=GOARM=${cpu#armv} ;;
 	esac
-	name=sesame-$VERSION-linux-$cpu
+	name=sesame-$VERSION-$os-$cpu
 	stage=build/stage/$name
 	mkdir -p "$stage"
 	# shellcheck disable=SC2086 # they are words
-	env GOOS=linux GOARCH=$arch $variant $build -ldflags "$LDFLAGS -X main.variant=$variant $flags" -o "$stage/sesame" .
-	for f in LICENSE README.md CHANGELOG.md man dist; do
+	env GOOS=$os GOARCH=$arch $variant $build -ldflags "$LDFLAGS -X main.variant=$variant $flags" -o "$stage/sesame$exe" .
+	# shellcheck disable=SC2086 # they are words
+	for f in LICENSE README.md CHANGELOG.md $with; do
 		[ ! -e $f ] || cp -R $f "$stage"
 	done
 	tar -C build/stage --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime="@$date" --format=ustar \
 		-cf - "$name" | gzip -9n > "$out/$name.tar.gz"
-	cp "$stage/sesame" "$out/$name"
+	cp "$stage/sesame$exe" "$out/$name$exe"
+	[ "$os" = linux ] || continue # the table is for routers
 	size=$(wc -c < "$stage/sesame")
 	xz=$(xz -9c "$stage/sesame" | wc -c)
 	echo "$cpu $size $xz" | awk '{ printf "| %s | %.2f | %.2f |\n", $1, $2 / 1e6, $3 / 1e6 }' | tee -a build/sizes.md

@@ -57,8 +57,13 @@ func TestReleaseSizes(t *testing.T) {
 	for _, row := range regexp.MustCompile(`(?m)^\| (\S+) \| [23]\.\d\d \| [01]\.\d\d \|$`).FindAllStringSubmatch(table, -1) {
 		want = append(want, row[1])
 	}
-	if got := strings.Fields(string(cpus[1])); len(got) != 8 || !slices.Equal(got, want) {
+	got := strings.Fields(string(cpus[1]))
+	n := slices.IndexFunc(got, func(s string) bool { return strings.Contains(s, "-") })
+	if n != 8 || !slices.Equal(got[:n], want) {
 		t.Errorf("release.sh builds for %q, the README has sizes for %q", got, want)
+	}
+	if clients := []string{"darwin-amd64", "darwin-arm64", "windows-amd64", "windows-arm64"}; !slices.Equal(got[max(n, 0):], clients) {
+		t.Errorf("release.sh builds clients for %q, want %q", got[max(n, 0):], clients)
 	}
 }
 
@@ -69,7 +74,7 @@ func TestRelease(t *testing.T) {
 	build := func(env ...string) release {
 		dir := t.TempDir()
 		copySource(t, dir)
-		cmd := exec.Command("make", "release", "VERSION=1.2.3", "CPUS=mipsle")
+		cmd := exec.Command("make", "release", "VERSION=1.2.3", "CPUS=mipsle windows-amd64")
 		cmd.Dir = dir
 		cmd.Env = append(append(os.Environ(), "SOURCE_DATE_EPOCH=1000000000", "MAKEFLAGS="), env...) // not make test's flags
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -82,8 +87,8 @@ func TestRelease(t *testing.T) {
 		return release{string(sums), dir + "/build/release/"}
 	}
 	first, second := build(), build("GOCACHE="+t.TempDir(), "TZ=Asia/Tokyo", "LC_ALL=C")
-	if first.sums != second.sums || strings.Count(first.sums, "\n") != 2 {
-		t.Errorf("got the sums\n%s\nand then\n%s\nwant two, and the same", first.sums, second.sums)
+	if first.sums != second.sums || strings.Count(first.sums, "\n") != 4 {
+		t.Errorf("got the sums\n%s\nand then\n%s\nwant four, and the same", first.sums, second.sums)
 	}
 	check := exec.Command("sha256sum", "-c", "SHA256SUMS")
 	check.Dir = first.dir
@@ -148,6 +153,18 @@ func TestRelease(t *testing.T) {
 		if !slices.Contains(packed, want) {
 			t.Errorf("%s is not in it: %q", want, packed)
 		}
+	}
+
+	const client = "sesame-1.2.3-windows-amd64"
+	var inClient []string
+	for h, body := range unpack(t, first.dir+client+".tar.gz") {
+		inClient = append(inClient, strings.TrimPrefix(h.Name, client+"/"))
+		if strings.HasSuffix(h.Name, "/sesame.exe") && (!bytes.HasPrefix(body, []byte("MZ")) || h.Mode != 0o755) {
+			t.Errorf("%s, with mode %o, is no program of Windows", h.Name, h.Mode)
+		}
+	}
+	if want := []string{"", "CHANGELOG.md", "LICENSE", "README.md", "knock.1", "sesame.exe"}; !slices.Equal(inClient, want) {
+		t.Errorf("the client's archive has %q, want %q", inClient, want)
 	}
 }
 
