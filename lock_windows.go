@@ -102,10 +102,15 @@ func renameFile(f *os.File, path string) error {
 	to := fileRenameInfo{flags: windows.FILE_RENAME_REPLACE_IF_EXISTS | windows.FILE_RENAME_POSIX_SEMANTICS}
 	to.length = 2 * uint32(copy(to.name[:len(to.name)-1], name)-1)
 	h := windows.Handle(f.Fd())
-	if err := windows.SetFileInformationByHandle(h, windows.FileRenameInfoEx, (*byte)(unsafe.Pointer(&to)), uint32(unsafe.Sizeof(to))); err == nil {
+	err = windows.SetFileInformationByHandle(h, windows.FileRenameInfoEx, (*byte)(unsafe.Pointer(&to)), uint32(unsafe.Sizeof(to)))
+	switch err {
+	case nil:
 		return f.Sync()
+	case windows.ERROR_INVALID_PARAMETER, windows.ERROR_INVALID_FUNCTION, windows.ERROR_NOT_SUPPORTED:
+		// The file system does not know that: it replaces no file that is open.
+	default:
+		return &os.LinkError{Op: "rename", Old: f.Name(), New: path, Err: err}
 	}
-	// Other file systems do not know that, and none of them replaces a file that is open.
 	from, err := windows.UTF16PtrFromString(f.Name())
 	if err != nil {
 		return &os.PathError{Op: "rename", Path: f.Name(), Err: err}
