@@ -37,17 +37,8 @@ func hit(addr netip.Addr, k sentKnock, from route) error {
 	if err := from.apply(fd, addr.Is6()); err != nil {
 		return err
 	}
-	if from.source.IsValid() {
-		_, source, err := sockaddr(from.source, 0)
-		if err == nil {
-			err = unix.Bind(fd, source)
-		}
-		if err == unix.EADDRNOTAVAIL {
-			return fmt.Errorf("%v is not an address of this host", from.source)
-		}
-		if err != nil {
-			return os.NewSyscallError("bind", err)
-		}
+	if err := from.bind(fd); err != nil {
+		return err
 	}
 	if k.Proto == udp {
 		return os.NewSyscallError("sendto", unix.Sendto(fd, []byte{0}, 0, to))
@@ -58,6 +49,21 @@ func hit(addr netip.Addr, k sentKnock, from route) error {
 	default:
 		return os.NewSyscallError("connect", err)
 	}
+}
+
+// bind has what a socket sends leave from the route's source.
+func (r route) bind(fd int) error {
+	if !r.source.IsValid() {
+		return nil
+	}
+	_, source, err := sockaddr(r.source, 0)
+	if err == nil {
+		err = unix.Bind(fd, source)
+	}
+	if err == unix.EADDRNOTAVAIL {
+		return fmt.Errorf("%v is not an address of this host", r.source)
+	}
+	return os.NewSyscallError("bind", err)
 }
 
 // sockaddr is an address and a port as the system wants them, and its family.

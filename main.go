@@ -3,6 +3,7 @@
 //
 //	sesame serve [options]               watch for knocks; the same when the file is called knockd
 //	sesame knock [options] HOST PORT ... knock; the same when the file is called knock
+//	sesame ping [options] HOST           see whether a host answers to TCP packets, and how fast
 //	sesame status [-s PATH] [--json]     show what is open, and how the daemon does
 //	sesame close DOOR|--all [ADDRESS]    close doors before their time
 //	sesame check [-v] [-c FILE]          read a configuration and say what is wrong with it
@@ -82,6 +83,8 @@ func subcommands() []subcommand {
 			func() []option { return new(serveOptions).options() }, serve},
 		{"knock", "knock", "[options] HOST PORT[:tcp|:udp] ...", "knock on a host's ports",
 			func() []option { return new(knockOptions).options() }, knock},
+		{"ping", "", "[options] HOST", "see whether a host answers to TCP packets, and how fast",
+			func() []option { return new(pingOptions).options() }, ping},
 		{"status", "", "[-s PATH] [--json]", "show what is open, and how the daemon does",
 			func() []option { return new(statusOptions).options() }, showStatus},
 		{"close", "", "[-s PATH] DOOR|--all [ADDRESS]", "close doors before their time, or only for ADDRESS",

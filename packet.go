@@ -20,12 +20,15 @@ import (
 const (
 	ipv4OffVersion     = 0
 	ipv4OffTotalLen    = 2
+	ipv4OffID          = 4
 	ipv4OffFragment    = 6
+	ipv4OffTTL         = 8
 	ipv4OffProto       = 9
 	ipv4OffSource      = 12
 	ipv4OffDestination = 16
 	ipv4MinLen         = 20
 	ipv4FragmentMask   = 0x1fff // the offset, in units of 8 bytes
+	ipv4DontFragment   = 0x4000
 )
 
 // IPv6 header (RFC 8200, section 3).

@@ -1,8 +1,7 @@
 package main
 
 import (
-	"errors"
-	"fmt"
+	"hash/maphash"
 	"net/netip"
 	"os"
 	"syscall"
@@ -18,8 +17,8 @@ const (
 	rawPorts     = 4096
 )
 
-// errNoRaw is the error of openRaw where the system does not allow raw sockets.
-var errNoRaw = errors.New("this needs CAP_NET_RAW: run it as root")
+// rawNeeds is what it takes to send TCP packets of any kind (raw(7)).
+const rawNeeds = "CAP_NET_RAW: run as root"
 
 // rawTCP sends TCP headers of our own making to one address, and gets what comes back from there (raw(7)).
 type rawTCP struct {
@@ -27,107 +26,82 @@ type rawTCP struct {
 	from, to netip.Addr
 }
 
-// openRaw opens a raw socket to an address. What comes back goes through the filter first: at IPv4 it sees the packet from
-// the IP header on, at IPv6 from the TCP header on.
+// openRaw opens a raw socket to an address; without the right to do so, the error is errNoRaw. The kernel finds the way, and
+// with it the source. What comes back goes through the filter first: at IPv4 it sees the packet from the IP header on, at
+// IPv6 from the TCP header on.
 func openRaw(to netip.Addr, way route, filter []bpf.Instruction) (r *rawTCP, err error) {
-	r = &rawTCP{to: to, from: way.source}
-	if !r.from.IsValid() {
-		if r.from, err = sourceFor(to, way); err != nil {
-			return nil, err
-		}
-	}
 	family, peer, err := sockaddr(to, 0)
 	if err != nil {
 		return nil, err
 	}
-	_, own, err := sockaddr(r.from, 0)
-	if err != nil {
-		return nil, err
-	}
-	r.fd, err = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err == unix.EPERM || err == unix.EACCES {
 		return nil, errNoRaw
 	}
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
+	r = &rawTCP{fd: fd, to: to}
 	program, err := bpf.Assemble(filter)
 	if err == nil {
-		err = attachFilter(r.fd, program)
+		err = attachFilter(fd, program)
 	}
 	if err == nil {
-		err = way.apply(r.fd, to.Is6())
+		err = way.apply(fd, to.Is6())
 	}
 	if err == nil {
-		err = os.NewSyscallError("bind", unix.Bind(r.fd, own))
-	}
-	if errors.Is(err, unix.EADDRNOTAVAIL) {
-		err = fmt.Errorf("%v is not an address of this host", r.from)
+		err = way.bind(fd)
 	}
 	if err == nil {
-		err = os.NewSyscallError("connect", unix.Connect(r.fd, peer))
+		err = os.NewSyscallError("connect", unix.Connect(fd, peer))
+	}
+	if err == nil {
+		r.from, err = localAddress(fd)
 	}
 	if err != nil {
-		_ = unix.Close(r.fd)
+		_ = unix.Close(fd)
 		return nil, err
 	}
 	return r, nil
 }
 
-// sourceFor is the address that packets to another one leave from. Connecting a UDP socket asks the routes, and sends nothing.
-func sourceFor(to netip.Addr, way route) (source netip.Addr, err error) {
-	family, peer, err := sockaddr(to, 9)
-	if err != nil {
-		return source, err
-	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return source, os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(fd)
-	if err := way.apply(fd, to.Is6()); err != nil {
-		return source, err
-	}
-	if err := unix.Connect(fd, peer); err != nil {
-		return source, os.NewSyscallError("connect", err)
-	}
-	name, err := syscall.Getsockname(fd) // x/sys/unix would bring 4 KB
-	if err != nil {
-		return source, os.NewSyscallError("getsockname", err)
-	}
-	switch name := name.(type) {
+// localAddress is what a connected socket sends from.
+func localAddress(fd int) (netip.Addr, error) {
+	at, err := syscall.Getsockname(fd)
+	switch at := at.(type) {
 	case *syscall.SockaddrInet4:
-		return netip.AddrFrom4(name.Addr), nil
+		return netip.AddrFrom4(at.Addr), nil
 	case *syscall.SockaddrInet6:
-		return netip.AddrFrom16(name.Addr).WithZone(to.Zone()), nil
+		return netip.AddrFrom16(at.Addr), nil
 	}
-	return source, errors.New("getsockname: neither IPv4 nor IPv6")
+	return netip.Addr{}, os.NewSyscallError("getsockname", err)
 }
 
-// send sends a header from the own port, with a sequence number of its own.
+// send sends a header from the own port, with random numbers.
 func (r *rawTCP) send(ownPort, port uint16, flags uint8) error {
-	s := segment{from: netip.AddrPortFrom(r.from, ownPort), to: netip.AddrPortFrom(r.to, port), seq: random32(), flags: flags}
+	n := randomNumber()
+	s := segment{from: netip.AddrPortFrom(r.from, ownPort), to: netip.AddrPortFrom(r.to, port), seq: uint32(n), flags: flags}
 	if flags&flagACK != 0 {
-		s.ack = random32()
+		s.ack = uint32(n >> 32)
 	}
-	return os.NewSyscallError("send", unix.Send(r.fd, s.bytes(), 0))
+	b := s.bytes()
+	_, err := unix.Write(r.fd, b)
+	if err != nil {
+		// It may be about an earlier packet: each error is told once (sock_alloc_send_pskb in net/core/sock.c).
+		_, err = unix.Write(r.fd, b)
+	}
+	return os.NewSyscallError("send", err)
 }
 
-func random32() uint32 {
-	var b [4]byte
-	_, _ = unix.Getrandom(b[:], 0) // it fails before Linux 3.17 alone, and then 0 will do
-	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-}
+// randomNumber is random as seeds are. getrandom(2) is not there before Linux 3.17.
+func randomNumber() uint64 { return maphash.Bytes(maphash.MakeSeed(), []byte{1}) }
 
 // sendRaw sends one knock with any flags.
 func sendRaw(addr netip.Addr, k sentKnock, from route) error {
 	r, err := openRaw(addr, from, []bpf.Instruction{bpf.RetConstant{Val: 0}})
-	if err == errNoRaw {
-		return errors.New("flags other than syn need CAP_NET_RAW: run it as root")
-	}
 	if err != nil {
 		return err
 	}
 	defer unix.Close(r.fd)
-	return r.send(uint16(rawFirstPort+random32()%rawPorts), k.Port, k.Flags)
+	return r.send(uint16(rawFirstPort+randomNumber()%rawPorts), k.Port, k.Flags)
 }

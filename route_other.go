@@ -14,6 +14,9 @@ func (r route) apply(int, bool) error {
 	return nil
 }
 
-func sendRaw(netip.Addr, sentKnock, route) error {
-	return errors.New("flags other than syn need Linux")
-}
+// rawNeeds is what it takes to send TCP packets of any kind.
+const rawNeeds = "Linux"
+
+func sendRaw(netip.Addr, sentKnock, route) error { return errNoRaw }
+
+func (*pinging) openRaw() error { return errNoRaw }

@@ -2,8 +2,13 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"net/netip"
 )
+
+// errNoRaw says what a packet that is no mere SYN takes.
+var errNoRaw = errors.New("flags other than syn need " + rawNeeds)
 
 // Where the rest stands in a TCP header, of which packet.go names what a knock needs.
 const (
@@ -54,4 +59,63 @@ func tcpChecksum(from, to netip.Addr, b []byte) uint16 {
 		sum = sum>>16 + sum&0xffff
 	}
 	return ^uint16(sum)
+}
+
+// answer is a TCP packet that has come, as hping shows it: in text what stands before the number of the packet that it is
+// for, and in window what stands behind.
+type answer struct {
+	port         uint16 // that it has come to
+	text, window string
+}
+
+// parseAnswer reads a packet from an address and a port, and reports whether it is one. Over IPv4 it begins at its IP header, and over IPv6 at its TCP
+// header, and has had that hop limit.
+func parseAnswer(b []byte, from netip.AddrPort, hopLimit int, a *answer) bool {
+	var hit Hit
+	length, ip := len(b), ""
+	if from.Addr().Is4() {
+		if len(b) < ipv4MinLen || parseIPv4(b, len(b), &hit) != nil {
+			return false
+		}
+		hopLimit = int(b[ipv4OffTTL])
+		if binary.BigEndian.Uint16(b[ipv4OffFragment:])&ipv4DontFragment != 0 {
+			ip = "DF "
+		}
+		ip += fmt.Sprintf("id=%d ", binary.BigEndian.Uint16(b[ipv4OffID:]))
+		b = b[int(b[ipv4OffVersion]&0xf)*4:]
+	} else {
+		length += ipv6Len
+		if parsePorts(tcp, b, len(b), &hit) != nil {
+			return false
+		}
+	}
+	if hit.FromPort != from.Port() || hit.Knock.Proto != tcp {
+		return false
+	}
+	a.port = hit.Knock.Port
+	a.text = fmt.Sprintf("len=%d ip=%v ttl=%d %ssport=%d flags=%s", length, from.Addr(), hopLimit, ip, from.Port(), lettersOf(hit.Flags))
+	a.window = fmt.Sprintf("win=%d ", binary.BigEndian.Uint16(b[tcpOffWindow:]))
+	return true
+}
+
+// flagLetters are the flags in the order that hping shows them in, with its letters and names. The last two are of RFC
+// 3168.
+var flagLetters = [...]struct {
+	bit    uint8
+	letter byte
+	name   string
+}{
+	{flagRST, 'R', "rst"}, {flagSYN, 'S', "syn"}, {flagACK, 'A', "ack"}, {flagFIN, 'F', "fin"}, {flagPSH, 'P', "push"},
+	{flagURG, 'U', "urg"}, {0x40, 'X', "xmas"}, {0x80, 'Y', "ymas"},
+}
+
+// lettersOf are flags as hping shows them, in its order: RA.
+func lettersOf(flags uint8) string {
+	var letters []byte
+	for _, f := range &flagLetters {
+		if flags&f.bit != 0 {
+			letters = append(letters, f.letter)
+		}
+	}
+	return string(letters)
 }
