@@ -138,7 +138,14 @@ func readAll(r io.Reader) ([]byte, error) {
 // useOneTime marks the line with the sequence as used, and returns when that is on the disk. It returns errUsed if there
 // is no such line.
 func useOneTime(path string, sequence []Knock) error {
-	return untilInPlace(func() (bool, error) { return markOneTime(path, sequence) })
+	had := 0
+	return untilInPlace(func() (bool, error) {
+		marked, equal, err := markOneTime(path, sequence, had)
+		if marked {
+			had = equal
+		}
+		return marked, err
+	})
 }
 
 // untilInPlace marks a line anew as long as an editor puts another text in the place of the one that was marked. If the
@@ -157,11 +164,13 @@ func untilInPlace(mark func() (marked bool, err error)) error {
 	}
 }
 
-// markOneTime does it once. With an error too, marked says whether the line was marked in what was the file then.
-func markOneTime(path string, sequence []Knock) (marked bool, err error) {
+// markOneTime does it once. With an error too, marked says whether the line was marked in what was the file then,
+// and equal how many lines had the sequence. had is that number where it was marked once, or 0: if there are fewer now,
+// the mark is in the file that somebody else has put there to mark another line, and the next one is not ours.
+func markOneTime(path string, sequence []Knock, had int) (marked bool, equal int, err error) {
 	f, err := lockOneTime(path)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	defer func() {
 		// A command that is just being started has the descriptor, too, so that closing it is not enough.
@@ -170,19 +179,27 @@ func markOneTime(path string, sequence []Knock) (marked bool, err error) {
 	}()
 	text, err := readAll(f)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	unused, _ := parseOneTime(path, text) // a mistake in another line is no reason to keep the owner out
-	i := slices.IndexFunc(unused, func(l oneTimeLine) bool { return slices.Equal(l.sequence, sequence) })
-	if i < 0 {
-		return false, errUsed
+	at := 0
+	for _, l := range unused {
+		if slices.Equal(l.sequence, sequence) {
+			if equal++; equal == 1 {
+				at = l.at
+			}
+		}
 	}
-	at := unused[i].at
+	if equal == 0 || equal < had {
+		return false, equal, errUsed
+	}
 	if c := text[at]; c == ' ' || c == '\t' {
-		return overwriteBlank(f, text, at)
+		marked, err = overwriteBlank(f, text, at)
+	} else {
+		// The # needs a place of its own, so that the digits stay readable.
+		marked, err = replaceFile(f, text, slices.Concat(text[:at], []byte("#"), text[at:]))
 	}
-	// The # needs a place of its own, so that the digits stay readable.
-	return replaceFile(f, text, slices.Concat(text[:at], []byte("#"), text[at:]))
+	return marked, equal, err
 }
 
 // lockOneTime opens the file and locks it against other daemons that have the same one.

@@ -138,6 +138,31 @@ func TestUseOneTimeByTwo(t *testing.T) {
 	}
 }
 
+// TestUseOneTimeEqual has several that use equal lines at the same time: each gets one, and none two.
+func TestUseOneTimeEqual(t *testing.T) {
+	const users, lines = 4, 6
+	dir := t.TempDir()
+	for i := range 100 {
+		file := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.WriteFile(file, []byte(strings.Repeat("1,2\n", lines)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		outcome := make(chan error)
+		for range users {
+			go func() { outcome <- useOneTime(file, []Knock{{1, tcp}, {2, tcp}}) }()
+		}
+		for range users {
+			if err := <-outcome; err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := os.ReadFile(file)
+		if unused, _ := parseOneTime(file, text); err != nil || len(unused) != lines-users {
+			t.Fatalf("got %d lines left, %v, want %d:\n%s", len(unused), err, lines-users, text)
+		}
+	}
+}
+
 // TestUseOneTimeLocked has a file that somebody else has locked, for a while and for ever.
 func TestUseOneTimeLocked(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "once")
