@@ -57,6 +57,10 @@ func TestParseProfiles(t *testing.T) {
 			"1 a: h /o\n4 b: h /etc/o\n7 c: h /home/o"},
 		{"32 knocks", "[a]\nhost = h\nsequence = 7" + strings.Repeat(",7", 31), "1 a: h 7:tcp" + strings.Repeat(",7:tcp", 31)},
 
+		{"flags of knocks", "[a]\nhost = h\nflags = fin\nsequence = 7, 8:udp, 9:tcp/none, 10:tcp/syn+urg\n", "1 a: h 7:tcp/fin,8:udp,9:tcp/none,10:tcp/syn+urg flags=1"},
+		{"flags of knocks, wrong", "[a]\nhost = h\nsequence = 8:udp/fin, 9:tcp/x\n", `/etc/p:3: profile "a": Sequence: a UDP knock has no flags, not "8:udp/fin"` + "\n" +
+			`/etc/p:3: profile "a": Sequence: a knock with flags is PORT:tcp/FLAGS, such as 7000:tcp/fin+urg, not "9:tcp/x"`},
+
 		{"no name", "[]\n" + least, "/etc/p:1: a profile needs a name: [name], and there can be 1000 of them"},
 		{"two of one name", "[a]\n" + least + "[a]\n" + least, `/etc/p:4: a profile "a" stands on line 1 already: give one of them another name`},
 		{"no host", "[a]\nsequence = 7", `/etc/p:1: profile "a": one host is needed: host = 192.0.2.1`},
@@ -114,8 +118,9 @@ func TestParseProfiles(t *testing.T) {
 				if _, ok := errors.AsType[configErrors](err); !ok {
 					t.Errorf("got %#v, want configErrors", err)
 				}
-				for _, secret := range []string{"7000", "8000", "ssh", "icmp"} {
-					if said := withoutSecrets(err).Error(); strings.Contains(strings.ReplaceAll(said, "sequence = 7000, 8000:udp, 9000", ""), secret) {
+				said := strings.NewReplacer("sequence = 7000, 8000:udp, 9000", "", "such as 7000:tcp/fin+urg", "").Replace(withoutSecrets(err).Error())
+				for _, secret := range []string{"7000", "8000", "ssh", "icmp", "fin", "9:tcp"} {
+					if strings.Contains(strings.ReplaceAll(said, "flags are fin,", ""), secret) {
 						t.Errorf("without secrets: got %q", said)
 					}
 				}
@@ -169,7 +174,7 @@ type person struct {
 	dir, file string
 }
 
-func newHome(t *testing.T, text string) *person {
+func newPerson(t *testing.T, text string) *person {
 	t.Helper()
 	h := &person{T: t, dir: t.TempDir()}
 	h.file = filepath.Join(h.dir, ".config/sesame/profiles")
@@ -207,7 +212,7 @@ func (h *person) run(cmd *exec.Cmd) output {
 
 // TestKnockProfile has the whole program knock by a profile.
 func TestKnockProfile(t *testing.T) {
-	h := newHome(t, "[home]\nhost = 127.0.0.1\nsequence = 7001, 7002:udp\ndelay = 1\nverbose = yes\n[four.lan]\nhost = ::1\nsequence = 7003:udp\nipv6 = yes\nverbose = yes\n"+
+	h := newPerson(t, "[home]\nhost = 127.0.0.1\nsequence = 7001, 7002:udp\ndelay = 1\nverbose = yes\n[four.lan]\nhost = ::1\nsequence = 7003:udp\nipv6 = yes\nverbose = yes\n"+
 		"[silent]\nhost = 127.0.0.1\nsequence = 7001\nquiet = yes\n")
 	const home, lan = "hitting tcp 127.0.0.1:7001\nhitting udp 127.0.0.1:7002\n", "hitting udp ::1:7003\n"
 	const hint = " (sesame knock --help shows what there is)\n"
@@ -276,7 +281,7 @@ func TestProfilesFile(t *testing.T) {
 
 // TestProfilesMissing says where profiles are looked for.
 func TestProfilesMissing(t *testing.T) {
-	h := newHome(t, "# none\n")
+	h := newPerson(t, "# none\n")
 	const hint = " (sesame knock --help shows what there is)\n"
 	if got, want := h.run(h.command("--list")), (output{1, "", "sesame knock: there are no profiles in " + h.file + "\n"}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -295,7 +300,7 @@ func TestProfilesMissing(t *testing.T) {
 
 // TestListProfiles has names, hosts and verified ports in the list, and nothing of any sequence.
 func TestListProfiles(t *testing.T) {
-	h := newHome(t, "[home]\nhost = 192.0.2.1\nsequence = 7001, 7002:udp\nverify = 22\n[a longer name than that]\nhost = h\none_time_sequences = once\n")
+	h := newPerson(t, "[home]\nhost = 192.0.2.1\nsequence = 7001, 7002:udp\nverify = 22\n[a longer name than that]\nhost = h\none_time_sequences = once\n")
 	h.write(filepath.Join(filepath.Dir(h.file), "once"), "7003,7004\n")
 	want := output{0, "home            192.0.2.1 verifies port 22\na longer name than that h\n", ""}
 	if got := h.run(h.command("--list")); got != want {
@@ -315,7 +320,7 @@ func TestListProfiles(t *testing.T) {
 
 // TestProfilesPrivate has a warning where others can read what is secret.
 func TestProfilesPrivate(t *testing.T) {
-	h := newHome(t, "[home]\nhost = 127.0.0.1\none_time_sequences = ~/once\n")
+	h := newPerson(t, "[home]\nhost = 127.0.0.1\none_time_sequences = ~/once\n")
 	once := filepath.Join(h.dir, "once")
 	h.write(once, strings.Repeat("7001\n", 9))
 	warning := func(file string) string {
@@ -344,7 +349,7 @@ func TestProfilesPrivate(t *testing.T) {
 
 // TestProfileOneTime has eight clients at once that use up a file: each line is knocked once.
 func TestProfileOneTime(t *testing.T) {
-	h := newHome(t, "[home]\nhost = 127.0.0.1\none_time_sequences = once\nverbose = yes\ndelay = 0\n")
+	h := newPerson(t, "[home]\nhost = 127.0.0.1\none_time_sequences = once\nverbose = yes\ndelay = 0\n")
 	once := filepath.Join(filepath.Dir(h.file), "once")
 	for name, text := range map[string]string{
 		"different": "# mine\n7001\n7002\r\n 7003\n7004\n\n\t7005\n7006\n7007\n7008",
@@ -385,7 +390,7 @@ func TestProfileOneTime(t *testing.T) {
 
 // TestProfileOneTimeRefused has files that no sequence can be taken from: nothing is knocked, and nothing marked.
 func TestProfileOneTimeRefused(t *testing.T) {
-	h := newHome(t, "[home]\nhost = 127.0.0.1\none_time_sequences = once\nverbose = yes\n")
+	h := newPerson(t, "[home]\nhost = 127.0.0.1\none_time_sequences = once\nverbose = yes\n")
 	once := filepath.Join(filepath.Dir(h.file), "once")
 	const nothing = "sesame knock: nothing has been knocked: "
 	for _, tt := range []struct{ text, args, want string }{
@@ -412,7 +417,7 @@ func TestProfileOneTimeRefused(t *testing.T) {
 // TestProfileOneTimeReadOnly has a one-time file that cannot be written: nothing is knocked.
 func TestProfileOneTimeReadOnly(t *testing.T) {
 	needRoot(t)
-	h := newHome(t, "[home]\nhost = 127.0.0.1\none_time_sequences = once\nverbose = yes\n")
+	h := newPerson(t, "[home]\nhost = 127.0.0.1\none_time_sequences = once\nverbose = yes\n")
 	once := filepath.Join(filepath.Dir(h.file), "once")
 	h.write(once, "7001\n")
 	cmd := h.command("home")
@@ -425,4 +430,27 @@ func TestProfileOneTimeReadOnly(t *testing.T) {
 	if text, err := os.ReadFile(once); err != nil || string(text) != "7001\n" {
 		t.Errorf("got the file %q, %v", text, err)
 	}
+}
+
+// TestProfileOpens has clients with a profile of verified one-time knocks open a door of the daemon, which has the same
+// lines in its own file.
+func TestProfileOpens(t *testing.T) {
+	w := newWorld(t, 3)
+	w.hide()
+	lines := "7001,7002:udp,7003\n9004,9003\n"
+	once := filepath.Join(t.TempDir(), "once")
+	w.must(os.WriteFile(once, []byte(lines), 0o600))
+	d := w.serve(strings.Replace(sshDoor("ssh", "1", 60), "sequence      = 1\n", "one_time_sequences = "+once+"\n", 1))
+	h := newPerson(t, "[home]\nhost = "+hostAddr+"\none_time_sequences = mine\nverify = 22\ntimeout = 1\nretries = 9\n")
+	mine := filepath.Join(filepath.Dir(h.file), "mine")
+	h.write(mine, lines)
+	w.wantCall(w.callCmd(0, h.command("home")), 0, `10\.9\.0\.1 port 22: open in \d+ ms\n`, "")
+	w.wantCall(w.callCmd(1, h.command("home", "--", "echo", "in")), 0, `in\n`, `10\.9\.0\.1 port 22: open in \d+ ms\n`)
+	w.wantCall(w.callCmd(2, h.command("home")), 1, "", `sesame knock: nothing has been knocked: all sequences in \S+ are used: [^\n]+\n`)
+	for _, file := range []string{once, mine} {
+		if got, err := os.ReadFile(file); err != nil || string(got) != "#"+strings.Replace(lines, "\n9", "\n#9", 1) {
+			t.Errorf("got the file %q, %v, want each line marked", got, err)
+		}
+	}
+	d.stop()
 }
