@@ -182,7 +182,7 @@ func TestExitStatus(t *testing.T) {
 		{"/usr/bin/knock -d 0 fe80::1%nosuch0 7000", 1, ""},
 
 		{"sesame chekc", 2, "sesame: unknown command \"chekc\" (did you mean check?) (sesame --help shows what there is)\n"},
-		{"sesame sing", 2, "sesame: unknown command \"sing\" (sesame --help shows what there is)\n"},
+		{"sesame dance", 2, "sesame: unknown command \"dance\" (sesame --help shows what there is)\n"},
 		{"sesame -v", 2, "sesame: unknown command \"-v\" (sesame --help shows what there is)\n"},
 		{"sesame help sing", 2, "sesame help: no command \"sing\" (sesame help --help shows what there is)\n"},
 		{"sesame help ", 2, "sesame help: no command \"\" (sesame help --help shows what there is)\n"},

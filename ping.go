@@ -153,7 +153,7 @@ func (p *pinging) run() {
 		if p.sent == p.count {
 			wait = lastPatience
 		}
-		for next := time.After(wait); next != nil && p.received != p.count; {
+		for next := time.After(wait); next != nil && (p.count == 0 || p.received < p.count); {
 			select {
 			case <-next:
 				next = nil

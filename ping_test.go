@@ -200,8 +200,14 @@ func TestPingEnds(t *testing.T) {
 		w.must(w.host.run("iptables", "-w", "-A", "INPUT", "-p", "tcp", "--dport", "83", "-j", "DROP"))
 		out := new(said)
 		cmd := sesame("sesame", "ping", "-p", tt.port, hostAddr)
-		cmd.Stdout = out
+		cmd.Stdout, cmd.Stderr = out, out
 		w.must(w.clients[0].start(cmd))
+		w.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			if w.Failed() {
+				w.Logf("ping %s: %s", tt.port, out)
+			}
+		})
 		line := "seq=0 win="
 		if tt.status != 0 {
 			line = "PING "
@@ -219,6 +225,7 @@ func TestPingEnds(t *testing.T) {
 		if took := time.Since(began); took > 900*time.Millisecond {
 			t.Errorf("%v: it took %v", tt.signal, took)
 		}
+		// Of one packet a second, not many have been sent.
 		if !regexp.MustCompile(`(?s)^PING .*\n--- 10\.9\.0\.1 ping statistic ---\n[1-9] packets transmitted, `).MatchString(out.String()) || status != tt.status {
 			t.Errorf("%v: got status %d and %q", tt.signal, status, out)
 		}
