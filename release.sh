@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds the release into build/release, where nothing else is: for each CPU the file and a .tar.gz of it with licence,
-# manual and an example configuration, and SHA256SUMS; for macOS and Windows, which have the client alone, only its manual. The same source, by the same Go, gives the same bytes.
+# manual and an example configuration, and SHA256SUMS. macOS and Windows have the client alone, and its manual. The same
+# source, by the same Go, gives the same bytes.
 # usage: release.sh [CPU|OS-CPU ...]    by make, which says how to build: VERSION, LDFLAGS, GOBUILD, and SMALL for MIPS
 # build/sizes.md is the README's table of sizes. Which one is wrong there by more than 5%, or over the budget, is an error.
 set -eu
