@@ -309,9 +309,14 @@ func runToEnd(path string, argv []string, input string, limit time.Duration) (st
 		defer r[fd].Close()
 		defer w[fd].Close()
 	}
-	english := slices.DeleteFunc(inherited(os.Environ()), func(v string) bool { return strings.HasPrefix(v, "LC_ALL=") })
+	english := []string{"LC_ALL=C"}
+	for _, v := range inherited(os.Environ()) {
+		if !strings.HasPrefix(v, "LC_ALL=") {
+			english = append(english, v)
+		}
+	}
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
-		Env:   append(english, "LC_ALL=C"),
+		Env:   english,
 		Files: []uintptr{r[0].Fd(), w[1].Fd(), w[2].Fd()},
 		Sys:   &syscall.SysProcAttr{Setpgid: true},
 	})

@@ -129,13 +129,17 @@ func (s FilterSpec) strayAt(k Knock) bool {
 
 // wide is the spec that lets through whatever -D can say something about: both protocols and any flags.
 func (s FilterSpec) wide() FilterSpec {
-	s.TCP = mergeIntervals(slices.Concat(s.TCP, s.UDP))
+	s.TCP = mergeIntervals(s.TCP, s.UDP)
 	s.UDP, s.Flags = s.TCP, nil
 	return s
 }
 
 // mergeIntervals sorts intervals and joins those that overlap or touch.
-func mergeIntervals(in []interval) (out []interval) {
+func mergeIntervals(lists ...[]interval) (out []interval) {
+	var in []interval
+	for _, list := range lists {
+		in = append(in, list...)
+	}
 	sort.SliceStable(in, func(i, j int) bool { return in[i].lo < in[j].lo })
 	for _, iv := range in {
 		if n := len(out); n > 0 && int(iv.lo) <= int(out[n-1].hi)+1 {
@@ -204,8 +208,8 @@ func coarsen(in []interval, n int) []interval {
 // a coarser one that lets more through. The error can only be a mistake in this file.
 func buildFilter(spec FilterSpec, limit int) ([]bpf.Instruction, error) {
 	exact := spec
-	exact.TCP = mergeIntervals(slices.Concat(spec.TCP, cut(spec.DecoyTCP, spec.Served, tcp)))
-	exact.UDP = mergeIntervals(slices.Concat(spec.UDP, cut(spec.DecoyUDP, spec.Served, udp)))
+	exact.TCP = mergeIntervals(spec.TCP, cut(spec.DecoyTCP, spec.Served, tcp))
+	exact.UDP = mergeIntervals(spec.UDP, cut(spec.DecoyUDP, spec.Served, udp))
 	for _, spec.Addresses = range [][]netip.Addr{exact.Addresses, nil} {
 		for n := max(len(exact.TCP), len(exact.UDP), 1); n > 0; n = n * 3 / 4 {
 			spec.TCP, spec.UDP = coarsen(exact.TCP, n), coarsen(exact.UDP, n)

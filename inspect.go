@@ -310,6 +310,7 @@ func chooseFirewall(option string, in Inspection, mark uint32) (c Choice, err er
 			nft = append(nft, d)
 		}
 	}
+	both := append(append([]chain(nil), nft...), ipt...)
 	tools, agree := in.toolsFor(ipt)
 	switch {
 	case in.Unknown != nil:
@@ -331,7 +332,7 @@ func chooseFirewall(option string, in Inspection, mark uint32) (c Choice, err er
 	case len(ipt) == 0:
 		option, c.Reason = "nft", describeChains(nft)+" can drop, and its rules are nft's"
 	default:
-		option, c.Reason = "nft", describeChains(slices.Concat(nft, ipt))+" can drop, in rules of different kinds"
+		option, c.Reason = "nft", describeChains(both)+" can drop, in rules of different kinds"
 	}
 	c.Reason = option + ": " + c.Reason
 	if option == "iptables" {
@@ -348,7 +349,7 @@ func chooseFirewall(option string, in Inspection, mark uint32) (c Choice, err er
 		return c, nil
 	}
 	var accepts []acceptChain
-	for _, d := range slices.Concat(nft, ipt) {
+	for _, d := range both {
 		switch {
 		case d.owned:
 			return c, fmt.Errorf("%v lets no other program change it (flags owner): with firewalld write NftablesTableOwner=no in "+

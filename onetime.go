@@ -197,7 +197,7 @@ func markOneTime(path string, sequence []Knock, had int) (marked bool, equal int
 		marked, err = overwriteBlank(f, text, at)
 	} else {
 		// The # needs a place of its own, so that the digits stay readable.
-		marked, err = replaceFile(f, text, slices.Concat(text[:at], []byte("#"), text[at:]))
+		marked, err = replaceFile(f, text, []byte(string(text[:at])+"#"+string(text[at:])))
 	}
 	return marked, equal, err
 }

@@ -207,8 +207,13 @@ func (d *daemon) followLinks() {
 }
 
 // named are the lists that do not just name all links: these are of interest to who reads the log.
-func (d *daemon) named(c *Config) [][]string {
-	return slices.DeleteFunc(d.lists(c), func(list []string) bool { return slices.Contains(list, everyInterface) })
+func (d *daemon) named(c *Config) (named [][]string) {
+	for _, list := range d.lists(c) {
+		if !slices.Contains(list, everyInterface) {
+			named = append(named, list)
+		}
+	}
+	return named
 }
 
 // logLinks tells what has become of the links that are named.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 )
@@ -132,7 +133,7 @@ func connect(ctx context.Context, to netip.AddrPort, from route, limit time.Dura
 
 // cameTo says in words what a connection came to that failed, where the system tells nothing but the error.
 func cameTo(err error) string {
-	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() || errors.Is(err, context.Canceled) {
+	if os.IsTimeout(err) || errors.Is(err, context.Canceled) {
 		return filtered
 	}
 	if code, ok := errors.AsType[syscall.Errno](err); ok {
