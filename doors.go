@@ -444,8 +444,12 @@ func (d *Doors) enqueue(o *opening, line string) {
 }
 
 func (d *Doors) dequeue(o *opening) {
-	d.queue = slices.DeleteFunc(d.queue, func(j *job) bool { return j == o.job })
+	d.unqueue(o.job)
 	o.job = nil
+}
+
+func (d *Doors) unqueue(j *job) {
+	d.queue = slices.DeleteFunc(d.queue, func(other *job) bool { return other == j })
 }
 
 // tick does what the time asks for: doors to close, commands to end and to start, the journal, and the firewall.
@@ -643,7 +647,7 @@ func (d *Doors) launch(now time.Duration) {
 			return
 		}
 		j := d.queue[i]
-		d.queue = slices.Delete(d.queue, i, i+1)
+		d.unqueue(j)
 		d.start(now, j)
 	}
 }

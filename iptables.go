@@ -179,10 +179,13 @@ func (t iptables) passRules(p Pass) (rules []string) {
 }
 
 // ownRules are those rules of a pass that none of the others has too, as another opening of the same door may.
-func (t iptables) ownRules(p Pass, others []Pass) []string {
-	return slices.DeleteFunc(t.passRules(p), func(rule string) bool {
-		return slices.ContainsFunc(others, func(o Pass) bool { return slices.Contains(t.passRules(o), rule) })
-	})
+func (t iptables) ownRules(p Pass, others []Pass) (own []string) {
+	for _, rule := range t.passRules(p) {
+		if !slices.ContainsFunc(others, func(o Pass) bool { return slices.Contains(t.passRules(o), rule) }) {
+			own = append(own, rule)
+		}
+	}
+	return own
 }
 
 // rule is a rule in the form and order of words in which iptables -S prints it.
