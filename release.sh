@@ -28,8 +28,8 @@ for target in "$@"; do
 	name=sesame-$VERSION-$os-$cpu
 	stage=build/stage/$name
 	mkdir -p "$stage"
-	# shellcheck disable=SC2086 # they are words
-	env GOOS=$os GOARCH=$arch $variant $build -ldflags "$LDFLAGS -X main.variant=$variant $flags" -o "$stage/sesame$exe" .
+	eval "GOOS=$os GOARCH=$arch $variant $build -ldflags '$LDFLAGS -X main.variant=$variant $flags' -o '$stage/sesame$exe' ."
+	[ "$build" != "$SMALL" ] || go run trim.go "$stage/sesame"
 	# shellcheck disable=SC2086 # they are words
 	for f in LICENSE README.md CHANGELOG.md $with; do
 		[ ! -e $f ] || cp -R $f "$stage"
