@@ -76,7 +76,7 @@ func TestVerify(t *testing.T) {
 			w := newWorld(t, 2)
 			w.hide()
 			daemon.start(w)
-			w.must(w.host.run("sysctl", "-q", "net.ipv4.icmp_ratelimit=0")) // of errors to one client
+			w.must(w.host.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/icmp_ratelimit")) // of errors to one client
 			right := []string{hostAddr, "7000", "8000:udp", "9000", "-w", "22"}
 			wrong := []string{hostAddr, "9000", "8000:udp", "7000", "-w22", "--timeout", "0.4", "--retries=1"}
 			w.wantCall(w.call(0, wrong...), 3, "", `10\.9\.0\.1 port 22: filtered \(no answer\)\n`)
