@@ -13,8 +13,8 @@ GOBUILD  = CGO_ENABLED=0 go build -buildvcs=false -trimpath $(INLINED)
 # (32 KB less); what is faster and larger is left out of the compiler's work: stack memory for slices of a size not known
 # (20 KB), defers in line (2 KB), tables that nothing uses (7 KB), in the runtime closures in line (3 KB).
 FEWER    = -d=noopendefer=1,variablemakethreshold=0
-SMALL    = GOEXPERIMENT=nogreenteagc CGO_ENABLED=0 go build -buildvcs=false -trimpath \
-	-gcflags=all='-l $(FEWER),wrapglobalmapctl=2' -gcflags=runtime=$(FEWER),inlfuncswithclosures=0
+SMALLER  = -gcflags=all=-l\ $(FEWER),wrapglobalmapctl=2 -gcflags=runtime=$(FEWER),inlfuncswithclosures=0
+SMALL    = GOEXPERIMENT=nogreenteagc CGO_ENABLED=0 go build -buildvcs=false -trimpath $(SMALLER)
 
 .PHONY: build install demo test kinds race router-test arch-test fuzz compare bench check release sizes clean
 
@@ -47,12 +47,14 @@ router-test:
 	@go run trim.go build/sesame-linux-mipsle
 	@go test -count=1 -parallel 3 -timeout 10m -tags router -run '^TestRouter$$'
 
-# The tests of what is pure code (all but those with !pure), on emulated CPUs of either byte order.
+# The tests of what is pure code (all but those with !pure), on emulated CPUs of either byte order, for MIPS built as the
+# release is.
 EMULATED = mips:qemu-mips mipsle:qemu-mipsel arm:qemu-arm arm64:qemu-aarch64 riscv64:qemu-riscv64
 arch-test:
 	@sh needs.sh $(foreach e,$(EMULATED),$(lastword $(subst :, ,$(e))))
 	@mkdir -p build && printf '%s\n' $(EMULATED) | xargs -P 2 -I{} sh -c 'e={}; arch=$${e%%:*}; \
-		GOOS=linux GOARCH=$$arch GOMIPS=softfloat GOARM=5 CGO_ENABLED=0 go test -c -tags pure -o build/test-$$arch . && \
+		case $$arch in mips*) export GOEXPERIMENT=nogreenteagc; set -- $(SMALLER) ;; *) set -- ;; esac; \
+		GOOS=linux GOARCH=$$arch GOMIPS=softfloat GOARM=5 CGO_ENABLED=0 go test -c -tags pure "$$@" -o build/test-$$arch . && \
 		out=$$($${e##*:} build/test-$$arch -test.short 2>&1) && echo "linux/$$arch: PASS" || \
 		{ echo "linux/$$arch: $$out"; exit 1; }'
 
