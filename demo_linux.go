@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -248,12 +249,20 @@ func (d *demonstration) await(text string) error {
 func probe(n *Netns, from, to string, patience time.Duration) (came string) {
 	source, _ := netip.ParseAddr(from) // none: the zero Addr
 	err := n.do(func() error {
-		addr, err := netip.ParseAddrPort(to)
+		host, port, err := net.SplitHostPort(to)
+		if err != nil {
+			return err
+		}
+		addr, err := netip.ParseAddr(host)
+		if err != nil {
+			return err
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
 		if err != nil {
 			return err
 		}
 		var conn net.Conn
-		if conn, came = connect(context.Background(), addr, route{source: source}, patience); conn != nil {
+		if conn, came = connect(context.Background(), netip.AddrPortFrom(addr, uint16(n)), route{source: source}, patience); conn != nil {
 			return conn.Close()
 		}
 		return nil

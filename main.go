@@ -24,7 +24,11 @@
 // and gives the reader new plans: after a reload, and when a one-time sequence was used (onetime.go). notify.go tells
 // systemd how far it is, and install.go puts it in place.
 //
-// Exit status: 0 done, 1 failed, 2 wrong usage.
+// The client goes down a line, too: knock.go reads what is asked for, from the command line and profiles.go, hit_*.go
+// sends a knock (raw_linux.go, where it is no mere SYN), verify.go sees whether a port opens, and join.go or become_*.go
+// hands over. It runs on macOS and Windows as well, where daemon_other.go stands for the rest.
+//
+// Exit status: 0 done, 1 failed, 2 wrong usage, 3 the port that the client was to see open did not.
 package main
 
 import (
@@ -81,7 +85,7 @@ func subcommands() []subcommand {
 	return []subcommand{
 		{"serve", "knockd", "[options]", "watch for knocks and open doors",
 			func() []option { return new(serveOptions).options() }, serve},
-		{"knock", "knock", "[options] HOST PORT[:tcp|:udp] ...", "knock on a host's ports",
+		{"knock", "knock", "[options] HOST PORT[:tcp|:udp] ...", "knock on a host's ports, or as a profile says: PROFILE; behind --, a command to follow",
 			func() []option { return new(knockOptions).options() }, knock},
 		{"ping", "", "[options] HOST", "see whether a host answers to TCP packets, and how fast",
 			func() []option { return new(pingOptions).options() }, ping},

@@ -215,9 +215,9 @@ func (k *knocking) await(c *connecting, try int) *connection {
 	}
 }
 
-// progress shows a line on a terminal, in the place of the one before; "" takes it away.
+// progress shows a line on a terminal, in the place of the one before; "" takes it away. Blanks do that on any terminal.
 func (k *knocking) progress(line string) {
 	if !k.quiet && isTerminal(k.stderr) {
-		fmt.Fprintf(k.stderr, "\r%s\x1b[K", line)
+		fmt.Fprintf(k.stderr, "\r%-60s\r%[1]s", line)
 	}
 }
