@@ -20,6 +20,7 @@ func (e *icmpErrors) watch(fd uintptr, to netip.Addr) (err error) {
 	if err := askForErrors(int(fd), to.Is6()); err != nil {
 		return err
 	}
+	e.close() // net makes another socket where a port has connected to itself
 	e.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3)
 	return err
 }

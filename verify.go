@@ -88,24 +88,24 @@ func (c *connecting) begin(before bool, limit time.Duration) {
 	}
 }
 
-// next returns the next of them that is open. It returns nil if none is until then, and keeps what the others came to.
-func (c *connecting) next(until <-chan time.Time) *connection {
+// next returns the next of them that is open, and keeps what the others came to. It returns nil if the time is up, or if
+// none is left.
+func (c *connecting) next(until <-chan time.Time) (opened *connection, timeUp bool) {
 	for c.begun > 0 {
 		select {
 		case <-until:
-			return nil
+			return nil, true
 		case f := <-c.found:
 			c.begun--
 			if f.conn != nil {
-				return &f
+				return &f, false
 			}
 			if f.came != filtered { // silence says less than any answer
 				c.came[f.addr] = f.came
 			}
 		}
 	}
-	<-until
-	return nil
+	return nil, false
 }
 
 // connect opens a TCP connection, or says what it came to.
@@ -164,7 +164,7 @@ func (k *knocking) open(addresses []netip.Addr, port uint16) (opened *connection
 		c = newConnecting(addresses, port, k.from)
 		if try == 0 {
 			c.begin(true, beforeLimit)
-			opened = c.next(time.After(beforePatience))
+			opened, _ = c.next(time.After(beforePatience))
 		}
 		if err = k.send(delay); err == nil && opened == nil {
 			opened = k.await(c, try)
@@ -208,9 +208,14 @@ func (k *knocking) await(c *connecting, try int) *connection {
 		}
 		k.progress(fmt.Sprintf("port %d: no way in after %.1f s (try %d of %d)", c.port, time.Since(began).Seconds(), try+1, k.retries+1))
 		c.begin(false, min(left, connectPatience))
-		if opened := c.next(time.After(min(left, pause))); opened != nil {
+		until := time.After(min(left, pause))
+		opened, timeUp := c.next(until)
+		if opened != nil {
 			opened.took = time.Since(began)
 			return opened
+		}
+		if !timeUp {
+			<-until
 		}
 	}
 }
