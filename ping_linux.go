@@ -17,21 +17,7 @@ import (
 func (p *pinging) openRaw() error {
 	first := uint16(4096 + randomNumber()%24576)
 	is6 := p.to.Addr().Is6()
-	// A packet begins at its IPv4 header, but over IPv6 at its TCP header (raw(7); rawv6_rcv in net/ipv6/raw.c).
-	toTCP := bpf.Instruction(bpf.LoadMemShift{Off: ipv4OffVersion})
-	if is6 {
-		toTCP = bpf.LoadConstant{Dst: bpf.RegX}
-	}
-	raw, err := openRaw(p.to.Addr(), p.from, []bpf.Instruction{
-		toTCP,
-		bpf.LoadIndirect{Off: portOffSource, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(p.to.Port()), SkipTrue: 4},
-		bpf.LoadIndirect{Off: portOffDestination, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(first), SkipTrue: 2},
-		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: uint32(first) + pingSlots, SkipTrue: 1},
-		bpf.RetConstant{Val: 1 << 16},
-		bpf.RetConstant{Val: 0},
-	})
+	raw, err := openRaw(p.to.Addr(), p.from, pingFilter(is6, p.to.Port(), first))
 	if err != nil {
 		return err
 	}
@@ -45,6 +31,25 @@ func (p *pinging) openRaw() error {
 	l := &pingListener{pinging: p, raw: raw, first: first}
 	go l.listen()
 	return nil
+}
+
+// pingFilter lets packets in that come from a port to one of pingSlots ports. They begin at their IPv4 header, but over IPv6
+// at their TCP header (raw(7); rawv6_rcv in net/ipv6/raw.c).
+func pingFilter(is6 bool, port, first uint16) []bpf.Instruction {
+	toTCP := bpf.Instruction(bpf.LoadMemShift{Off: ipv4OffVersion})
+	if is6 {
+		toTCP = bpf.LoadConstant{Dst: bpf.RegX}
+	}
+	return []bpf.Instruction{
+		toTCP,
+		bpf.LoadIndirect{Off: portOffSource, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(port), SkipTrue: 4},
+		bpf.LoadIndirect{Off: portOffDestination, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(first), SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: uint32(first) + pingSlots, SkipTrue: 1},
+		bpf.RetConstant{Val: 1 << 16},
+		bpf.RetConstant{Val: 0},
+	}
 }
 
 // pingListener hears what comes of the packets from a run of ports.
