@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openRaw has the packets sent by a raw socket, and a goroutine hear what comes of them. Their source ports are a run of
-// pingSlots ports, below those that Linux takes for connections (ip_local_port_range), and seldom those of another ping.
+// openRaw has the packets sent by a raw socket, and a goroutine hear what comes of them. Their source ports are a run
+// of pingSlots ports, below those that Linux takes for connections (ip_local_port_range), and seldom those of another
+// ping.
 func (p *pinging) openRaw() error {
 	first := uint16(4096 + randomNumber()%24576)
 	is6 := p.to.Addr().Is6()
@@ -33,8 +34,8 @@ func (p *pinging) openRaw() error {
 	return nil
 }
 
-// pingFilter lets packets in that come from a port to one of pingSlots ports. They begin at their IPv4 header, but over IPv6
-// at their TCP header (raw(7); rawv6_rcv in net/ipv6/raw.c).
+// pingFilter lets packets in that come from a port to one of pingSlots ports. They begin at their IPv4 header, but over
+// IPv6 at their TCP header (raw(7); rawv6_rcv in net/ipv6/raw.c).
 func pingFilter(is6 bool, port, first uint16) []bpf.Instruction {
 	toTCP := bpf.Instruction(bpf.LoadMemShift{Off: ipv4OffVersion})
 	if is6 {

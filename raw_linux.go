@@ -26,9 +26,9 @@ type rawTCP struct {
 	from, to netip.Addr
 }
 
-// openRaw opens a raw socket to an address; without the right to do so, the error is errNoRaw. The kernel finds the way, and
-// with it the source. What comes back goes through the filter first: at IPv4 it sees the packet from the IP header on, at
-// IPv6 from the TCP header on.
+// openRaw opens a raw socket to an address; without the right to do so, the error is errNoRaw. The kernel finds the way,
+// and with it the source. What comes back goes through the filter first: at IPv4 it sees the packet from the IP header on,
+// at IPv6 from the TCP header on.
 func openRaw(to netip.Addr, way route, filter []bpf.Instruction) (r *rawTCP, err error) {
 	family, peer, err := sockaddr(to, 0)
 	if err != nil {

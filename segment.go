@@ -61,15 +61,15 @@ func tcpChecksum(from, to netip.Addr, b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// answer is a TCP packet that has come, as hping shows it: in text what stands before the number of the packet that it is
-// for, and in window what stands behind.
+// answer is a TCP packet that has come, as hping shows it: in text what stands before the number of the packet that it
+// is for, and in window what stands behind.
 type answer struct {
 	port         uint16 // that it has come to
 	text, window string
 }
 
-// parseAnswer reads a packet from an address and a port, and reports whether it is one. Over IPv4 it begins at its IP header, and over IPv6 at its TCP
-// header, and has had that hop limit.
+// parseAnswer reads a packet from an address and a port, and reports whether it is one. Over IPv4 it begins at its IP
+// header, and over IPv6 at its TCP header, and has had that hop limit.
 func parseAnswer(b []byte, from netip.AddrPort, hopLimit int, a *answer) bool {
 	var hit Hit
 	length, ip := len(b), ""
