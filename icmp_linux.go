@@ -25,8 +25,11 @@ func (e *icmpErrors) watch(fd uintptr, to netip.Addr) (err error) {
 	return err
 }
 
+// close has an established connection outlive such errors again, as others do: with the option each one would end it.
 func (e *icmpErrors) close() {
 	if e.fd != 0 {
+		_ = unix.SetsockoptInt(e.fd, unix.IPPROTO_IP, unix.IP_RECVERR, 0)
+		_ = unix.SetsockoptInt(e.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 0)
 		_ = unix.Close(e.fd)
 	}
 }

@@ -16,38 +16,19 @@ func (o *knockOptions) stdioTarget() (host string, port uint16) {
 	return host, uint16(n)
 }
 
-// join knocks, connects, and joins standard input and output to the connection: for ssh's ProxyCommand. host is the one
-// that is knocked on.
-func (k *knocking) join(host string) error {
-	to, port := k.stdioTarget()
-	addresses := k.addresses
-	if to != host {
-		var err error
-		if addresses, err = k.resolve(to); err != nil {
-			return err
-		}
-	}
-	opened, err := k.open(addresses, port)
-	if err != nil {
-		return err
-	}
-	return k.relay(opened.conn)
-}
-
-// relay copies standard input to the connection and what comes from it to standard output, until both have ended. When
-// one of them ends, its other side is told so (a half-close), and the other one goes on.
-func (k *knocking) relay(conn net.Conn) error {
+// join copies standard input to the connection and what comes from it to standard output, until both have ended: for
+// ssh's ProxyCommand. When one of them ends, its other side is told so (a half-close), and the other one goes on.
+func (k *knocking) join(conn net.Conn) error {
 	sent := make(chan error, 1)
 	go func() {
 		err := copyAll(conn, k.stdin)
-		if half, ok := conn.(*net.TCPConn); ok && err == nil {
+		if half, ok := conn.(*net.TCPConn); ok {
 			_ = half.CloseWrite()
 		}
 		sent <- err
 	}()
-	received := copyAll(k.stdout, conn)
-	if received != nil {
-		return fmt.Errorf("the connection has broken: %w", received)
+	if err := copyAll(k.stdout, conn); err != nil {
+		return fmt.Errorf("joining standard output to the connection: %w", err)
 	}
 	if isTerminal(k.stdin) {
 		return nil // nobody types for a program that says no more
@@ -57,7 +38,7 @@ func (k *knocking) relay(conn net.Conn) error {
 		_ = f.Close()
 	}
 	if err := <-sent; err != nil {
-		return fmt.Errorf("the connection has broken before all was sent: %w", err)
+		return fmt.Errorf("joining standard input to the connection: %w", err)
 	}
 	return nil
 }

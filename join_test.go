@@ -129,7 +129,7 @@ func TestJoinBroken(t *testing.T) {
 	})
 	close(reset)
 	status := exitStatus(cmd.Wait())
-	if want := "knock: the connection has broken: read tcp "; status != 1 || !strings.HasPrefix(stderr.String(), want) || !strings.HasSuffix(stderr.String(), unix.ECONNRESET.Error()+"\n") {
+	if want := "knock: joining standard output to the connection: read tcp "; status != 1 || !strings.HasPrefix(stderr.String(), want) || !strings.HasSuffix(stderr.String(), unix.ECONNRESET.Error()+"\n") {
 		t.Errorf("got exit status %d, %q, want 1 and %q...", status, stderr.String(), want)
 	}
 	if stdout.Len() != 300_000 {

@@ -106,8 +106,8 @@ func parseSeconds(value string) (d time.Duration, ok bool) {
 	if strings.Trim(whole+part, "0123456789") != "" || whole+part == "" {
 		return 0, false
 	}
-	ms, err := strconv.Atoi(whole + (part + "000")[:3])
-	return time.Duration(ms) * time.Millisecond, err == nil
+	ms, err := strconv.ParseInt(whole+(part + "000")[:3], 10, 64)
+	return time.Duration(ms) * time.Millisecond, err == nil && ms < 1<<43 // which fits
 }
 
 func (o *knockOptions) setRetries(value string) error {
@@ -188,37 +188,62 @@ func knock(e env, args []string) error {
 		return err
 	}
 	var o knockOptions
-	p, err := o.parse(e, args)
+	p, err := o.parse(e, args, command != nil)
 	if err != nil || p == nil {
 		return err
 	}
-	if err := o.contradictions(p.sequence, command); err != nil {
+	if err := o.contradictions(p.host, p.sequence, command); err != nil {
 		return usageError(err.Error())
 	}
-	addresses, err := o.resolve(p.host)
-	if err != nil {
-		return err
-	}
-	sequence, err := p.use(&o)
-	if err != nil {
-		return err
-	}
-	k := &knocking{env: e, knockOptions: o, addresses: addresses, sequence: sequence, say: e.stdout}
+	k := &knocking{env: e, knockOptions: o, port: o.verify, say: e.stdout}
 	if o.stdio != "" || command != nil {
 		k.say = e.stderr // standard output is another's
 	}
-	switch {
-	case o.stdio != "":
-		return k.join(p.host)
-	case o.verify == 0:
-		err = k.send(o.delay)
-	default:
-		err = k.verified()
+	// What can fail before a knock comes before a one-time sequence is used.
+	if k.addresses, err = o.resolve(p.host); err != nil {
+		return err
+	}
+	k.to = k.addresses
+	if o.stdio != "" {
+		var to string
+		if to, k.port = o.stdioTarget(); to != p.host {
+			if k.to, err = o.resolve(to); err != nil {
+				return err
+			}
+		}
+	}
+	path := ""
+	if command != nil {
+		if path, err = findCommand(command[0]); err != nil {
+			return fmt.Errorf("running %s: %w", command[0], err)
+		}
+	}
+	if k.sequence, err = p.use(&o); err != nil {
+		return err
+	}
+	if err = k.visit(); err != nil && p.oneTime != "" && !k.opened {
+		fmt.Fprintf(e.stderr, "%s: its line is marked as used: if the daemon has not heard it, take the # away\n", p.oneTime)
 	}
 	if err != nil || command == nil {
 		return err
 	}
-	return become(command)
+	return become(path, command)
+}
+
+// visit knocks, and does what is to be done with the port.
+func (k *knocking) visit() error {
+	if k.port == 0 {
+		return k.send(k.delay)
+	}
+	opened, err := k.open()
+	if err != nil {
+		return err
+	}
+	if k.opened = true; k.stdio != "" {
+		return k.join(opened.conn)
+	}
+	_ = opened.conn.Close()
+	return nil
 }
 
 // splitCommand takes what stands behind "--" for a command, if there is a host before it: else "--" only ends the
@@ -232,7 +257,10 @@ func splitCommand(args []string) (before, command []string, err error) {
 	switch {
 	case err != nil:
 		return nil, nil, err
-	case len(rest) == 0:
+	case len(rest) == 0: // and the one after it may be before a command
+		if j := slices.Index(args[i+1:], "--"); j > 0 {
+			return args[:i+1+j], args[i+j+2:], nil
+		}
 		return args, nil, nil
 	case i+1 == len(args):
 		return nil, nil, usageError("behind -- a command is needed: -- ssh HOST")
@@ -241,10 +269,13 @@ func splitCommand(args []string) (before, command []string, err error) {
 }
 
 // contradictions are options that cannot be had together.
-func (o *knockOptions) contradictions(sequence []sentKnock, command []string) error {
+func (o *knockOptions) contradictions(host string, sequence []sentKnock, command []string) error {
 	port := o.verify
 	if o.stdio != "" {
-		_, port = o.stdioTarget()
+		var to string
+		if to, port = o.stdioTarget(); to != host {
+			port = 0
+		}
 	}
 	switch source := o.from.source; {
 	case o.ipv4 && o.ipv6:
@@ -257,7 +288,7 @@ func (o *knockOptions) contradictions(sequence []sentKnock, command []string) er
 		return errors.New("-q and -v exclude each other")
 	case o.stdio != "" && command != nil:
 		return errors.New("-W and a command exclude each other: both want standard input and output")
-	case port != 0 && slices.ContainsFunc(sequence, func(k sentKnock) bool { return k.Knock == Knock{port, tcp} }):
+	case port != 0 && slices.ContainsFunc(sequence, func(k sentKnock) bool { return k == sentKnock{Knock{port, tcp}, flagSYN} }):
 		return errors.New("the port that is to open is one of the knocks: to connect to it, and see whether it opens, would be a knock too")
 	}
 	return nil
@@ -267,9 +298,12 @@ func (o *knockOptions) contradictions(sequence []sentKnock, command []string) er
 type knocking struct {
 	env
 	knockOptions
-	addresses []netip.Addr
+	addresses []netip.Addr // to knock on
 	sequence  []sentKnock
-	say       io.Writer // for what is no error
+	to        []netip.Addr // to connect to
+	port      uint16       // there; 0: nothing is connected to
+	say       io.Writer    // for what is no error
+	opened    bool         // the port was seen open
 }
 
 // send sends the sequence once to each address. The error is that of the first address, and nil if one of them got all.
@@ -370,6 +404,9 @@ func (o *knockOptions) resolve(host string) (addresses []netip.Addr, err error) 
 	// LookupNetIP would lose the zone of fe80::1%eth0.
 	if addr, err := netip.ParseAddr(host); err == nil {
 		addr = addr.Unmap()
+		if addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == "" && o.from.link != "" {
+			addr = addr.WithZone(o.from.link)
+		}
 		if addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == "" {
 			return nil, fmt.Errorf("%s is an address of one link only: say which, as in %s%%eth0", host, host)
 		}

@@ -85,7 +85,7 @@ func TestParseArguments(t *testing.T) {
 				host, sequence, err = o.parseArguments(rest)
 			}
 			if err == nil {
-				err = o.contradictions(sequence, nil)
+				err = o.contradictions(host, sequence, nil)
 			}
 			got := fmt.Sprintf("%s %s %v", host, joinSent(sequence), o.delay)
 			for _, f := range []struct {

@@ -85,7 +85,7 @@ func subcommands() []subcommand {
 	return []subcommand{
 		{"serve", "knockd", "[options]", "watch for knocks and open doors",
 			func() []option { return new(serveOptions).options() }, serve},
-		{"knock", "knock", "[options] HOST PORT[:tcp|:udp] ...", "knock on a host's ports, or as a profile says: PROFILE; behind --, a command to follow",
+		{"knock", "knock", "[options] HOST PORT[:tcp|:udp] ... | PROFILE [-- COMMAND ...]", "knock on a host's ports, see whether one opens, and hand over to a command",
 			func() []option { return new(knockOptions).options() }, knock},
 		{"ping", "", "[options] HOST", "see whether a host answers to TCP packets, and how fast",
 			func() []option { return new(pingOptions).options() }, ping},

@@ -126,9 +126,9 @@ func TestCalledBy(t *testing.T) {
 	tests := []struct{ name, want string }{
 		{"knockd", "usage: knockd [options]"},
 		{"/usr/sbin/knockd", "usage: knockd [options]"},
-		{"knock", "usage: knock [options] HOST PORT[:tcp|:udp] ..."},
-		{"./knock", "usage: knock [options] HOST PORT[:tcp|:udp] ..."},
-		{`knock.exe`, "usage: knock [options] HOST PORT[:tcp|:udp] ..."},
+		{"knock", "usage: knock [options] HOST PORT[:tcp|:udp] ... | PROFILE [-- COMMAND ...]"},
+		{"./knock", "usage: knock [options] HOST PORT[:tcp|:udp] ... | PROFILE [-- COMMAND ...]"},
+		{`knock.exe`, "usage: knock [options] HOST PORT[:tcp|:udp] ... | PROFILE [-- COMMAND ...]"},
 		{"sesame", overview},
 		{"/opt/knock/sesame-mipsle", overview},
 		{"knockd-old", overview},
@@ -137,7 +137,7 @@ func TestCalledBy(t *testing.T) {
 	}
 	capitals := struct{ name, want string }{"Knock", overview}
 	if runtime.GOOS == "windows" {
-		capitals = struct{ name, want string }{`C:\bin\KNOCK.EXE`, "usage: knock [options] HOST PORT[:tcp|:udp] ..."}
+		capitals = struct{ name, want string }{`C:\bin\KNOCK.EXE`, "usage: knock [options] HOST PORT[:tcp|:udp] ... | PROFILE [-- COMMAND ...]"}
 	}
 	for _, test := range append(tests, capitals) {
 		got := runProgram(test.name, "--help")

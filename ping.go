@@ -105,7 +105,7 @@ func ping(e env, args []string) error {
 	fmt.Fprintf(e.stdout, "PING %s (%v): %s set, %d headers + 0 data bytes\n", host, p.to.Addr(), lettersOf(o.flags), headers)
 	p.run()
 	fmt.Fprintf(e.stdout, "\n--- %s ping statistic ---\n%d packets transmitted, %d packets received, %d%% packet loss\n",
-		host, p.sent, p.received, 100*(p.sent-p.received)/p.sent)
+		host, p.sent, p.received, int64(p.sent-p.received)*100/int64(p.sent))
 	fmt.Fprintf(e.stdout, "round-trip min/avg/max = %s/%s/%s ms\n", inMS(p.least), inMS(p.sum/time.Duration(max(p.received, 1))), inMS(p.most))
 	if p.received == 0 {
 		return toldStatus(1)

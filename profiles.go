@@ -124,7 +124,7 @@ func (p *parser) finishProfile(to *profile) {
 	p.line = to.line
 	to.host = strings.TrimSuffix(strings.TrimPrefix(to.host, "["), "]")
 	_, notPort := parseKnock(to.host, tcp)
-	err := to.contradictions(to.sequence, nil)
+	err := to.contradictions(to.host, to.sequence, nil)
 	switch {
 	case wrong: // what is missing may be the line that is
 	case to.host == "" || strings.ContainsAny(to.host, " \t,") || notPort == nil:
@@ -206,7 +206,7 @@ func listProfiles(e env) error {
 
 // parse reads the command line: HOST and its ports, or the name of a profile. Of a profile those options hold that the
 // command line does not have. With --list it lists them and returns no profile.
-func (o *knockOptions) parse(e env, args []string) (*profile, error) {
+func (o *knockOptions) parse(e env, args []string, command bool) (*profile, error) {
 	opts := o.options()
 	rest, err := getopt(args, opts)
 	switch {
@@ -239,7 +239,7 @@ func (o *knockOptions) parse(e env, args []string) (*profile, error) {
 		if p.name == name {
 			p.oneTime = besideFile(file, p.oneTime)
 			checkPrivate(warnings, p.oneTime)
-			return p, o.over(p, opts, args)
+			return p, o.over(p, opts, args, command)
 		}
 		names = append(names, p.name)
 	}
@@ -254,7 +254,7 @@ func (o *knockOptions) parse(e env, args []string) (*profile, error) {
 }
 
 // over has the options of the command line, which opts set in o, win over those of the profile.
-func (o *knockOptions) over(p *profile, opts []option, args []string) error {
+func (o *knockOptions) over(p *profile, opts []option, args []string, command bool) error {
 	given := *o
 	*o = p.knockOptions
 	_, err := getopt(args, opts)
@@ -265,8 +265,14 @@ func (o *knockOptions) over(p *profile, opts []option, args []string) error {
 	if given.quiet || given.verbose {
 		o.quiet, o.verbose = given.quiet, given.verbose
 	}
-	if given.verify != 0 {
+	if given.verify != 0 || command {
 		o.stdio = given.stdio
+	}
+	switch {
+	case given.udp:
+		o.flags = given.flags
+	case given.flags != flagSYN:
+		o.udp = given.udp
 	}
 	return err
 }
@@ -276,7 +282,7 @@ func (o *knockOptions) over(p *profile, opts []option, args []string) error {
 func (p *profile) use(o *knockOptions) (sequence []sentKnock, err error) {
 	switch {
 	case p.oneTime != "":
-		sequence, err = takeOneTime(p.oneTime, o)
+		sequence, err = p.takeOneTime(o)
 	case p.ports != "": // the command line may have other flags than the profile
 		sequence, _, err = o.parseSequence(p.ports)
 	default:
@@ -288,7 +294,8 @@ func (p *profile) use(o *knockOptions) (sequence []sentKnock, err error) {
 	return sequence, nil
 }
 
-func takeOneTime(file string, o *knockOptions) (sequence []sentKnock, err error) {
+func (p *profile) takeOneTime(o *knockOptions) (sequence []sentKnock, err error) {
+	file := p.oneTime
 	text, err := readOneTime(file)
 	if err != nil {
 		return nil, err
@@ -302,7 +309,7 @@ func takeOneTime(file string, o *knockOptions) (sequence []sentKnock, err error)
 		for _, k := range l.sequence {
 			sequence = append(sequence, o.sent(k))
 		}
-		if err := o.contradictions(sequence, nil); err != nil {
+		if err := o.contradictions(p.host, sequence, nil); err != nil {
 			return nil, err
 		}
 		if err := useOneTime(file, l.sequence); err != errUsed {

@@ -161,7 +161,7 @@ func FuzzProfiles(f *testing.F) {
 				t.Errorf("got %q with host %q, %d knocks and the file %q", to.name, to.host, n, to.oneTime)
 			}
 			names[to.name] = true
-			if err := to.contradictions(to.sequence, nil); err != nil {
+			if err := to.contradictions(to.host, to.sequence, nil); err != nil {
 				t.Errorf("got %q with contradictions: %v", to.name, err)
 			}
 		}

@@ -13,11 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// findCommand returns the path of a command that is to be run.
+func findCommand(name string) (path string, err error) { return findProgram(name, searchPath()) }
+
 // become has a command take the place of this program: its exit status is ours. It returns only if that cannot be.
-func become(argv []string) error {
-	path, err := findProgram(argv[0], searchPath())
-	if err == nil {
-		err = syscall.Exec(path, argv, os.Environ())
+func become(path string, argv []string) error {
+	err := syscall.Exec(path, argv, os.Environ())
+	if err == syscall.ENOEXEC { // a script that does not say by what (execvp(3))
+		err = syscall.Exec("/bin/sh", append([]string{"sh", path}, argv[1:]...), os.Environ())
 	}
 	return fmt.Errorf("running %s: %w", argv[0], err)
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -24,8 +25,9 @@ const (
 	// connectPatience is what a long way may take there and back.
 	connectPatience = 5 * time.Second
 	maxConnecting   = 32 // at once
-	// retryDelay is the least delay between the knocks of a second try; each one after it doubles it.
-	retryDelay = 100 * time.Millisecond
+	// retryDelay is the least delay between the knocks of a second try; each one after it doubles it, up to maxRetryDelay.
+	retryDelay    = 100 * time.Millisecond
+	maxRetryDelay = 2 * time.Second
 	// statusShut is the exit status for a port that did not open.
 	statusShut = toldStatus(3)
 )
@@ -145,44 +147,57 @@ func cameTo(err error) string {
 	return fmt.Sprintf("%s (%v)", unreachable, err)
 }
 
-// verified knocks, and again as often as was asked for, until the port is open.
-func (k *knocking) verified() error {
-	opened, err := k.open(k.addresses, k.verify)
-	if err != nil {
-		return err
-	}
-	_ = opened.conn.Close()
-	return nil
-}
-
 // open knocks and connects, and again as often as was asked for. It returns the open connection, or statusShut when it
 // has said what the connections came to.
-func (k *knocking) open(addresses []netip.Addr, port uint16) (opened *connection, err error) {
+func (k *knocking) open() (opened *connection, err error) {
 	delay := k.delay
+	near := k.nearKnock()
 	var c *connecting
 	for try := range k.retries + 1 {
-		c = newConnecting(addresses, port, k.from)
-		if try == 0 {
+		c = newConnecting(k.to, k.port, k.from)
+		if try == 0 && !near {
 			c.begin(true, beforeLimit)
 			opened, _ = c.next(time.After(beforePatience))
 		}
-		if err = k.send(delay); err == nil && opened == nil {
+		err = k.send(delay)
+		if err != nil && try < k.retries && passing(err) {
+			time.Sleep(k.timeout) // for the network to come back
+		} else if err == nil && opened == nil {
 			opened = k.await(c, try)
 		}
 		c.cancel()
 		switch {
-		case err != nil:
+		case err != nil && !passing(err):
 			return nil, err
-		case opened != nil:
-			k.tell(opened, port)
+		case err == nil && opened != nil:
+			k.tell(opened, k.port)
 			return opened, nil
 		}
-		delay = max(2*delay, retryDelay)
+		delay = max(k.delay, min(max(2*delay, retryDelay), maxRetryDelay))
 	}
-	for _, addr := range addresses {
-		fmt.Fprintf(k.stderr, "%v port %d: %s\n", addr, port, c.came[addr])
+	if err != nil {
+		return nil, err
+	}
+	for _, addr := range k.to {
+		fmt.Fprintf(k.stderr, "%v port %d: %s\n", addr, k.port, c.came[addr])
+	}
+	if near {
+		fmt.Fprintf(k.stderr, "port %d is near a knock, so that the daemon may take connections to it for a scan: Ignore_Ports or Decoys = no there\n", k.port)
 	}
 	return nil, statusShut
+}
+
+// passing reports whether the network may be there again soon.
+func passing(err error) bool {
+	code, ok := errors.AsType[syscall.Errno](err)
+	return ok && (code == syscall.ENETUNREACH || code == syscall.EHOSTUNREACH || code == syscall.ENETDOWN)
+}
+
+// nearKnock reports whether the port stands where a door has decoys, which are no decoys if the daemon's host serves them.
+func (k *knocking) nearKnock() bool {
+	return slices.ContainsFunc(k.sequence, func(s sentKnock) bool {
+		return s.Proto == tcp && int(s.Port) >= int(k.port)-decoyReach && int(s.Port) <= int(k.port)+decoyReach
+	})
 }
 
 // tell says that the port is open.
@@ -206,7 +221,7 @@ func (k *knocking) await(c *connecting, try int) *connection {
 		if left <= 0 {
 			return nil
 		}
-		k.progress(fmt.Sprintf("port %d: no way in after %.1f s (try %d of %d)", c.port, time.Since(began).Seconds(), try+1, k.retries+1))
+		k.progress(fmt.Sprintf("waiting for port %d: %.1f s (try %d of %d)", c.port, time.Since(began).Seconds(), try+1, k.retries+1))
 		c.begin(false, min(left, connectPatience))
 		until := time.After(min(left, pause))
 		opened, timeUp := c.next(until)

@@ -167,7 +167,7 @@ func TestVerifyTerminal(t *testing.T) {
 	script.Args[2] = cmd.Path + " " + strings.Join(cmd.Args[1:], " ")
 	script.Env = cmd.Env
 	r := w.callCmd(0, script)
-	for _, want := range []string{"port 22: no way in after 0.0 s (try 1 of 2)", "(try 2 of 2)", "10.9.0.1 port 22: filtered (no answer)\r\n"} {
+	for _, want := range []string{"waiting for port 22: 0.0 s (try 1 of 2)", "(try 2 of 2)", "10.9.0.1 port 22: filtered (no answer)\r\n"} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("got %q, want %q in it", r.stdout, want)
 		}
