@@ -146,3 +146,50 @@ func TestJoinShut(t *testing.T) {
 	w.wantCall(w.call(0, hostAddr, "7000", "-W", hostAddr+":7000"), 2, "", `sesame knock: the port that is to open is one of the knocks[^\n]*\n`)
 	w.wantCall(w.call(0, hostAddr, "7000", "-W", hostAddr+":22", "--", "true"), 2, "", `sesame knock: -W and a command exclude each other[^\n]*\n`)
 }
+
+// TestJoinOutlivesErrors has a firewall refuse for a while what belongs to the connection: it goes on, as any other.
+func TestJoinOutlivesErrors(t *testing.T) {
+	for _, tt := range []struct{ address, iptables, with string }{
+		{hostAddr, "iptables", "icmp-host-unreachable"}, {hostAddr6, "ip6tables", "icmp6-adm-prohibited"},
+	} {
+		t.Run(tt.iptables, func(t *testing.T) {
+			w := newWorld(t, 1)
+			w.listen("81") // and sends back
+			in, out, err := os.Pipe()
+			w.must(err)
+			back, stdout, err := os.Pipe()
+			w.must(err)
+			cmd := sesame("knock", "-qd0", tt.address, "7000", "-W", "["+tt.address+"]:81")
+			var stderr bytes.Buffer
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = in, stdout, &stderr
+			w.must(w.clients[0].start(cmd))
+			_, _ = in.Close(), stdout.Close()
+			exchange := func(line string) {
+				fmt.Fprint(out, line)
+				got := make([]byte, len(line))
+				if _, err := io.ReadFull(back, got); err != nil || string(got) != line {
+					t.Fatalf("got %q, %v, want %q; standard error %q", got, err, line, stderr.String())
+				}
+			}
+			exchange("before\n")
+			rule := []string{"-p", "tcp", "--dport", "81", "-j", "REJECT", "--reject-with", tt.with}
+			w.must(w.host.run(tt.iptables, append([]string{"-w", "-I", "INPUT"}, rule...)...))
+			fmt.Fprint(out, "meanwhile\n")
+			w.eventually("a refused packet", func() bool {
+				listing, err := w.host.output(tt.iptables, "-w", "-nvxL", "INPUT")
+				lines := strings.Split(strings.TrimSpace(listing), "\n")
+				return err == nil && strings.Fields(lines[len(lines)-1])[0] != "0"
+			})
+			w.must(w.host.run(tt.iptables, append([]string{"-w", "-D", "INPUT"}, rule...)...))
+			got := make([]byte, len("meanwhile\n"))
+			if _, err := io.ReadFull(back, got); err != nil || string(got) != "meanwhile\n" {
+				t.Fatalf("got %q, %v", got, err)
+			}
+			exchange("after\n")
+			_ = out.Close()
+			if status := exitStatus(cmd.Wait()); status != 0 || stderr.Len() > 0 {
+				t.Errorf("exit status %d, standard error %q", status, stderr.String())
+			}
+		})
+	}
+}

@@ -396,6 +396,7 @@ func TestProfileOneTimeRefused(t *testing.T) {
 	for _, tt := range []struct{ text, args, want string }{
 		{"7001\nx\n", "home", once + ":2: Sequence: a port is a number from 1 to 65535, not \"x\"\n"},
 		{"7001,22\n", "home -w 22", nothing + "the port that is to open is one of the knocks: to connect to it, and see whether it opens, would be a knock too\n"},
+		{"7001\n", "home -- no-such-command", "sesame knock: running no-such-command: executable file not found in $PATH\n"},
 		{"7001\n", "home -6", "sesame knock: 127.0.0.1 is an address of the other family than -4 or -6 asks for\n"},
 	} {
 		h.write(once, tt.text)

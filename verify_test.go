@@ -215,3 +215,37 @@ func TestKnockThen(t *testing.T) {
 		t.Errorf("the command's parent is %q, want %q", r.stdout, want)
 	}
 }
+
+// TestVerifyNetworkBack has the network there only at the second try.
+func TestVerifyNetworkBack(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	w.serve(sshDoor("ssh", "7000,8000:udp,9000", 60))
+	w.must(w.clients[0].run("ip", "link", "set", "eth0", "down"))
+	cmd := sesame("sesame", "knock", hostAddr, "7000", "8000:udp", "9000", "-w22", "-v", "--timeout=2")
+	out, err := os.Create(w.TempDir() + "/out")
+	w.must(err)
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	said := func() string {
+		text, _ := os.ReadFile(out.Name())
+		return string(text)
+	}
+	w.must(w.clients[0].start(cmd))
+	w.eventually("the first try", func() bool { return strings.Count(said(), "hitting") == 3 })
+	w.must(w.clients[0].run("ip", "link", "set", "eth0", "up"))
+	if status := exitStatus(cmd.Wait()); status != 0 || !strings.Contains(said(), "port 22: open in ") {
+		t.Errorf("got exit status %d, %q", status, said())
+	}
+}
+
+// TestVerifyNearKnock looks at a port that the daemon has for a decoy: not before the knock, and it is said.
+func TestVerifyNearKnock(t *testing.T) {
+	w := newWorld(t, 1)
+	w.serve("[door]\n\tsequence = 7000,8000\n\tcommand = iptables -w -t nat -A PREROUTING -p tcp --dport 7010 -j REDIRECT --to-ports 81\n")
+	w.listen("81")
+	near := []string{"-w", "7010", hostAddr}
+	w.wantCall(w.call(0, append(near, "7000", "8000")...), 0, `10\.9\.0\.1 port 7010: open in \d+ ms\n`, "")
+	w.wantCall(w.call(0, append(near, "7001", "--timeout=0.2", "--retries=0", "-w", "7011")...), 3, "",
+		`10\.9\.0\.1 port 7011: closed \(RST\)\nport 7011 is near a knock, so that [^\n]*\n`)
+}
