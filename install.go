@@ -223,32 +223,18 @@ func sumOf(text string) string { return strings.TrimSpace(checksum(text)) }
 // sumOfFile is the same for a file, of which no more than a part is in memory at once.
 func sumOfFile(path string) (sum string, err error) {
 	h := fnv.New64a()
-	err = pour(path, h.Write)
+	err = pour(h, path)
 	return fmt.Sprintf("%016x", h.Sum64()), err
 }
 
-// pour hands a file to write, part by part.
-func pour(path string, write func([]byte) (int, error)) error {
+// pour copies a file.
+func pour(to io.Writer, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	buf := make([]byte, 1<<16)
-	for {
-		n, err := f.Read(buf)
-		if n > 0 {
-			if _, err := write(buf[:n]); err != nil {
-				return err
-			}
-		}
-		switch {
-		case err == io.EOF:
-			return nil
-		case err != nil:
-			return err
-		}
-	}
+	return copyAll(to, f)
 }
 
 // moved is a text that names the daemon, for where it is to be.
@@ -434,7 +420,7 @@ func writeStaged(path string, text *string, mode fs.FileMode) error {
 		return err
 	}
 	if text == nil {
-		err = pour(thisProgram, f.Write)
+		err = pour(f, thisProgram)
 	} else {
 		_, err = f.WriteString(*text)
 	}

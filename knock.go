@@ -133,13 +133,13 @@ func (o *knockOptions) setFlags(value string) (err error) {
 	return err
 }
 
-// parseFlags reads the flags of a packet with commas between them; "none" is a packet without any. Those with a ! before
+// parseFlags reads the flags of a packet with commas or + between them; "none" is a packet without any. Those with a ! before
 // them are not set, as TCPFlags of a door has it.
 func parseFlags(value string) (flags uint8, err error) {
 	if strings.EqualFold(value, "none") {
 		return 0, nil
 	}
-	for _, item := range strings.Split(value, ",") {
+	for _, item := range strings.Split(strings.ReplaceAll(value, "+", ","), ",") {
 		name, not := strings.CutPrefix(strings.TrimSpace(item), "!")
 		bit, known := flagBits[strings.ToLower(name)]
 		if !known {
@@ -392,7 +392,7 @@ func (o *knockOptions) parseSentKnock(item string) (k sentKnock, err error) {
 	case k.Proto == udp:
 		return k, errors.New("a UDP knock has no flags")
 	default:
-		if k.Flags, err = parseFlags(strings.ReplaceAll(flags, "+", ",")); err != nil {
+		if k.Flags, err = parseFlags(flags); err != nil {
 			return k, errors.New("a knock with flags is PORT:tcp/FLAGS, such as 7000:tcp/fin+urg")
 		}
 	}

@@ -63,7 +63,7 @@ func TestParseArguments(t *testing.T) {
 		{"retries below 0", "--retries=-1 H 7000", `option --retries: retries are a number from 0 to 100, not "-1"`},
 		{"-W without a port", "-W H H 7000", `option -W: HOST:PORT is wanted, such as 192.0.2.1:22 or [2001:db8::1]:22, not "H"`},
 		{"-W with IPv6 without brackets", "-W 2001:db8::1:22 H 7000", `option -W: HOST:PORT is wanted, such as 192.0.2.1:22 or [2001:db8::1]:22, not "2001:db8::1:22"`},
-		{"flags", "--flags fin,urg H 7000 8000/none 9000:tcp/Syn+ack 90:udp", "H 7000:tcp/fin+urg,8000:tcp/none,9000:tcp/syn+ack,90:udp 50ms"},
+		{"flags", "--flags fin+urg H 7000 8000/none 9000:tcp/Syn+ack 90:udp", "H 7000:tcp/fin+urg,8000:tcp/none,9000:tcp/syn+ack,90:udp 50ms"},
 		{"no such flag", "--flags fan H 7000", `option --flags: flags are fin, syn, rst, psh, ack and urg with commas between them, or none, not "fan"`},
 		{"no such flag of a knock", "H 7000:tcp/fan", `a knock with flags is PORT:tcp/FLAGS, such as 7000:tcp/fin+urg, not "7000:tcp/fan"`},
 		{"flags of a UDP knock", "H 7000:udp/fin", `a UDP knock has no flags, not "7000:udp/fin"`},
