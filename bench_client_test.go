@@ -62,9 +62,9 @@ func TestBenchClient(t *testing.T) {
 		}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\nClient, three TCP knocks, -d 0, %d runs each\n\n%-32s %9s %9s\n", measuredOn(), n, "", "p50", "p95")
+	fmt.Fprintf(&b, "%s\nClient, three TCP knocks, -d 0, %d runs each\n\n%-35s %9s %9s\n", measuredOn(), n, "", "p50", "p95")
 	row := func(name string, took, of []time.Duration) {
-		fmt.Fprintf(&b, "%-32s %9s %9s  %.2f of knock's\n", name, milliseconds(quantile(took, 50)), milliseconds(quantile(took, 95)),
+		fmt.Fprintf(&b, "%-35s %9s %9s  %.2f of knock's\n", name, milliseconds(quantile(took, 50)), milliseconds(quantile(took, 95)),
 			float64(quantile(took, 50))/float64(quantile(of, 50)))
 	}
 	for _, c := range contestants {

@@ -451,7 +451,7 @@ func TestControlSlowClient(t *testing.T) {
 	if got := runProgram("sesame", "status", "-s", path); got.status != 0 || got.stdout != big.String() {
 		t.Errorf("the next client: got status %d, %q, %d bytes", got.status, got.stderr, len(got.stdout))
 	}
-	if took := time.Since(began); took > controlTime+2*time.Second {
+	if took := time.Since(began); took > controlTime+10*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }
