@@ -30,7 +30,7 @@ demo: build
 	@./sesame demo
 
 test:
-	@sh needs.sh iptables nft ip knockd knock nmap hping3 tcpdump nc telnet ssh ssh-keygen bash busybox mandoc xz shellcheck systemd-analyze logrotate
+	@sh needs.sh iptables nft ip knockd knock nmap hping3 tcpdump nc telnet ssh ssh-keygen sysctl bash busybox mandoc xz shellcheck systemd-analyze logrotate
 	go test -count=1 -parallel 4 -timeout 30m ./...
 
 # Which kinds of links the tests try on this kernel, and what tries the others.

@@ -16,6 +16,8 @@ package() { # the package of a program, by package manager
 	*:knock | *:knockd) [ "$1" = dnf ] && echo knock || echo knockd ;;
 	dnf:ssh | dnf:ssh-keygen) echo openssh-clients ;;
 	*:ssh | *:ssh-keygen) echo openssh-client ;;
+	dnf:sysctl) echo procps-ng ;;
+	*:sysctl) echo procps ;;
 	apt-get:xz) echo xz-utils ;;
 	apt-get:qemu-system-mipsel | dnf:qemu-system-mipsel) echo qemu-system-mips ;;
 	apt-get:qemu-* | dnf:qemu-*) echo qemu-user ;;
