@@ -420,14 +420,26 @@ func outside(t *testing.T, parts, kind, firewall string, megabytes int) *guest {
 		t.Errorf("resident: got %d, %d and %d KB, want %d, %d and %d at most", started, rest, flooded, residentAtStart, residentAtRest, residentAfterFlood)
 	}
 
-	knocked = g.clock()
-	knock(exec.Command("knock", append([]string{"-d", "50"}, knocks...)...))
-	g.opens(connect)
+	const stays, over = "10.0.2.2: ssh: still open", "10.0.2.2: ssh: left open by an earlier daemon: closing it"
+	old := ""
+	for try := 1; !strings.Contains(g.console(), stays); try++ {
+		if try > 3 {
+			g.Fatalf("got %q each time, want %q", over, stays)
+		}
+		knocked = g.clock()
+		knock(exec.Command("knock", append([]string{"-d", "50"}, knocks...)...))
+		g.opens(connect)
+		old = g.run("pidof sesame")
+		g.run("kill -9 " + old)
+		g.run("i=0; until pid=$(pidof sesame) && [ $pid != " + old + " ]; do usleep 100000; i=$((i+1)); [ $i -lt 50 ] || break; done; [ $i -lt 50 ]")
+		// On a busy machine the door's time may be over before the next daemon is there, which closes it then.
+		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(g.console(), stays) && strings.Count(g.console(), over) < try; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				g.Fatalf("waited in vain for %q", stays)
+			}
+		}
+	}
 	g.say("  Debian's knock -d 50 %s\n  port 22: open\n", strings.Join(knocks, " "))
-	old := g.run("pidof sesame")
-	g.run("kill -9 " + old)
-	g.run("i=0; until pid=$(pidof sesame) && [ $pid != " + old + " ]; do usleep 100000; i=$((i+1)); [ $i -lt 50 ] || break; done; [ $i -lt 50 ]")
-	g.await("10.0.2.2: ssh: still open", 10*time.Second)
 	if got := connect(); got != reached {
 		t.Fatalf("after kill -9 of the daemon: got %s, want %s", got, reached)
 	}
