@@ -170,7 +170,7 @@ func (k *knocking) open() (opened *connection, err error) {
 		case err != nil && !passing(err):
 			return nil, err
 		case err == nil && opened != nil:
-			k.tell(opened, k.port)
+			k.tell(opened)
 			return opened, nil
 		}
 		delay = max(k.delay, min(max(2*delay, retryDelay), maxRetryDelay))
@@ -201,17 +201,17 @@ func (k *knocking) nearKnock() bool {
 }
 
 // tell says that the port is open.
-func (k *knocking) tell(opened *connection, port uint16) {
+func (k *knocking) tell(opened *connection) {
 	switch {
 	case k.quiet:
 	case opened.before:
-		fmt.Fprintf(k.say, "%v port %d: %s, as it was before the knock\n", opened.addr, port, reached)
+		fmt.Fprintf(k.say, "%v port %d: %s, as it was before the knock\n", opened.addr, k.port, reached)
 	default:
-		fmt.Fprintf(k.say, "%v port %d: %s in %d ms\n", opened.addr, port, reached, opened.took.Milliseconds())
+		fmt.Fprintf(k.say, "%v port %d: %s in %d ms\n", opened.addr, k.port, reached, opened.took.Milliseconds())
 	}
 }
 
-// await connects again and again until a connection is open, and says so. It returns nil if the time is up.
+// await connects again and again until a connection is open. It returns nil if the time is up.
 func (k *knocking) await(c *connecting, try int) *connection {
 	began := time.Now()
 	end := began.Add(k.timeout)
