@@ -32,7 +32,8 @@ func TestCheck(t *testing.T) {
 				`warning: FILE:1: door "ssh": a sequence of one knock is opened by any port scan` + "\n"}},
 		{"name with blanks", "[open ssh]\nSequence = 21941,22942:udp\n" + sh, "",
 			output{0, "configuration OK\nopen ssh: 2 knocks within 25s, runs a command\n", ""}},
-		{"no door", "", "", output{0, "configuration OK\n", "warning: FILE:1: there is no door: nothing can be opened\n"}},
+		{"no door", "[options]\nUseSyslog\n", "", output{0, "configuration OK\n", "warning: FILE:3: there is no door: nothing can be opened\n"}},
+		{"no section", "# all of it\n\n", "", output{1, "", "FILE:1: there is no section in it: has its text been lost? a door is [name] and what belongs to it: [ssh], Sequence = 7000,8000:udp,9000\n"}},
 		{"mistakes", ssh + "Colour = red\nTCPFlags = x\n", "-v", output{1, "", `FILE:3: door "ssh": unknown directive "Colour"` + "\n" +
 			`FILE:4: door "ssh": TCPFlags: "x" is no flag: fin, syn, rst, psh, ack, urg, each also with ! before it` + "\n"}},
 

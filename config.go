@@ -181,6 +181,7 @@ func joinKnocks(knocks []Knock) string {
 // Config is a configuration as read by parseConfig.
 type Config struct {
 	File       string
+	text       []byte // of the file
 	Doors      []*Door
 	Interfaces []string // as parseInterfaces returns them
 	// InterfaceLine is where they stand; 0: nowhere.
@@ -890,7 +891,12 @@ func (p *parser) finish() {
 	p.warnPrefixes()
 	p.warnNames()
 	p.open = nil
-	if len(p.sections) == 0 {
+	switch {
+	case len(p.sections) > 0:
+	case !p.inOptions && p.errors == nil:
+		p.line = 1
+		p.fail("there is no section in it: has its text been lost? a door is [name] and what belongs to it: [ssh], Sequence = 7000,8000:udp,9000")
+	default:
 		p.warn("there is no door: nothing can be opened")
 	}
 	sort.SliceStable(p.config.Warnings, func(i, j int) bool {

@@ -19,23 +19,23 @@ import (
 func TestUnit(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
-	text, err := os.ReadFile("dist/knockd.service")
+	text, err := os.ReadFile("dist/sesame.service")
 	if err != nil {
 		t.Fatal(err)
 	}
 	text = []byte(strings.ReplaceAll(string(text), "/usr/local/sbin/knockd", realProgram(t)))
-	if err := os.WriteFile(dir+"/knockd.service", text, 0o644); err != nil {
+	if err := os.WriteFile(dir+"/sesame.service", text, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	verify := func(what string) {
-		out, err := exec.Command("systemd-analyze", "verify", dir+"/knockd.service").CombinedOutput()
-		if err != nil || strings.Contains(string(out), "knockd") {
+		out, err := exec.Command("systemd-analyze", "verify", dir+"/sesame.service").CombinedOutput()
+		if err != nil || strings.Contains(string(out), "sesame") {
 			t.Errorf("systemd-analyze verify, %s: %v: %s", what, err, out)
 		}
 	}
 	verify("the unit")
-	out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--no-pager", dir+"/knockd.service").CombinedOutput()
-	found := regexp.MustCompile(`Overall exposure level for knockd.service: ([0-9.]+)`).FindSubmatch(out)
+	out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--no-pager", dir+"/sesame.service").CombinedOutput()
+	found := regexp.MustCompile(`Overall exposure level for sesame.service: ([0-9.]+)`).FindSubmatch(out)
 	if err != nil || found == nil {
 		t.Fatalf("systemd-analyze security: %v: %s", err, out)
 	}
@@ -56,10 +56,10 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(dir+"/knockd.service.d", 0o755); err != nil {
+	if err := os.Mkdir(dir+"/sesame.service.d", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(dir+"/knockd.service.d/relaxed.conf", relaxed, 0o644); err != nil {
+	if err := os.WriteFile(dir+"/sesame.service.d/relaxed.conf", relaxed, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	verify("relaxed")
@@ -90,7 +90,7 @@ func TestService(t *testing.T) {
 	m := boot(t, w.host, systemdInit, `
 chroot . /machine/sesame install -s systemd > /dev/null
 mkdir -p etc/knockd etc/ufw etc/systemd/system/machine.target.wants
-ln -s ../knockd.service etc/systemd/system/machine.target.wants
+ln -s ../sesame.service etc/systemd/system/machine.target.wants
 echo "KNOCKD_OPTS=\"-i eth0 -d\"" > etc/default/knockd
 echo 7000,18004,9000 > etc/knockd/once
 chmod 600 etc/knockd/once
@@ -111,11 +111,11 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 		m.run("mkdir -p " + filepath.Dir(to) + " && cp /machine/file " + to)
 	}
 	began := func(unit string) int { n, _ := strconv.Atoi(show("ActiveEnterTimestampMonotonic", unit)); return n }
-	if daemon, network := began("knockd"), began("network-pre.target"); daemon == 0 || daemon > network {
+	if daemon, network := began("sesame"), began("network-pre.target"); daemon == 0 || daemon > network {
 		t.Errorf("the daemon was ready at %d µs, the network was to begin at %d µs", daemon, network)
 	}
 	w.wantPort(0, hostSSH, filtered)
-	if got := m.run("journalctl -o cat -u knockd"); !strings.Contains(got, "knockd: warning: -d is passed over: systemd has the daemon in the background already\n") {
+	if got := m.run("journalctl -o cat -u sesame"); !strings.Contains(got, "knockd: warning: -d is passed over: systemd has the daemon in the background already\n") {
 		t.Errorf("-d: got %s", got)
 	}
 	for _, port := range []string{"18000:udp", "18001", "18002", "18003", "18004"} {
@@ -126,7 +126,7 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 	await("etc: command returned non-zero status code")
 	await("once: command output: nobody")
 	m.run("iptables -S | grep -q 'dport 23' && grep -q 10.9.0.2 /etc/ufw/user.rules && ! test -e /etc/knocked && grep -q '^#7' /etc/knockd/once")
-	pid := show("MainPID", "knockd")
+	pid := show("MainPID", "sesame")
 	caps, _ := strconv.ParseUint(strings.TrimSpace(m.run("sed -n 's/^CapBnd://p' /proc/"+pid+"/status")), 16, 64)
 	if want := uint64(1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW); caps != want {
 		t.Errorf("capabilities: got %x, want %x", caps, want)
@@ -135,39 +135,39 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 		t.Errorf("no new privileges, system-call filter: got %q", got)
 	}
 
-	m.run("systemctl reload knockd")
+	m.run("systemctl reload sesame")
 	await("re-reading config file: /etc/knockd.conf")
 	copyFile("dist/knockd.logrotate", "/etc/logrotate.d/knockd")
 	m.run("logrotate -f /etc/logrotate.d/knockd")
 	w.eventually("another log", func() bool { out, _ := m.output("cat /var/log/knockd.log"); return strings.Contains(out, "re-opening") })
 	m.run("cp /etc/knockd.conf /tmp/good && echo '[bad]\nSequence = secret' >> /etc/knockd.conf")
-	if out, err := m.output("systemctl reload knockd"); err == nil {
+	if out, err := m.output("systemctl reload sesame"); err == nil {
 		t.Errorf("a reload of a bad file: got %s", out)
 	}
-	journal := m.run("journalctl -o cat -u knockd")
+	journal := m.run("journalctl -o cat -u sesame")
 	if want := `door "bad": Sequence: a port is a number from 1 to 65535`; !strings.Contains(journal, want) || strings.Contains(journal, "secret\"") {
 		t.Errorf("a reload of a bad file: got %s\nwant %q in it, and no part of a sequence", journal, want)
 	}
-	if n := strings.Count(log(), "re-reading"); n != 2 || show("MainPID", "knockd") != pid {
+	if n := strings.Count(log(), "re-reading"); n != 2 || show("MainPID", "sesame") != pid {
 		t.Errorf("a reload of a bad file: got %d reloads, or another daemon", n)
 	}
 	m.run("cp /tmp/good /etc/knockd.conf; kill -9 " + pid)
 	w.wantPort(0, hostSSH, reached)
 	w.eventually("a new start", func() bool {
-		p := show("MainPID", "knockd")
-		return p != "0" && p != pid && show("ActiveState", "knockd") == "active"
+		p := show("MainPID", "sesame")
+		return p != "0" && p != pid && show("ActiveState", "sesame") == "active"
 	})
 	m.want("status", m.run("sesame status | grep -c 10.9.0.2"), "2\n")
-	m.run("systemctl stop knockd && ! iptables -S | grep 'dport 23'")
+	m.run("systemctl stop sesame && ! iptables -S | grep 'dport 23'")
 	w.wantPort(0, hostSSH, filtered)
-	m.want("the result", show("Result", "knockd"), "success")
+	m.want("the result", show("Result", "sesame"), "success")
 
 	// Relaxed, a command may write anywhere.
-	copyFile("dist/relaxed.conf", "/etc/systemd/system/knockd.service.d/relaxed.conf")
-	m.run("systemctl daemon-reload && systemctl start knockd")
+	copyFile("dist/relaxed.conf", "/etc/systemd/system/sesame.service.d/relaxed.conf")
+	m.run("systemctl daemon-reload && systemctl start sesame")
 	w.knock(0, hostAddr, "7000", "18003", "9000")
 	w.eventually("a relaxed command", func() bool { out, _ := m.output("cat /etc/knocked"); return out == "10.9.0.2\n" })
-	m.run("systemctl stop knockd && sesame flush")
+	m.run("systemctl stop sesame && sesame flush")
 }
 
 // scripts are the shell scripts of the project.

@@ -21,8 +21,10 @@ import (
 var (
 	//go:embed dist/knockd.conf
 	exampleConfig string
-	//go:embed dist/knockd.service
+	//go:embed dist/sesame.service
 	systemdUnit string
+	//go:embed dist/knockd.service
+	systemdForward string
 	//go:embed dist/openwrt/sesame.init
 	procdScript string
 	//go:embed dist/openwrt/sesame.config
@@ -31,14 +33,17 @@ var (
 	fw4Include string
 	//go:embed dist/sesame.openrc
 	openrcScript string
-	//go:embed dist/sesame.busybox
-	busyboxScript string
+	//go:embed dist/sesame.sysv
+	sysvScript string
+	//go:embed dist/knockd.sysv
+	sysvForward string
 )
 
 const (
 	// manifestFile has a line for each thing that install has put in place, in that order: its kind, its checksum or
 	// where it points, and its path. It stands in /etc, which on a router is not lost with the power.
 	manifestFile = "/etc/sesame.installed"
+	keptOnRouter = "/etc/sesame.good.conf" // the kept configuration, where /var is lost with the power
 	thisProgram  = "/proc/self/exe"
 	staged       = ".sesame-new" // at the end of a name: not in place yet
 	// installLimit is how long dpkg and systemctl may take. dpkg waits for nobody who has its lock.
@@ -69,18 +74,27 @@ type serviceManager struct {
 	name, sign string // it is there where the file sign is
 	prefix     string
 	things     []thing
-	enabled    []string // links that stand for it being enabled
+	enabled    []string // links that stand for it being enabled, as patterns
 	run        []string // after a change; nil: nothing
 	stop       string   // how a person stops the daemon
 	next       string   // lines that are left to a person
 }
 
+// Debian's package stops the service that it knows by its name at each upgrade, and starts nothing. So ours has another
+// name, and what stands under the package's forwards to it.
+const (
+	knockdInitScript = "/etc/init.d/knockd"
+	wantedUnits      = "/etc/systemd/system/multi-user.target.wants/"
+	knockdDropIns    = "/etc/systemd/system/knockd.service.d"
+)
+
 var serviceManagers = []serviceManager{
 	{"systemd", "/run/systemd/system", "/usr/local", []thing{
 		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
-		{kindFile, "/etc/systemd/system/knockd.service", &systemdUnit, 0o644, ""},
-	}, []string{"/etc/systemd/system/multi-user.target.wants/knockd.service"}, []string{"systemctl", "daemon-reload"},
-		"systemctl stop knockd", "systemctl enable knockd\n  systemctl restart knockd"},
+		{kindFile, "/etc/systemd/system/sesame.service", &systemdUnit, 0o644, ""},
+		{kindFile, "/etc/systemd/system/knockd.service", &systemdForward, 0o644, ""},
+	}, []string{wantedUnits + "sesame.service", wantedUnits + "knockd.service"}, []string{"systemctl", "daemon-reload"},
+		"systemctl stop sesame", "systemctl stop knockd\n  systemctl enable sesame\n  systemctl restart sesame"},
 	{"procd", "/sbin/procd", "/usr", []thing{
 		{kindExample, "/etc/config/sesame", &uciExample, 0o600, ""},
 		{kindFile, "/etc/init.d/sesame", &procdScript, 0o755, ""},
@@ -94,10 +108,16 @@ var serviceManagers = []serviceManager{
 		"rc-service sesame stop", "rc-update add sesame boot\n  rc-service sesame restart"},
 	{"busybox", "/etc/inittab", "/usr", []thing{
 		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
-		{kindFile, "/etc/init.d/sesame", &busyboxScript, 0o755, ""},
+		{kindFile, "/etc/init.d/sesame", &sysvScript, 0o755, ""},
 	}, nil, nil,
 		"take its line out of /etc/inittab and kill -HUP 1, or /etc/init.d/sesame stop",
-		"echo ::respawn:/usr/sbin/knockd >> /etc/inittab\n  kill -HUP 1"},
+		"echo ::respawn:/usr/sbin/knockd --keep /var/lib/sesame/good.conf >> /etc/inittab\n  kill -HUP 1"},
+	{"sysv", "/etc/inittab", "/usr/local", []thing{
+		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
+		{kindFile, "/etc/init.d/sesame", &sysvScript, 0o755, ""},
+		{kindFile, knockdInitScript, &sysvForward, 0o755, ""},
+	}, []string{"/etc/rc?.d/[SK]??sesame"}, nil,
+		"/etc/init.d/sesame stop", "update-rc.d sesame defaults\n  /etc/init.d/sesame restart"},
 	{"none", "/", "/usr/local", []thing{
 		{kindExample, defaultConfigFile, &exampleConfig, 0o600, ""},
 	}, nil, nil, "kill it", "/usr/local/sbin/knockd -d"},
@@ -111,7 +131,7 @@ type installOptions struct {
 func (o *installOptions) options() []option {
 	return append([]option{
 		stringOption('p', "prefix", "DIR", "the program goes to DIR/sbin and DIR/bin (default /usr/local; /usr on a router)", &o.prefix),
-		stringOption('s', "service", "KIND", "for systemd, procd, openrc, busybox or none (default: what runs here)", &o.service),
+		stringOption('s', "service", "KIND", "for systemd, procd, openrc, busybox, sysv or none (default: what runs here)", &o.service),
 		stringOption('D', "destdir", "DIR", "as if DIR were the root folder, for a package", &o.destdir),
 		flagOption('n', "dry-run", "say what would be done, and do nothing", &o.dryRun),
 	}, helpOptions()...)
@@ -206,14 +226,21 @@ func (i *installer) things() (things []thing, err error) {
 	add(kindLink, sbin+"knockd", "sesame", 0)
 	add(kindLink, i.prefix+"/bin/knock", "../sbin/sesame", 0)
 	for _, t := range i.manager.things {
+		if t.path == knockdInitScript && i.packaged(t.path) {
+			add(kindDivert, t.path, t.path+".distrib", 0)
+		}
 		add(t.kind, t.path, i.moved(*t.text), t.mode)
 	}
+	if _, err := os.Lstat(wantedUnits + "knockd.service"); err == nil && i.manager.name == "systemd" && i.destdir == "" {
+		add(kindLink, wantedUnits+"sesame.service", "/etc/systemd/system/sesame.service", 0)
+	}
 	if i.manager.name == "procd" { // sysupgrade keeps what is named in such a file
-		keep := manifestFile + "\n" + defaultConfigFile + "\n" + strings.Join(i.manager.enabled, "\n") + "\n"
+		const path = "/lib/upgrade/keep.d/sesame"
+		keep := strings.Join(append([]string{manifestFile, defaultConfigFile, keptOnRouter, path}, i.manager.enabled...), "\n") + "\n"
 		for _, t := range things {
 			keep += t.path + "\n"
 		}
-		add(kindFile, "/lib/upgrade/keep.d/sesame", keep, 0o644)
+		add(kindFile, path, keep, 0o644)
 	}
 	return things, nil
 }
@@ -292,7 +319,11 @@ func (i *installer) put(things []thing) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(i.stdout, "next:\n  %s\n", i.moved(i.manager.next))
+	fmt.Fprintln(i.stdout, "next:")
+	if _, err := os.Stat(knockdDropIns); err == nil && i.manager.name == "systemd" {
+		fmt.Fprintf(i.stdout, "  mv %s /etc/systemd/system/sesame.service.d\n  systemctl daemon-reload\n", knockdDropIns)
+	}
+	fmt.Fprintf(i.stdout, "  %s\n", i.moved(i.manager.next))
 	return nil
 }
 
@@ -357,7 +388,7 @@ func (i *installer) look(t thing) (why string, err error) {
 		return "", nil
 	case t.kind == kindExample:
 		return "is there, and stays as it is", nil
-	case sum == was || i.destdir != "" || t.kind == kindProgram && was != "" || t.kind == kindLink && i.packaged(t.path):
+	case sum == was || i.destdir != "" || t.kind == kindProgram && was != "" || (t.kind == kindLink || t.kind == kindFile) && i.packaged(t.path):
 		return "", nil
 	case t.kind == kindFile:
 		return "is there, has other text, and stays as it is", nil
@@ -538,18 +569,22 @@ func uninstall(e env, args []string) error {
 	if err := flushAll(e, nil); err != nil {
 		return fmt.Errorf("nothing was taken back: %w: if the daemon runs, stop it first: %s", err, i.manager.stop)
 	}
-	for _, name := range []string{"/lock", "/journal", "/firewall", ""} {
+	for _, name := range []string{"/lock", "/journal", "/firewall", "/good.conf", ""} {
 		_ = os.Remove(e.stateDir + name)
 	}
+	_ = os.Remove(keptOnRouter)
 	_ = unix.Rmdir(filepath.Dir(e.socket))
 	for n := range i.known {
 		if err := i.takeBack(i.known[len(i.known)-1-n]); err != nil {
 			return err
 		}
 	}
-	for _, link := range i.manager.enabled {
-		if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) && os.Remove(link) == nil {
-			fmt.Fprintln(e.stdout, "remove "+link)
+	for _, pattern := range i.manager.enabled {
+		links, _ := filepath.Glob(pattern)
+		for _, link := range links {
+			if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) && os.Remove(link) == nil {
+				fmt.Fprintln(e.stdout, "remove "+link)
+			}
 		}
 	}
 	if err := i.tellManager(); err != nil {

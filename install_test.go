@@ -24,26 +24,28 @@ divert the package's /usr/bin/knock to /usr/bin/knock.distrib
 link /usr/bin/knock to /usr/local/sbin/sesame
 link /usr/local/sbin/knockd to sesame
 link /usr/local/bin/knock to ../sbin/sesame
+put /etc/systemd/system/sesame.service
 put /etc/systemd/system/knockd.service
 run systemctl daemon-reload
 next:
-  systemctl enable knockd
-  systemctl restart knockd
+  systemctl stop knockd
+  systemctl enable sesame
+  systemctl restart sesame
 `
 
 // newKnockd makes a package of knockd, newer than the one that is here: with its files and scripts, and a daemon that
 // is told from the old one by what it ends in.
 const newKnockd = `
-mkdir -p /tmp/new/DEBIAN
-dpkg -L knockd | while read -r f; do [ -d "$f" ] || [ ! -e "$f" ] || cp -a --parents "$f" /tmp/new; done
-printf '\nnewer\n' >> /tmp/new/usr/sbin/knockd
-dpkg-query -W -f 'Package: knockd\nVersion: 99\nArchitecture: ${Architecture}\nMaintainer: Test <test@localhost>\nDescription: newer\n' knockd > /tmp/new/DEBIAN/control
+mkdir -p /machine/new/DEBIAN
+dpkg -L knockd | while read -r f; do [ -d "$f" ] || [ ! -e "$f" ] || cp -a --parents "$f" /machine/new; done
+printf '\nnewer\n' >> /machine/new/usr/sbin/knockd
+dpkg-query -W -f 'Package: knockd\nVersion: 99\nArchitecture: ${Architecture}\nMaintainer: Test <test@localhost>\nDescription: newer\n' knockd > /machine/new/DEBIAN/control
 for f in preinst postinst prerm postrm conffiles; do
-	[ ! -e /var/lib/dpkg/info/knockd.$f ] || cp -a /var/lib/dpkg/info/knockd.$f /tmp/new/DEBIAN/$f
+	[ ! -e /var/lib/dpkg/info/knockd.$f ] || cp -a /var/lib/dpkg/info/knockd.$f /machine/new/DEBIAN/$f
 done
-dpkg-deb -b /tmp/new /tmp/new.deb`
+dpkg-deb -b /machine/new /machine/new.deb`
 
-// TestInstallOnDebian installs beside Debian's package of knockd, which is then upgraded, and takes everything back.
+// TestInstallOnDebian installs beside Debian's package of knockd, and takes everything back after that was upgraded.
 func TestInstallOnDebian(t *testing.T) {
 	w := newWorld(t, 1)
 	m := boot(t, w.host, systemdInit, "")
@@ -68,18 +70,14 @@ func TestInstallOnDebian(t *testing.T) {
 	ours := m.run("sesame version")
 	m.want("the package's names", m.run("/usr/sbin/knockd -V; /usr/bin/knock -V; knockd -V; knock -V"), strings.Repeat(ours, 4))
 
-	// The package's daemon is running, and its upgrade restarts it: that is ours from then on.
-	m.run("systemctl start knockd; dpkg -i /tmp/new.deb")
-	m.want("after an upgrade", m.run("/usr/sbin/knockd -V; /usr/bin/knock -V; systemctl is-active knockd; "+
-		"tr '\\0' '\\n' < /proc/$(systemctl show -p MainPID --value knockd)/cmdline; sesame status > /dev/null; tail -n1 /usr/sbin/knockd.distrib"),
-		ours+ours+"active\n/usr/local/sbin/knockd\nnewer\n")
-
+	m.run("systemctl restart sesame")
 	out, err := m.output("sesame uninstall")
 	if exitStatus(err) != 1 || !strings.HasPrefix(out, "sesame uninstall: nothing was taken back: ") ||
-		!strings.HasSuffix(out, ": if the daemon runs, stop it first: systemctl stop knockd\n") {
+		!strings.HasSuffix(out, ": if the daemon runs, stop it first: systemctl stop sesame\n") {
 		t.Errorf("uninstall while the daemon runs: got %v, %s", err, out)
 	}
-	m.run("systemctl stop knockd; sesame uninstall")
+	m.run("dpkg -i /machine/new.deb")
+	m.run("systemctl stop sesame; sesame uninstall")
 	m.want("the package's names", m.run("tail -n1 /usr/sbin/knockd; dpkg-divert --list | grep knock; ls /usr/sbin/knockd* /usr/bin/knock*"),
 		"newer\n/usr/bin/knock\n/usr/sbin/knockd\n")
 	out, err = m.output("/machine/sesame uninstall")
@@ -94,10 +92,11 @@ func TestUninstall(t *testing.T) {
 	m := boot(t, w.host, systemdInit, "")
 	w.must(os.WriteFile(m.dir+"/knockd.conf", []byte(hiddenSSH), 0o600))
 	m.run("/machine/sesame install && echo 'KNOCKD_OPTS=\"-c /machine/knockd.conf\"' >> /etc/default/knockd")
-	m.run("systemctl enable knockd && systemctl restart knockd && nft list table inet sesame && systemctl stop knockd && nft list table inet sesame")
+	m.run("systemctl enable sesame knockd && systemctl restart sesame && nft list table inet sesame && systemctl stop sesame && nft list table inet sesame")
 	m.run("sed -i '$d' /etc/default/knockd")
 	m.want("uninstalling", m.run("sesame uninstall"), `nothing of sesame is left in the firewall
 remove /etc/systemd/system/knockd.service
+remove /etc/systemd/system/sesame.service
 remove /usr/local/bin/knock
 remove /usr/local/sbin/knockd
 remove /usr/bin/knock
@@ -105,12 +104,93 @@ remove the diversion of /usr/bin/knock
 remove /usr/sbin/knockd
 remove the diversion of /usr/sbin/knockd
 remove /usr/local/sbin/sesame
+remove /etc/systemd/system/multi-user.target.wants/sesame.service
 remove /etc/systemd/system/multi-user.target.wants/knockd.service
 run systemctl daemon-reload
 `)
 	m.want("the host", m.changed(), "")
 	m.want("the firewall", m.run("nft list tables"), "")
 	m.want("the folders", m.run("ls -d /run/sesame /var/lib/sesame 2>/dev/null; true"), "")
+}
+
+// TestBesideDebianPackage has dpkg do to the package of knockd what may become of it, each with a hidden port and an open
+// door, on a host that starts services as it is told to, and boots after each: the port stays hidden, the door open, and
+// who knocks gets in.
+func TestBesideDebianPackage(t *testing.T) {
+	w := newWorld(t, 2)
+	w.listen("22")
+	m := boot(t, w.host, systemdInit, "rm -f usr/sbin/policy-rc.d")
+	w.must(os.WriteFile(m.dir+"/knockd.conf", []byte(hiddenSSH), 0o600))
+	m.run(newKnockd)
+	m.run("cp /machine/knockd.conf /etc/knockd.conf && systemctl start knockd && systemctl enable knockd && /machine/sesame install")
+	// multi-user.target would start what else is on this machine.
+	m.run("mkdir -p /etc/systemd/system/machine.target.wants && ln -s ../sesame.service /etc/systemd/system/machine.target.wants")
+	m.run("systemctl stop knockd && systemctl restart sesame")
+	opens := func(what string) {
+		t.Helper()
+		w.eventually(what+": the daemon", func() bool { _, err := m.output("sesame status"); return err == nil })
+		w.wantPort(0, hostSSH, filtered)
+		w.knock(0, hostAddr, "7000", "18000:udp", "9000")
+		w.awaitPort(0, hostSSH, reached)
+		w.wantPort(1, hostSSH, filtered)
+	}
+	opens("at first")
+	for _, command := range []string{
+		"dpkg -i /machine/new.deb", // an upgrade
+		"dpkg -i /machine/new.deb", // and the same again
+		"dpkg --remove knockd",
+		"dpkg -i /machine/new.deb",
+		"dpkg --purge knockd",
+	} {
+		pid := m.run("systemctl show -p MainPID --value sesame")
+		m.run(command)
+		if got := m.run("systemctl show -p MainPID --value sesame"); got != pid || pid == "0\n" {
+			t.Errorf("%s: process: got %s, want %s", command, got, pid)
+		}
+		m.want(command+": the service", m.run("systemctl is-active sesame; systemctl is-enabled sesame"), "active\nenabled\n")
+		w.wantPort(0, hostSSH, reached)
+		w.wantPort(1, hostSSH, filtered)
+		m.reboot()
+		opens("a boot after " + command)
+	}
+	if got := m.run("ls /etc/knockd.conf 2>&1; sesame status"); !strings.Contains(got, "; running with the configuration of ") {
+		t.Errorf("after a purge: got %s", got)
+	}
+}
+
+// TestKnockdForwards has people say knockd, as they have always done, and mean sesame.
+func TestKnockdForwards(t *testing.T) {
+	w := newWorld(t, 1)
+	w.listen("22")
+	m := boot(t, w.host, systemdInit, "")
+	w.must(os.WriteFile(m.dir+"/knockd.conf", []byte(hiddenSSH), 0o600))
+	m.run("cp /machine/knockd.conf /etc/knockd.conf && /machine/sesame install && systemctl start knockd")
+	reloads := func() int { return strings.Count(m.run("cat /var/log/knockd.log"), "re-reading") }
+	w.eventually("its start", func() bool { _, err := m.output("sesame status"); return err == nil })
+	w.wantPort(0, hostSSH, filtered)
+	for n, command := range []string{"restart", "reload", "try-restart", "reload-or-restart", "force-reload"} {
+		m.run("systemctl " + command + " knockd")
+		w.eventually(command, func() bool { return reloads() == n+1 })
+	}
+	pid := m.run("systemctl show -p MainPID --value sesame")
+	m.run("systemctl stop knockd")
+	m.want("after a stop", m.run("systemctl is-active sesame; systemctl show -p MainPID --value sesame"), "active\n"+pid)
+	m.run("systemctl start knockd")
+	w.eventually("a start", func() bool { return reloads() == 6 })
+	m.run("echo oops >> /etc/knockd.conf")
+	if out, err := m.output("systemctl reload knockd"); err == nil {
+		t.Errorf("a reload of a bad file: got %s", out)
+	}
+	m.run("systemctl stop sesame; systemctl restart knockd")
+	w.eventually("a start with a bad file", func() bool {
+		out, _ := m.output("sesame status")
+		return strings.Contains(out, "; running with the configuration of ")
+	})
+	// Settings of one's own for the unit belong to the other one now.
+	m.run("mkdir /etc/systemd/system/knockd.service.d")
+	if got := m.run("/machine/sesame install"); !strings.Contains(got, "next:\n  mv /etc/systemd/system/knockd.service.d /etc/systemd/system/sesame.service.d\n  systemctl daemon-reload\n  systemctl stop") {
+		t.Errorf("install: got %s", got)
+	}
 }
 
 const hiddenSSH = `[options]
@@ -135,37 +215,42 @@ link /usr/local/sbin/knockd to sesame
 make /usr/local/bin
 link /usr/local/bin/knock to ../sbin/sesame
 put /etc/knockd.conf
+put /etc/systemd/system/sesame.service
 put /etc/systemd/system/knockd.service
 run systemctl daemon-reload
 next:
-  systemctl enable knockd
-  systemctl restart knockd
+  systemctl stop knockd
+  systemctl enable sesame
+  systemctl restart sesame
 `)
-	m.want("the files", m.run("stat -c '%n %a %U' /usr/local/sbin /usr/local/sbin/sesame /etc/knockd.conf /etc/systemd/system/knockd.service"),
-		"/usr/local/sbin 755 root\n/usr/local/sbin/sesame 755 root\n/etc/knockd.conf 600 root\n/etc/systemd/system/knockd.service 644 root\n")
-	m.run("systemctl restart knockd && systemctl is-active knockd") // with the example, which opens nothing
+	m.want("the files", m.run("stat -c '%n %a %U' /usr/local/sbin /usr/local/sbin/sesame /etc/knockd.conf /etc/systemd/system/sesame.service"),
+		"/usr/local/sbin 755 root\n/usr/local/sbin/sesame 755 root\n/etc/knockd.conf 600 root\n/etc/systemd/system/sesame.service 644 root\n")
+	m.run("systemctl restart sesame && systemctl is-active sesame") // with the example, which opens nothing
 
 	// A newer file, put in place while the daemon runs.
-	m.run("cp /machine/sesame /machine/newer && printf '\\nnewer\\n' >> /machine/newer && echo '# mine' | tee -a /etc/knockd.conf >> /etc/systemd/system/knockd.service")
-	before := m.run("systemctl show -p MainPID knockd")
+	m.run("cp /machine/sesame /machine/newer && printf '\\nnewer\\n' >> /machine/newer && echo '# mine' | tee -a /etc/knockd.conf >> /etc/systemd/system/sesame.service")
+	before := m.run("systemctl show -p MainPID sesame")
 	m.want("a newer file", m.run("/machine/newer install"), `/usr/local/sbin/knockd is there already
 /usr/local/bin/knock is there already
 /etc/knockd.conf is there, and stays as it is
-/etc/systemd/system/knockd.service is there, has other text, and stays as it is
+/etc/systemd/system/sesame.service is there, has other text, and stays as it is
+/etc/systemd/system/knockd.service is there already
 put /usr/local/sbin/sesame
 run systemctl daemon-reload
 next:
-  systemctl enable knockd
-  systemctl restart knockd
+  systemctl stop knockd
+  systemctl enable sesame
+  systemctl restart sesame
 `)
-	m.want("the daemon", m.run("systemctl show -p MainPID knockd; sesame status >/dev/null && tail -n1 /usr/local/sbin/sesame"), before+"newer\n")
+	m.want("the daemon", m.run("systemctl show -p MainPID sesame; sesame status >/dev/null && tail -n1 /usr/local/sbin/sesame"), before+"newer\n")
 	m.run("(cat /machine/newer; echo) > /tmp/another && mv /tmp/another /usr/local/sbin/sesame && chmod 755 /usr/local/sbin/sesame")
 	if got := m.run("/machine/newer install"); !strings.Contains(got, "\nput /usr/local/sbin/sesame\n") {
 		t.Errorf("over a program that was copied there: got\n%s", got)
 	}
-	m.want("uninstalling", m.run("systemctl stop knockd; sesame uninstall"), `nothing of sesame is left in the firewall
+	m.want("uninstalling", m.run("systemctl stop sesame; sesame uninstall"), `nothing of sesame is left in the firewall
 remove /usr/local/sbin/sesame
-/etc/systemd/system/knockd.service was changed, and stays
+remove /etc/systemd/system/knockd.service
+/etc/systemd/system/sesame.service was changed, and stays
 /etc/knockd.conf was changed, and stays
 remove /usr/local/bin/knock
 remove /usr/local/bin
@@ -173,7 +258,7 @@ remove /usr/local/sbin/knockd
 remove /usr/local/sbin
 run systemctl daemon-reload
 `)
-	m.run("test ! -e /etc/sesame.installed && grep mine /etc/knockd.conf /etc/systemd/system/knockd.service")
+	m.run("test ! -e /etc/sesame.installed && grep mine /etc/knockd.conf /etc/systemd/system/sesame.service")
 }
 
 // TestInstallRefused wants one line, exit status 1, and the host as it was.
@@ -187,7 +272,7 @@ func TestInstallRefused(t *testing.T) {
 			"sesame install: nothing was installed: write /usr/local/sbin/sesame.sesame-new: no space left on device",
 			"ls -A /usr/local; umount /usr/local"},
 		{"mount -t tmpfs -o size=4k tmpfs /etc/systemd/system; echo full > /etc/systemd/system/full", "/tmp/sesame install -s systemd",
-			"sesame install: nothing was installed: write /etc/systemd/system/knockd.service.sesame-new: no space left on device",
+			"sesame install: nothing was installed: write /etc/systemd/system/sesame.service.sesame-new: no space left on device",
 			"rm /etc/systemd/system/full; ls -A /etc/systemd/system; umount /etc/systemd/system"},
 		{"mount -t tmpfs tmpfs /usr/local; mkdir /usr/local/sbin; echo other > /usr/local/sbin/knockd", "/tmp/sesame install",
 			"sesame install: /usr/local/sbin/knockd is there, and is something else: move it away, or -p names another folder",
@@ -208,7 +293,7 @@ func TestInstallRefused(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"-p local", `option -p: "local" is no folder such as /usr/local: letters, digits and /._- may be in it`},
 		{"-p /a%b", `option -p: "/a%b" is no folder such as /usr/local: letters, digits and /._- may be in it`},
-		{"-s upstart", `option -s: "upstart" is none of systemd, procd, openrc, busybox, none`},
+		{"-s upstart", `option -s: "upstart" is none of systemd, procd, openrc, busybox, sysv, none`},
 		{"here", `"here" is one argument too many`},
 	} {
 		out, err := m.output("/tmp/sesame install " + tt.args)
@@ -236,13 +321,16 @@ func TestInstallForPackage(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	out, err := exec.Command("sh", "-c", "cd "+dir+" && find . ! -type d | sort && grep -h ^Exec etc/systemd/system/knockd.service").Output()
+	out, err := exec.Command("sh", "-c", "cd "+dir+" && find . ! -type d | sort && grep -h ^Exec etc/systemd/system/*.service").Output()
 	if want := `./etc/knockd.conf
 ./etc/systemd/system/knockd.service
+./etc/systemd/system/sesame.service
 ./opt/x/bin/knock
 ./opt/x/sbin/knockd
 ./opt/x/sbin/sesame
-ExecStart=/opt/x/sbin/knockd $KNOCKD_OPTS
+ExecStart=/bin/systemctl reload-or-restart --no-block sesame.service
+ExecReload=/bin/systemctl reload sesame.service
+ExecStart=/opt/x/sbin/knockd --keep /var/lib/sesame/good.conf $KNOCKD_OPTS
 ExecReload=/opt/x/sbin/knockd -t $KNOCKD_OPTS
 ExecReload=/bin/kill -HUP $MAINPID
 `; err != nil || string(out) != want {

@@ -273,7 +273,7 @@ func removeLeftovers(dir string) {
 	defer d.Close()
 	names, _ := d.Readdirnames(-1)
 	for _, name := range names {
-		if whose := strings.TrimRight(name, "0123456789"); whose == "journal." || whose == "journal.damaged." || whose == "firewall." {
+		if whose := strings.TrimRight(name, "0123456789"); slices.Contains([]string{"journal.", "journal.damaged.", "firewall.", "good.conf."}, whose) {
 			_ = os.Remove(filepath.Join(dir, name))
 		}
 	}

@@ -17,8 +17,12 @@ import (
 // files, which stay as they are. Its network is a namespace's, and only what a test starts runs.
 type bootedHost struct {
 	*testing.T
-	dir string // the test's own, which the host has as /machine, with the program in it
-	pid string // of its process 1, as it is seen from here
+	dir     string // the test's own, which the host has as /machine, with the program in it
+	network *Netns
+	init    string
+	cmd     *exec.Cmd // it runs as long as the host does
+	pid     string    // of its process 1, as it is seen from here
+	out     bytes.Buffer
 }
 
 // The programs that start the host.
@@ -28,20 +32,27 @@ const (
 	noInit      = "/bin/sleep 1000000"
 )
 
-// bootScript makes the root folder of the host and starts it. $1 is the folder of the test, $2 a script to be run in the
-// root folder before that, and $3 what starts the host. It is in a control group of its own, which is all of them to it.
-const bootScript = `
+// makeScript makes the root folder of the host. $1 is the folder of the test.
+const makeScript = `
 cd "$1"
 mkdir up root
 mount -t tmpfs tmpfs up
 mkdir up/files up/work
 mount -t overlay -o lowerdir=/,upperdir=up/files,workdir=up/work overlay root
+rm -rf root/var/lib/sesame # of another daemon on this machine
 mount -t cgroup2 cgroup2 /mnt
+`
+
+// bootScript starts the host: $2 is a script to be run in the root folder before that, and $3 what starts the host. It is
+// in a control group of its own, which is all of them to it.
+const bootScript = `
+cd "$1"
 group=/mnt$(sed -n s/^0:://p /proc/self/cgroup)/$(echo "$1" | tr / -)
-mkdir "$group"
+mkdir -p "$group"
 echo 0 > "$group/cgroup.procs"
 exec unshare -C --kill-child -p -f sh -ec '
 cd "$1/root"
+umount -l -R proc sys run tmp dev machine 2>/dev/null || true # of the last boot
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
@@ -52,7 +63,7 @@ for node in null zero full random urandom tty; do
 	touch dev/$node
 	mount --bind /dev/$node dev/$node
 done
-mkdir dev/pts dev/shm machine
+mkdir -p dev/pts dev/shm machine
 mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 mount --bind "$1" machine
@@ -62,7 +73,6 @@ ln -sf machine.target etc/systemd/system/default.target
 for unit in networking systemd-networkd NetworkManager apparmor; do
 	ln -sf /dev/null etc/systemd/system/$unit.service
 done
-rm -rf var/lib/sesame # of another daemon on this machine
 eval "$2"
 exec chroot . /usr/bin/env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin $3
 ' sh "$1" "$2" "$3"
@@ -72,24 +82,30 @@ exec chroot . /usr/bin/env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin 
 func boot(t *testing.T, network *Netns, init, before string) *bootedHost {
 	t.Helper()
 	needRoot(t)
-	m := &bootedHost{T: t, dir: t.TempDir()}
+	m := &bootedHost{T: t, dir: t.TempDir(), network: network, init: init}
 	w := &world{T: t}
 	w.must(os.Link(realProgram(t), m.dir+"/sesame"))
-	cmd := exec.Command("unshare", "-m", "-u", "-i", "sh", "-ec", bootScript, "sh", m.dir, before, init)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	w.must(network.start(cmd))
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		m.end()
 		w.eventually("the end of the host's control group", func() bool {
 			return exec.Command("unshare", "-m", "sh", "-ec", "mount -t cgroup2 cgroup2 /mnt\n"+
 				"find /mnt$(sed -n s/^0:://p /proc/self/cgroup)/$(echo "+m.dir+" | tr / -) -depth -type d -exec rmdir {} +").Run() == nil
 		})
 		if t.Failed() {
-			t.Logf("the host: %s", out.String())
+			t.Logf("the host: %s", m.out.String())
 		}
 	})
+	m.start(exec.Command("unshare", "-m", "-u", "-i", "sh", "-ec", makeScript+bootScript, "sh", m.dir, before, init))
+	return m
+}
+
+// start has cmd start the host, and waits until it has.
+func (m *bootedHost) start(cmd *exec.Cmd) {
+	m.Helper()
+	w := &world{T: m.T}
+	m.cmd = cmd
+	cmd.Stdout, cmd.Stderr = &m.out, &m.out
+	w.must(m.network.start(cmd))
 	w.eventually("the host's start", func() bool {
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
 		if m.pid = strings.TrimSpace(string(children)); m.pid == "" {
@@ -97,13 +113,38 @@ func boot(t *testing.T, network *Netns, init, before string) *bootedHost {
 		}
 		argv, _ := os.ReadFile("/proc/" + m.pid + "/cmdline")
 		// busybox cuts its own name short.
-		if name, _, _ := strings.Cut(string(argv), "\x00"); name == "" || !strings.HasSuffix(strings.Fields(init)[0], name) {
+		if name, _, _ := strings.Cut(string(argv), "\x00"); name == "" || !strings.HasSuffix(strings.Fields(m.init)[0], name) {
 			return false
 		}
 		_, err := m.output("systemctl is-active -q machine.target")
-		return err == nil || init != systemdInit
+		return err == nil || m.init != systemdInit
 	})
-	return m
+}
+
+// end takes its power away.
+func (m *bootedHost) end() {
+	_ = m.cmd.Process.Kill()
+	_ = m.cmd.Wait()
+}
+
+// reboot ends the host and starts it again: what is on its disk is all that is left. It is another boot to the kernel's
+// random number, too.
+func (m *bootedHost) reboot() {
+	m.Helper()
+	w := &world{T: m.T}
+	mounts, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", m.cmd.Process.Pid))
+	w.must(err)
+	defer mounts.Close()
+	m.end()
+	w.must(m.network.run("nft", "flush", "ruleset"))
+	// The service has a /proc of its own.
+	const another = `cat proc/sys/kernel/random/uuid > machine/boot_id
+mount --bind machine/boot_id proc/sys/kernel/random/boot_id
+mkdir -p etc/systemd/system/sesame.service.d
+printf "%s\n" "[Service]" BindReadOnlyPaths=/machine/boot_id:/proc/sys/kernel/random/boot_id > etc/systemd/system/sesame.service.d/boot.conf`
+	cmd := exec.Command("nsenter", "--mount=/proc/self/fd/3", "unshare", "-u", "-i", "sh", "-ec", bootScript, "sh", m.dir, another, m.init)
+	cmd.ExtraFiles = []*os.File{mounts}
+	m.start(cmd)
 }
 
 // command is a shell line to run on the host.

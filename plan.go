@@ -23,14 +23,14 @@ const (
 )
 
 // sequences returns the doors that can be knocked at, with the next line of one-time files, and those that have no line
-// left.
+// left. With an error they are what could be read.
 func (d *daemon) sequences(c *Config) (on, off []*Door, err error) {
 	unused, mistakes, unreadable := c.oneTimeFiles()
 	if mistakes = append(mistakes, unreadable...); mistakes != nil {
-		return nil, nil, mistakes
+		err = mistakes
 	}
 	on, off = inForce(c.Doors, unused)
-	return on, off, nil
+	return on, off, err
 }
 
 // lists are the lists of interfaces that the configuration's doors have.

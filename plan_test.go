@@ -387,7 +387,7 @@ func TestReloadFailsAuto(t *testing.T) {
 	d.options.config = dir + "/knockd.conf"
 	w.must(os.WriteFile(d.options.config, []byte(linkDoors+"[options]\n\tInterface = auto\n\tStateDir = "+dir+"\n"), 0o600))
 	w.must(n.do(func() (err error) {
-		if d.config, err = d.readConfig(); err == nil {
+		if d.config, err = d.readConfig(d.options.config); err == nil {
 			err = d.watch(d.config)
 		}
 		return err

@@ -228,7 +228,7 @@ func TestReadmeCommands(t *testing.T) {
 			return strings.Contains(m.run("journalctl -o cat -t knockd"), "openSSH: OPEN SESAME")
 		})
 	}
-	if got, want := m.run("readlink -f /usr/sbin/knockd; systemctl is-active knockd"), "/usr/local/sbin/sesame\nactive\n"; got != want {
+	if got, want := m.run("readlink -f /usr/sbin/knockd; systemctl is-active sesame"), "/usr/local/sbin/sesame\nactive\n"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	for _, rule := range []string{"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "--dport 22 -j DROP"} {
@@ -255,6 +255,7 @@ var differences = []struct {
 	{"A command without a Stop_Command", tests(TestDoors, TestBusyDoorBesideAnother)},
 	{"Stop commands run when the daemon stops", tests(TestStopWithThreeDoorsOpen, TestAwkwardCommands, TestCrash, TestDoors)},
 	{"A port that is not a number", tests(TestMistakes, TestServeRefuses)},
+	{"The service is called `sesame`", tests(TestBesideDebianPackage, TestKnockdForwards, TestKeptConfiguration, TestBadFileUnderSystemd)},
 	{"`-g` and `-p` win", tests(TestCommandLineWins)},
 	{"`-d` returns when the daemon listens", tests(TestDetached, TestDetachRefused)},
 	{"The log says how long a command took", tests(TestLogBesideKnockd, TestFloodOfFirstKnocks, TestLookup, TestSyslog)},

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -21,7 +22,7 @@ const defaultConfigFile = "/etc/knockd.conf"
 // serveOptions is the daemon's command line. Where the configuration says something else, the command line wins.
 type serveOptions struct {
 	config, interfaces, logFile, pidFile     string
-	socket                                   string
+	socket, keep                             string
 	named                                    bool // interfaces are
 	checking                                 bool
 	daemon, verbose, debug, lookup, onlyIPv4 bool
@@ -43,6 +44,7 @@ func (o *serveOptions) options() []option {
 		flagOption('D', "debug", "say on standard error for each hit why it counted or did not; this shows the ports", &o.debug),
 		flagOption('4', "only-ip-v4", "take no notice of IPv6", &o.onlyIPv4),
 		flagOption('t', "test", "read the configuration as sesame check does, and end", &o.checking),
+		stringOption(0, "keep", "FILE", "for services: keep each configuration that works in FILE, and start with that one where the configuration is missing or wrong", &o.keep),
 		stringOption('s', "socket", "PATH", "socket for sesame status and sesame close (default "+defaultControl+")", &o.socket),
 	}, helpOptions()...)
 }
@@ -79,6 +81,8 @@ type daemon struct {
 	about        Status
 	wall         *Wall    // the doors' goroutine has it work; nil: no door needs one
 	firewall     *PidFile // the lock on it; nil: it is not ours
+	pid          *PidFile // with -d
+	off          []*Door  // that have no one-time sequence at the start
 	watching     bool     // somebody tells of the firewall's changes
 	silent       bool     // but not of all
 }
@@ -121,12 +125,9 @@ func (d *daemon) live(caller *os.File) error {
 		if d.dir, err = os.Getwd(); err != nil {
 			return err
 		}
-		d.options.config = d.resolve(d.options.config)
-		d.options.logFile, d.options.pidFile = d.resolve(d.options.logFile), d.resolve(d.options.pidFile)
-	}
-	if d.config, err = d.readConfig(); err != nil {
-		// Standard error may be a service manager's log.
-		return withoutSecrets(err)
+		for _, path := range []*string{&d.options.config, &d.options.logFile, &d.options.pidFile, &d.options.keep} {
+			*path = d.resolve(*path)
+		}
 	}
 	// From here on no signal ends the daemon half-way. SIGHUP has a channel of its own, so that many of them do not
 	// push out a SIGTERM. SIGPIPE is taken, and not ignored, as commands would inherit that.
@@ -138,52 +139,20 @@ func (d *daemon) live(caller *os.File) error {
 	defer signal.Stop(ends)
 	closeOnExec()
 
-	var pid *PidFile
-	if caller != nil {
-		if pid, err = takePidFile(d.pidFile(), endTime); err != nil {
-			return err
+	defer func() {
+		if d.pid != nil {
+			d.pid.remove()
 		}
-		defer pid.remove()
+	}()
+	plan, stop, err := d.begin(d.options.config, caller != nil)
+	if err != nil && d.options.keep != "" {
+		plan, stop, err = d.beginKept(err, caller != nil)
 	}
-	if err := missingCapability(d.config); err != nil {
-		return err
-	}
-	// The links are watched before they are read, so that no change is missed.
-	if err := d.watch(d.config); err != nil {
-		return err
-	}
-	defer func() { d.stopLinks() }()
-	on, off, err := d.sequences(d.config)
 	if err != nil {
+		// Standard error may be a service manager's log.
 		return withoutSecrets(err)
 	}
-	links, err := d.readLinks(d.config)
-	if err != nil {
-		return err
-	}
-	plan := d.planFor(d.config, on, links)
-	plan.matcher = d.newMatcher(on)
-	captures, err := openCaptures(&plan, d.lists(d.config), nil)
-	if err != nil {
-		closeCaptures(captures, nil)
-		return err
-	}
-	d.active, d.links, d.captures = on, links, captures
-	if err := d.openLog(caller != nil); err != nil {
-		closeCaptures(captures, nil)
-		return err
-	}
-	defer d.finishLogs()
-	d.linkLog = Throttle{log: d.log, burst: linkBurst, interval: linkInterval}
-	stopWatching, err := d.setUpDoors()
-	if err != nil {
-		closeCaptures(captures, nil)
-		return err
-	}
-	defer stopWatching()
-	if d.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fmt.Errorf("making an eventfd: %w", err)
-	}
+	defer stop()
 	if caller != nil {
 		if err := letGo(caller); err != nil {
 			return err
@@ -199,13 +168,17 @@ func (d *daemon) live(caller *os.File) error {
 	}
 	closed := make(chan struct{})
 	d.log.printf("starting up, listening on %s", d.describeInterfaces(d.config))
+	for line := range strings.Lines(d.about.StartError) {
+		d.log.printf("warning: %s", strings.TrimSuffix(line, "\n"))
+	}
 	d.logAbsent()
 	d.logWarnings(d.config)
-	d.logDisabled(off)
+	d.logDisabled(d.off)
 	if d.debug != nil {
 		d.debug.printf("packets to ports that are no door's knock or decoy are not seen, and not shown here")
 	}
 	d.manager.tell("READY=1")
+	d.keepConfig()
 	go reader.run()
 	go func() {
 		d.doors.serve(grants)
@@ -229,31 +202,148 @@ func (d *daemon) live(caller *os.File) error {
 	// Who tries it out by hand wants no trace of it. Else closed is the safe side.
 	d.doors.flushing.Store(ending == unix.SIGINT)
 	// A daemon that is started now is to wait for this one's end.
-	if pid != nil {
-		pid.retire()
+	for _, lock := range []*PidFile{d.pid, d.firewall} {
+		if lock != nil {
+			lock.retire()
+		}
 	}
 	if d.journal != nil {
 		d.journal.lock.retire()
 	}
-	if d.firewall != nil {
-		d.firewall.retire()
-	}
 	close(d.plans)
 	d.wakeReader()
-	select {
-	case <-closed:
-		if d.doors.flushed && d.journal != nil {
-			d.journal.unmarkFirewall()
+	for {
+		select {
+		case <-closed:
+			if d.doors.flushed && d.journal != nil {
+				d.journal.unmarkFirewall()
+			}
+			if d.config.hides() && ending != unix.SIGINT {
+				d.log.printf("shutting down: hidden ports stay hidden, and sesame flush removes every trace")
+			} else {
+				d.log.printf("shutting down")
+			}
+			return nil
+		case sig := <-ends:
+			// procd sends SIGTERM twice. SIGINT is a person's, who does not want to wait.
+			if sig == unix.SIGINT {
+				d.log.printf("ended at once by a second signal (%v): doors may be open", sig)
+				return errLogged
+			}
 		}
-		if d.config.hides() && ending != unix.SIGINT {
-			d.log.printf("shutting down: hidden ports stay hidden, and sesame flush removes every trace")
-		} else {
-			d.log.printf("shutting down")
+	}
+}
+
+// begin brings the first configuration into force: links, captures, log, journal and firewall, but no goroutine of the
+// reader's or the doors' runs yet. stop ends what it has begun; after an error nothing of it is left.
+func (d *daemon) begin(file string, background bool) (plan Plan, stop func(), err error) {
+	var undo []func()
+	stop = func() {
+		for _, f := range slices.Backward(undo) {
+			f()
 		}
-		return nil
-	case sig := <-ends:
-		d.log.printf("ended at once by a second signal (%v): doors may be open", sig)
-		return errLogged
+	}
+	defer func() {
+		if err != nil {
+			stop()
+		}
+	}()
+	d.about = Status{}
+	if d.config, err = d.readConfig(file); err != nil {
+		return plan, stop, err
+	}
+	if background && d.pid == nil {
+		if d.pid, err = takePidFile(d.pidFile(), endTime); err != nil {
+			return plan, stop, err
+		}
+	}
+	if err = missingCapability(d.config); err != nil {
+		return plan, stop, err
+	}
+	// The links are watched before they are read, so that no change is missed.
+	if err = d.watch(d.config); err != nil {
+		return plan, stop, err
+	}
+	undo = append(undo, func() {
+		d.stopLinks()
+		d.stopLinks = nil
+	})
+	on, off, err := d.sequences(d.config)
+	if err != nil && file != d.options.keep { // whose one-time files may have mistakes: its other doors are to open
+		return plan, stop, err
+	}
+	links, err := d.readLinks(d.config)
+	if err != nil {
+		return plan, stop, err
+	}
+	plan = d.planFor(d.config, on, links)
+	plan.matcher = d.newMatcher(on)
+	captures, err := openCaptures(&plan, d.lists(d.config), nil)
+	defer func() {
+		if err != nil { // else they are the reader's
+			closeCaptures(captures, nil)
+		}
+	}()
+	if err != nil {
+		return plan, stop, err
+	}
+	d.active, d.off, d.links, d.captures = on, off, links, captures
+	if err = d.openLog(background); err != nil {
+		return plan, stop, err
+	}
+	undo = append(undo, d.finishLogs)
+	d.linkLog = Throttle{log: d.log, burst: linkBurst, interval: linkInterval}
+	stopWatching, err := d.setUpDoors()
+	if err != nil {
+		d.letGoOfState()
+		return plan, stop, err
+	}
+	undo = append(undo, stopWatching)
+	if d.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		err = fmt.Errorf("making an eventfd: %w", err)
+	}
+	return plan, stop, err
+}
+
+// letGoOfState gives up the journal and the lock on the firewall, which are left as they are.
+func (d *daemon) letGoOfState() {
+	if d.journal != nil {
+		d.journal.close()
+	}
+	if d.firewall != nil {
+		d.firewall.remove()
+	}
+	d.journal, d.firewall, d.wall = nil, nil, nil
+}
+
+// beginKept begins with the configuration that was kept when it last worked, as the one asked for does not: a hidden
+// port is neither to become open at a boot, nor to stay closed to its owner, for a mistake in a file. Where there is none,
+// or it does not work either, the error is the first one.
+func (d *daemon) beginKept(first error, background bool) (plan Plan, stop func(), err error) {
+	kept, err := os.Stat(d.options.keep)
+	if err != nil {
+		return plan, nil, first
+	}
+	if plan, stop, err = d.begin(d.options.keep, background); err != nil {
+		fmt.Fprintf(d.stderr, "%s: the kept configuration does not work either: %v\n", d.name, withoutSecrets(err))
+		return plan, nil, first
+	}
+	d.about.StartError = fmt.Sprintf("%v; running with the configuration of %s", withoutSecrets(first), kept.ModTime().Format(time.DateTime))
+	d.doors.about = d.about
+	return plan, stop, nil
+}
+
+// keepConfig keeps the configuration in force for beginKept. What is there already is not written again: a router's flash
+// wears out, and the file's time says since when it has worked.
+func (d *daemon) keepConfig() {
+	if d.options.keep == "" || d.config.File == d.options.keep {
+		return
+	}
+	if was, err := os.ReadFile(d.options.keep); err == nil && bytes.Equal(was, d.config.text) {
+		return
+	}
+	if _, err := writeFile(d.options.keep, d.config.text, nil, nil); err != nil {
+		d.log.printf("warning: keeping the configuration: %v: with a mistake in it, the next start fails", err)
 	}
 }
 
@@ -275,7 +365,7 @@ func (d *daemon) setUpDoors() (stop func(), err error) {
 	if err := d.setUpFirewall(d.config); err != nil {
 		return nil, err
 	}
-	d.about.Version, d.about.Pid, d.about.Config = version, os.Getpid(), d.options.config
+	d.about.Version, d.about.Pid = version, os.Getpid()
 	d.tellAbout(d.config)
 	d.doors.about = d.about
 	// Where changes are not told of, the firewall is looked at again and again.
@@ -316,9 +406,9 @@ func (d *daemon) setUpControl(before func()) (stop func()) {
 
 // tellAbout notes for sesame status what configuration is in force.
 func (d *daemon) tellAbout(c *Config) {
-	d.about.Listening = d.describeInterfaces(c)
+	d.about.Config, d.about.Listening = c.File, d.describeInterfaces(c)
 	d.about.Links = linkStates(d.lists(c), d.links)
-	d.about.ConfigRead, d.about.ReloadError = d.date(), ""
+	d.about.ConfigRead, d.about.StartError, d.about.ReloadError = d.date(), "", ""
 }
 
 // doorSettings is what another configuration means for the doors. It refuses what cannot be kept.
@@ -537,10 +627,12 @@ func openConfig(file string) (*Config, error) {
 		return nil, fmt.Errorf("opening the configuration: %w: -c names another file", err)
 	}
 	defer f.Close()
-	c, err := parseConfig(file, f)
+	var text bytes.Buffer
+	c, err := parseConfig(file, io.TeeReader(f, &text))
 	if c == nil {
 		return nil, err
 	}
+	c.text = text.Bytes()
 	if info, err := f.Stat(); err == nil && othersRead(info) {
 		c.Warnings = append(c.Warnings, fmt.Sprintf("%s: others can read it, and it holds the secret: chmod 600 %s", file, file))
 	}
@@ -549,9 +641,9 @@ func openConfig(file string) (*Config, error) {
 
 func othersRead(info os.FileInfo) bool { return info.Mode().IsRegular() && info.Mode()&0o004 != 0 }
 
-// readConfig reads the configuration, with paths as the daemon can use them.
-func (d *daemon) readConfig() (*Config, error) {
-	c, err := openConfig(d.options.config)
+// readConfig reads a configuration, with paths as the daemon can use them.
+func (d *daemon) readConfig(file string) (*Config, error) {
+	c, err := openConfig(file)
 	if err != nil {
 		return nil, err
 	}
@@ -615,6 +707,7 @@ func (d *daemon) reload() {
 	d.logWarnings(d.config)
 	d.logDisabled(next.off)
 	d.send(next.plan)
+	d.keepConfig()
 }
 
 // prepared is what another configuration means, before it comes into force.
@@ -628,7 +721,7 @@ type prepared struct {
 
 // prepare reads the configuration and gets ready what it needs. With an error nothing has changed.
 func (d *daemon) prepare() (next prepared, err error) {
-	if next.config, err = d.readConfig(); err != nil {
+	if next.config, err = d.readConfig(d.options.config); err != nil {
 		return next, err
 	}
 	if err = missingCapability(next.config); err != nil {

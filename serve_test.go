@@ -565,6 +565,26 @@ func TestBusyDoorBesideAnother(t *testing.T) {
 	w.wantPort(0, hostSSH, filtered)
 }
 
+// TestSecondSIGTERM sends SIGTERM again and again, as procd does: the stop command runs to its end all the same.
+func TestSecondSIGTERM(t *testing.T) {
+	w := newWorld(t, 1)
+	dir := t.TempDir()
+	d := w.serve("[a]\n sequence = 7000,8000\n start_command = true\n stop_command = touch " + dir + "/closing; while [ ! -e " + dir +
+		"/go ]; do sleep 0.05; done; touch " + dir + "/closed\n cmd_timeout = 600\n")
+	w.knock(0, "-d20", hostAddr, "7000", "8000")
+	d.await("command took")
+	for range 3 {
+		d.signal(unix.SIGTERM)
+	}
+	w.eventually("the stop command", func() bool { _, err := os.Stat(dir + "/closing"); return err == nil })
+	d.signal(unix.SIGTERM)
+	w.must(os.WriteFile(dir+"/go", nil, 0o600))
+	d.wantExit(0)
+	if _, err := os.Stat(dir + "/closed"); err != nil {
+		t.Errorf("the stop command did not end: %v", err)
+	}
+}
+
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	w := newWorld(t, 1)
 	d := w.serve("[a]\n sequence = 7000,8000\n start_command = true\n stop_command = exec sleep 7\n cmd_timeout = 600\n")

@@ -22,6 +22,7 @@ type Status struct {
 	Links       []LinkState
 	Config      string // file
 	ConfigRead  time.Time
+	StartError  string // why it runs with the kept configuration, as ReloadError; "" if it does not
 	ReloadError string // of the last reload, a line for each mistake, without secrets; "" if it went well
 	Firewall    string // which one and why; "" if no door needs one
 	Open        []OpenDoor
@@ -72,6 +73,9 @@ func (s Status) sorted() Status {
 func (s Status) String() string {
 	s = s.sorted()
 	var b strings.Builder
+	for line := range strings.Lines(s.StartError) {
+		fmt.Fprintf(&b, "%s\n", printable(strings.TrimSuffix(line, "\n")))
+	}
 	fmt.Fprintf(&b, "sesame %s, process %d, up %v, listening on %s\n", printable(s.Version), s.Pid, s.Uptime.Truncate(time.Second), printable(s.Listening))
 	var rows [][]string
 	for _, l := range s.Links {
@@ -163,6 +167,7 @@ func columns(rows [][]string) string {
 //	  addresses         list of strings
 //	config              string  file
 //	config_read         time
+//	start_error         string  why it runs with the kept configuration; "" if it does not
 //	reload_error        string  of the last reload; "" if it went well
 //	firewall            string  which one and why; "" if no door needs one
 //	open                list of
@@ -209,11 +214,11 @@ func (s Status) json() string {
 			quoteJSON(f.Door), quoteJSON(f.Source.String()), seconds(f.Since), f.Tries, quoteJSON(f.Error)))
 	}
 	c := s.Counters
-	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"links":[%s],"config":%s,"config_read":%s,"reload_error":%s,"firewall":%s,`+
+	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"links":[%s],"config":%s,"config_read":%s,"start_error":%s,"reload_error":%s,"firewall":%s,`+
 		`"open":[%s],"failed":[%s],`+
 		`"counters":{"packets":%d,"kernel_drops":%d,"hits":%d,"attempts":%d,"grants":%d,"command_failures":%d}}`+"\n",
 		quoteJSON(s.Version), s.Pid, seconds(s.Uptime), quoteJSON(s.Listening), strings.Join(links, ","), quoteJSON(s.Config), quoteJSON(s.ConfigRead.Format(time.RFC3339)),
-		quoteJSON(s.ReloadError), quoteJSON(s.Firewall), strings.Join(open, ","), strings.Join(failed, ","),
+		quoteJSON(s.StartError), quoteJSON(s.ReloadError), quoteJSON(s.Firewall), strings.Join(open, ","), strings.Join(failed, ","),
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
 }
 

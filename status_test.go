@@ -34,6 +34,7 @@ func testStatus() Status {
 func troubledStatus() Status {
 	s := testStatus()
 	s.Open, s.Links = nil, nil
+	s.StartError = "a.conf:1: no\na.conf:2: \x1b[2J; running with the configuration of 2026"
 	s.ReloadError = "knockd.conf:3: unknown directive \"Colour\"\nknockd.conf:4: \x1b[2J\n"
 	s.Firewall = "nft: table inet fw4\xff"
 	s.Failed = []FailedClose{
@@ -62,7 +63,9 @@ web         fe80::7%eth0  -                closing
 
 packets 1, lost by the kernel 2, hits 3, attempts in progress 4, grants 5, commands failed 18446744073709551615
 `},
-		{"trouble", troubledStatus(), `sesame 1.2, process 4711, up 26h0m1s, listening on eth0, ppp0
+		{"trouble", troubledStatus(), `a.conf:1: no
+a.conf:2: ?[2J; running with the configuration of 2026
+sesame 1.2, process 4711, up 26h0m1s, listening on eth0, ppp0
 configuration /etc/knockd.conf, read 2026-02-03 04:05:06
 the last reload failed:
   knockd.conf:3: unknown directive "Colour"
@@ -99,14 +102,14 @@ func TestStatusJSON(t *testing.T) {
 		{"open doors", testStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0",` +
 			`"links":[{"name":"eth0","state":"up","addresses":["192.0.2.1","fe80::1"]},{"name":"lte0","state":"down","addresses":[]},` +
 			`{"name":"ppp*","state":"absent","addresses":[]}],` +
-			`"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","reload_error":"","firewall":"",` +
+			`"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","start_error":"","reload_error":"","firewall":"",` +
 			`"open":[{"door":"Torwächter","source":"192.0.2.9","link":"ppp0","state":"opening","ports":["22:tcp"],"since_seconds":0,"closes_in_seconds":0},` +
 			`{"door":"ssh","source":"192.0.2.7","link":"eth0","state":"open","ports":["22:tcp","3389:tcp"],"since_seconds":12,"closes_in_seconds":488},` +
 			`{"door":"ssh","source":"2001:db8::7","link":"eth0","state":"open","ports":["51820:udp"],"since_seconds":3600,"closes_in_seconds":0},` +
 			`{"door":"web","source":"fe80::7","link":"eth0","state":"closing","ports":[],"since_seconds":60,"closes_in_seconds":0}],` +
 			`"failed":[],"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
 		{"trouble", troubledStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0","links":[],"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00",` +
-			`"reload_error":"knockd.conf:3: unknown directive \"Colour\"\u000aknockd.conf:4: \u001b[2J\u000a","firewall":"nft: table inet fw4` + "\ufffd" + `",` +
+			`"start_error":"a.conf:1: no\u000aa.conf:2: \u001b[2J; running with the configuration of 2026","reload_error":"knockd.conf:3: unknown directive \"Colour\"\u000aknockd.conf:4: \u001b[2J\u000a","firewall":"nft: table inet fw4` + "\ufffd" + `",` +
 			`"open":[],"failed":[{"door":"a\"\\\u0000\u009b","source":"192.0.2.10","since_seconds":1,"tries":1,"error":"` + "\u2028😀" + `"},` +
 			`{"door":"web","source":"192.0.2.7","since_seconds":600,"tries":8,"error":"exit status 1\u000aiptables: no\u0009such rule\u000a"}],` +
 			`"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
@@ -137,6 +140,7 @@ type decodedStatus struct {
 	Links       []decodedLink   `json:"links"`
 	Config      string          `json:"config"`
 	ConfigRead  string          `json:"config_read"`
+	StartError  string          `json:"start_error"`
 	ReloadError string          `json:"reload_error"`
 	Firewall    string          `json:"firewall"`
 	Open        []decodedOpen   `json:"open"`
@@ -181,7 +185,7 @@ func (s Status) decoded() decodedStatus {
 	s = s.sorted()
 	d := decodedStatus{
 		Version: s.Version, Pid: s.Pid, Uptime: int64(s.Uptime.Seconds()), Listening: s.Listening, Config: s.Config,
-		ConfigRead: s.ConfigRead.Format(time.RFC3339), ReloadError: s.ReloadError, Firewall: string([]rune(s.Firewall)),
+		ConfigRead: s.ConfigRead.Format(time.RFC3339), StartError: s.StartError, ReloadError: s.ReloadError, Firewall: string([]rune(s.Firewall)),
 		Links: []decodedLink{}, Open: []decodedOpen{}, Failed: []decodedFailed{}}
 	d.Counters = decodedCounters(s.Counters)
 	for _, l := range s.Links {
