@@ -685,7 +685,7 @@ func (m *model) bar(n int, p *testPacket) {
 	}
 	for i, d := range m.doors {
 		k := modelKey{p.from, i}
-		if _, already := m.barred[k]; already || !meant(d, p) || !fits(d, p) {
+		if _, already := m.barred[k]; already || len(d.Sequence) == 1 || !meant(d, p) || !fits(d, p) {
 			continue
 		}
 		for _, knock := range d.Sequence {

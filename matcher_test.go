@@ -656,7 +656,7 @@ func newReference(doors []*Door) *reference {
 func (r *reference) stray(hit *Hit) {
 	for i, d := range r.doors {
 		k := attemptKey{hit.From, i}
-		decoy := d.Decoys && slices.ContainsFunc(d.Sequence, func(knock Knock) bool {
+		decoy := d.Decoys && len(d.Sequence) > 1 && slices.ContainsFunc(d.Sequence, func(knock Knock) bool {
 			apart := int(knock.Port) - int(hit.Knock.Port)
 			return knock.Proto == hit.Knock.Proto && apart >= -32 && apart <= 32
 		})
@@ -1190,6 +1190,9 @@ func TestMatcherScans(t *testing.T) {
 			+0s 192.0.2.7 7000  => a stage 1
 			+1s 192.0.2.7 ~7001 =>
 			+2s 192.0.2.7 8000  => a stage 2`},
+		{"one knock has none", "[a] Sequence = 22", `
+			+0s 192.0.2.7 ~21 =>
+			+1s 192.0.2.7 22  => a opens`},
 		{"what would count at a knock", abc + "\n[b] Sequence = 7000,8000,9000 | TCPFlags = syn\n[c] Sequence = 7000,8000,9000 | TCPFlags = syn,!ack", `
 			+0s 192.0.2.1 ~7001 flags=syn          => a scan, b scan, c scan
 			+0s 192.0.2.2 ~7001 flags=syn,ack      => a scan, b scan

@@ -248,6 +248,15 @@ func TestScanOpensWithoutDecoys(t *testing.T) {
 	d.stop()
 }
 
+// TestScanSpringsTrap has a door of one knock block whoever scans: in order the scan comes to its neighbours first.
+func TestScanSpringsTrap(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.serve("[trap]\n sequence = 22\n tcpflags = syn\n command = iptables -w -A INPUT -s %IP% -j DROP\n")
+	w.from(0, "nmap -sS -r -n -Pn --max-retries 0 -p 20-23 "+hostAddr)
+	w.eventually("the rule against the scanner", func() bool { return w.rules("-s 10.9.0.2/32 -j DROP") > 0 })
+	d.stop()
+}
+
 // kill ends a process that the test has started, by its id, and waits for it.
 func kill(cmd *exec.Cmd) {
 	_ = cmd.Process.Kill()
