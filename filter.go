@@ -56,7 +56,8 @@ type FilterSpec struct {
 	Addresses          []netip.Addr
 	OnlyIPv4           bool
 
-	// knocks has, for each knock, the doors in whose sequence it stands: one of those with equal Flags, Target and List.
+	// knocks has, for each knock, the doors in whose sequence it stands: one of those with equal Flags, Target, List and
+	// Allow.
 	knocks map[Knock][]*Door
 }
 
@@ -65,7 +66,9 @@ func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec
 	spec := FilterSpec{Addresses: addresses, OnlyIPv4: onlyIPv4, knocks: map[Knock][]*Door{}}
 	for _, d := range doors {
 		for _, k := range d.Sequence {
-			if !slices.ContainsFunc(spec.knocks[k], func(o *Door) bool { return o.Flags == d.Flags && o.Target == d.Target && o.List == d.List }) {
+			if !slices.ContainsFunc(spec.knocks[k], func(o *Door) bool {
+				return o.Flags == d.Flags && o.Target == d.Target && o.List == d.List && slices.Equal(o.Allow, d.Allow)
+			}) {
 				spec.knocks[k] = append(spec.knocks[k], d)
 			}
 			ports, decoys := &spec.TCP, &spec.DecoyTCP

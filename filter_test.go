@@ -496,6 +496,26 @@ func TestFilterSpecLists(t *testing.T) {
 	}
 }
 
+// TestFilterSpecAllow asks for hits of sources that only one of two doors that share a knock is for.
+func TestFilterSpecAllow(t *testing.T) {
+	spec := filterSpec(testDoors(t, "[a] Sequence = 1,2 | Allow = 192.0.2.0/24\n[b] Sequence = 1,3\n[c] Sequence = 4 | Allow = 192.0.2.0/24"), nil, false)
+	for _, tt := range []struct {
+		from  string
+		knock Knock
+		want  bool
+	}{
+		{"192.0.2.7", Knock{1, tcp}, true},
+		{"198.51.100.7", Knock{1, tcp}, true},
+		{"198.51.100.7", Knock{2, tcp}, false},
+		{"198.51.100.7", Knock{4, tcp}, false},
+	} {
+		h := testHit(0, tt.from, tt.knock, 1)
+		if got := spec.lets(&h); got != tt.want {
+			t.Errorf("%v from %s counts: got %v, want %v", tt.knock, tt.from, got, tt.want)
+		}
+	}
+}
+
 // TestFilterSpecTargets asks for hits on this host and on a Target: each door's own address and flags.
 func TestFilterSpecTargets(t *testing.T) {
 	there := netip.MustParseAddr("203.0.113.9")
