@@ -61,7 +61,7 @@ type FilterSpec struct {
 	knocks map[Knock][]*Door
 }
 
-// filterSpec says what doors listen to. Every door's ports count for all doors: a wrong one ends an attempt.
+// filterSpec says what doors listen to.
 func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec {
 	spec := FilterSpec{Addresses: addresses, OnlyIPv4: onlyIPv4, knocks: map[Knock][]*Door{}}
 	for _, d := range doors {
@@ -104,11 +104,9 @@ func (s FilterSpec) lets(h *Hit) bool {
 	return false
 }
 
-// stray reports whether a hit that is no door's knock may be of interest to a door: it is on a decoy, or one is strict.
+// stray reports whether a hit that counts at no door (lets) may be of interest to one: it is on a decoy, or the door is
+// strict.
 func (s FilterSpec) stray(h *Hit) bool {
-	if len(s.knocks[h.Knock]) > 0 {
-		return false
-	}
 	fits := h.Knock.Proto == udp || s.Strict || s.Flags == nil
 	for _, f := range s.Flags {
 		fits = fits || f.fit(h.Flags)

@@ -266,6 +266,7 @@ func (r *Reader) take(f *Frame) {
 	switch {
 	case r.plan.spec.lets(&r.hit):
 		r.counts.Hits++
+		r.hit.Served = r.plan.spec.Strict && r.isServed(r.hit.Knock)
 		steps = r.plan.matcher.Observe(&r.hit)
 	case r.plan.spec.stray(&r.hit) && !r.isServed(r.hit.Knock):
 		steps = r.plan.matcher.Stray(&r.hit)
@@ -348,7 +349,7 @@ func (r *Reader) explain(steps []Step) {
 		what += " (" + h.flags() + ")"
 	}
 	if len(steps) == 0 {
-		r.debug.printf("%s: ignored: no attempt is under way, and no door begins with it", what)
+		r.debug.printf("%s: ignored: no attempt waits for such a packet, and no door begins with one", what)
 	}
 	for _, s := range steps {
 		var why string
@@ -362,7 +363,7 @@ func (r *Reader) explain(steps []Step) {
 		case Copied:
 			why = "a copy of a SYN that has counted: ignored"
 		case Discarded:
-			why = fmt.Sprintf("a wrong port, %v is next: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
+			why = fmt.Sprintf("a wrong knock, %v is next: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case TimedOut:
 			why = fmt.Sprintf("Seq_Timeout is over, and %v did not come: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case Unfit:

@@ -22,7 +22,7 @@ import (
 )
 
 // scanDoors are sequences of two, three and four knocks that go up, down and anyhow, far from each other and adjacent.
-// In a configuration each has 150 ports for itself: the knocks of others around it would end attempts, too.
+// In a configuration each has 150 ports for itself: the knocks of others among its decoys would end attempts, too.
 var scanDoors = []struct {
 	name  string
 	ports []int
