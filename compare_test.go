@@ -847,7 +847,7 @@ func TestLogBesideKnockd(t *testing.T) {
 	tcpflags = syn
 	command = nosuchcommand %IP%
 [silent]
-	sequence = 7000,8000,7100
+	sequence = 7000,8000,9010
 `), 0o600))
 	knockd := exec.Command("/usr/sbin/knockd", "-i", "eth0", "-c", config)
 	var daemons []*running

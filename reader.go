@@ -307,14 +307,14 @@ func (r *Reader) report(steps []Step) {
 				r.opened[s.Door.Name] = opened
 			}
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
-			opened.printf(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
+			opened.printfNamed(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
 			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].Name, When: r.batchTime, Hit: s.Hit}
 			select {
 			case r.grants <- grant:
 				r.counts.Grants++
 			default:
 				// The doors are busy with hundreds of grants; to wait would lose packets.
-				opened.printf(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)
+				opened.printfNamed(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)
 			}
 		}
 	}

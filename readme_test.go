@@ -259,6 +259,7 @@ var differences = []struct {
 	{"`-g` and `-p` win", tests(TestCommandLineWins)},
 	{"`-d` returns when the daemon listens", tests(TestDetached, TestDetachRefused)},
 	{"The log says how long a command took", tests(TestLogBesideKnockd, TestFloodOfFirstKnocks, TestLookup, TestSyslog)},
+	{"`-l` looks up the names", tests(TestLookup, TestLookupTellsNothing)},
 	{"A used one-time sequence", tests(TestUseOneTime, TestOneTimeReadOnly)},
 	{"`knock` waits 50 ms", tests(TestKnock, TestOurKnock)},
 }
