@@ -71,7 +71,9 @@ func TestDifferentFromKnockd(t *testing.T) {
 		{openedByBoth, "[d] Sequence = 1,2,3", "c1 c2 c3"},
 		{openedByBoth, "[d] Sequence = 1,2,3 | TCPFlags = syn", "a1 a2! a2 a1! a3"},
 		{openedByBoth, "[d] Sequence = 8,8,8", "a8 a8 a8"},
-		{"", "[d] Sequence = 1,2,3 [e] Sequence = 4,1", "a1 a2 a4 a3"},
+		{mendOwn.String(), "[d] Sequence = 1,2,3 [e] Sequence = 4,1", "a1 a2 a4 a3"},
+		{mendOwn.String(), "[d] Sequence = 1,2,3 [e] Sequence = 9,40", "a1 a2 a40 a3"},
+		{"", "[d] Sequence = 1,2,3 [e] Sequence = 4,1", "a1 a2 a1 a3"},
 		{copiesCounted, "[d] Sequence = 8,8,8", "a8 a8= a8="},
 		{mendEnds.String(), "[d] Sequence = 1,2,3", "a1 b1 a3 b2 b3"},
 		{mendDoors.String(), "[d] Sequence = 1,2,3 [e] Sequence = 2,4", "a1 a2 a4"},
@@ -213,7 +215,8 @@ const (
 	mendRepeats
 	mendCopies
 	mendAnew
-	allMends = mendAnew<<1 - 1
+	mendOwn
+	allMends = mendOwn<<1 - 1
 )
 
 var mendNames = []string{
@@ -222,6 +225,7 @@ var mendNames = []string{
 	"a repeat of the knock just matched is tolerated",
 	"a copy of a SYN that has counted is ignored",
 	"a hit that ends an attempt starts anew",
+	"a knock of other doors alone changes nothing",
 }
 
 func (m mend) String() string {
@@ -266,8 +270,12 @@ func newCompareCase(t *testing.T, seed uint64) *compareCase {
 	r := rand.New(rand.NewPCG(seed, 3))
 	c := &compareCase{seed: seed, decoys: seed%2 == 0}
 	pool := make([]Knock, 2+r.IntN(10))
+	apart := 1
+	if seed%3 == 0 {
+		apart = 40 // knocks are not among each other's decoys
+	}
 	for i := range pool {
-		pool[i] = Knock{uint16(7000 + r.IntN(8)), []Protocol{tcp, tcp, udp}[r.IntN(3)]}
+		pool[i] = Knock{uint16(7000 + apart*r.IntN(8)), []Protocol{tcp, tcp, udp}[r.IntN(3)]}
 	}
 	var text strings.Builder
 	var flags []int // of each door, index in compareFlags
@@ -629,6 +637,7 @@ func alike(a, b []seenOpening) bool {
 // model is knockd as it behaves, with some of our mends. It has no clock: nothing takes long here.
 type model struct {
 	barred   map[modelKey]int // by which packet, on a decoy
+	decoys   bool             // doors of two knocks or more have them
 	mends    mend
 	doors    []*Door
 	attempts []*modelAttempt // in the order of their starts
@@ -657,9 +666,10 @@ type modelAttempt struct {
 	ended   bool // it has opened, or failed; the next packet finds it gone
 }
 
-// knockd runs the model. With decoys, a source that hits one has no attempts at the door from then on.
+// knockd runs the model. With decoys, a source that hits one has no attempts at the door from then on; and one that is
+// another door's knock ends the attempt.
 func (c *compareCase) knockd(mends mend, decoys bool) *model {
-	m := &model{mends: mends, doors: c.doors, prints: map[modelKey][]modelPrint{}, barred: map[modelKey]int{}}
+	m := &model{mends: mends, decoys: decoys, doors: c.doors, prints: map[modelKey][]modelPrint{}, barred: map[modelKey]int{}}
 	for i := range c.packets {
 		if decoys {
 			m.bar(i, &c.packets[i])
@@ -678,22 +688,23 @@ func (m *model) seen(p *testPacket) bool {
 	return slices.ContainsFunc(m.doors, func(d *Door) bool { return d.mask(p.knock) != 0 && meant(d, p) && fits(d, p) })
 }
 
+// near says whether the packet is near a knock of the door.
+func near(d *Door, p *testPacket) bool {
+	return len(d.Sequence) > 1 && slices.ContainsFunc(d.Sequence, func(knock Knock) bool {
+		apart := int(knock.Port) - int(p.knock.Port)
+		return knock.Proto == p.knock.Proto && -32 <= apart && apart <= 32
+	})
+}
+
 // bar looks whether the packet is on decoys.
 func (m *model) bar(n int, p *testPacket) {
-	if slices.ContainsFunc(m.doors, func(d *Door) bool { return d.mask(p.knock) != 0 }) {
+	if m.seen(p) {
 		return
 	}
 	for i, d := range m.doors {
 		k := modelKey{p.from, i}
-		if _, already := m.barred[k]; already || !meant(d, p) || !fits(d, p) {
-			continue
-		}
-		for _, knock := range d.Sequence {
-			if apart := int(knock.Port) - int(p.knock.Port); knock.Proto == p.knock.Proto && -32 <= apart && apart <= 32 {
-				m.barred[k] = n
-			}
-		}
-		if _, now := m.barred[k]; now {
+		if _, already := m.barred[k]; !already && meant(d, p) && fits(d, p) && near(d, p) {
+			m.barred[k] = n
 			m.attempts = slices.DeleteFunc(m.attempts, func(a *modelAttempt) bool { return a.modelKey == k })
 		}
 	}
@@ -737,7 +748,7 @@ func (m *model) observe(n int, p *testPacket) {
 			continue
 		}
 		under[a.door] = true
-		if fits(m.doors[a.door], p) && !m.copied(n, p, a.modelKey) {
+		if d := m.doors[a.door]; fits(d, p) && (m.mends&mendOwn == 0 || m.decoys && near(d, p) || d.mask(p.knock) != 0) && !m.copied(n, p, a.modelKey) {
 			m.advance(n, p, a)
 		}
 	}
@@ -750,7 +761,7 @@ func (m *model) observe(n int, p *testPacket) {
 			continue
 		}
 		if p.knock != d.Sequence[0] {
-			if m.prints[k] != nil { // it has opened, and remembers what comes
+			if m.prints[k] != nil && (m.mends&mendOwn == 0 || d.mask(p.knock) != 0) { // it has opened, and remembers what comes
 				m.copied(n, p, k)
 			}
 			continue
@@ -836,7 +847,7 @@ func TestLogBesideKnockd(t *testing.T) {
 	tcpflags = syn
 	command = nosuchcommand %IP%
 [silent]
-	sequence = 7000,8000,7100
+	sequence = 7000,8000,9010
 `), 0o600))
 	knockd := exec.Command("/usr/sbin/knockd", "-i", "eth0", "-c", config)
 	var daemons []*running

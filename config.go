@@ -118,8 +118,9 @@ func contains(networks []netip.Prefix, addr netip.Addr) bool {
 // decoyReach is how far from a knock decoys stand.
 const decoyReach = 32
 
-// hasDecoys reports whether decoys stand around the door's knocks. Where only some may knock, they need none.
-func (d *Door) hasDecoys() bool { return d.Decoys && d.Allow == nil }
+// hasDecoys reports whether there are decoys around the door's knocks. Where only some sources may knock, none are needed;
+// and a single knock is a trap for scans, which they would disarm.
+func (d *Door) hasDecoys() bool { return d.Decoys && d.Allow == nil && len(d.Sequence) > 1 }
 
 // decoy reports whether a hit that is no knock is on one of the door's decoys. What would count at a knock counts there.
 func (d *Door) decoy(h *Hit) bool {

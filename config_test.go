@@ -527,6 +527,7 @@ func TestWarnings(t *testing.T) {
 		{"up, for some alone", "[a]\nSequence = 100,110,120\nAllow = 192.0.2.7" + run, ""},
 		{"one knock, for some alone", "[a]\nSequence = 100\nAllow = 192.0.2.7" + run, ""},
 		{"a UDP knock among the ports of programs", "[a]\nSequence = 100,40000:udp" + run, `knockd.conf:1: door "a": a knock from 32768 to 60999, where programs have their own ports: answers to them may count as scans: take another one, or write TCPFlags = syn if it is TCP`},
+		{"a single one there", "[a]\nSequence = 40000:udp" + run, oneKnock},
 		{"a TCP knock there, of any flags", "[a]\nSequence = 100,40000" + run, `knockd.conf:1: door "a": a knock from 32768 to 60999, where programs have their own ports: answers to them may count as scans: take another one, or write TCPFlags = syn if it is TCP`},
 		{"a TCP knock there, of a SYN", "[a]\nSequence = 100,40000\nTCPFlags = syn" + run, ""},
 		{"two knocks down", "[a]\nSequence = 65535,1" + run, ""},

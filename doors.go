@@ -309,14 +309,14 @@ func (d *Doors) serve(grants <-chan Grant) {
 	}
 }
 
-// printf logs a line about a door.
+// printf logs a line about a door. Whatever the source is in it has completed a sequence.
 func (d *Doors) printf(now time.Duration, door, format string, a ...any) {
 	t := d.logs[door]
 	if t == nil {
 		t = &Throttle{log: d.log, burst: doorBurst, interval: doorInterval}
 		d.logs[door] = t
 	}
-	t.printf(now, format, a...)
+	t.printfNamed(now, format, a...)
 }
 
 // grant opens the door for the source, or lengthens its time.
@@ -979,13 +979,13 @@ func (d *Doors) resume(now time.Duration, r Recovered) {
 		d.add(o)
 		if !r.Elsewhere && r.Damage == "" && e.State == Open && e.Until > now {
 			o.inside, o.entered = o.native(), o.native()
-			d.log.printf("%v: %s: still open, for %v", e.Source, e.Door, (e.Until - now).Round(time.Second))
+			d.log.printfNamed("%v: %s: still open, for %v", e.Source, e.Door, (e.Until - now).Round(time.Second))
 			continue
 		}
 		if r.Elsewhere {
 			o.tries = maxTries - 1
 		}
-		d.log.printf("%v: %s: left open by an earlier daemon: closing it", e.Source, e.Door)
+		d.log.printfNamed("%v: %s: left open by an earlier daemon: closing it", e.Source, e.Door)
 		d.close(now, o)
 	}
 }
@@ -1002,6 +1002,6 @@ func (d *Doors) abandon() {
 		d.log.printf("%s: command not run: no time was left: %s", j.opening.key.door, j.command.Line)
 	}
 	for _, o := range d.wishes {
-		d.log.printf("%v: %s: not closed within %v: the firewall does not do it", o.key.source, o.key.door, stopDeadline)
+		d.log.printfNamed("%v: %s: not closed within %v: the firewall does not do it", o.key.source, o.key.door, stopDeadline)
 	}
 }

@@ -56,16 +56,19 @@ type FilterSpec struct {
 	Addresses          []netip.Addr
 	OnlyIPv4           bool
 
-	// knocks has, for each knock, the doors in whose sequence it stands: one of those with equal Flags, Target and List.
+	// knocks has, for each knock, the doors in whose sequence it stands: one of those with equal Flags, Target, List and
+	// Allow.
 	knocks map[Knock][]*Door
 }
 
-// filterSpec says what doors listen to. Every door's ports count for all doors: a wrong one ends an attempt.
+// filterSpec says what doors listen to.
 func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec {
 	spec := FilterSpec{Addresses: addresses, OnlyIPv4: onlyIPv4, knocks: map[Knock][]*Door{}}
 	for _, d := range doors {
 		for _, k := range d.Sequence {
-			if !slices.ContainsFunc(spec.knocks[k], func(o *Door) bool { return o.Flags == d.Flags && o.Target == d.Target && o.List == d.List }) {
+			if !slices.ContainsFunc(spec.knocks[k], func(o *Door) bool {
+				return o.Flags == d.Flags && o.Target == d.Target && o.List == d.List && slices.Equal(o.Allow, d.Allow)
+			}) {
 				spec.knocks[k] = append(spec.knocks[k], d)
 			}
 			ports, decoys := &spec.TCP, &spec.DecoyTCP
@@ -101,11 +104,9 @@ func (s FilterSpec) lets(h *Hit) bool {
 	return false
 }
 
-// stray reports whether a hit that is no door's knock may be of interest to a door: it is on a decoy, or one is strict.
+// stray reports whether a hit that counts at no door (lets) may be of interest to one: it is on a decoy, or the door is
+// strict.
 func (s FilterSpec) stray(h *Hit) bool {
-	if len(s.knocks[h.Knock]) > 0 {
-		return false
-	}
 	fits := h.Knock.Proto == udp || s.Strict || s.Flags == nil
 	for _, f := range s.Flags {
 		fits = fits || f.fit(h.Flags)

@@ -252,6 +252,8 @@ func TestFilterSpec(t *testing.T) {
 				"Strict:true Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
 		{"decoys that nobody needs", []*Door{{Sequence: sequence, Decoys: true, Allow: []netip.Prefix{{}}}},
 			"{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"nor one knock", []*Door{{Sequence: sequence[:1], Decoys: true}},
+			"{TCP:[{lo:8001 hi:8001}] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
 		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true knocks:map[]}"},
 		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
 		{"too many flags", many, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
@@ -490,6 +492,26 @@ func TestFilterSpecLists(t *testing.T) {
 	}{{^uint64(1), false}, {^uint64(2), true}, {^uint64(4), true}, {^uint64(6), true}, {^uint64(8), false}} {
 		if got := spec.lets(&Hit{Knock: Knock{7000, tcp}, Elsewhere: test.elsewhere}); got != test.want {
 			t.Errorf("elsewhere for %b: got %v, want %v", test.elsewhere, got, test.want)
+		}
+	}
+}
+
+// TestFilterSpecAllow asks for hits of sources that only one of two doors that share a knock is for.
+func TestFilterSpecAllow(t *testing.T) {
+	spec := filterSpec(testDoors(t, "[a] Sequence = 1,2 | Allow = 192.0.2.0/24\n[b] Sequence = 1,3\n[c] Sequence = 4 | Allow = 192.0.2.0/24"), nil, false)
+	for _, tt := range []struct {
+		from  string
+		knock Knock
+		want  bool
+	}{
+		{"192.0.2.7", Knock{1, tcp}, true},
+		{"198.51.100.7", Knock{1, tcp}, true},
+		{"198.51.100.7", Knock{2, tcp}, false},
+		{"198.51.100.7", Knock{4, tcp}, false},
+	} {
+		h := testHit(0, tt.from, tt.knock, 1)
+		if got := spec.lets(&h); got != tt.want {
+			t.Errorf("%v from %s counts: got %v, want %v", tt.knock, tt.from, got, tt.want)
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // Log writes knockd's log lines: to a file, each preceded by "[2006-01-02 15:04] ", and to the system log, or, where
-// neither is asked for, to out as they are. printf may be called from any goroutine and waits for nothing: not for who
+// neither is asked for, to out as they are. print may be called from any goroutine and waits for nothing: not for who
 // reads the log, not for a disk, not for a name server. Once start is called, a goroutine of the log's own writes the
 // lines in their order; what it cannot keep up with is left out and counted.
 type Log struct {
@@ -50,7 +50,7 @@ type outlet struct {
 type logLine struct {
 	at   time.Time
 	text string
-	who  netip.Addr // the source that it is about, if any
+	who  netip.Addr // whose host name it shows, if anybody's
 }
 
 const (
@@ -173,21 +173,31 @@ func (to outlets) close() {
 	}
 }
 
-// printf writes one line. The first address among its values is the source that it is about. An error of writing has
-// nowhere to go: the doors matter more.
-func (l *Log) printf(format string, a ...any) {
-	line := logLine{text: printable(fmt.Sprintf(format, a...))}
+// printf writes one line, in which no address has its host name: whoever answers for the names of an address would learn
+// from the questions which of the packets from there are on knocks and decoys.
+func (l *Log) printf(format string, a ...any) { l.print(netip.Addr{}, fmt.Sprintf(format, a...)) }
+
+// printfNamed writes one line about a source that has completed a sequence, and so knows it: the first address among the
+// values, which has its host name with -l.
+func (l *Log) printfNamed(format string, a ...any) {
+	var who netip.Addr
+	for _, v := range a {
+		if addr, ok := v.(netip.Addr); ok {
+			who = addr
+			break
+		}
+	}
+	l.print(who, fmt.Sprintf(format, a...))
+}
+
+// print writes one line. An error of writing has nowhere to go: the doors matter more.
+func (l *Log) print(who netip.Addr, text string) {
+	line := logLine{text: printable(text), who: who}
 	if l.date != nil {
 		line.at = l.date()
 	}
 	if len(line.text) > maxLine {
 		line.text = line.text[:maxLine] + " ..."
-	}
-	for _, v := range a {
-		if addr, ok := v.(netip.Addr); ok {
-			line.who = addr
-			break
-		}
 	}
 	if l.queue == nil {
 		l.write(line)
@@ -260,6 +270,12 @@ type Throttle struct {
 func (t *Throttle) printf(now time.Duration, format string, a ...any) {
 	if t.allow(now) {
 		t.log.printf(format, a...)
+	}
+}
+
+func (t *Throttle) printfNamed(now time.Duration, format string, a ...any) {
+	if t.allow(now) {
+		t.log.printfNamed(format, a...)
 	}
 }
 

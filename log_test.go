@@ -311,7 +311,7 @@ type writerFunc func(b []byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// TestLogNames looks up who a line is about, once in a while, and not what others say of it.
+// TestLogNames looks up who a line is about that may be named, once in a while, and not what others say of it.
 func TestLogNames(t *testing.T) {
 	var out lines
 	now, asked := time.Duration(0), 0
@@ -329,17 +329,19 @@ func TestLogNames(t *testing.T) {
 	})
 	l := Log{out: &out, names: names}
 	addr := netip.MustParseAddr
+	l.printfNamed("%v: %s: Stage %d", addr("10.9.0.2"), "openSSH", 1)
+	l.printfNamed("%v: %s: Stage %d", addr("10.9.0.2"), "openSSH", 2)
+	l.printfNamed("openSSH: running command: iptables -s 10.9.0.2")
 	l.printf("%v: %s: Stage %d", addr("10.9.0.2"), "openSSH", 1)
-	l.printf("%v: %s: Stage %d", addr("10.9.0.2"), "openSSH", 2)
-	l.printf("openSSH: running command: iptables -s 10.9.0.2")
-	l.printf("%v: %s: Stage %d", addr("10.9.0.3"), "openSSH", 1)
-	l.printf("%v: %s: Stage %d", addr("10.9.0.4"), "openSSH", 1)
-	l.printf("%v: %s: Stage %d", addr("10.9.0.4"), "openSSH", 2)
+	l.printf("%v: %s: Stage %d", addr("10.9.0.5"), "openSSH", 1)
+	l.printfNamed("%v: %s: Stage %d", addr("10.9.0.3"), "openSSH", 1)
+	l.printfNamed("%v: %s: Stage %d", addr("10.9.0.4"), "openSSH", 1)
+	l.printfNamed("%v: %s: Stage %d", addr("10.9.0.4"), "openSSH", 2)
 	if asked != 3 {
 		t.Errorf("looked up %d times, want 3", asked)
 	}
 	now = nameMemory
-	l.printf("%v: %s: OPEN SESAME", addr("10.9.0.2"), "openSSH")
+	l.printfNamed("%v: %s: OPEN SESAME", addr("10.9.0.2"), "openSSH")
 	if asked != 4 {
 		t.Errorf("looked up %d times after a while, want 4", asked)
 	}
@@ -350,11 +352,13 @@ func TestLogNames(t *testing.T) {
 		t.Errorf("names remembered: got %d, want at most %d", n, maxNames)
 	}
 	names.cancel()
-	l.printf("%v: %s: OPEN SESAME", addr("fd00:9::2"), "openSSH")
+	l.printfNamed("%v: %s: OPEN SESAME", addr("fd00:9::2"), "openSSH")
 	want := lines{
 		"10.9.0.2 (laptop.lan): openSSH: Stage 1\n",
 		"10.9.0.2 (laptop.lan): openSSH: Stage 2\n",
 		"openSSH: running command: iptables -s 10.9.0.2\n",
+		"10.9.0.2: openSSH: Stage 1\n",
+		"10.9.0.5: openSSH: Stage 1\n",
 		"10.9.0.3 (a?[2026-11-22 15:38] 10.9.0.4: b: OPEN SESAME): openSSH: Stage 1\n",
 		"10.9.0.4: openSSH: Stage 1\n",
 		"10.9.0.4: openSSH: Stage 2\n",
@@ -380,7 +384,7 @@ func TestLogNamesAtTheEnd(t *testing.T) {
 	})
 	l.start()
 	for stage := range 3 {
-		l.printf("%v: %s: Stage %d", netip.MustParseAddr("10.9.0.2"), "openSSH", stage+1)
+		l.printfNamed("%v: %s: Stage %d", netip.MustParseAddr("10.9.0.2"), "openSSH", stage+1)
 	}
 	l.printf("shutting down")
 	<-asked
@@ -411,7 +415,7 @@ func TestLogNamesOfMany(t *testing.T) {
 	l.start()
 	const strangers = 500
 	for i := range strangers {
-		l.printf("%v: a: Stage 1", addr(i))
+		l.printfNamed("%v: a: Stage 1", addr(i))
 		for i == 0 && begun.Load() == 0 {
 			runtime.Gosched()
 		}

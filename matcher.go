@@ -15,9 +15,14 @@ import (
 //
 //	(S<<1 | 1 | S) & mask
 //
-// S<<1 goes on to the next knock, 1 starts anew, S tolerates a repeat of the knock just matched, and a wrong port
-// clears everything, as its mask is 0. Each bit has the latest start that can have led to it; bits whose start is
-// Seq_Timeout ago are cleared first. The last bit opens the door.
+// S<<1 goes on to the next knock, 1 starts anew, S tolerates a repeat of the knock just matched, and a knock out of turn
+// clears everything. Each bit has the latest start that can have led to it; bits whose start is Seq_Timeout ago are
+// cleared first. The last bit opens the door.
+//
+// What a hit does at a door does not depend on the sequences of other doors. If it did, whoever has one door could find
+// out the knocks of all others: send a port between one's own knocks, and see whether one's door still opens. The
+// exception is among the door's own decoys: there, a knock of another door ends the attempt but does not bar the source,
+// who may go on to knock at both.
 
 // maxAttempts bounds the table. When it is full, what anybody can make goes first: the oldest scan, then the oldest attempt
 // at stage 1, or that has opened its door already; only without such ones the oldest of all. So a flood of first knocks
@@ -74,7 +79,7 @@ const (
 	Opened                    // the sequence is complete: a Grant
 	Repeated                  // the knock just matched came again
 	Copied                    // a retransmitted SYN: no knock
-	Discarded                 // a wrong port ended the attempt
+	Discarded                 // a wrong knock ended the attempt
 	TimedOut                  // Seq_Timeout is up
 	Unfit                     // the TCP flags are not those asked for
 	Elsewhere                 // it is to another address than the door's
@@ -208,6 +213,9 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 		d := m.doors[a.door]
 		m.looked[a.door] = m.hits
 		switch {
+		case d.mask(hit.Knock) == 0:
+			m.wrong(this, hit)
+			continue
 		case !d.hears(hit):
 			m.remark(Elsewhere, a.door, hit, 0)
 			continue
@@ -261,9 +269,9 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 	return m.steps
 }
 
-// Stray takes one hit that is no door's knock, and on a port that nothing serves, and says what it did: on a decoy it bars
-// the source from the door for Seq_Timeout, and where a door is strict it ends the attempt. The steps are valid until
-// the next call.
+// Stray takes one hit that counts as no door's knock, on a port that nothing serves, and says what it did: on a decoy it
+// bars the source from the door for Seq_Timeout, and where a door is strict it ends the attempt. The steps are valid
+// until the next call.
 func (m *Matcher) Stray(hit *Hit) []Step {
 	m.steps = m.steps[:0]
 	m.expire(hit.When)
@@ -278,13 +286,10 @@ func (m *Matcher) Stray(hit *Hit) []Step {
 		}
 		d := m.doors[a.door]
 		m.looked[a.door] = m.hits
-		switch {
-		case !d.hears(hit):
-		case d.decoy(hit):
+		if d.decoy(hit) && d.hears(hit) {
 			m.bar(this, hit)
-		case d.Strict && hit.Knock.Proto == tcp && hit.Flags&answerMask == 0 && a.bits != 0:
-			m.step(Discarded, a, int(a.stage))
-			m.drop(this)
+		} else {
+			m.wrong(this, hit)
 		}
 	}
 	for _, door := range m.near[decoyPlace(hit.Knock)] {
@@ -298,6 +303,17 @@ func (m *Matcher) Stray(hit *Hit) []Step {
 		sort.Stable((*stepOrder)(m))
 	}
 	return m.steps
+}
+
+// wrong ends attempt i if the hit, which is no knock of its door, is on one of the decoys, or if the door is strict.
+func (m *Matcher) wrong(i int32, hit *Hit) {
+	a := &m.attempts[i]
+	d := m.doors[a.door]
+	strict := d.Strict && !hit.Served && hit.Knock.Proto == tcp && hit.Flags&answerMask == 0
+	if a.bits != 0 && d.mask(hit.Knock) == 0 && d.hears(hit) && (strict || d.decoy(hit)) {
+		m.step(Discarded, a, int(a.stage))
+		m.drop(i)
+	}
 }
 
 // bar makes attempt i a scan.

@@ -114,6 +114,8 @@ func runScript(t *testing.T, m *Matcher, script string) {
 					hit.Link = n
 				case "to":
 					hit.To = netip.MustParseAddr(value).As16()
+				case "served":
+					hit.Served = true
 				case "routed":
 					hit.To, hit.Routed = netip.MustParseAddr(value).As16(), true
 				default:
@@ -254,7 +256,8 @@ func TestMatcher(t *testing.T) {
 		{"the protocol is part of the knock", "[a] Sequence = 7000,8000:udp,9000", `
 			+0s 192.0.2.7 7000:udp =>
 			+0s 192.0.2.7 7000     => a stage 1
-			+1s 192.0.2.7 8000     => a discard 1`},
+			+1s 192.0.2.7 8000     =>
+			+1s 192.0.2.7 8000:udp => a stage 2`},
 		{"just in time", abc, `
 			+0s         192.0.2.7 7000 => a stage 1
 			+5s         192.0.2.7 8000 => a stage 2
@@ -274,16 +277,51 @@ func TestMatcher(t *testing.T) {
 			+10s expire =>
 			+17s 192.0.2.7 8000 => a stage 2
 			+18s 192.0.2.7 9000 => a opens`},
-		{"a wrong port discards", abc, `
+		{"a knock out of turn discards", "[a] Sequence = 7000,8000,9000,7500", `
 			+0s 192.0.2.7 7000 => a stage 1
 			+1s 192.0.2.7 8000 => a stage 2
-			+2s 192.0.2.7 1234 => a discard 2
+			+2s 192.0.2.7 7500 => a discard 2
 			+3s 192.0.2.7 9000 =>
 			+3s attempts => 0`},
+		{"knocks of other doors say nothing of this one", abc + "\n[b] Sequence = 1234,5678:udp\n[c] Sequence = 7100,600 | Decoys = no", `
+			+0s 192.0.2.7 7000     => a stage 1
+			+1s 192.0.2.7 1234     => b stage 1
+			+1s 192.0.2.7 8000     => a stage 2
+			+2s 192.0.2.7 5678:udp => b opens
+			+2s 192.0.2.7 600      =>
+			+2s 192.0.2.7 7100     => c stage 1
+			+3s 192.0.2.7 9000     => a opens`},
+		{"but among its own decoys", "[a] Sequence = 7000,8000,9000\n[b] Sequence = 7001,8001,9001", `
+			+0s 192.0.2.7 7000 => a stage 1
+			+1s 192.0.2.7 8000 => a stage 2
+			+2s 192.0.2.7 8001 => a discard 2
+			+3s 192.0.2.7 9000 =>
+			+4s 192.0.2.7 7001 => b stage 1
+			+4s 192.0.2.7 8001 => b stage 2
+			+4s 192.0.2.7 9001 => b opens
+			+5s 192.0.2.7 7000 => a stage 1
+			+5s 192.0.2.7 8000 => a stage 2
+			+5s 192.0.2.7 9000 => a opens`},
+		{"whose flags fit", "[a] Sequence = 7000,8000 | TCPFlags = syn\n[b] Sequence = 7001,8001", `
+			+0s 192.0.2.7 7000           => a stage 1
+			+1s 192.0.2.7 7001 flags=ack => b stage 1
+			+2s 192.0.2.7 7001           => a discard 1, b repeat 1`},
+		{"or where it is strict", abc + " | Decoys = no | Strict = yes | Seq_Cooldown = 5\n[b] Sequence = 1234,5678:udp,1", `
+			+0s 192.0.2.7 7000           => a stage 1
+			+0s 192.0.2.7 1234 flags=ack => b stage 1
+			+1s 192.0.2.7 5678:udp       => b stage 2
+			+2s 192.0.2.7 1 served       => b opens
+			+3s 192.0.2.7 8000           => a stage 2
+			+3s 192.0.2.7 1234 flags=fin => a discard 2, b stage 1
+			+4s 192.0.2.7 7000           => a stage 1
+			+4s 192.0.2.8 7000           => a stage 1
+			+4s 192.0.2.8 8000           => a stage 2
+			+4s 192.0.2.8 9000           => a opens
+			+5s 192.0.2.7 1              => a discard 1, b discard 1`},
 		{"a knock left out", abc, `
 			+0s 192.0.2.7 7000 => a stage 1
 			+1s 192.0.2.7 9000 => a discard 1`},
-		{"a wrong port that is the first knock starts anew", abc, `
+		{"a wrong knock that is the first one starts anew", abc, `
 			+0s  192.0.2.7 7000 => a stage 1
 			+1s  192.0.2.7 8000 => a stage 2
 			+9s  192.0.2.7 7000 => a discard 2, a stage 1
@@ -379,15 +417,15 @@ func TestMatcher(t *testing.T) {
 		{"UDP is not affected by flags", "[a] Sequence = 7000,8000:udp | TCPFlags = syn", `
 			+0s 192.0.2.7 7000     => a stage 1
 			+1s 192.0.2.7 8000:udp => a opens`},
-		{"nor is a wrong UDP port", abc, `
+		{"nor is a wrong UDP knock", "[a] Sequence = 7000,8000,9000:udp | TCPFlags = syn", `
 			+0s 192.0.2.7 7000     => a stage 1
-			+1s 192.0.2.7 8000:udp => a discard 1`},
+			+1s 192.0.2.7 9000:udp => a discard 1`},
 		{"two sources", abc, `
 			+0s 192.0.2.7 7000 => a stage 1
 			+0s 192.0.2.8 7000 => a stage 1
 			+1s 192.0.2.7 8000 => a stage 2
-			+1s 192.0.2.8 1234 => a discard 1
-			+2s 192.0.2.8 9000 =>
+			+1s 192.0.2.8 9000 => a discard 1
+			+2s 192.0.2.8 8000 =>
 			+2s 192.0.2.7 9000 => a opens`},
 		{"one source's timeout leaves the others alone", abc, `
 			+0s  192.0.2.7 7000 => a stage 1
@@ -429,9 +467,9 @@ func TestMatcher(t *testing.T) {
 		{"cooldown", "[a] Sequence = 7000,8000 | Seq_Cooldown = 5\n[b] Sequence = 7000,9000", `
 			+0s   192.0.2.8 7000 => a stage 1, b stage 1
 			+0s   192.0.2.7 7000 => a stage 1, b stage 1
-			+1s   192.0.2.7 8000 => a opens, b discard 1
-			+1s   192.0.2.7 7000 => b stage 1
-			+2s   192.0.2.8 8000 => b discard 1
+			+1s   192.0.2.7 8000 => a opens
+			+1s   192.0.2.7 7000 =>
+			+2s   192.0.2.8 8000 =>
 			+2s   192.0.2.9 7000 => b stage 1
 			+5.9s 192.0.2.7 9000 => b opens
 			+6s   192.0.2.7 7000 => a stage 1, b stage 1
@@ -655,19 +693,24 @@ func newReference(doors []*Door) *reference {
 // stray takes a hit that is no door's knock.
 func (r *reference) stray(hit *Hit) {
 	for i, d := range r.doors {
-		k := attemptKey{hit.From, i}
-		decoy := d.Decoys && slices.ContainsFunc(d.Sequence, func(knock Knock) bool {
+		if k := (attemptKey{hit.From, i}); r.wrong(k, hit) {
+			r.barred[k] = hit.When + d.SeqTimeout
+		}
+	}
+}
+
+// wrong takes a hit that is no knock of the door, and says whether it is on one of its decoys.
+func (r *reference) wrong(k attemptKey, hit *Hit) (decoy bool) {
+	d := r.doors[k.door]
+	decoy = d.Decoys && len(d.Sequence) > 1 && (hit.Knock.Proto == udp || d.Flags.fit(hit.Flags)) &&
+		slices.ContainsFunc(d.Sequence, func(knock Knock) bool {
 			apart := int(knock.Port) - int(hit.Knock.Port)
 			return knock.Proto == hit.Knock.Proto && apart >= -32 && apart <= 32
 		})
-		switch {
-		case decoy && (hit.Knock.Proto == udp || d.Flags.fit(hit.Flags)):
-			r.barred[k] = hit.When + d.SeqTimeout
-			delete(r.ways, k)
-		case d.Strict && hit.Knock.Proto == tcp && hit.Flags&(flagACK|flagRST) == 0:
-			delete(r.ways, k)
-		}
+	if decoy || d.Strict && hit.Knock.Proto == tcp && hit.Flags&(flagACK|flagRST) == 0 {
+		delete(r.ways, k)
 	}
+	return decoy
 }
 
 // step says which ways there are after the hit, and whether one of them has come to the end.
@@ -701,6 +744,10 @@ func (r *reference) step(k attemptKey, hit *Hit) (ways map[progress]bool, comple
 func (r *reference) observe(hit *Hit) (opened []int) {
 	for i, d := range r.doors {
 		k := attemptKey{hit.From, i}
+		if d.mask(hit.Knock) == 0 {
+			r.wrong(k, hit)
+			continue
+		}
 		if hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags) || hit.When < r.cooling[i] || hit.When < r.barred[k] {
 			continue
 		}
@@ -771,7 +818,7 @@ func alikeDoors(r *rand.Rand) (doors []*Door) {
 		knocks[i] = Knock{uint16(1 + i/2), []Protocol{tcp, udp}[i%2]}
 	}
 	for range 1 + r.IntN(4) {
-		d := &Door{SeqTimeout: time.Duration(1+r.IntN(20)) * time.Second}
+		d := &Door{SeqTimeout: time.Duration(1+r.IntN(20)) * time.Second, Decoys: r.IntN(3) == 0}
 		for range 1 + r.IntN(6) {
 			d.Sequence = append(d.Sequence, knocks[r.IntN(len(knocks))])
 		}
@@ -923,6 +970,10 @@ func FuzzMatcher(f *testing.F) {
 			var may []int
 			for d, door := range doors {
 				k := attemptKey{hit.From, d}
+				if door.mask(hit.Knock) == 0 {
+					upper.wrong(k, &hit)
+					continue
+				}
 				if hit.Knock.Proto == tcp && !door.Flags.fit(hit.Flags) || roomy && hit.When < upper.barred[k] {
 					continue
 				}
@@ -1046,12 +1097,12 @@ func TestMatcherAdopts(t *testing.T) {
 	first := newMatcher(testDoors(t, "[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10\n[b] Sequence = 7000,1\n[c] Sequence = 5:udp | Seq_Cooldown = 9\n[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10"), 64)
 	runScript(t, first, `
 		+0s 192.0.2.7 7000 seq=1 => a stage 1, a stage 1, b stage 1
-		+1s 192.0.2.7 8000 seq=2 => a stage 2, a stage 2, b discard 1
+		+1s 192.0.2.7 8000 seq=2 => a stage 2, a stage 2
 		+1s 192.0.2.8 7000 => a stage 1, a stage 1, b stage 1
 		+2s 192.0.2.9 7000 => a stage 1, a stage 1, b stage 1
 		+2s 192.0.2.5 5:udp => c opens
 		+3s 192.0.2.6 7000 seq=1 => a stage 1, a stage 1, b stage 1
-		+3s 192.0.2.6 8000 seq=2 => a stage 2, a stage 2, b discard 1
+		+3s 192.0.2.6 8000 seq=2 => a stage 2, a stage 2
 		+3s 192.0.2.6 9000 seq=3 => a opens, a opens`)
 	second := next(first, "[new] Sequence = 1,2,2,2 | Seq_Timeout = 3\n[c] Sequence = 5:udp | Seq_Cooldown = 9\n[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10\n[b] Sequence = 7000,2")
 	runScript(t, second, `
@@ -1181,7 +1232,7 @@ func TestMatcherScans(t *testing.T) {
 		{"at that door alone", abc + "\n[b] Sequence = 500,600", `
 			+0s 192.0.2.7 500   => b stage 1
 			+1s 192.0.2.7 ~7001 => a scan
-			+2s 192.0.2.7 600   => a barred, b opens
+			+2s 192.0.2.7 600   => b opens
 			+2s 192.0.2.7 7000  => a barred`},
 		{"two doors have it", abc + "\n[b] Sequence = 7010,600", `
 			+0s 192.0.2.7 7010  => b stage 1
@@ -1190,6 +1241,9 @@ func TestMatcherScans(t *testing.T) {
 			+0s 192.0.2.7 7000  => a stage 1
 			+1s 192.0.2.7 ~7001 =>
 			+2s 192.0.2.7 8000  => a stage 2`},
+		{"one knock has none", "[a] Sequence = 22", `
+			+0s 192.0.2.7 ~21 =>
+			+1s 192.0.2.7 22  => a opens`},
 		{"what would count at a knock", abc + "\n[b] Sequence = 7000,8000,9000 | TCPFlags = syn\n[c] Sequence = 7000,8000,9000 | TCPFlags = syn,!ack", `
 			+0s 192.0.2.1 ~7001 flags=syn          => a scan, b scan, c scan
 			+0s 192.0.2.2 ~7001 flags=syn,ack      => a scan, b scan
@@ -1203,7 +1257,15 @@ func TestMatcherScans(t *testing.T) {
 			+3s 192.0.2.7 ~80:udp =>
 			+3s 192.0.2.7 ~80 flags=ack =>
 			+3s 192.0.2.8 ~80   =>
-			+4s 192.0.2.7 8000  => a stage 2, b discard 1`},
+			+4s 192.0.2.7 8000  => a stage 2`},
+		{"strict, and flags that do not fit", "[a] Sequence = 7000,8000 | Decoys = no | Strict = yes | TCPFlags = syn", `
+			+0s 192.0.2.7 7000            => a stage 1
+			+1s 192.0.2.7 ~8000 flags=fin =>
+			+2s 192.0.2.7 ~8001 flags=fin => a discard 1`},
+		{"a knock of a door that does not hear the source", abc + "\n[b] Sequence = 7001,8001 | Allow = 198.51.100.0/24", `
+			+0s 192.0.2.7    ~7001 => a scan
+			+1s 198.51.100.7 7001  => b stage 1
+			+1s 198.51.100.7 7000  => a stage 1`},
 		{"strict, after an opening", "[a] Sequence = 7000 | Decoys = no | Strict = yes", `
 			+0s 192.0.2.7 7000 seq=5 => a opens
 			+1s 192.0.2.7 ~80        =>

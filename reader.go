@@ -266,6 +266,7 @@ func (r *Reader) take(f *Frame) {
 	switch {
 	case r.plan.spec.lets(&r.hit):
 		r.counts.Hits++
+		r.hit.Served = r.plan.spec.Strict && r.isServed(r.hit.Knock)
 		steps = r.plan.matcher.Observe(&r.hit)
 	case r.plan.spec.stray(&r.hit) && !r.isServed(r.hit.Knock):
 		steps = r.plan.matcher.Stray(&r.hit)
@@ -306,14 +307,14 @@ func (r *Reader) report(steps []Step) {
 				r.opened[s.Door.Name] = opened
 			}
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
-			opened.printf(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
+			opened.printfNamed(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
 			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].Name, When: r.batchTime, Hit: s.Hit}
 			select {
 			case r.grants <- grant:
 				r.counts.Grants++
 			default:
 				// The doors are busy with hundreds of grants; to wait would lose packets.
-				opened.printf(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)
+				opened.printfNamed(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)
 			}
 		}
 	}
@@ -348,7 +349,7 @@ func (r *Reader) explain(steps []Step) {
 		what += " (" + h.flags() + ")"
 	}
 	if len(steps) == 0 {
-		r.debug.printf("%s: ignored: no attempt is under way, and no door begins with it", what)
+		r.debug.printf("%s: ignored: no attempt waits for such a packet, and no door begins with one", what)
 	}
 	for _, s := range steps {
 		var why string
@@ -362,7 +363,7 @@ func (r *Reader) explain(steps []Step) {
 		case Copied:
 			why = "a copy of a SYN that has counted: ignored"
 		case Discarded:
-			why = fmt.Sprintf("a wrong port, %v is next: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
+			why = fmt.Sprintf("a wrong knock, %v is next: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case TimedOut:
 			why = fmt.Sprintf("Seq_Timeout is over, and %v did not come: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case Unfit:

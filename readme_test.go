@@ -245,6 +245,7 @@ var differences = []struct {
 }{
 	{"One knocker's mistakes and timeouts", tests(TestDifferentFromKnockd, TestTwoKnockers, TestFloodOfFirstKnocks)},
 	{"One source may be at several doors", tests(TestDifferentFromKnockd)},
+	{"Knocks of other doors change nothing", tests(TestDifferentFromKnockd, TestGuestLearnsNothing, TestGuestOnTheWire)},
 	{"Who hits a port near a knock", tests(TestMatcherScans, TestScansOpenNothing, TestReaderStray)},
 	{"A repeat of the knock just matched", tests(TestDifferentFromKnockd, TestCopiesOfOneSYN)},
 	{"A wrong knock that is the first one", tests(TestDifferentFromKnockd)},
@@ -259,6 +260,7 @@ var differences = []struct {
 	{"`-g` and `-p` win", tests(TestCommandLineWins)},
 	{"`-d` returns when the daemon listens", tests(TestDetached, TestDetachRefused)},
 	{"The log says how long a command took", tests(TestLogBesideKnockd, TestFloodOfFirstKnocks, TestLookup, TestSyslog)},
+	{"`-l` looks up the names", tests(TestLookup, TestLookupTellsNothing)},
 	{"A used one-time sequence", tests(TestUseOneTime, TestOneTimeReadOnly)},
 	{"`knock` waits 50 ms", tests(TestKnock, TestOurKnock)},
 }

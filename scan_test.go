@@ -22,7 +22,7 @@ import (
 )
 
 // scanDoors are sequences of two, three and four knocks that go up, down and anyhow, far from each other and adjacent.
-// In a configuration each has 150 ports for itself: the knocks of others around it would end attempts, too.
+// In a configuration each has 150 ports for itself: the knocks of others among its decoys would end attempts, too.
 var scanDoors = []struct {
 	name  string
 	ports []int
@@ -245,6 +245,15 @@ func TestScanOpensWithoutDecoys(t *testing.T) {
 	if got := slices.Sorted(slices.Values(d.opened("10.9.0.2"))); !slices.Equal(got, want) {
 		t.Errorf("opened %q, want %q", got, want)
 	}
+	d.stop()
+}
+
+// TestScanSpringsTrap has a door of one knock block whoever scans: in order the scan comes to its neighbours first.
+func TestScanSpringsTrap(t *testing.T) {
+	w := newWorld(t, 1)
+	d := w.serve("[trap]\n sequence = 22\n tcpflags = syn\n command = iptables -w -A INPUT -s %IP% -j DROP\n")
+	w.from(0, "nmap -sS -r -n -Pn --max-retries 0 -p 20-23 "+hostAddr)
+	w.eventually("the rule against the scanner", func() bool { return w.rules("-s 10.9.0.2/32 -j DROP") > 0 })
 	d.stop()
 }
 

@@ -39,7 +39,7 @@ func (o *serveOptions) options() []option {
 		flagOption('d', "daemon", "go to the background, once it listens", &o.daemon),
 		stringOption('p', "pidfile", "FILE", "with -d, write the process number to FILE (default: PidFile of the configuration, or "+defaultPidFile+")", &o.pidFile),
 		stringOption('g', "logfile", "FILE", "log to FILE (default: LogFile of the configuration, or standard error)", &o.logFile),
-		flagOption('l', "lookup", "log host names beside addresses", &o.lookup),
+		flagOption('l', "lookup", "log the host names of those who complete a sequence", &o.lookup),
 		flagOption('v', "verbose", "print to standard output what goes to a log file or the system log", &o.verbose),
 		flagOption('D', "debug", "say on standard error for each hit why it counted or did not; this shows the ports", &o.debug),
 		flagOption('4', "only-ip-v4", "take no notice of IPv6", &o.onlyIPv4),

@@ -10,11 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
-
+	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 )
 
@@ -750,10 +752,78 @@ func TestLookup(t *testing.T) {
 		t.Errorf("opening took %v: it waited for the name", took)
 	}
 	d.await("10.9.0.2 (laptop.lan): a: command timeout")
-	for _, line := range []string{"10.9.0.3: a: Stage 1\n", "10.9.0.2 (laptop.lan): a: Stage 1\n", "10.9.0.2 (laptop.lan): a: OPEN SESAME\n"} {
+	for _, line := range []string{"10.9.0.3: a: Stage 1\n", "10.9.0.2: a: Stage 1\n", "10.9.0.2 (laptop.lan): a: OPEN SESAME\n"} {
 		if !strings.Contains(d.logged(), line) {
 			t.Errorf("log lacks %q", line)
 		}
+	}
+	d.stop()
+}
+
+// nameServer answers all questions at address with one host name, and keeps what was asked.
+func (w *world) nameServer(address, name string) (asked func() []string) {
+	w.Helper()
+	var conn net.PacketConn
+	w.must(w.host.do(func() (err error) {
+		conn, err = net.ListenPacket("udp", address)
+		return err
+	}))
+	w.Cleanup(func() { _ = conn.Close() })
+	var mu sync.Mutex
+	var questions []string
+	go func() {
+		for b := make([]byte, 512); ; {
+			n, from, err := conn.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(b[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			q := m.Questions[0]
+			mu.Lock()
+			questions = append(questions, q.Name.String())
+			mu.Unlock()
+			m.Response, m.Additionals = true, nil
+			m.Answers = []dnsmessage.Resource{{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Type: dnsmessage.TypePTR, Class: q.Class},
+				Body:   &dnsmessage.PTRResource{PTR: dnsmessage.MustNewName(name)},
+			}}
+			if answer, err := m.Pack(); err == nil {
+				_, _ = conn.WriteTo(answer, from)
+			}
+		}
+	}()
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(questions)
+	}
+}
+
+// TestLookupTellsNothing has a stranger hit knocks and decoys, whose name server sees no question: it would tell which
+// ports they are. Whoever has opened a door is asked for.
+func TestLookupTellsNothing(t *testing.T) {
+	w := newWorld(t, 2)
+	dir := t.TempDir()
+	w.must(os.WriteFile(dir+"/resolv.conf", []byte("nameserver 127.0.0.1\n"), 0o644))
+	asked := w.nameServer("127.0.0.1:53", "owner.test.")
+	d := w.serveIn("mount --bind "+dir+"/resolv.conf /etc/resolv.conf",
+		"[a]\n sequence = 7000,8000,9000\n seq_timeout = 1\n start_command = true\n cmd_timeout = 1\n stop_command = true\n", "-l")
+	w.knock(1, hostAddr, "7000", "8000")
+	d.await("10.9.0.3: a: sequence timeout (stage 2)\n")
+	w.knock(1, hostAddr, "7000", "7001", "9000")
+	d.await("10.9.0.3: a: scan: its knocks do not count for 1s\n")
+	for range 2 { // the second time the name is known
+		w.knock(0, hostAddr, "7000", "8000", "9000")
+		d.await("10.9.0.2 (owner.test): a: command timeout\n")
+		w.must(os.Truncate(d.log, 0))
+	}
+	w.knock(0, hostAddr, "7000")
+	d.await("10.9.0.2: a: Stage 1\n")
+	if got, want := asked(), []string{"2.0.9.10.in-addr.arpa."}; !slices.Equal(got, want) {
+		t.Errorf("the name server was asked for %q, want %q", got, want)
 	}
 	d.stop()
 }

@@ -246,6 +246,9 @@ func TestVerifyNearKnock(t *testing.T) {
 	w.listen("81")
 	near := []string{"-w", "7010", hostAddr}
 	w.wantCall(w.call(0, append(near, "7000", "8000")...), 0, `10\.9\.0\.1 port 7010: open in \d+ ms\n`, "")
-	w.wantCall(w.call(0, append(near, "7001", "--timeout=0.2", "--retries=0", "-w", "7011")...), 3, "",
+	shut := []string{"--timeout=0.2", "--retries=0", "-w", "7011"}
+	w.wantCall(w.call(0, append(append(near, "7001", "8001"), shut...)...), 3, "",
 		`10\.9\.0\.1 port 7011: closed \(RST\)\nport 7011 is near a knock, so that [^\n]*\n`)
+	// A door of one knock has no decoys.
+	w.wantCall(w.call(0, append(append(near, "7001"), shut...)...), 3, "", `10\.9\.0\.1 port 7011: closed \(RST\)\n`)
 }
