@@ -34,8 +34,8 @@ type Ruleset struct {
 	Open   []Pass
 }
 
-// Hidden are ports that nobody may reach who has not knocked. Of TCP only the pure SYN is dropped, of UDP what conntrack
-// has not seen before, so that hiding throws nobody out.
+// Hidden are ports that nobody may reach who has not knocked. Of TCP only the pure SYN is dropped, of UDP what belongs
+// to no connection, also where conntrack does not look at it (notrack), so that hiding throws nobody out.
 type Hidden struct {
 	Door   string
 	Ports  []Knock
