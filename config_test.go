@@ -177,6 +177,7 @@ func TestOptions(t *testing.T) {
 		{"interface of a door", "[a]\nSequence = 1\nInterface = eth0", Config{}},
 		{"any interface", "[options]\nInterface = any", Config{}},
 		{"any of several", "[options]\nInterface = eth0,ALL", Config{}},
+		{"any interface, and lo", "[options]\nInterface = eth0, lo, any", Config{Interfaces: []string{"*", "lo"}}},
 		{"star", "[options]\nInterface = *", Config{}},
 		{"two sections", "[options]\nUseSyslog\n[a]\nSequence = 1\n[options]\nLogFile = /a", Config{UseSyslog: true, LogFile: "/a"}},
 		{"section in capitals", "[ OPTIONS ]\nUseSyslog", Config{UseSyslog: true}},
@@ -512,7 +513,7 @@ func TestWarnings(t *testing.T) {
 		{"two doors of one name", door + "[a]\nSequence = 9000,2,5000" + run, `knockd.conf:4: door "a": a door of this name stands on line 1 already: the log will not tell them apart`},
 		{"repeated interface", "[options]\nInterface = eth0\nInterface = eth1\n" + door, `knockd.conf:3: Interface stands on line 2 already: that line holds`},
 		{"other door's directive", door + "[b]\nSequence = 9000,3000\nCommand = b", ""},
-		{"empty interface", "[options]\nInterface = # eth0\n" + door, `knockd.conf:2: Interface is empty: all interfaces are listened on`},
+		{"empty interface", "[options]\nInterface = # eth0\n" + door, `knockd.conf:2: Interface is empty: all interfaces but lo are listened on`},
 		{"comment behind a path", "[options]\nLogFile = /a # comment\n" + door, `knockd.conf:2: LogFile: the comment behind the path is read as a part of it: put it on a line of its own`},
 
 		{"flags on two lines", door + "TCPFlags = syn\nTCPFlags = !ack,syn", ""},
@@ -585,6 +586,10 @@ func TestConfigRuleset(t *testing.T) {
 			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Links: []string{"eth0", "ppp0"}, Except: lan}}}},
 		{"hidden everywhere", []*Door{hidden}, []string{"*"}, true, Ruleset{Kept: []Knock{ssh, vpn},
 			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Except: lan}}}},
+		{"hidden everywhere, lo being listened on", []*Door{hidden}, []string{"*", "lo"}, true, Ruleset{Kept: []Knock{ssh, vpn},
+			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Except: lan}}}},
+		{"hidden on lo", []*Door{hidden}, []string{"lo"}, true, Ruleset{Kept: []Knock{ssh, vpn},
+			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Links: []string{"lo"}, Except: lan}}}},
 		{"hidden on one side", []*Door{oneSide}, []string{"*"}, true, Ruleset{Kept: []Knock{ssh},
 			Hidden: []Hidden{{Door: "one side", Ports: []Knock{ssh}, Links: []string{"ppp*", "eth5", "wan"}}}}},
 	} {

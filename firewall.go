@@ -230,16 +230,17 @@ func (c *Config) ruleset(general, auto []string) (r Ruleset) {
 			list = d.Interfaces
 		}
 		h := Hidden{Door: d.Name, Ports: d.OpenPorts, Except: d.HideExcept}
+		every := slices.Contains(list, everyInterface)
 		for _, item := range list {
-			switch item {
-			case everyInterface:
-			case autoInterface:
+			switch {
+			case every: // but on lo, also if it is listened on
+			case item == autoInterface:
 				h.Links = append(h.Links, auto...)
 			default:
 				h.Links = append(h.Links, item)
 			}
 		}
-		if d.Hide && (h.Links != nil || slices.Contains(list, everyInterface)) {
+		if d.Hide && (h.Links != nil || every) {
 			r.Hidden = append(r.Hidden, h)
 		}
 	}

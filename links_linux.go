@@ -315,6 +315,7 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 func names(list []string, l *Link) bool {
 	return slices.ContainsFunc(list, func(item string) bool {
 		prefix, pattern := strings.CutSuffix(item, "*")
+		pattern = pattern && (item != everyInterface || !l.Loopback)
 		return item == l.Name || pattern && strings.HasPrefix(l.Name, prefix) || item == autoInterface && l.Default
 	})
 }
@@ -363,7 +364,7 @@ func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
 		states = append(states, s)
 	}
 	for _, item := range items {
-		if !slices.ContainsFunc(on, func(l *Link) bool { return names([]string{item}, l) }) &&
+		if item != everyInterface && !slices.ContainsFunc(on, func(l *Link) bool { return names([]string{item}, l) }) &&
 			!slices.ContainsFunc(states, func(s LinkState) bool { return s.Name == item }) {
 			states = append(states, LinkState{Name: item, State: absent})
 		}

@@ -19,14 +19,15 @@ func TestNames(t *testing.T) {
 	}{
 		{"eth0", "eth0", false, true}, {"eth0", "eth00", false, false}, {"eth0", "eth", false, false},
 		{"ppp*", "ppp0", false, true}, {"ppp*", "ppp", false, true}, {"ppp*", "pp", false, false}, {"ppp*", "xppp0", false, false},
-		{"wan,ppp*", "wan", false, true}, {"any", "lo", false, true},
+		{"wan,ppp*", "wan", false, true}, {"any", "wan", false, true}, {"any", "lo", false, false}, {"any,lo", "lo", false, true}, {"lo, ALL", "lo", false, true},
+		{"lo", "lo", false, true}, {"l*", "lo", false, true},
 		{"auto", "wan", false, false}, {"auto", "wan", true, true}, {"auto", "auto", false, true}, {"wan", "eth0", true, false},
 	} {
 		list, err := parseInterfaces(test.list)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := names(list, &Link{Name: test.link, Default: test.gateway}); got != test.want {
+		if got := names(list, &Link{Name: test.link, Loopback: test.link == "lo", Default: test.gateway}); got != test.want {
 			t.Errorf("%s, %s: got %v, want %v", test.list, test.link, got, test.want)
 		}
 	}
@@ -106,11 +107,12 @@ func TestElsewhere(t *testing.T) {
 
 func TestLinkStates(t *testing.T) {
 	links := map[int]*Link{
-		1: {Index: 1, Name: "lo", Up: true, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}},
+		1: {Index: 1, Name: "lo", Loopback: true, Up: true, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}},
 		3: {Index: 3, Name: "ppp0"}, 2: {Index: 2, Name: "wan", Up: true, Default: true},
 	}
 	for _, test := range []struct{ lists, want string }{
-		{"any", "lo: up, 127.0.0.1, ::1; wan: up; ppp0: down"},
+		{"any", "wan: up; ppp0: down"},
+		{"any,lo", "lo: up, 127.0.0.1, ::1; wan: up; ppp0: down"},
 		{"ppp*,eth0", "ppp0: down; eth0: absent"},
 		{"eth0|eth0,wlan*", "eth0: absent; wlan*: absent"},
 		{"auto|wan", "wan: up"},
@@ -130,6 +132,9 @@ func TestLinkStates(t *testing.T) {
 		if strings.Join(got, "; ") != test.want {
 			t.Errorf("%s: got %s, want %s", test.lists, strings.Join(got, "; "), test.want)
 		}
+	}
+	if got := linkStates([][]string{{"*"}}, map[int]*Link{1: links[1]}); got != nil {
+		t.Errorf("any, with lo alone: got %v, want nothing", got)
 	}
 	links[2].Default = false
 	if got := linkStates([][]string{{"auto"}}, links); len(got) != 1 || got[0].news() != "no interface holds a default route yet: one is waited for" {

@@ -104,6 +104,12 @@ func (d *daemon) planFor(c *Config, doors []*Door, links map[int]*Link) Plan {
 	}
 	p.spec = filterSpec(doors, addresses, d.options.onlyIPv4)
 	p.spec.Served = c.IgnorePorts
+	for _, l := range links {
+		// Whoever sends packets on this host sees in /proc how often the daemon wakes up.
+		if l.Loopback && !l.listened() {
+			p.spec.NotOn = l.Index
+		}
+	}
 	return p
 }
 
@@ -295,10 +301,14 @@ func (d *daemon) wakeReader() {
 // describeInterfaces names all interfaces that are listened on.
 func (d *daemon) describeInterfaces(c *Config) string {
 	var all []string
-	for _, item := range slices.Concat(d.lists(c)...) {
-		if item == everyInterface {
-			return "any (all interfaces)"
-		}
+	items := slices.Concat(d.lists(c)...)
+	switch every := slices.Contains(items, everyInterface); {
+	case every && slices.Contains(items, loopback):
+		return "any,lo (all interfaces)"
+	case every:
+		return "any (all interfaces but lo: Interface = any,lo adds it)"
+	}
+	for _, item := range items {
 		if !slices.Contains(all, item) {
 			all = append(all, item)
 		}

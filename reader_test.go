@@ -72,7 +72,7 @@ func TestReaderTake(t *testing.T) {
 		{"to another door's Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to = "203.0.113.9" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
 		{"to this host, with the port of a door with a Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.knock.Port = 7500 }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
 		{"from 127.0.0.1 on a wire", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
-		{"from 127.0.0.1 on lo", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 3}, "", "lo"},
+		{"from 127.0.0.1 on lo", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 3}, "lo", "lo"},
 		{"from ::1 on a wire", Frame{Bytes: testSYN6.with(func(p *testPacket) { p.from = "::1" }).bytes(), Protocol: unix.ETH_P_IPV6, Link: 1}, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -31,7 +31,7 @@ func (o *serveOptions) options() []option {
 	o.config = defaultConfigFile
 	return append([]option{
 		stringOption('c', "config", "FILE", "configuration (default "+defaultConfigFile+")", &o.config),
-		{'i', "interface", "NAME,...", "listen on these interfaces (default: Interface of the configuration, or all)", func(v string) error {
+		{'i', "interface", "NAME,...", "listen on these interfaces (default: Interface of the configuration, or any)", func(v string) error {
 			o.interfaces, o.named = v, true
 			return nil
 		}},

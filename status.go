@@ -18,7 +18,7 @@ type Status struct {
 	Version     string
 	Pid         int
 	Uptime      time.Duration
-	Listening   string // eth0, or any (all interfaces)
+	Listening   string // eth0, or any (all interfaces but lo: ...)
 	Links       []LinkState
 	Config      string // file
 	ConfigRead  time.Time
@@ -156,7 +156,7 @@ func columns(rows [][]string) string {
 //	version             string
 //	pid                 number
 //	uptime_seconds      number
-//	listening           string  interface names, or any (all interfaces)
+//	listening           string  interface names, or any (all interfaces but lo: ...)
 //	links               list of the interfaces listened on, or waited for
 //	  name              string  or, waited for, as it is configured: ppp*, auto
 //	  state             string  up, down or absent
