@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -109,10 +110,21 @@ func TestLinkStates(t *testing.T) {
 	links := map[int]*Link{
 		1: {Index: 1, Name: "lo", Loopback: true, Up: true, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}},
 		3: {Index: 3, Name: "ppp0"}, 2: {Index: 2, Name: "wan", Up: true, Default: true},
+		4: {Index: 4, Name: "slave", Upper: 5, Master: 5}, 5: {Index: 5, Name: "bond0", Upper: 6, Master: 6}, 6: {Index: 6, Name: "br0"},
+		7: {Index: 7, Name: "br0.5", Parent: 6}, 8: {Index: 8, Name: "red", Upper: 9}, 9: {Index: 9, Name: "vrf"},
+	}
+	port := func(name, of string) string {
+		return fmt.Sprintf("%[1]s: down; %[1]s is a port of %[2]s: its packets come in on %[2]s, so ports hidden on %[1]s are hidden on all of %[2]s", name, of)
 	}
 	for _, test := range []struct{ lists, want string }{
-		{"any", "wan: up; ppp0: down"},
-		{"any,lo", "lo: up, 127.0.0.1, ::1; wan: up; ppp0: down"},
+		{"any", "wan: up; ppp0: down; slave: down; bond0: down; br0: down; br0.5: down; red: down; vrf: down"},
+		{"any,lo", "lo: up, 127.0.0.1, ::1; wan: up; ppp0: down; slave: down; bond0: down; br0: down; br0.5: down; red: down; vrf: down"},
+		{"slave", port("slave", "br0")},
+		{"slave,bond0", port("slave", "br0") + "; " + port("bond0", "br0")},
+		{"slave,br0", "slave: down; br0: down"},
+		{"slave|br0", port("slave", "br0") + "; br0: down"},
+		{"re*", port("red", "vrf")},
+		{"br0.5,wan", "wan: up; br0.5: down"},
 		{"ppp*,eth0", "ppp0: down; eth0: absent"},
 		{"eth0|eth0,wlan*", "eth0: absent; wlan*: absent"},
 		{"auto|wan", "wan: up"},
@@ -160,7 +172,7 @@ func TestParseLink(t *testing.T) {
 	body = append(body, attribute(unix.IFLA_MASTER, number(9))...)
 	vlan := append(body, attribute(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, attribute(unix.IFLA_INFO_KIND, []byte("vlan\x00")))...)
 	l, kind := parseLink(vlan)
-	if want := (Link{Index: 7, Name: "eth0.5", Master: 9, Parent: 3, Up: true}); !l.same(&want) || l.Index != 7 || kind != "vlan" {
+	if want := (Link{Index: 7, Name: "eth0.5", Upper: 9, Master: 9, Parent: 3, Up: true}); !l.same(&want) || l.Index != 7 || kind != "vlan" {
 		t.Errorf("got %+v, kind %s, want %+v, kind vlan", l, kind, want)
 	}
 	elsewhere, _ := parseLink(append(vlan, attribute(unix.IFLA_LINK_NETNSID, number(1))...))
