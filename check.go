@@ -51,9 +51,8 @@ func check(e env, args []string) error {
 		warnings = append(warnings, hostWarnings(c)...)
 		if c.native() {
 			links, _ := readLinks(true) // who cannot read them cannot listen either, and is told so
-			auto := defaultLinks(links)
 			var more []string
-			report, more = firewallReport(c, inspectHost(), auto, o.verbose)
+			report, more = firewallReport(c, inspectHost(), links, o.verbose)
 			warnings = append(warnings, more...)
 		}
 		for _, u := range unreadable {
@@ -75,8 +74,8 @@ func check(e env, args []string) error {
 }
 
 // firewallReport is, in lines, which firewall would open the doors, and why. dryRun adds the commands. An error of
-// choosing is a warning here: the configuration may be for another host. auto are the interfaces that hold a default route.
-func firewallReport(c *Config, in Inspection, auto []string, dryRun bool) (report string, warnings []string) {
+// choosing is a warning here: the configuration may be for another host. links are this host's.
+func firewallReport(c *Config, in Inspection, links map[int]*Link, dryRun bool) (report string, warnings []string) {
 	warn := func(format string, a ...any) { warnings = append(warnings, c.File+": "+fmt.Sprintf(format, a...)) }
 	if in.NFTError != nil && len(in.Tools) == 0 && os.Geteuid() != 0 {
 		warn("only root can look at the firewall, which is to open doors: run check as root")
@@ -96,7 +95,7 @@ func firewallReport(c *Config, in Inspection, auto []string, dryRun bool) (repor
 		}
 	}
 	report = "firewall: " + choice.Reason + "\n"
-	rules := c.ruleset(c.Interfaces, auto)
+	rules := c.ruleset(c.Interfaces, defaultLinks(links), links)
 	if err := rules.fits(); err != nil {
 		warn("%v", err)
 		return report, warnings
@@ -207,6 +206,8 @@ func hostWarnings(c *Config) (warnings []string) {
 			for _, s := range linkStates([][]string{list}, links) {
 				if s.State == absent {
 					warnings = append(warnings, fmt.Sprintf("%s:%d: %s: there are %s", c.File, at, s.news(), strings.Join(there, ", ")))
+				} else if s.odd() {
+					warnings = append(warnings, fmt.Sprintf("%s:%d: %s", c.File, at, s.news()))
 				}
 			}
 		}

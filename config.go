@@ -599,7 +599,7 @@ func (p *parser) setInterface(value string) {
 		p.fail("Interface needs a value: Interface = ..., or delete the line")
 		return
 	case value == "":
-		p.warn("Interface is empty: all interfaces are listened on")
+		p.warn("Interface is empty: all interfaces but lo are listened on")
 		value = everyInterface
 	}
 	list, err := parseInterfaces(value)
@@ -613,21 +613,29 @@ func (p *parser) setInterface(value string) {
 	}
 }
 
-// In a list of interfaces, autoInterface stands for those that hold a default route, and everyInterface for all.
+// In a list of interfaces, autoInterface stands for those that hold a default route, and everyInterface for all but
+// loopback.
 const (
 	autoInterface  = "auto"
 	everyInterface = "*"
+	loopback       = "lo"
 	maxLinkName    = 15 // IFNAMSIZ of Linux, without the NUL
 )
 
 // parseInterfaces reads names, beginnings of names with a * behind them, and auto, with commas between them. any, all
-// and * are everyInterface alone.
+// and * are everyInterface, with loopback if it is named, too, and nothing else.
 func parseInterfaces(text string) (list []string, err error) {
-	for _, item := range strings.Split(text, ",") {
-		item = strings.TrimSpace(item)
+	items := strings.Split(text, ",")
+	for i, item := range items {
+		items[i] = strings.TrimSpace(item)
+	}
+	for _, item := range items {
 		name, pattern := strings.CutSuffix(item, "*")
 		switch {
 		case strings.EqualFold(item, "any"), strings.EqualFold(item, "all"), item == everyInterface:
+			if slices.Contains(items, loopback) {
+				return []string{everyInterface, loopback}, nil
+			}
 			return []string{everyInterface}, nil
 		case strings.EqualFold(item, autoInterface):
 			item = autoInterface

@@ -177,6 +177,7 @@ func TestOptions(t *testing.T) {
 		{"interface of a door", "[a]\nSequence = 1\nInterface = eth0", Config{}},
 		{"any interface", "[options]\nInterface = any", Config{}},
 		{"any of several", "[options]\nInterface = eth0,ALL", Config{}},
+		{"any interface, and lo", "[options]\nInterface = eth0, lo, any", Config{Interfaces: []string{"*", "lo"}}},
 		{"star", "[options]\nInterface = *", Config{}},
 		{"two sections", "[options]\nUseSyslog\n[a]\nSequence = 1\n[options]\nLogFile = /a", Config{UseSyslog: true, LogFile: "/a"}},
 		{"section in capitals", "[ OPTIONS ]\nUseSyslog", Config{UseSyslog: true}},
@@ -512,7 +513,7 @@ func TestWarnings(t *testing.T) {
 		{"two doors of one name", door + "[a]\nSequence = 9000,2,5000" + run, `knockd.conf:4: door "a": a door of this name stands on line 1 already: the log will not tell them apart`},
 		{"repeated interface", "[options]\nInterface = eth0\nInterface = eth1\n" + door, `knockd.conf:3: Interface stands on line 2 already: that line holds`},
 		{"other door's directive", door + "[b]\nSequence = 9000,3000\nCommand = b", ""},
-		{"empty interface", "[options]\nInterface = # eth0\n" + door, `knockd.conf:2: Interface is empty: all interfaces are listened on`},
+		{"empty interface", "[options]\nInterface = # eth0\n" + door, `knockd.conf:2: Interface is empty: all interfaces but lo are listened on`},
 		{"comment behind a path", "[options]\nLogFile = /a # comment\n" + door, `knockd.conf:2: LogFile: the comment behind the path is read as a part of it: put it on a line of its own`},
 
 		{"flags on two lines", door + "TCPFlags = syn\nTCPFlags = !ack,syn", ""},
@@ -572,6 +573,14 @@ func TestConfigRuleset(t *testing.T) {
 	hidden := &Door{Name: "hidden", OpenPorts: []Knock{ssh, vpn}, Hide: true, HideExcept: lan}
 	oneSide := &Door{Name: "one side", OpenPorts: []Knock{ssh}, Hide: true, Interfaces: []string{"ppp*", "auto"}}
 	open := &Door{Name: "open", OpenPorts: []Knock{vpn, {80, tcp}}}
+	// port0 and port1 are ports of bridges, slave of a bond which is a port of one, and in and wan2 of a VRF.
+	links := map[int]*Link{
+		1: {Name: "lo", Loopback: true}, 2: {Name: "eth0"}, 3: {Name: "port0", Upper: 5}, 4: {Name: "port1", Upper: 6}, 5: {Name: "br0"}, 6: {Name: "br1"},
+		7: {Name: "slave", Upper: 8}, 8: {Name: "bond0", Upper: 5}, 9: {Name: "in", Upper: 11}, 10: {Name: "wan2", Upper: 11}, 11: {Name: "vrf"},
+	}
+	onLinks := func(links ...string) Ruleset {
+		return Ruleset{Kept: []Knock{ssh, vpn}, Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Links: links, Except: lan}}}
+	}
 	for _, test := range []struct {
 		name   string
 		doors  []*Door
@@ -580,17 +589,28 @@ func TestConfigRuleset(t *testing.T) {
 		want   Ruleset
 	}{
 		{"no door", nil, nil, false, Ruleset{}},
+		{"a bridge's port", []*Door{hidden}, []string{"eth0", "port0"}, true, onLinks("eth0", "port0", "br0")},
+		{"two bridges' ports", []*Door{hidden}, []string{"port*"}, true, onLinks("port*", "br0", "br1")},
+		{"a bridge and its port", []*Door{hidden}, []string{"b*", "port0"}, true, onLinks("b*", "port0")},
+		{"a bridge's port by way of a bond", []*Door{hidden}, []string{"slave"}, true, onLinks("slave", "bond0", "br0")},
+		{"a bridge alone", []*Door{hidden}, []string{"br0"}, true, onLinks("br0")},
+		{"a VRF's ports", []*Door{hidden}, []string{"in", "wan2"}, true, onLinks("in", "wan2", "vrf")},
+		{"a port that has held a default route", []*Door{hidden}, []string{"auto", "port1"}, true, onLinks("eth5", "wan", "port1", "br1")},
 		{"commands alone", []*Door{commands}, []string{"eth0"}, false, Ruleset{}},
 		{"open", []*Door{commands, open}, []string{"eth0"}, true, Ruleset{Kept: []Knock{vpn, {80, tcp}}}},
 		{"hidden", []*Door{hidden, open}, []string{"eth0", "ppp0"}, true, Ruleset{Kept: []Knock{ssh, vpn, {80, tcp}},
 			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Links: []string{"eth0", "ppp0"}, Except: lan}}}},
 		{"hidden everywhere", []*Door{hidden}, []string{"*"}, true, Ruleset{Kept: []Knock{ssh, vpn},
 			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Except: lan}}}},
+		{"hidden everywhere, lo being listened on", []*Door{hidden}, []string{"*", "lo"}, true, Ruleset{Kept: []Knock{ssh, vpn},
+			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Except: lan}}}},
+		{"hidden on lo", []*Door{hidden}, []string{"lo"}, true, Ruleset{Kept: []Knock{ssh, vpn},
+			Hidden: []Hidden{{Door: "hidden", Ports: []Knock{ssh, vpn}, Links: []string{"lo"}, Except: lan}}}},
 		{"hidden on one side", []*Door{oneSide}, []string{"*"}, true, Ruleset{Kept: []Knock{ssh},
 			Hidden: []Hidden{{Door: "one side", Ports: []Knock{ssh}, Links: []string{"ppp*", "eth5", "wan"}}}}},
 	} {
 		c := &Config{Doors: test.doors}
-		if got := c.ruleset(test.links, []string{"eth5", "wan"}); !reflect.DeepEqual(got, test.want) {
+		if got := c.ruleset(test.links, []string{"eth5", "wan"}, links); !reflect.DeepEqual(got, test.want) {
 			t.Errorf("%s: got %+v, want %+v", test.name, got, test.want)
 		}
 		if got := c.native(); got != test.native {

@@ -14,6 +14,7 @@ import (
 // what the matcher would count, and may let through more: parser and matcher decide. A and X are BPF's two registers;
 // offsets are those of packet.go, as both see the packet from its IP header on (SOCK_DGRAM).
 //
+//	      ld   #ifidx; jeq #lo, drop    where lo is not listened on
 //	      ldb  [0]; rsh #4              the IP version
 //	      jeq  #4, v4 ; jeq #6, v6      anything else: ret #0
 //	v4:   ld   [16]                     the destination is one of our own addresses
@@ -55,6 +56,7 @@ type FilterSpec struct {
 	Flags              []TCPFlags // a TCP packet fits at least one of them
 	Addresses          []netip.Addr
 	OnlyIPv4           bool
+	NotOn              int // index of a link that shall not even wake the reader; 0: none
 
 	// knocks has, for each knock, the doors in whose sequence it stands: one of those with equal Flags, Target, List and
 	// Allow.
@@ -227,6 +229,11 @@ func buildFilter(spec FilterSpec, limit int) ([]bpf.Instruction, error) {
 func assembleFilter(spec FilterSpec) ([]bpf.Instruction, error) {
 	var a assembler
 	v4, v6 := splitAddresses(spec.Addresses)
+	if spec.NotOn != 0 {
+		a.add(bpf.LoadExtension{Num: bpf.ExtInterfaceIndex})
+		a.add(bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(spec.NotOn), SkipTrue: 1})
+		a.ret(0)
+	}
 	a.add(bpf.LoadAbsolute{Off: ipv4OffVersion, Size: 1})
 	a.add(bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 4})
 	a.jump(bpf.JumpEqual, 4, "v4", "")

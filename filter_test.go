@@ -21,6 +21,7 @@ type filterCase struct {
 	addresses []netip.Addr
 	onlyIPv4  bool
 	served    []Knock
+	notOn     int
 }
 
 // newFilterCase makes doors of three knocks with one of nFlags different TCPFlags each, and addresses of both families.
@@ -50,7 +51,17 @@ func newFilterCase(seed uint64, nDoors, nFlags, nAddresses int) *filterCase {
 	for range nAddresses {
 		c.addresses = append(c.addresses, c.address())
 	}
+	c.notOn = c.IntN(2)
 	return c
+}
+
+// vm runs the filter on packets that come in on a link. bpf.VM does not know of links.
+func (c *filterCase) vm(prog []bpf.Instruction, link int) (*bpf.VM, error) {
+	prog = slices.Clone(prog)
+	if i := slices.Index(prog, bpf.Instruction(bpf.LoadExtension{Num: bpf.ExtInterfaceIndex})); i >= 0 {
+		prog[i] = bpf.LoadConstant{Dst: bpf.RegA, Val: uint32(link)}
+	}
+	return bpf.NewVM(prog)
 }
 
 func (c *filterCase) protocol() Protocol {
@@ -141,7 +152,7 @@ func (c *filterCase) counts(hit Hit) bool {
 
 func (c *filterCase) spec() FilterSpec {
 	s := filterSpec(c.doors, c.addresses, c.onlyIPv4)
-	s.Served = c.served
+	s.Served, s.NotOn = c.served, c.notOn
 	return s
 }
 
@@ -149,8 +160,9 @@ func (c *filterCase) spec() FilterSpec {
 // one, nothing else passes but what is left to the parser.
 func (c *filterCase) check(t *testing.T, prog []bpf.Instruction, exact bool, packets int) (passed, dropped int) {
 	t.Helper()
-	vm, err := bpf.NewVM(prog)
-	if err != nil {
+	vm, err := c.vm(prog, 2)
+	on1, err1 := c.vm(prog, 1)
+	if err := errors.Join(err, err1); err != nil {
 		t.Fatal(err)
 	}
 	for range packets {
@@ -160,10 +172,13 @@ func (c *filterCase) check(t *testing.T, prog []bpf.Instruction, exact bool, pac
 		reject := parsePacket(b, len(b), &hit)
 		counts := reject == nil && c.counts(hit)
 		n, err := vm.Run(b)
-		if err != nil {
+		n1, err1 := on1.Run(b)
+		if err := errors.Join(err, err1); err != nil {
 			t.Fatal(err)
 		}
 		switch {
+		case n1 > 0 && c.notOn == 1, n1 != n && c.notOn == 0:
+			t.Fatalf("on link 1, let through is %d, with NotOn %d: %+v", n1, c.notOn, p)
 		case counts && n == 0:
 			t.Fatalf("dropped: %+v", p)
 		case counts && (parsePacket(b[:min(n, len(b))], len(b), &cut) != nil || cut != hit):
@@ -244,19 +259,19 @@ func TestFilterSpec(t *testing.T) {
 		doors []*Door
 		want  string
 	}{
-		{"no door", nil, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
-		{"ports", []*Door{{Sequence: sequence, Flags: syn}}, "{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2}] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+		{"no door", nil, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
+		{"ports", []*Door{{Sequence: sequence, Flags: syn}}, "{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2}] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
 		{"decoys", []*Door{{Sequence: sequence, Decoys: true}, {Sequence: []Knock{{65530, tcp}, {40, tcp}, {20, udp}}, Decoys: true, Strict: true}},
 			"{TCP:[{lo:40 hi:40} {lo:8000 hi:8001} {lo:65530 hi:65530}] UDP:[{lo:20 hi:20} {lo:7000 hi:7000}] " +
 				"DecoyTCP:[{lo:8 hi:72} {lo:7968 hi:8033} {lo:65498 hi:65535}] DecoyUDP:[{lo:0 hi:52} {lo:6968 hi:7032}] " +
-				"Strict:true Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+				"Strict:true Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
 		{"decoys that nobody needs", []*Door{{Sequence: sequence, Decoys: true, Allow: []netip.Prefix{{}}}},
-			"{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+			"{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
 		{"nor one knock", []*Door{{Sequence: sequence[:1], Decoys: true}},
-			"{TCP:[{lo:8001 hi:8001}] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
-		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true knocks:map[]}"},
-		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
-		{"too many flags", many, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true knocks:map[]}"},
+			"{TCP:[{lo:8001 hi:8001}] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
+		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
+		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
+		{"too many flags", many, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
 	}
 	for _, test := range tests {
 		spec := filterSpec(test.doors, nil, true)
@@ -559,7 +574,7 @@ func FuzzFilter(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		vm, err := bpf.NewVM(prog)
+		vm, err := c.vm(prog, 2)
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -34,8 +34,8 @@ type Ruleset struct {
 	Open   []Pass
 }
 
-// Hidden are ports that nobody may reach who has not knocked. Of TCP only the pure SYN is dropped, of UDP what conntrack
-// has not seen before, so that hiding throws nobody out.
+// Hidden are ports that nobody may reach who has not knocked. Of TCP only the pure SYN is dropped, of UDP what belongs
+// to no connection, also where conntrack does not look at it (notrack), so that hiding throws nobody out.
 type Hidden struct {
 	Door   string
 	Ports  []Knock
@@ -217,8 +217,9 @@ func flush(in Inspection, keep Firewall) (calls []Call) {
 }
 
 // ruleset is what our part of the firewall must be while nothing is open. general are the interfaces of doors that have
-// none of their own, and auto those that "auto" stands for.
-func (c *Config) ruleset(general, auto []string) (r Ruleset) {
+// none of their own, and auto those that "auto" stands for. links are the host's: packets for a port of a bridge come in on
+// the bridge.
+func (c *Config) ruleset(general, auto []string, links map[int]*Link) (r Ruleset) {
 	for _, d := range c.Doors {
 		for _, k := range d.OpenPorts {
 			if !slices.Contains(r.Kept, k) {
@@ -230,18 +231,36 @@ func (c *Config) ruleset(general, auto []string) (r Ruleset) {
 			list = d.Interfaces
 		}
 		h := Hidden{Door: d.Name, Ports: d.OpenPorts, Except: d.HideExcept}
+		every := slices.Contains(list, everyInterface)
 		for _, item := range list {
-			switch item {
-			case everyInterface:
-			case autoInterface:
+			switch {
+			case every: // but on lo, also if it is listened on
+			case item == autoInterface:
 				h.Links = append(h.Links, auto...)
 			default:
 				h.Links = append(h.Links, item)
 			}
 		}
-		if d.Hide && (h.Links != nil || slices.Contains(list, everyInterface)) {
+		h.Links = append(h.Links, inputs(h.Links, links)...)
+		if d.Hide && (h.Links != nil || every) {
 			r.Hidden = append(r.Hidden, h)
 		}
 	}
 	return r
+}
+
+// inputs names, sorted, the bridges and so on that links which are named are ports of, and that are not named themselves.
+func inputs(named []string, links map[int]*Link) (more []string) {
+	for _, l := range links {
+		if !names(named, l) {
+			continue
+		}
+		for _, u := range l.uppers(links) {
+			if !names(named, u) && !slices.Contains(more, u.Name) {
+				more = append(more, u.Name)
+			}
+		}
+	}
+	sort.SliceStable(more, func(i, j int) bool { return more[i] < more[j] })
+	return more
 }

@@ -450,6 +450,42 @@ func TestFirewallUDP(t *testing.T) {
 	})
 }
 
+// A host without conntrack for the port, as busy name servers have it: no packet belongs to a connection.
+func TestFirewallUntracked(t *testing.T) {
+	for _, option := range []string{"iptables", "nft"} {
+		for tracker, rules := range map[string]string{
+			"nft": "nft add table ip untracked; nft add chain ip untracked pre '{ type filter hook prerouting priority raw; }'; " +
+				"nft add rule ip untracked pre udp dport 51820 notrack",
+			"iptables": "iptables -w -t raw -A PREROUTING -p udp --dport 51820 -j NOTRACK",
+		} {
+			t.Run(option+", notrack by "+tracker, func(t *testing.T) {
+				f := newFirewallTest(t, firewallHost{option: option, rules: rules})
+				f.echoUDP(51820)
+				guest, stranger := f.dialUDP(0), f.dialUDP(1)
+				if !f.answered(stranger) {
+					t.Fatal("not hidden yet: got no answer")
+				}
+				f.do(f.choice.build(f.rules))
+				f.wantPresent(true)
+				pass := f.pass("10.9.0.2", 100)
+				for _, step := range []struct {
+					when  string
+					calls []Call
+					want  bool // the guest is answered
+				}{{"hidden", nil, false}, {"open", f.choice.open(pass, nil), true}, {"closed", f.choice.close(pass, nil), false}} {
+					f.do(step.calls)
+					if got := f.answered(guest); got != step.want {
+						t.Errorf("%s: the guest is answered: got %v, want %v", step.when, got, step.want)
+					}
+					if f.answered(stranger) {
+						t.Errorf("%s: a stranger is answered", step.when)
+					}
+				}
+			})
+		}
+	}
+}
+
 // A link-local address means one host on one link, and another one on the next.
 func TestFirewallLinkLocal(t *testing.T) {
 	bothFirewalls(t, func(f *firewallTest) {

@@ -129,12 +129,12 @@ func (t iptables) rules(r Ruleset, conntrack bool) (rules []string) {
 			rules = append(rules, hidden(h, from, "", "", "RETURN")...)
 		}
 	}
-	newUDP := ""
+	stray := ""
 	if conntrack {
-		newUDP = " -m conntrack --ctstate NEW"
+		stray = " -m conntrack ! --ctstate RELATED,ESTABLISHED"
 	}
 	for _, h := range r.Hidden {
-		rules = append(rules, hidden(h, "", " --tcp-flags FIN,SYN,RST,ACK SYN", newUDP, "DROP")...)
+		rules = append(rules, hidden(h, "", " --tcp-flags FIN,SYN,RST,ACK SYN", stray, "DROP")...)
 	}
 	return rules
 }

@@ -58,9 +58,9 @@ func TestIptablesGolden(t *testing.T) {
 -A SESAME -s 192.168.1.0/24 -i ppp0 -p tcp -m tcp --dport 22 -m comment --comment "sesame: ssh" -j RETURN
 -A SESAME -s 192.168.1.0/24 -i ppp0 -p udp -m udp --dport 51820 -m comment --comment "sesame: ssh" -j RETURN
 -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: ssh" -j DROP
--A SESAME -i eth0 -p udp -m udp --dport 51820 -m conntrack --ctstate NEW -m comment --comment "sesame: ssh" -j DROP
+-A SESAME -i eth0 -p udp -m udp --dport 51820 -m conntrack ! --ctstate RELATED,ESTABLISHED -m comment --comment "sesame: ssh" -j DROP
 -A SESAME -i ppp0 -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: ssh" -j DROP
--A SESAME -i ppp0 -p udp -m udp --dport 51820 -m conntrack --ctstate NEW -m comment --comment "sesame: ssh" -j DROP
+-A SESAME -i ppp0 -p udp -m udp --dport 51820 -m conntrack ! --ctstate RELATED,ESTABLISHED -m comment --comment "sesame: ssh" -j DROP
 -A SESAME ! -i lo -p tcp -m tcp --dport 3389 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: rdp" -j DROP
 `
 	hidden6 := strings.ReplaceAll(hidden, "192.168.1.0/24", "fd00::/8")

@@ -6,7 +6,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"unsafe"
 
@@ -215,6 +219,67 @@ func TestLoopback(t *testing.T) {
 	d := n.serve()
 	n.opens(0, "127.0.0.1")
 	n.opens(0, "::1")
+	d.stop()
+}
+
+// TestAnyIsNotLo knocks from the host itself, as a user without rights who looks at /proc: any leaves out lo, so that the
+// daemon does not even wake up, and any,lo listens there, too.
+func TestAnyIsNotLo(t *testing.T) {
+	const nobody, packets = 65534, 40
+	n := newLinkTest(t, "any")
+	n.must(n.host.run("ip", "link", "set", "lo", "up"))
+	d := n.serve()
+	d.await("starting up, listening on any (all interfaces but lo: Interface = any,lo adds it)\n")
+	n.opens(0, hostAddr)
+	d.await("10.9.0.2: ssh: closed")
+	// waked is how often the daemon has gone to sleep while a user of this host sends packets to ports.
+	waked := func(address string, ports ...string) int {
+		n.Helper()
+		switches := func() (sum int) {
+			n.Helper()
+			cmd := exec.Command("/bin/sh", "-c", fmt.Sprintf("cat /proc/%d/task/*/status", d.cmd.Process.Pid))
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+			out, err := cmd.Output()
+			n.must(err)
+			for line := range strings.Lines(string(out)) {
+				if count, ok := strings.CutPrefix(line, "voluntary_ctxt_switches:"); ok {
+					number, err := strconv.Atoi(strings.TrimSpace(count))
+					n.must(err)
+					sum += number
+				}
+			}
+			return sum
+		}
+		cmd := sesame("knock", append([]string{"-d10", address}, slices.Repeat(ports, packets/len(ports))...)...)
+		n.as(nobody, cmd)
+		before := switches()
+		n.must(n.host.start(cmd))
+		n.must(cmd.Wait())
+		return switches() - before
+	}
+	for _, address := range []string{"127.0.0.1", "::1", hostAddr, hostAddr6} {
+		knocks, others := waked(address, "7000", "8000", "7100:udp", "8100"), waked(address, "17000", "18000", "17100:udp", "18100")
+		t.Logf("%s: the daemon wakes up %d times for %d knocks, %d for other ports", address, knocks, packets, others)
+		if knocks > others+packets/4 {
+			t.Errorf("%s: the daemon wakes up %d times for %d knocks, and %d times for as many other packets", address, knocks, packets, others)
+		}
+	}
+	if strings.Contains(d.logged(), "127.0.0.1") || strings.Contains(d.logged(), hostAddr+": ") {
+		t.Error("a knock from the host itself counts")
+	}
+	d.stop()
+
+	n.args = []string{"-i", "any,lo"}
+	d = n.serve()
+	d.await("starting up, listening on any,lo (all interfaces)\n")
+	if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "  lo ") || !strings.Contains(out, "  eth0 ") {
+		t.Errorf("status does not name both:\n%s", out)
+	}
+	n.opens(0, hostAddr)
+	for _, address := range []string{"127.0.0.1", "::1"} {
+		n.must(n.host.run("knock", "-d20", address, "7000", "8000", "9000"))
+		d.await(address + ": ssh: OPEN SESAME")
+	}
 	d.stop()
 }
 

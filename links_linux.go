@@ -17,7 +17,8 @@ import (
 type Link struct {
 	Index     int
 	Name      string
-	Master    int // index of the bridge or bond that it is a port of, else 0
+	Upper     int // index of the bridge, bond, team or VRF that it is a port of, else 0
+	Master    int // the same, if that one shows its frames again, else 0
 	Parent    int // of a VLAN, macvlan or ipvlan: index of the link whose frames it shows again, else 0
 	Takes     taking
 	Loopback  bool
@@ -44,6 +45,25 @@ const (
 
 // listened reports whether a list of interfaces names the link.
 func (l *Link) listened() bool { return l.Outside != nowhere }
+
+// uppers are the links that it is a port of, one by way of the other.
+func (l *Link) uppers(links map[int]*Link) (all []*Link) {
+	for range maxNested {
+		if l = links[l.Upper]; l == nil {
+			break
+		}
+		all = append(all, l)
+	}
+	return all
+}
+
+// input is the link that packets come in on for the firewall: the last of its uppers, and itself if it has none.
+func (l *Link) input(links map[int]*Link) *Link {
+	if uppers := l.uppers(links); uppers != nil {
+		return uppers[len(uppers)-1]
+	}
+	return l
+}
 
 // nowhere is what Link.Outside is for a link that no list names.
 const nowhere = ^uint64(0)
@@ -124,7 +144,8 @@ func parseLink(body []byte) (l *Link, kind string) {
 		case unix.IFLA_IFNAME:
 			l.Name = strings.TrimRight(string(value), "\x00")
 		case unix.IFLA_MASTER:
-			l.Master = indexOf(value)
+			l.Upper = indexOf(value)
+			l.Master = l.Upper
 		case unix.IFLA_LINK:
 			parent = indexOf(value)
 		case unix.IFLA_LINK_NETNSID:
@@ -315,13 +336,14 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 func names(list []string, l *Link) bool {
 	return slices.ContainsFunc(list, func(item string) bool {
 		prefix, pattern := strings.CutSuffix(item, "*")
+		pattern = pattern && (item != everyInterface || !l.Loopback)
 		return item == l.Name || pattern && strings.HasPrefix(l.Name, prefix) || item == autoInterface && l.Default
 	})
 }
 
 // same reports whether the other link is this one, unchanged.
 func (l *Link) same(o *Link) bool {
-	return o != nil && l.Name == o.Name && l.Master == o.Master && l.Parent == o.Parent && l.Takes == o.Takes &&
+	return o != nil && l.Name == o.Name && l.Upper == o.Upper && l.Master == o.Master && l.Parent == o.Parent && l.Takes == o.Takes &&
 		l.Loopback == o.Loopback && l.Up == o.Up && l.Default == o.Default && slices.Equal(l.Addresses, o.Addresses)
 }
 
@@ -330,6 +352,7 @@ type LinkState struct {
 	Name      string
 	State     string
 	Addresses []netip.Addr
+	PortOf    string // the link that its packets come in on, if the list that names it does not name that one; else ""
 }
 
 const absent = "absent"
@@ -356,14 +379,18 @@ func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
 	}
 	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
 	for _, l := range on {
-		s := LinkState{l.Name, "down", l.Addresses}
+		s := LinkState{Name: l.Name, State: "down", Addresses: l.Addresses}
 		if l.Up {
 			s.State = "up"
+		}
+		in := l.input(links)
+		if slices.ContainsFunc(lists, func(list []string) bool { return names(list, l) && !names(list, in) }) {
+			s.PortOf = in.Name
 		}
 		states = append(states, s)
 	}
 	for _, item := range items {
-		if !slices.ContainsFunc(on, func(l *Link) bool { return names([]string{item}, l) }) &&
+		if item != everyInterface && !slices.ContainsFunc(on, func(l *Link) bool { return names([]string{item}, l) }) &&
 			!slices.ContainsFunc(states, func(s LinkState) bool { return s.Name == item }) {
 			states = append(states, LinkState{Name: item, State: absent})
 		}
@@ -371,11 +398,14 @@ func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
 	return states
 }
 
-// String is the state and the addresses: up, 192.0.2.1, fe80::1.
+// String is the state and the addresses: up, 192.0.2.1, fe80::1. Of a port it says what that means.
 func (s LinkState) String() string {
 	text := s.State
 	for _, a := range s.Addresses {
 		text += ", " + a.String()
+	}
+	if s.PortOf != "" {
+		text += fmt.Sprintf("; %[1]s is a port of %[2]s: its packets come in on %[2]s, so ports hidden on %[1]s are hidden on all of %[2]s", s.Name, s.PortOf)
 	}
 	return text
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -19,14 +20,15 @@ func TestNames(t *testing.T) {
 	}{
 		{"eth0", "eth0", false, true}, {"eth0", "eth00", false, false}, {"eth0", "eth", false, false},
 		{"ppp*", "ppp0", false, true}, {"ppp*", "ppp", false, true}, {"ppp*", "pp", false, false}, {"ppp*", "xppp0", false, false},
-		{"wan,ppp*", "wan", false, true}, {"any", "lo", false, true},
+		{"wan,ppp*", "wan", false, true}, {"any", "wan", false, true}, {"any", "lo", false, false}, {"any,lo", "lo", false, true}, {"lo, ALL", "lo", false, true},
+		{"lo", "lo", false, true}, {"l*", "lo", false, true},
 		{"auto", "wan", false, false}, {"auto", "wan", true, true}, {"auto", "auto", false, true}, {"wan", "eth0", true, false},
 	} {
 		list, err := parseInterfaces(test.list)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := names(list, &Link{Name: test.link, Default: test.gateway}); got != test.want {
+		if got := names(list, &Link{Name: test.link, Loopback: test.link == "lo", Default: test.gateway}); got != test.want {
 			t.Errorf("%s, %s: got %v, want %v", test.list, test.link, got, test.want)
 		}
 	}
@@ -106,11 +108,23 @@ func TestElsewhere(t *testing.T) {
 
 func TestLinkStates(t *testing.T) {
 	links := map[int]*Link{
-		1: {Index: 1, Name: "lo", Up: true, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}},
+		1: {Index: 1, Name: "lo", Loopback: true, Up: true, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}},
 		3: {Index: 3, Name: "ppp0"}, 2: {Index: 2, Name: "wan", Up: true, Default: true},
+		4: {Index: 4, Name: "slave", Upper: 5, Master: 5}, 5: {Index: 5, Name: "bond0", Upper: 6, Master: 6}, 6: {Index: 6, Name: "br0"},
+		7: {Index: 7, Name: "br0.5", Parent: 6}, 8: {Index: 8, Name: "red", Upper: 9}, 9: {Index: 9, Name: "vrf"},
+	}
+	port := func(name, of string) string {
+		return fmt.Sprintf("%[1]s: down; %[1]s is a port of %[2]s: its packets come in on %[2]s, so ports hidden on %[1]s are hidden on all of %[2]s", name, of)
 	}
 	for _, test := range []struct{ lists, want string }{
-		{"any", "lo: up, 127.0.0.1, ::1; wan: up; ppp0: down"},
+		{"any", "wan: up; ppp0: down; slave: down; bond0: down; br0: down; br0.5: down; red: down; vrf: down"},
+		{"any,lo", "lo: up, 127.0.0.1, ::1; wan: up; ppp0: down; slave: down; bond0: down; br0: down; br0.5: down; red: down; vrf: down"},
+		{"slave", port("slave", "br0")},
+		{"slave,bond0", port("slave", "br0") + "; " + port("bond0", "br0")},
+		{"slave,br0", "slave: down; br0: down"},
+		{"slave|br0", port("slave", "br0") + "; br0: down"},
+		{"re*", port("red", "vrf")},
+		{"br0.5,wan", "wan: up; br0.5: down"},
 		{"ppp*,eth0", "ppp0: down; eth0: absent"},
 		{"eth0|eth0,wlan*", "eth0: absent; wlan*: absent"},
 		{"auto|wan", "wan: up"},
@@ -130,6 +144,9 @@ func TestLinkStates(t *testing.T) {
 		if strings.Join(got, "; ") != test.want {
 			t.Errorf("%s: got %s, want %s", test.lists, strings.Join(got, "; "), test.want)
 		}
+	}
+	if got := linkStates([][]string{{"*"}}, map[int]*Link{1: links[1]}); got != nil {
+		t.Errorf("any, with lo alone: got %v, want nothing", got)
 	}
 	links[2].Default = false
 	if got := linkStates([][]string{{"auto"}}, links); len(got) != 1 || got[0].news() != "no interface holds a default route yet: one is waited for" {
@@ -155,7 +172,7 @@ func TestParseLink(t *testing.T) {
 	body = append(body, attribute(unix.IFLA_MASTER, number(9))...)
 	vlan := append(body, attribute(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, attribute(unix.IFLA_INFO_KIND, []byte("vlan\x00")))...)
 	l, kind := parseLink(vlan)
-	if want := (Link{Index: 7, Name: "eth0.5", Master: 9, Parent: 3, Up: true}); !l.same(&want) || l.Index != 7 || kind != "vlan" {
+	if want := (Link{Index: 7, Name: "eth0.5", Upper: 9, Master: 9, Parent: 3, Up: true}); !l.same(&want) || l.Index != 7 || kind != "vlan" {
 		t.Errorf("got %+v, kind %s, want %+v, kind vlan", l, kind, want)
 	}
 	elsewhere, _ := parseLink(append(vlan, attribute(unix.IFLA_LINK_NETNSID, number(1))...))

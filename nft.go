@@ -234,7 +234,7 @@ func (f nftFirewall) chainText(r Ruleset, conntrack bool) string {
 				line("%s tcp dport { %s } tcp flags & (fin | syn | rst | ack) == syn drop", match, ports)
 			}
 			if ports := portNumbers(h.Ports, udp); ports != "" && conntrack {
-				line("%s udp dport { %s } ct state new drop", match, ports)
+				line("%s udp dport { %s } ct state != { established, related } drop", match, ports)
 			} else if ports != "" {
 				line("%s udp dport { %s } drop", match, ports)
 			}

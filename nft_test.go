@@ -72,7 +72,7 @@ table inet sesame {
 		iifname { "eth0", "ppp0" } ip saddr { 192.168.1.0/24 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
 		iifname { "eth0", "ppp0" } ip6 saddr { fd00::/8 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
 		iifname { "eth0", "ppp0" } tcp dport { 22 } tcp flags & (fin | syn | rst | ack) == syn drop
-		iifname { "eth0", "ppp0" } udp dport { 51820 } ct state new drop
+		iifname { "eth0", "ppp0" } udp dport { 51820 } ct state != { established, related } drop
 		iifname != "lo" tcp dport { 3389 } tcp flags & (fin | syn | rst | ack) == syn drop
 	}
 }

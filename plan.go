@@ -92,8 +92,10 @@ func (d *daemon) planFor(c *Config, doors []*Door, links map[int]*Link) Plan {
 	}
 	for _, l := range links {
 		if l.listened() {
-			for _, addr := range l.Addresses {
-				add(addr, true)
+			for _, at := range append(l.uppers(links), l) {
+				for _, addr := range at.Addresses {
+					add(addr, true)
+				}
 			}
 		}
 	}
@@ -104,6 +106,12 @@ func (d *daemon) planFor(c *Config, doors []*Door, links map[int]*Link) Plan {
 	}
 	p.spec = filterSpec(doors, addresses, d.options.onlyIPv4)
 	p.spec.Served = c.IgnorePorts
+	for _, l := range links {
+		// Whoever sends packets on this host sees in /proc how often the daemon wakes up.
+		if l.Loopback && !l.listened() {
+			p.spec.NotOn = l.Index
+		}
+	}
 	return p
 }
 
@@ -165,7 +173,7 @@ func (d *daemon) followLinks() {
 			d.linksAt = time.After(linkRetry)
 		}
 	}()
-	auto := d.auto
+	auto, rules := d.auto, d.rules(d.config, d.links)
 	links, err := d.readLinks(d.config)
 	if err != nil {
 		d.linkLog.printf(now, "%v", err)
@@ -192,18 +200,22 @@ func (d *daemon) followLinks() {
 	d.links, d.captures = links, captures
 	d.send(plan)
 	settings := doorSettings{}
-	if !slices.Equal(auto, d.auto) {
-		if d.firewall != nil {
-			if err := d.journal.markFirewall(d.auto); err != nil {
-				d.linkLog.printf(now, "%v", err)
-			}
+	if d.firewall != nil && !slices.Equal(auto, d.auto) {
+		if err := d.journal.markFirewall(d.auto); err != nil {
+			d.linkLog.printf(now, "%v", err)
 		}
-		rules := d.config.ruleset(d.interfaces(d.config), d.auto)
-		settings.rules = &rules
+	}
+	if next := d.rules(d.config, links); fmt.Sprint(next) != fmt.Sprint(rules) {
+		settings.rules = &next
 	}
 	d.about.Links = linkStates(d.lists(d.config), links)
 	settings.about = d.about
 	d.settings <- settings
+}
+
+// rules are what our part of the firewall must be while nothing is open.
+func (d *daemon) rules(c *Config, links map[int]*Link) Ruleset {
+	return c.ruleset(d.interfaces(c), d.auto, links)
 }
 
 // named are the lists that do not just name all links: these are of interest to who reads the log.
@@ -240,14 +252,17 @@ func (d *daemon) logLinks(now time.Duration, links map[int]*Link) {
 	}
 }
 
-// logAbsent names what is waited for.
-func (d *daemon) logAbsent() {
+// logOdd names what is waited for, and what is a port.
+func (d *daemon) logOdd() {
 	for _, s := range linkStates(d.named(d.config), d.links) {
-		if s.State == absent {
+		if s.odd() {
 			d.log.printf("%s", s.news())
 		}
 	}
 }
+
+// odd is whether a person should know of it.
+func (s LinkState) odd() bool { return s.State == absent || s.PortOf != "" }
 
 // news is a log line.
 func (s LinkState) news() string {
@@ -295,10 +310,14 @@ func (d *daemon) wakeReader() {
 // describeInterfaces names all interfaces that are listened on.
 func (d *daemon) describeInterfaces(c *Config) string {
 	var all []string
-	for _, item := range slices.Concat(d.lists(c)...) {
-		if item == everyInterface {
-			return "any (all interfaces)"
-		}
+	items := slices.Concat(d.lists(c)...)
+	switch every := slices.Contains(items, everyInterface); {
+	case every && slices.Contains(items, loopback):
+		return "any,lo (all interfaces)"
+	case every:
+		return "any (all interfaces but lo: Interface = any,lo adds it)"
+	}
+	for _, item := range items {
 		if !slices.Contains(all, item) {
 			all = append(all, item)
 		}

@@ -237,6 +237,71 @@ func TestDoorInterface(t *testing.T) {
 	d.stop()
 }
 
+// TestPort makes the interface that is named a port of a bridge, and takes it out again, while the daemon runs, and starts
+// it anew while it is one: ports stay hidden, and open to whoever knocks.
+func TestPort(t *testing.T) {
+	const move = "ip address flush dev %s scope global; ip address add 10.9.0.1/24 dev %s; ip address add fd00:9::1/64 dev %s nodad; ip address replace fe80::9/64 dev %s nodad"
+	into := "ip link add br0 type bridge; ip link set br0 up; ip link set eth0 master br0; " + strings.NewReplacer("flush dev %s", "flush dev eth0", "%s", "br0").Replace(move)
+	out := "ip link set eth0 nomaster; ip link del br0; " + strings.ReplaceAll(move, "%s", "eth0")
+	const told = "eth0 is a port of br0: "
+	for _, option := range []string{"nft", "iptables"} {
+		for _, interfaces := range []string{"eth0", "et*"} {
+			t.Run(option+" "+interfaces, func(t *testing.T) {
+				n := newNativeTest(t, firewallHost{option: option, rules: "true"}, linkDoors)
+				n.args = []string{"-i", interfaces}
+				says := func(want bool) {
+					t.Helper()
+					if out, _ := n.tool("status", "-s", n.socket); strings.Contains(out, told) != want {
+						t.Errorf("status says that it is a port: got %v, want %v:\n%s", !want, want, out)
+					}
+					n.must(os.WriteFile(n.dir+"/named.conf", []byte(n.config+"\tInterface = "+interfaces+"\n"), 0o600))
+					if out, _ := n.tool("check", "-c", n.dir+"/named.conf"); strings.Contains(out, told) != want {
+						t.Errorf("check says that it is a port: got %v, want %v:\n%s", !want, want, out)
+					}
+				}
+				// From a process of its own: package net keeps the links' numbers, whichever network they are of.
+				linkLocal := func() bool {
+					return n.clients[0].run("timeout", "1", "/bin/bash", "-c", ": < /dev/tcp/fe80::9%eth0/22") == nil
+				}
+				opens := func() {
+					t.Helper()
+					// The first of them may be there before the daemon has seen the change.
+					n.awaitPort(1, hostSSH, filtered)
+					for _, address := range []string{hostAddr, hostAddr6} {
+						n.opens(0, address)
+					}
+					if linkLocal() {
+						t.Error("fe80::9: not hidden")
+					}
+					n.knock(0, "-d20", "fe80::9%eth0", "7000", "8000", "9000")
+					n.eventually("fe80::9: open", linkLocal)
+					n.eventually("fe80::9: hidden", func() bool { return !linkLocal() })
+				}
+				n.must(n.host.run("sh", "-ec", strings.ReplaceAll(move, "%s", "eth0")))
+				d := n.serve()
+				opens()
+				says(false)
+				n.must(n.host.run("sh", "-ec", into))
+				d.await("interface eth0: up")
+				opens()
+				says(true)
+				if got := strings.Count(d.logged(), told); got == 0 {
+					t.Error("the log does not say that it is a port")
+				}
+				d.stop()
+				n.wantPort(1, hostSSH, filtered)
+				d = n.serve()
+				d.await(told)
+				opens()
+				n.must(n.host.run("sh", "-ec", out))
+				opens()
+				says(false)
+				d.stop()
+			})
+		}
+	}
+}
+
 // TestAutoInterface follows the default route, and what has been hidden stays hidden.
 func TestAutoInterface(t *testing.T) {
 	n := newLinkTest(t, "auto")

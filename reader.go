@@ -308,7 +308,7 @@ func (r *Reader) report(steps []Step) {
 			}
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
 			opened.printfNamed(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
-			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].Name, When: r.batchTime, Hit: s.Hit}
+			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].input(r.plan.links).Name, When: r.batchTime, Hit: s.Hit}
 			select {
 			case r.grants <- grant:
 				r.counts.Grants++

@@ -14,7 +14,7 @@ import (
 // testLinks are br0, its port, its VLAN, a macvlan of it, and lo, as a list of interfaces marks them.
 func testLinks(list ...string) map[int]*Link {
 	links := map[int]*Link{
-		1: {Index: 1, Name: "br0"}, 2: {Index: 2, Name: "port", Master: 1}, 3: {Index: 3, Name: "lo", Loopback: true},
+		1: {Index: 1, Name: "br0"}, 2: {Index: 2, Name: "port", Upper: 1, Master: 1}, 3: {Index: 3, Name: "lo", Loopback: true},
 		4: {Index: 4, Name: "br0.5", Parent: 1},
 		5: {Index: 5, Name: "mac", Parent: 1, Takes: takesForeign},
 	}
@@ -61,7 +61,7 @@ func TestReaderTake(t *testing.T) {
 		{"empty", Frame{Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
 		{"sent by us", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Outgoing: true}, "", ""},
 		{"on a bridge's port, with the bridge", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 2}, "", ""},
-		{"on a bridge's port alone", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 2}, "port", "port"},
+		{"on a bridge's port alone", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 2}, "port", "br0"},
 		{"tagged, with the VLAN's own link", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Tagged: true}, "", ""},
 		{"to the macvlan's hardware address", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Foreign: true}, "", ""},
 		{"to another hardware address, on one link", Frame{Bytes: v4, Protocol: unix.ETH_P_IP, Link: 1, Foreign: true}, "br0", "br0"},
@@ -72,7 +72,7 @@ func TestReaderTake(t *testing.T) {
 		{"to another door's Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.to = "203.0.113.9" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
 		{"to this host, with the port of a door with a Target", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.knock.Port = 7500 }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
 		{"from 127.0.0.1 on a wire", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}, "", ""},
-		{"from 127.0.0.1 on lo", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 3}, "", "lo"},
+		{"from 127.0.0.1 on lo", Frame{Bytes: testSYN4.with(func(p *testPacket) { p.from = "127.0.0.1" }).bytes(), Protocol: unix.ETH_P_IP, Link: 3}, "lo", "lo"},
 		{"from ::1 on a wire", Frame{Bytes: testSYN6.with(func(p *testPacket) { p.from = "::1" }).bytes(), Protocol: unix.ETH_P_IPV6, Link: 1}, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -32,7 +32,7 @@ func (o *serveOptions) options() []option {
 	o.config = defaultConfigFile
 	return append([]option{
 		stringOption('c', "config", "FILE", "configuration (default "+defaultConfigFile+")", &o.config),
-		{'i', "interface", "NAME,...", "listen on these interfaces (default: Interface of the configuration, or all)", func(v string) error {
+		{'i', "interface", "NAME,...", "listen on these interfaces (default: Interface of the configuration, or any)", func(v string) error {
 			o.interfaces, o.named = v, true
 			return nil
 		}},
@@ -171,7 +171,7 @@ func (d *daemon) live(caller *os.File) error {
 	for line := range strings.Lines(d.about.StartError) {
 		d.log.printf("warning: %s", strings.TrimSuffix(line, "\n"))
 	}
-	d.logAbsent()
+	d.logOdd()
 	d.logWarnings(d.config)
 	d.logDisabled(d.off)
 	if d.debug != nil {
@@ -412,8 +412,8 @@ func (d *daemon) tellAbout(c *Config) {
 }
 
 // doorSettings is what another configuration means for the doors. It refuses what cannot be kept.
-func (d *daemon) doorSettings(c *Config) (s doorSettings, err error) {
-	rules := c.ruleset(d.interfaces(c), d.auto)
+func (d *daemon) doorSettings(c *Config, links map[int]*Link) (s doorSettings, err error) {
+	rules := d.rules(c, links)
 	s.rules, s.reload = &rules, true
 	if c.StateDir != d.config.StateDir {
 		d.log.printf("warning: another StateDir is taken up at the next start")
@@ -473,7 +473,7 @@ func (d *daemon) setUpFirewall(c *Config) error {
 	if d.journal != nil {
 		d.addAuto(d.journal.autoLinks())
 	}
-	d.doors.rules = c.ruleset(d.interfaces(c), d.auto)
+	d.doors.rules = d.rules(c, d.links)
 	rules := d.doors.ruleset(d.now(), nil)
 	wall := newWall(c)
 	if !c.native() && len(rules.Open) == 0 {
@@ -703,7 +703,7 @@ func (d *daemon) reload() {
 	d.tellAbout(d.config)
 	next.settings.about = d.about
 	d.settings <- next.settings
-	d.logAbsent()
+	d.logOdd()
 	d.logWarnings(d.config)
 	d.logDisabled(next.off)
 	d.send(next.plan)
@@ -740,7 +740,7 @@ func (d *daemon) prepare() (next prepared, err error) {
 	}
 	next.plan = d.planFor(next.config, next.active, links)
 	next.plan.matcher = d.newMatcher(next.active)
-	next.settings, err = d.doorSettings(next.config)
+	next.settings, err = d.doorSettings(next.config, links)
 	// Last of all: what comes while old and new captures are there counts twice.
 	if err == nil {
 		if next.captures, err = openCaptures(&next.plan, d.lists(next.config), d.captures); err != nil {

@@ -654,11 +654,19 @@ func TestEveryInterface(t *testing.T) {
 	w.must(os.WriteFile(config, []byte("[a]\n sequence = 7000,7001,7002\n command = echo opened by %IP% on $KNOCK_INTERFACE\n"), 0o600))
 	cmd := sesame("knockd", "-c", config, "-g"+dir+"/log")
 	d := w.daemon(cmd, config, dir+"/log")
-	d.await("starting up, listening on any (all interfaces)")
+	d.await("starting up, listening on any (all interfaces but lo: Interface = any,lo adds it)\n")
+	w.must(w.host.run("knock", "127.0.0.1", "7000", "7001", "7002"))
 	w.knock(0, hostAddr, "7000", "7001", "7002")
 	d.await("opened by 10.9.0.2 on eth0")
-	w.must(w.host.run("knock", "127.0.0.1", "7000", "7001", "7002"))
-	d.await("opened by 127.0.0.1 on lo")
+	if strings.Contains(d.logged(), "127.0.0.1") {
+		t.Error("a knock on lo counts")
+	}
+	d.write("[options]\n interface = any,lo\n[a]\n sequence = 7000,7001,7002\n command = echo opened by %IP% on $KNOCK_INTERFACE\n")
+	d.signal(unix.SIGHUP)
+	w.eventually("a knock on lo", func() bool {
+		w.must(w.host.run("knock", "127.0.0.1", "7000", "7001", "7002"))
+		return strings.Contains(d.logged(), "opened by 127.0.0.1 on lo")
+	})
 	d.stop()
 }
 

@@ -18,7 +18,7 @@ type Status struct {
 	Version     string
 	Pid         int
 	Uptime      time.Duration
-	Listening   string // eth0, or any (all interfaces)
+	Listening   string // eth0, or any (all interfaces but lo: ...)
 	Links       []LinkState
 	Config      string // file
 	ConfigRead  time.Time
@@ -79,7 +79,7 @@ func (s Status) String() string {
 	fmt.Fprintf(&b, "sesame %s, process %d, up %v, listening on %s\n", printable(s.Version), s.Pid, s.Uptime.Truncate(time.Second), printable(s.Listening))
 	var rows [][]string
 	for _, l := range s.Links {
-		rows = append(rows, []string{"  " + l.Name, l.String()})
+		rows = append(rows, []string{"  " + l.Name, printable(l.String())})
 	}
 	b.WriteString(columns(rows))
 	fmt.Fprintf(&b, "configuration %s, read %s\n", printable(s.Config), s.ConfigRead.Format(time.DateTime))
@@ -160,11 +160,12 @@ func columns(rows [][]string) string {
 //	version             string
 //	pid                 number
 //	uptime_seconds      number
-//	listening           string  interface names, or any (all interfaces)
+//	listening           string  interface names, or any (all interfaces but lo: ...)
 //	links               list of the interfaces listened on, or waited for
 //	  name              string  or, waited for, as it is configured: ppp*, auto
 //	  state             string  up, down or absent
 //	  addresses         list of strings
+//	  port_of           string  the bridge, bond, team or VRF that its packets come in on, if that one is not named; else ""
 //	config              string  file
 //	config_read         time
 //	start_error         string  why it runs with the kept configuration; "" if it does not
@@ -199,7 +200,7 @@ func (s Status) json() string {
 		for _, a := range l.Addresses {
 			addresses = append(addresses, quoteJSON(a.String()))
 		}
-		links = append(links, fmt.Sprintf(`{"name":%s,"state":%s,"addresses":[%s]}`, quoteJSON(l.Name), quoteJSON(l.State), strings.Join(addresses, ",")))
+		links = append(links, fmt.Sprintf(`{"name":%s,"state":%s,"addresses":[%s],"port_of":%s}`, quoteJSON(l.Name), quoteJSON(l.State), strings.Join(addresses, ","), quoteJSON(l.PortOf)))
 	}
 	for _, o := range s.Open {
 		var ports []string

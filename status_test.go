@@ -17,8 +17,8 @@ func testStatus() Status {
 		Version: "1.2", Pid: 4711, Uptime: 26*time.Hour + 1500*time.Millisecond, Listening: "eth0, ppp0", Config: "/etc/knockd.conf",
 		ConfigRead: time.Date(2026, 2, 3, 4, 5, 6, 7, time.FixedZone("", 3600)),
 		Links: []LinkState{
-			{"eth0", "up", []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fe80::1")}},
-			{"lte0", "down", nil}, {"ppp*", "absent", nil},
+			{"eth0", "up", []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fe80::1")}, "br0"},
+			{"lte0", "down", nil, ""}, {"ppp*", "absent", nil, ""},
 		},
 		Open: []OpenDoor{
 			{"web", netip.MustParseAddr("fe80::7"), "eth0", "closing", nil, time.Minute, 0},
@@ -51,7 +51,7 @@ func TestStatusText(t *testing.T) {
 		want string
 	}{
 		{"open doors", testStatus(), `sesame 1.2, process 4711, up 26h0m1s, listening on eth0, ppp0
-  eth0  up, 192.0.2.1, fe80::1
+  eth0  up, 192.0.2.1, fe80::1; eth0 is a port of br0: its packets come in on br0, so ports hidden on eth0 are hidden on all of br0
   lte0  down
   ppp*  absent
 configuration /etc/knockd.conf, read 2026-02-03 04:05:06
@@ -100,8 +100,8 @@ func TestStatusJSON(t *testing.T) {
 		want string
 	}{
 		{"open doors", testStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0",` +
-			`"links":[{"name":"eth0","state":"up","addresses":["192.0.2.1","fe80::1"]},{"name":"lte0","state":"down","addresses":[]},` +
-			`{"name":"ppp*","state":"absent","addresses":[]}],` +
+			`"links":[{"name":"eth0","state":"up","addresses":["192.0.2.1","fe80::1"],"port_of":"br0"},{"name":"lte0","state":"down","addresses":[],"port_of":""},` +
+			`{"name":"ppp*","state":"absent","addresses":[],"port_of":""}],` +
 			`"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","start_error":"","reload_error":"","firewall":"",` +
 			`"open":[{"door":"Torwächter","source":"192.0.2.9","link":"ppp0","state":"opening","ports":["22:tcp"],"since_seconds":0,"closes_in_seconds":0},` +
 			`{"door":"ssh","source":"192.0.2.7","link":"eth0","state":"open","ports":["22:tcp","3389:tcp"],"since_seconds":12,"closes_in_seconds":488},` +
@@ -152,6 +152,7 @@ type decodedLink struct {
 	Name      string       `json:"name"`
 	State     string       `json:"state"`
 	Addresses []netip.Addr `json:"addresses"`
+	PortOf    string       `json:"port_of"`
 }
 
 type decodedCounters struct {
@@ -189,7 +190,7 @@ func (s Status) decoded() decodedStatus {
 		Links: []decodedLink{}, Open: []decodedOpen{}, Failed: []decodedFailed{}}
 	d.Counters = decodedCounters(s.Counters)
 	for _, l := range s.Links {
-		d.Links = append(d.Links, decodedLink{l.Name, l.State, append([]netip.Addr{}, l.Addresses...)})
+		d.Links = append(d.Links, decodedLink{l.Name, l.State, append([]netip.Addr{}, l.Addresses...), l.PortOf})
 	}
 	for _, o := range s.Open {
 		ports := []string{}
