@@ -34,10 +34,12 @@ type OpenDoor struct {
 	Door     string
 	Source   netip.Addr
 	Link     string // the interface that it was knocked on
-	State    string // opening, open or closing
+	State    string // opening, open, closing, or failed: its start command did, and there is nothing else to open it
 	Ports    []Knock
 	Since    time.Duration // how long ago it was opened
 	ClosesIn time.Duration // 0: at once, or no time is set
+	// StartError is how the start command of an open or failed one failed: status 1, signal 9, not run. "": it did not.
+	StartError string
 }
 
 // FailedClose is a door whose closing was tried often enough and given up. It is kept until the next reload.
@@ -118,13 +120,21 @@ func (o OpenDoor) who() string {
 }
 
 func (o OpenDoor) progress() string {
+	failed := fmt.Sprintf("start command failed (%s)", o.StartError)
 	switch {
+	case o.State == "failed":
+		return fmt.Sprintf("%s, stop command in %ds", failed, seconds(o.ClosesIn))
 	case o.State != "open":
 		return o.State
-	case o.ClosesIn <= 0:
-		return fmt.Sprintf("open for %ds", seconds(o.Since))
 	}
-	return fmt.Sprintf("open for %ds, closes in %ds", seconds(o.Since), seconds(o.ClosesIn))
+	s := fmt.Sprintf("open for %ds", seconds(o.Since))
+	if o.ClosesIn > 0 {
+		s += fmt.Sprintf(", closes in %ds", seconds(o.ClosesIn))
+	}
+	if o.StartError != "" {
+		s += ", " + failed
+	}
+	return s
 }
 
 func seconds(d time.Duration) int64 { return max(int64(d/time.Second), 0) }
@@ -169,7 +179,8 @@ func columns(rows [][]string) string {
 //	  door              string
 //	  source            string  address
 //	  link              string  the interface that it was knocked on
-//	  state             string  opening, open or closing
+//	  state             string  opening, open, closing, or failed: not open for all we know, as its start command failed
+//	  start_error       string  how it failed: status 1, signal 9, not run; "" if it did not. The ports may be open
 //	  ports             list of strings like 22:tcp
 //	  since_seconds     number  since it was opened
 //	  closes_in_seconds number  0: at once, or no time is set
@@ -201,8 +212,8 @@ func (s Status) json() string {
 		for _, k := range o.Ports {
 			ports = append(ports, quoteJSON(k.String()))
 		}
-		open = append(open, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"state":%s,"ports":[%s],"since_seconds":%d,"closes_in_seconds":%d}`,
-			quoteJSON(o.Door), quoteJSON(o.Source.String()), quoteJSON(o.Link), quoteJSON(o.State), strings.Join(ports, ","), seconds(o.Since), seconds(o.ClosesIn)))
+		open = append(open, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"state":%s,"start_error":%s,"ports":[%s],"since_seconds":%d,"closes_in_seconds":%d}`,
+			quoteJSON(o.Door), quoteJSON(o.Source.String()), quoteJSON(o.Link), quoteJSON(o.State), quoteJSON(o.StartError), strings.Join(ports, ","), seconds(o.Since), seconds(o.ClosesIn)))
 	}
 	for _, f := range s.Failed {
 		failed = append(failed, fmt.Sprintf(`{"door":%s,"source":%s,"since_seconds":%d,"tries":%d,"error":%s}`,
