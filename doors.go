@@ -978,6 +978,9 @@ func (d *Doors) resume(now time.Duration, r Recovered) {
 	if r.Damage != "" {
 		d.log.printf("%s", r.Damage)
 	}
+	if r.Lost != "" {
+		d.log.printf("%s", r.Lost)
+	}
 	for _, e := range r.Entries {
 		if !r.Elsewhere && endLeftover(e.Pid, e.Began) {
 			d.log.printf("%s: ended a command of an earlier daemon, process %d", e.Door, e.Pid)
