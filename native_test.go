@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -549,6 +550,43 @@ func TestToolDoesNotAnswer(t *testing.T) {
 			n.flushed()
 		})
 	}
+}
+
+// TestReloadRefusedAtLast has a reload fail after it has chosen another firewall, for want of memory for another link's
+// packets: status goes on to name the one in force.
+func TestReloadRefusedAtLast(t *testing.T) {
+	n := newNativeTest(t, firewallHosts[0], fmt.Sprintf(nativeDoor, 600))
+	n.must(n.host.link("eth1", n.clients[1], "eth1"))
+	d := n.serve()
+	firewall := func(want string) {
+		t.Helper()
+		if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "\nfirewall: "+want+": ") {
+			t.Errorf("status: got %s, want firewall: %s", out, want)
+		}
+	}
+	firewall("nft")
+	n.must(os.WriteFile(n.dir+"/knockd.conf", []byte(strings.Replace(n.config, "Firewall = auto", "Firewall = iptables\n\tRing_Size = 64", 1)+
+		"[other]\n sequence = 5000,6000\n open_ports = 80\n interface = eth1\n"), 0o600))
+	limit := func(as string) {
+		n.must(exec.Command("prlimit", "--pid", fmt.Sprint(d.cmd.Process.Pid), "--as="+as).Run())
+	}
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", d.cmd.Process.Pid))
+	n.must(err)
+	pages, err := strconv.Atoi(strings.Fields(string(maps))[0])
+	n.must(err)
+	limit(fmt.Sprint(pages*os.Getpagesize()+16<<20) + ":")
+	d.signal(unix.SIGHUP)
+	d.await("mapping the ring: cannot allocate memory")
+	d.await("the configuration stays as it was")
+	firewall("nft")
+	limit("unlimited:")
+	d.signal(unix.SIGHUP)
+	n.eventually("another reload", func() bool { return strings.Count(d.logged(), "re-opening log file") == 2 })
+	n.eventually("the other firewall", func() bool {
+		out, _ := n.tool("status", "-s", n.socket)
+		return strings.Contains(out, "\nfirewall: iptables")
+	})
+	d.stop()
 }
 
 // TestFlushWithoutAnswer has iptables fail to list its rules: flush does not say that nothing is left.

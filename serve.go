@@ -324,7 +324,7 @@ func (d *daemon) tellAbout(c *Config) {
 // doorSettings is what another configuration means for the doors. It refuses what cannot be kept.
 func (d *daemon) doorSettings(c *Config) (s doorSettings, err error) {
 	rules := c.ruleset(d.interfaces(c), d.auto)
-	s.rules, s.reload = &rules, true
+	s.rules, s.reload, s.about = &rules, true, d.about
 	if c.StateDir != d.config.StateDir {
 		d.log.printf("warning: another StateDir is taken up at the next start")
 	}
@@ -348,7 +348,7 @@ func (d *daemon) doorSettings(c *Config) (s doorSettings, err error) {
 		if err := d.takeFirewall(); err != nil {
 			return s, err
 		}
-		d.about.Firewall = wall.choice.Reason
+		s.about.Firewall = wall.choice.Reason
 		d.wall = newWall(c).after(d.wall)
 		s.work, s.watched = d.wall.inBackground, d.watching && !wall.silent
 	}
@@ -608,6 +608,7 @@ func (d *daemon) reload() {
 		return
 	}
 	d.config, d.active, d.links, d.captures = next.config, next.active, next.plan.links, next.captures
+	d.about = next.settings.about
 	d.tellAbout(d.config)
 	next.settings.about = d.about
 	d.settings <- next.settings
