@@ -65,6 +65,19 @@ type Outcome struct {
 	More   int    // bytes of output beyond that
 }
 
+// failure is how it failed, "" if it did not.
+func (o Outcome) failure() string {
+	switch {
+	case o.Err != nil:
+		return "not run"
+	case o.Signal != 0:
+		return fmt.Sprintf("signal %d", o.Signal)
+	case o.Status != 0:
+		return fmt.Sprintf("status %d", o.Status)
+	}
+	return ""
+}
+
 // Process is a running command.
 type Process struct {
 	pid    int

@@ -3,12 +3,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -165,6 +167,63 @@ func TestDetached(t *testing.T) {
 	}
 }
 
+// TestPidFileLockedByNobody has a user without rights lock the pid file that a killed daemon has left, which everybody can
+// read. The daemon starts all the same, and nobody but root can open what it locks.
+func TestPidFileLockedByNobody(t *testing.T) {
+	w := newWorld(t, 1)
+	state := t.TempDir() // others can enter it
+	w.must(os.Chmod(state, 0o755))
+	w.must(os.WriteFile(state+"/lock", []byte("7\n"), 0o644))
+	d := w.detach("[options]\n StateDir = " + state + "\n[a]\n sequence = 7000,8000\n start_command = true\n stop_command = true\n")
+	d.signal("KILL")
+	d.awaitEnd()
+	open, err := os.Open(d.dir + "/pid")
+	w.must(err)
+	defer open.Close()
+	nobody := exec.Command("/bin/sh", "-c", "flock 3 && echo locked && exec sleep 1000")
+	nobody.ExtraFiles = []*os.File{open}
+	nobody.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := nobody.StdoutPipe()
+	w.must(err)
+	w.must(nobody.Start())
+	w.Cleanup(func() {
+		_ = nobody.Process.Kill()
+		_ = nobody.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "locked\n" {
+		t.Fatalf("the lock of nobody: %q, %v", line, err)
+	}
+
+	w.eventually("a start, when the last thread of the one before has ended", func() bool {
+		out, status := d.start()
+		return status == 0 && out == ""
+	})
+	old := d.pid
+	d.pid = strings.TrimSpace(d.read("pid"))
+	w.endPid(d.pid)
+	if d.pid == old || ended(d.pid) {
+		t.Errorf("the pid file has %s after %s", d.pid, old)
+	}
+	if info, err := os.Stat(d.dir + "/pid"); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("the pid file: got %v, %v, want mode 644", info, err)
+	}
+	for _, name := range []string{d.dir + "/pid.lock", state + "/lock"} {
+		if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: got %v, %v, want mode 600", name, info, err)
+		}
+	}
+	if out, status := d.start(); status != 1 || !strings.Contains(out, "/pid is held by another daemon, process "+d.pid+": ") {
+		t.Errorf("a second daemon: exit status %d, %q", status, out)
+	}
+	d.signal("TERM")
+	d.awaitEnd()
+	for _, name := range []string{"/pid", "/pid.lock"} {
+		if _, err := os.Stat(d.dir + name); err == nil {
+			t.Errorf("%s is left", name)
+		}
+	}
+}
+
 // TestRestartWhileEnding starts the next daemon while the stop command of the one before still runs.
 func TestRestartWhileEnding(t *testing.T) {
 	w := newWorld(t, 1)
@@ -238,7 +297,7 @@ func TestDetachRefused(t *testing.T) {
 	}{
 		{"bad configuration", "[a]\nsequence = x\n", nil, 1, d.dir + "/knockd.conf:2: door \"a\": Sequence: a port is a number from 1 to 65535\n"},
 		{"no place for the log", good, []string{"-g", "none/log"}, 1, "knockd: opening the log file: open " + d.dir + "/none/log: no such file or directory: "},
-		{"no place for the pid file", good, []string{"-p", "none/pid"}, 1, "knockd: opening the pid file: open " + d.dir + "/none/pid: no such file or directory: -p names another one\n"},
+		{"no place for the pid file", good, []string{"-p", "none/pid"}, 1, "knockd: opening the pid file: open " + d.dir + "/none/pid.lock: no such file or directory: -p names another one\n"},
 		{"a pid file that is none", good, []string{"-p", "knockd.conf"}, 1, "knockd: " + d.dir + "/knockd.conf is no pid file, and stays as it is: -p names another one\n"},
 		{"unknown option", good, []string{"-x"}, 2, "knockd: unknown option \"-x\" (knockd --help shows what there is)\n"},
 	} {

@@ -167,6 +167,8 @@ type opening struct {
 	saved   bool          // the journal has it
 	tries   int           // how often its closing has failed
 	failed  time.Duration // when it failed first
+	// startError is how its start command failed, which may have done half of its work; "": it did not.
+	startError string
 }
 
 // wish is what an opening waits for at the firewall.
@@ -189,6 +191,9 @@ func (o *opening) overdue() bool {
 
 func (o *opening) native() bool { return len(o.grant.Door.OpenPorts) > 0 }
 
+// failedToOpen is whether the only thing that could open it has failed.
+func (o *opening) failedToOpen() bool { return o.startError != "" && !o.native() }
+
 // pass is what the firewall is to know of it.
 func (o *opening) pass(now time.Duration) Pass {
 	return Pass{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Left: o.until - now}
@@ -197,8 +202,8 @@ func (o *opening) pass(now time.Duration) Pass {
 // entry is what the journal is to have of it.
 func (o *opening) entry() Entry {
 	state := EntryState(o.state)
-	if o.state == starting && o.started && (o.job == nil || !o.job.runs) || o.wish == shutOut {
-		state = Closing // it was open once, or is to be open no more
+	if o.state == starting && o.started && (o.job == nil || !o.job.runs) || o.wish == shutOut || o.failedToOpen() {
+		state = Closing // it was open once, is to be open no more, or may not be open at all
 	}
 	e := Entry{
 		Door: o.key.door, Source: o.key.source, Link: o.grant.Link, State: state, Since: o.since, Until: o.until,
@@ -345,6 +350,10 @@ func (d *Doors) admit(now time.Duration, g Grant) {
 	case o != nil:
 		o.grant = g
 		switch {
+		case o.state == opened && o.failedToOpen():
+			d.printf(now, key.door, "%v: %s: start command failed (%s): running stop and start command", g.Source, key.door, o.startError)
+			o.again = true
+			d.close(now, o)
 		case now+g.Door.CmdTimeout-o.until < leastGain && (o.state == opened || o.overdue()):
 			// A knock every moment is not to wear out a disk.
 			d.printf(now, key.door, "%v: %s: open already: %v from now on", g.Source, key.door, (o.until - now).Round(time.Second))
@@ -770,7 +779,8 @@ func (d *Doors) end(now time.Duration, j *job, out Outcome) {
 		return
 	}
 	d.logOutcome(now, o.key.door, out)
-	if out.Err != nil || out.Signal != 0 || out.Status != 0 {
+	why := out.failure()
+	if why != "" {
 		d.failures++
 	}
 	switch {
@@ -780,13 +790,20 @@ func (d *Doors) end(now time.Duration, j *job, out Outcome) {
 			d.close(now, o)
 			return
 		}
+		o.startError = why
 		d.nowOpen(now, o)
-	case o.state == stopping && (out.Signal != 0 || out.Status != 0):
-		why := fmt.Sprintf("status %d", out.Status)
-		if out.Signal != 0 {
-			why = fmt.Sprintf("signal %d", out.Signal)
+		switch {
+		case o.failedToOpen():
+			d.printf(now, o.key.door, "%v: %s: start command failed (%s): the next knock runs it again", o.key.source, o.key.door, why)
+		case why != "":
+			d.printf(now, o.key.door, "%v: %s: start command failed (%s): the ports are open all the same", o.key.source, o.key.door, why)
 		}
-		pause, again := d.failedClosing(now, o, why)
+	case o.state == stopping && why != "":
+		var pause time.Duration
+		again := false
+		if o.startError == "" { // else there may be nothing to stop
+			pause, again = d.failedClosing(now, o, why)
+		}
 		switch {
 		case d.closing && !j.retried && !j.ending:
 			// It may have failed where many ran at once: iptables-nft may not find a rule that another one has just
@@ -798,6 +815,9 @@ func (d *Doors) end(now time.Duration, j *job, out Outcome) {
 		case again:
 			d.retry(now, j, pause)
 		default:
+			if o.startError != "" {
+				d.printf(now, o.key.door, "%v: %s: stop command failed (%s), as the start command had: not tried again", o.key.source, o.key.door, why)
+			}
 			d.settle(now, o)
 		}
 	case o.state == stopping:
@@ -909,7 +929,10 @@ func (d *Doors) answer(now time.Duration, r Request) Answer {
 		case stopping:
 			open.State = "closing"
 		default:
-			open.State, open.ClosesIn = "open", max(o.until-now, 0)
+			open.State, open.ClosesIn, open.StartError = "open", max(o.until-now, 0), o.startError
+			if o.failedToOpen() {
+				open.State = "failed"
+			}
 		}
 		s.Open = append(s.Open, open)
 	}
@@ -954,6 +977,9 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 func (d *Doors) resume(now time.Duration, r Recovered) {
 	if r.Damage != "" {
 		d.log.printf("%s", r.Damage)
+	}
+	if r.Lost != "" {
+		d.log.printf("%s", r.Lost)
 	}
 	for _, e := range r.Entries {
 		if !r.Elsewhere && endLeftover(e.Pid, e.Began) {

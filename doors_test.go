@@ -81,6 +81,23 @@ func describeJournal(entries []Entry) string {
 	return strings.Join(s, "; ")
 }
 
+// describeOpen prints what the status has of open doors.
+func describeOpen(open []OpenDoor) string {
+	var s []string
+	for _, o := range open {
+		state := o.State
+		if o.StartError != "" {
+			state += " (" + o.StartError + ")"
+		}
+		if o.ClosesIn > 0 {
+			state += fmt.Sprintf(", closes in %v", o.ClosesIn)
+		}
+		s = append(s, fmt.Sprintf("%s %v %s", o.Door, o.Source, state))
+	}
+	slices.Sort(s)
+	return strings.Join(s, "; ")
+}
+
 func newDoorsTest(t *testing.T, config string) *doorsTest {
 	d := &doorsTest{t: t, config: map[string]*Door{}}
 	d.configure(config)
@@ -119,7 +136,7 @@ func (d *doorsTest) job(line string) *job {
 //
 // What happens is grant, end LINE (a command ends well), fail LINE (with status 1), killed LINE (by a signal), tick, close, broken and mended (from
 // now on commands cannot, or can, be started). "next" tells when there will be something to do, "log" what has been
-// logged since the last time, with | for line ends.
+// logged since the last time, with | for line ends, "status" what sesame status shows of open doors.
 func (d *doorsTest) run(script string) {
 	d.t.Helper()
 	for line := range strings.Lines(strings.TrimSpace(script)) {
@@ -141,6 +158,8 @@ func (d *doorsTest) run(script string) {
 			d.logged.Reset()
 		case "journal":
 			got = describeJournal(d.journal)
+		case "status":
+			got = describeOpen(d.answer(now, Request{}).Status.Open)
 		case "log":
 			got = strings.ReplaceAll(strings.TrimSpace(d.logged.String()), "\n", " | ")
 			d.logged.Reset()
@@ -331,12 +350,56 @@ func TestDoors(t *testing.T) {
 		{"a start command that fails", a, `
 			+0s  grant a 192.0.2.7   => open 192.0.2.7
 			+0s  fail open 192.0.2.7 =>
-			+0s  log                 => a: running command: open 192.0.2.7 | a: command returned non-zero status code (1) | a: command took 0s
-			+10s tick                => close 192.0.2.7`},
+			+0s  log                 => a: running command: open 192.0.2.7 | a: command returned non-zero status code (1) | a: command took 0s | 192.0.2.7: a: start command failed (status 1): the next knock runs it again
+			+1s  status              => a 192.0.2.7 failed (status 1), closes in 9s
+			+10s tick                => close 192.0.2.7
+			+10s status              => a 192.0.2.7 closing
+			+10s drop
+			+10s fail close 192.0.2.7 =>
+			+10s log                 => a: command returned non-zero status code (1) | a: command took 0s | 192.0.2.7: a: stop command failed (status 1), as the start command had: not tried again
+			+10s status              =>
+			+10s next                => never`},
+		{"knocking again after a start command that failed", a, `
+			+0s  grant a 192.0.2.7    => open 192.0.2.7
+			+0s  killed open 192.0.2.7 =>
+			+0s  status               => a 192.0.2.7 failed (signal 9), closes in 10s
+			+0s  drop
+			+5s  grant a 192.0.2.7    => close 192.0.2.7
+			+5s  log                  => 192.0.2.7: a: start command failed (signal 9): running stop and start command | a: running command: close 192.0.2.7
+			+5s  grant a 192.0.2.7    =>
+			+5s  end close 192.0.2.7  => open 192.0.2.7
+			+6s  fail open 192.0.2.7  =>
+			+7s  grant a 192.0.2.7    => close 192.0.2.7
+			+7s  fail close 192.0.2.7 => open 192.0.2.7
+			+8s  end open 192.0.2.7   =>
+			+8s  status               => a 192.0.2.7 open, closes in 10s
+			+9s  grant a 192.0.2.7    =>
+			+18s tick                 =>
+			+19s tick                 => close 192.0.2.7
+			+19s fail close 192.0.2.7 =>
+			+20s tick                 => close 192.0.2.7`},
+		{"closed by hand after a start command that failed", a, `
+			+0s  grant a 192.0.2.7    => open 192.0.2.7
+			+0s  fail open 192.0.2.7  =>
+			+1s  shut                 => close 192.0.2.7
+			+1s  fail close 192.0.2.7 =>
+			+1s  next                 => never`},
+		{"all close after a start command that failed", a, `
+			+0s   grant a 192.0.2.7    => open 192.0.2.7
+			+0s   fail open 192.0.2.7  =>
+			+1s   close                => close 192.0.2.7
+			+1s   drop
+			+1s   fail close 192.0.2.7 =>
+			+1s   log                  => a: command returned non-zero status code (1) | a: command took 0s
+			+1.1s tick                 => close 192.0.2.7
+			+1.1s drop
+			+1.1s fail close 192.0.2.7 =>
+			+1.1s log                  => a: command returned non-zero status code (1) | a: command took 0s | 192.0.2.7: a: stop command failed (status 1), as the start command had: not tried again
+			+1.1s next                 => never`},
 		{"a start command that cannot be started", a + b, `
 			+0s  broken            =>
 			+0s  grant a 192.0.2.7 =>
-			+0s  log               => a: running command: open 192.0.2.7 | a: command not run: no memory
+			+0s  log               => a: running command: open 192.0.2.7 | a: command not run: no memory | 192.0.2.7: a: start command failed (not run): the next knock runs it again
 			+0s  mended            =>
 			+1s  grant b 192.0.2.7 => openb 192.0.2.7
 			+10s tick              => close 192.0.2.7`},
@@ -517,6 +580,30 @@ func TestDoorsNative(t *testing.T) {
 			+21s  journal           => b 192.0.2.7 closing
 			+22s  worked            =>
 			+22s  journal           =>`},
+		{"a start command that fails leaves the ports open", b, `
+			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
+			+0s   worked            => start
+			+1s   drop
+			+1s   fail start        =>
+			+1s   log               => b: command returned non-zero status code (1) | b: command took 0s | 192.0.2.7: b: start command failed (status 1): the ports are open all the same
+			+1s   status            => b 192.0.2.7 open (status 1), closes in 19s
+			+1s   journal           => b 192.0.2.7 open until 20s
+			+5s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
+			+5s   worked            =>
+			+25s  tick              => stop, <close >
+			+25s  fail stop         =>
+			+25s  failed            =>
+			+26s  tick              => <close >
+			+26s  worked            =>
+			+26s  journal           =>`},
+		{"after a crash, a door whose start command failed is not taken up", c, `
+			+0s   grant c 192.0.2.7 => open
+			+0s   fail open         =>
+			+0s   journal           => c 192.0.2.7 closing
+			+1s   grant c 192.0.2.7 => shut
+			+1s   end shut          => open
+			+1s   end open          =>
+			+1s   journal           => c 192.0.2.7 open until 11s`},
 		{"what the firewall does not do is not opened", n + b, `
 			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
 			+1s   failed            => <close >

@@ -62,6 +62,9 @@ func flushAll(e env, args []string) error {
 		return errors.New("not everything could be closed: see above")
 	}
 	d.journal.unmarkFirewall()
+	if recovered.Lost != "" {
+		return errors.New(recovered.Lost)
+	}
 	fmt.Fprintln(e.stdout, "nothing of sesame is left in the firewall")
 	return nil
 }

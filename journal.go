@@ -121,14 +121,52 @@ func (e Entry) line() string {
 // errNewer is that a journal is one of a version not known here.
 var errNewer = errors.New("written by a newer sesame")
 
-// parseJournal reads a journal. Where its error is an errNewer, nothing has been read. Any other is damage: it says
-// which line is the first that is not as it was written; what could be read is returned, noPlace if it was not that.
-func parseJournal(text []byte) (at place, entries []Entry, damage error) {
+// damagedJournal is an error: a journal is not as it was written.
+type damagedJournal struct {
+	first string // line that is not, and why
+	lines int    // how many are not
+	gone  int    // how many of these were entries
+	// lost are the doors whose entries cannot be read and may have had a stop command: quoted names, or unknownDoor.
+	lost []string
+}
+
+const (
+	unknownDoor = "one of unknown name"
+	maxLostName = 1000 // bytes; a longer one is damage
+)
+
+func (d *damagedJournal) Error() string {
+	if d.lines > 1 {
+		return fmt.Sprintf("%s (the first of %d damaged lines)", d.first, d.lines)
+	}
+	return d.first
+}
+
+// lose notes what a damaged line had.
+func (d *damagedJournal) lose(line string) {
+	d.gone++
+	fields := strings.Split(line, "\t")
+	if len(fields) == 13 && fields[7] == `""` {
+		return // no stop command, and what the firewall has is found there
+	}
+	door := unknownDoor
+	if name, err := strconv.Unquote(fields[0]); err == nil && len(name) <= maxLostName {
+		door = strconv.Quote(name)
+	}
+	if !slices.Contains(d.lost, door) {
+		d.lost = append(d.lost, door)
+	}
+}
+
+// parseJournal reads a journal. Where its error is an errNewer, nothing has been read. Any other is a damagedJournal; what
+// could be read is returned, noPlace if it was not that.
+func parseJournal(text []byte) (at place, entries []Entry, err error) {
 	s := string(text)
-	number, start, ended, wrong := 0, 0, false, 0
+	number, start, ended := 0, 0, false
+	var damage damagedJournal
 	note := func(what string) {
-		if wrong++; wrong == 1 {
-			damage = fmt.Errorf("line %d: %s", number, what)
+		if damage.lines++; damage.lines == 1 {
+			damage.first = fmt.Sprintf("line %d: %s", number, what)
 		}
 	}
 	at = noPlace
@@ -146,29 +184,38 @@ func parseJournal(text []byte) (at place, entries []Entry, damage error) {
 				return noPlace, nil, fmt.Errorf("%w (journal %d)", errNewer, version)
 			} else if version != journalVersion {
 				note("it is not the first line of a journal")
+				if strings.Count(line, "\t") > 1 { // an entry, too
+					damage.lose(line)
+				}
 			}
 		case ended:
-			if damage == nil && line != fmt.Sprintf("end %d\t%s", len(entries), checksum(s[:start+i])) {
+			if damage.lines == 0 && line != fmt.Sprintf("end %d\t%s", len(entries), checksum(s[:start+i])) {
 				note(fmt.Sprintf("the end is not that of the %d entries before it", len(entries)))
+				damage.lose("")
+			} else if line[:i] != fmt.Sprintf("end %d", len(entries)+damage.gone) {
+				damage.lose("")
 			}
 		case line != sealed(line[:i]):
 			note("its checksum is another one")
+			damage.lose(line)
 		default:
 			if e, ok := parseEntry(line[:i]); ok {
 				entries = append(entries, e)
 			} else {
 				note("what it says makes no sense")
+				damage.lose(line)
 			}
 		}
 		start += len(line)
 	}
 	if number++; !ended {
 		note("the end is missing")
+		damage.lose("")
 	}
-	if wrong > 1 {
-		damage = fmt.Errorf("%w (the first of %d damaged lines)", damage, wrong)
+	if damage.lines > 0 {
+		err = &damage
 	}
-	return at, entries, damage
+	return at, entries, err
 }
 
 // parsePlace reads the first line. version 0 is a damaged one. Of a newer version nothing more than that is read.
@@ -308,6 +355,7 @@ type Recovered struct {
 	// processes mean nothing then.
 	Elsewhere bool
 	Damage    string // what is wrong with the journal, and what became of it; Entries are what could be read. "": nothing
+	Lost      string // which doors nobody can close, as what closes them was damaged; "": none
 }
 
 // read reads the journal. A damaged one is copied to journal.damaged, and holds then what could be read of it. It
@@ -320,12 +368,12 @@ func (j *Journal) read() (Recovered, error) {
 	if err != nil {
 		return Recovered{}, fmt.Errorf("reading the journal: %w: %s", err, otherDir)
 	}
-	at, entries, damage := parseJournal(text)
-	if errors.Is(damage, errNewer) {
-		return Recovered{}, fmt.Errorf("%s: %w: run that one, for it knows how to close what is open; or, if nothing is, delete the file", j.path, damage)
+	at, entries, err := parseJournal(text)
+	if errors.Is(err, errNewer) {
+		return Recovered{}, fmt.Errorf("%s: %w: run that one, for it knows how to close what is open; or, if nothing is, delete the file", j.path, err)
 	}
 	r := Recovered{Entries: entries, Elsewhere: at != j.at}
-	if damage != nil {
+	if damage, ok := err.(*damagedJournal); ok {
 		// Not by renaming it: what could be read is on the disk at every moment.
 		aside := j.path + ".damaged"
 		if _, err = writeFile(aside, text, nil, nil); err == nil {
@@ -334,6 +382,11 @@ func (j *Journal) read() (Recovered, error) {
 		r.Damage = fmt.Sprintf("%s: %v: it is kept as %s", j.path, damage, aside)
 		if err != nil {
 			r.Damage = fmt.Sprintf("%s: %v: it could not be set aside: %v", j.path, damage, err)
+			aside = j.path
+		}
+		if damage.lost != nil {
+			r.Lost = fmt.Sprintf("these doors may still be open, because the journal lines that say how to close them are damaged: %s: see %s",
+				strings.Join(damage.lost, ", "), aside)
 		}
 	}
 	return r, nil

@@ -160,17 +160,30 @@ func TestJournalDamaged(t *testing.T) {
 		entries   []Entry
 		elsewhere bool
 		damage    string
+		lost      string
 	}{
-		{"an entry", bad, testEntries()[1:], false, "line 2: its checksum is another one"},
-		{"the first line", noFirst, testEntries(), true, "line 1: it is not the first line of a journal"},
-		{"no end", good[:bytes.LastIndex(good, []byte("end "))], testEntries(), false, "line 5: the end is missing"},
-		{"empty", nil, nil, true, "line 1: the end is missing"},
-		{"too long", append(bytes.Repeat([]byte("x"), maxJournalSize), good...), nil, true, "line 1: it is not the first line of a journal (the first of 2 damaged lines)"},
+		{"an entry of the firewall's alone", bad, testEntries()[1:], false, "line 2: its checksum is another one", ""},
+		{"an entry", bytes.Replace(good, []byte("\t\"x\"\t"), []byte("\t\"y\"\t"), 1), testEntries()[:2], false, "line 4: its checksum is another one", `"c"`},
+		{"an entry whose name cannot be read", bytes.Replace(good, []byte(`"c"`), []byte(`"c`), 1), testEntries()[:2], false, "line 4: its checksum is another one", unknownDoor},
+		{"two entries", bytes.Replace(bytes.Replace(good, []byte("\n\"a"), []byte("\n\x00\"a"), 1), []byte(`"x"`), []byte(`"x`), 1), testEntries()[:1], false,
+			"line 3: its checksum is another one (the first of 2 damaged lines)", unknownDoor + `, "c"`},
+		{"no newline", bytes.Replace(good, []byte("\n\"c"), []byte("\t\"c"), 1), testEntries()[:1], false, "line 3: its checksum is another one", `"a \"b\"\t€\n\xff", ` + unknownDoor},
+		{"the first line", noFirst, testEntries(), true, "line 1: it is not the first line of a journal", ""},
+		{"no newline after the first", bytes.Replace(good, []byte("\n"), nil, 1), testEntries()[1:], true, "line 1: it is not the first line of a journal", unknownDoor},
+		{"no end", good[:bytes.LastIndex(good, []byte("end "))], testEntries(), false, "line 5: the end is missing", unknownDoor},
+		{"an entry less", append(bytes.Clone(good[:bytes.Index(good, []byte(`"c"`))]), good[bytes.Index(good, []byte("end 3")):]...), testEntries()[:2], false,
+			"line 4: the end is not that of the 2 entries before it", unknownDoor},
+		{"empty", nil, nil, true, "line 1: the end is missing", unknownDoor},
+		{"too long", append(bytes.Repeat([]byte("x"), maxJournalSize), good...), nil, true, "line 1: it is not the first line of a journal (the first of 2 damaged lines)", unknownDoor},
 	} {
 		if err := os.WriteFile(j.path, tt.text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		wantRead(t, j, Recovered{tt.entries, tt.elsewhere, j.path + ": " + tt.damage + ": it is kept as " + j.path + ".damaged"})
+		lost := ""
+		if tt.lost != "" {
+			lost = "these doors may still be open, because the journal lines that say how to close them are damaged: " + tt.lost + ": see " + j.path + ".damaged"
+		}
+		wantRead(t, j, Recovered{tt.entries, tt.elsewhere, j.path + ": " + tt.damage + ": it is kept as " + j.path + ".damaged", lost})
 		if kept, _ := os.ReadFile(j.path + ".damaged"); !bytes.Equal(kept, tt.text[:min(len(tt.text), maxJournalSize)]) {
 			t.Errorf("%s: what was kept is not what was there", tt.name)
 		}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -320,6 +321,74 @@ func TestFlushAfterCrash(t *testing.T) {
 	})
 }
 
+// TestFlushDamaged damages the journal of a daemon that was killed: flush closes what can still be read, and names the
+// doors that it cannot close. So does the next daemon.
+func TestFlushDamaged(t *testing.T) {
+	config := ""
+	for _, door := range []string{"a", "b", "c"} {
+		config += fmt.Sprintf("[%s]\n sequence = 5000,6000\n start_command = touch DIR/%[1]s\n stop_command = rm DIR/%[1]s\n cmd_timeout = 600\n", door)
+	}
+	for _, tt := range []struct {
+		name     string
+		old, new string // in the journal
+		want     string // doors
+		left     string // files
+	}{
+		{"a stop command", "rm DIR/a", "rm_DIR/a", `"a"`, "a"},
+		{"a name", `"b"` + "\t", `"b ` + "\t", "one of unknown name", "b"},
+		{"two lines, and their names", "\n\"", "\n", "one of unknown name", "abc"},
+		{"a newline", "\n\"b", "x\"b", "", "?b"}, // of the line before
+		{"the end", "\nend", "\n", "one of unknown name", ""},
+	} {
+		for _, flush := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, flush %v", tt.name, flush), func(t *testing.T) {
+				n := newNativeTest(t, firewallHosts[0], config)
+				n.config = strings.ReplaceAll(n.config, "DIR", n.dir)
+				d := n.serve()
+				n.knock(0, "-d20", hostAddr, "5000", "6000")
+				for _, door := range []string{"a", "b", "c"} {
+					d.await(door + ": command took")
+				}
+				d.signal(unix.SIGKILL)
+				<-d.ended
+				journal := n.dir + "/state/journal"
+				text, err := os.ReadFile(journal)
+				n.must(err)
+				damaged := strings.ReplaceAll(string(text), strings.ReplaceAll(tt.old, "DIR", n.dir), strings.ReplaceAll(tt.new, "DIR", n.dir))
+				n.must(os.WriteFile(journal, []byte(damaged), 0o600))
+
+				want := "these doors may still be open, because the journal lines that say how to close them are damaged: " + tt.want
+				end := ": see " + journal + ".damaged\n"
+				if flush {
+					out, status := n.tool("flush", "-c", n.dir+"/knockd.conf")
+					if status != 1 || !strings.Contains(out, "\nsesame flush: "+want) || !strings.HasSuffix(out, end) {
+						t.Errorf("flush: exit status %d, %s, want 1 and %s...%s", status, out, want, end)
+					}
+					n.flushed() // the journal is whole again
+				} else {
+					d = n.serve()
+					d.await("] " + want)
+					d.await(end)
+					n.eventually("the closing", func() bool {
+						out, _ := n.tool("status", "-s", n.socket)
+						return strings.Contains(out, "no door is open")
+					})
+					d.stop()
+				}
+				left := ""
+				for _, door := range []string{"a", "b", "c"} {
+					if _, err := os.Stat(n.dir + "/" + door); err == nil {
+						left += door
+					}
+				}
+				if left != tt.left && (tt.left[0] != '?' || !strings.Contains(left, tt.left[1:])) {
+					t.Errorf("not closed: got %q, want %q", left, tt.left)
+				}
+			})
+		}
+	}
+}
+
 // TestNativeNoMore restarts the daemon with a configuration that hides nothing: what was hidden is not any more.
 func TestNativeNoMore(t *testing.T) {
 	nativeHosts(t, func(t *testing.T, host firewallHost) {
@@ -481,6 +550,43 @@ func TestToolDoesNotAnswer(t *testing.T) {
 			n.flushed()
 		})
 	}
+}
+
+// TestReloadRefusedAtLast has a reload fail after it has chosen another firewall, for want of memory for another link's
+// packets: status goes on to name the one in force.
+func TestReloadRefusedAtLast(t *testing.T) {
+	n := newNativeTest(t, firewallHosts[0], fmt.Sprintf(nativeDoor, 600))
+	n.must(n.host.link("eth1", n.clients[1], "eth1"))
+	d := n.serve()
+	firewall := func(want string) {
+		t.Helper()
+		if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "\nfirewall: "+want+": ") {
+			t.Errorf("status: got %s, want firewall: %s", out, want)
+		}
+	}
+	firewall("nft")
+	n.must(os.WriteFile(n.dir+"/knockd.conf", []byte(strings.Replace(n.config, "Firewall = auto", "Firewall = iptables\n\tRing_Size = 64", 1)+
+		"[other]\n sequence = 5000,6000\n open_ports = 80\n interface = eth1\n"), 0o600))
+	limit := func(as string) {
+		n.must(exec.Command("prlimit", "--pid", fmt.Sprint(d.cmd.Process.Pid), "--as="+as).Run())
+	}
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", d.cmd.Process.Pid))
+	n.must(err)
+	pages, err := strconv.Atoi(strings.Fields(string(maps))[0])
+	n.must(err)
+	limit(fmt.Sprint(pages*os.Getpagesize()+16<<20) + ":")
+	d.signal(unix.SIGHUP)
+	d.await("mapping the ring: cannot allocate memory")
+	d.await("the configuration stays as it was")
+	firewall("nft")
+	limit("unlimited:")
+	d.signal(unix.SIGHUP)
+	n.eventually("another reload", func() bool { return strings.Count(d.logged(), "re-opening log file") == 2 })
+	n.eventually("the other firewall", func() bool {
+		out, _ := n.tool("status", "-s", n.socket)
+		return strings.Contains(out, "\nfirewall: iptables")
+	})
+	d.stop()
 }
 
 // TestFlushWithoutAnswer has iptables fail to list its rules: flush does not say that nothing is left.

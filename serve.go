@@ -168,7 +168,7 @@ func (d *daemon) live(caller *os.File) error {
 	}
 	closed := make(chan struct{})
 	d.log.printf("starting up, listening on %s", d.describeInterfaces(d.config))
-	for line := range strings.Lines(d.about.StartError) {
+	for line := range strings.Lines(d.about.ConfigError) {
 		d.log.printf("warning: %s", strings.TrimSuffix(line, "\n"))
 	}
 	d.logOdd()
@@ -328,7 +328,7 @@ func (d *daemon) beginKept(first error, background bool) (plan Plan, stop func()
 		fmt.Fprintf(d.stderr, "%s: the kept configuration does not work either: %v\n", d.name, withoutSecrets(err))
 		return plan, nil, first
 	}
-	d.about.StartError = fmt.Sprintf("%v; running with the configuration of %s", withoutSecrets(first), kept.ModTime().Format(time.DateTime))
+	d.about.ConfigError = fmt.Sprintf("%v; running with the configuration of %s", withoutSecrets(first), kept.ModTime().Format(time.DateTime))
 	d.doors.about = d.about
 	return plan, stop, nil
 }
@@ -408,13 +408,13 @@ func (d *daemon) setUpControl(before func()) (stop func()) {
 func (d *daemon) tellAbout(c *Config) {
 	d.about.Config, d.about.Listening = c.File, d.describeInterfaces(c)
 	d.about.Links = linkStates(d.lists(c), d.links)
-	d.about.ConfigRead, d.about.StartError, d.about.ReloadError = d.date(), "", ""
+	d.about.ConfigRead, d.about.ConfigError, d.about.ReloadError = d.date(), "", ""
 }
 
 // doorSettings is what another configuration means for the doors. It refuses what cannot be kept.
 func (d *daemon) doorSettings(c *Config, links map[int]*Link) (s doorSettings, err error) {
 	rules := d.rules(c, links)
-	s.rules, s.reload = &rules, true
+	s.rules, s.reload, s.about = &rules, true, d.about
 	if c.StateDir != d.config.StateDir {
 		d.log.printf("warning: another StateDir is taken up at the next start")
 	}
@@ -438,7 +438,7 @@ func (d *daemon) doorSettings(c *Config, links map[int]*Link) (s doorSettings, e
 		if err := d.takeFirewall(); err != nil {
 			return s, err
 		}
-		d.about.Firewall = wall.choice.Reason
+		s.about.Firewall = wall.choice.Reason
 		d.wall = newWall(c).after(d.wall)
 		s.work, s.watched = d.wall.inBackground, d.watching && !wall.silent
 	}
@@ -700,6 +700,7 @@ func (d *daemon) reload() {
 		return
 	}
 	d.config, d.active, d.links, d.captures = next.config, next.active, next.plan.links, next.captures
+	d.about = next.settings.about
 	d.tellAbout(d.config)
 	next.settings.about = d.about
 	d.settings <- next.settings

@@ -885,3 +885,69 @@ func TestServeRefuses(t *testing.T) {
 		})
 	}
 }
+
+// TestStartCommandFails has start commands that fail, wholly and in part, and a door that the firewall opens whatever its
+// command does: what may not be open is not said to be, and its owner gets in by knocking again.
+func TestStartCommandFails(t *testing.T) {
+	w := newWorld(t, 1)
+	w.hide()
+	dir := w.TempDir()
+	flag, socket := dir+"/flag", dir+"/control"
+	door := func(name, sequence, start string) string {
+		return fmt.Sprintf("[%s]\n sequence = %s\n cmd_timeout = 6\n %s\n", name, sequence, start)
+	}
+	const rule = "INPUT -s %IP% -p tcp --dport 22 -j ACCEPT"
+	d := w.serve(door("wholly", "7000,8000", "start_command = test -e "+flag+" && iptables -w -I "+rule+"\n stop_command = iptables -w -D "+rule)+
+		door("partly", "7100,8100", "start_command = iptables -w -I "+rule+"; ip6tables-of-no-kernel -I\n"+
+			" stop_command = iptables -w -D "+rule+"; ip6tables-of-no-kernel -D")+
+		door("native", "7200,8200", "open_ports = 22\n start_command = exit 3\n stop_command = exit 4")+
+		"[options]\n StateDir = "+dir+"/state\n", "-s", socket)
+	status := func(want string) {
+		t.Helper()
+		cmd := sesame("sesame", "status", "-s", socket)
+		out, _ := cmd.CombinedOutput()
+		if !strings.Contains(string(out), want) && !strings.Contains(d.logged(), "command timeout") { // on a very slow machine
+			t.Errorf("status: got %s, want %q", out, want)
+		}
+	}
+	again := func(text string, n int) {
+		t.Helper()
+		w.eventually(fmt.Sprint(n, " times: ", text), func() bool { return strings.Count(d.logged(), text) == n })
+	}
+
+	w.knock(0, "-d20", hostAddr, "7000", "8000")
+	d.await("10.9.0.2: wholly: start command failed (status 1): the next knock runs it again")
+	status("start command failed (status 1), stop command in ")
+	w.wantPort(0, hostSSH, filtered)
+	w.must(os.WriteFile(flag, nil, 0o600))
+	w.knock(0, "-d20", hostAddr, "7000", "8000")
+	w.awaitPort(0, hostSSH, reached)
+	status("open for ")
+	w.awaitPort(0, hostSSH, filtered)
+	if d.await("wholly: command timeout"); w.rules("-j ACCEPT") != 0 {
+		t.Error("a rule is left")
+	}
+
+	w.knock(0, "-d20", hostAddr, "7100", "8100")
+	again("partly: start command failed (status 127)", 1)
+	w.wantPort(0, hostSSH, reached)
+	w.awaitPort(0, hostSSH, filtered)
+	again("partly: command timeout", 1)
+	again("partly: stop command failed (status 127), as the start command had: not tried again", 1)
+
+	w.knock(0, "-d20", hostAddr, "7200", "8200")
+	again("native: start command failed (status 3): the ports are open all the same", 1)
+	w.wantPort(0, hostSSH, reached)
+	w.knock(0, "-d20", hostAddr, "7200", "8200")
+	again("native: open already: ", 1)
+	w.awaitPort(0, hostSSH, filtered)
+	again("native: stop command failed (status 4)", 1)
+	w.eventually("nothing is open, and nothing given up", func() bool {
+		out, _ := sesame("sesame", "status", "-s", socket).Output()
+		return strings.Contains(string(out), "no door is open\n\npackets")
+	})
+	if log := d.logged(); strings.Contains(log, "given up") || strings.Count(log, "running command: exit 4") != 1 {
+		t.Errorf("log: got %s, want one try", log)
+	}
+	d.stop()
+}

@@ -22,7 +22,7 @@ type Status struct {
 	Links       []LinkState
 	Config      string // file
 	ConfigRead  time.Time
-	StartError  string // why it runs with the kept configuration, as ReloadError; "" if it does not
+	ConfigError string // why it runs with the kept configuration, as ReloadError; "" if it does not
 	ReloadError string // of the last reload, a line for each mistake, without secrets; "" if it went well
 	Firewall    string // which one and why; "" if no door needs one
 	Open        []OpenDoor
@@ -35,10 +35,12 @@ type OpenDoor struct {
 	Door     string
 	Source   netip.Addr
 	Link     string // the interface that it was knocked on
-	State    string // opening, open or closing
+	State    string // opening, open, closing, or failed: its start command did, and there is nothing else to open it
 	Ports    []Knock
 	Since    time.Duration // how long ago it was opened
 	ClosesIn time.Duration // 0: at once, or no time is set
+	// StartError is how the start command of an open or failed one failed: status 1, signal 9, not run. "": it did not.
+	StartError string
 }
 
 // FailedClose is a door whose closing was tried often enough and given up. It is kept until the next reload.
@@ -73,7 +75,7 @@ func (s Status) sorted() Status {
 func (s Status) String() string {
 	s = s.sorted()
 	var b strings.Builder
-	for line := range strings.Lines(s.StartError) {
+	for line := range strings.Lines(s.ConfigError) {
 		fmt.Fprintf(&b, "%s\n", printable(strings.TrimSuffix(line, "\n")))
 	}
 	fmt.Fprintf(&b, "sesame %s, process %d, up %v, listening on %s\n", printable(s.Version), s.Pid, s.Uptime.Truncate(time.Second), printable(s.Listening))
@@ -122,13 +124,21 @@ func (o OpenDoor) who() string {
 }
 
 func (o OpenDoor) progress() string {
+	failed := fmt.Sprintf("start command failed (%s)", o.StartError)
 	switch {
+	case o.State == "failed":
+		return fmt.Sprintf("%s, stop command in %ds", failed, seconds(o.ClosesIn))
 	case o.State != "open":
 		return o.State
-	case o.ClosesIn <= 0:
-		return fmt.Sprintf("open for %ds", seconds(o.Since))
 	}
-	return fmt.Sprintf("open for %ds, closes in %ds", seconds(o.Since), seconds(o.ClosesIn))
+	s := fmt.Sprintf("open for %ds", seconds(o.Since))
+	if o.ClosesIn > 0 {
+		s += fmt.Sprintf(", closes in %ds", seconds(o.ClosesIn))
+	}
+	if o.StartError != "" {
+		s += ", " + failed
+	}
+	return s
 }
 
 func seconds(d time.Duration) int64 { return max(int64(d/time.Second), 0) }
@@ -168,14 +178,15 @@ func columns(rows [][]string) string {
 //	  port_of           string  the bridge, bond, team or VRF that its packets come in on, if that one is not named; else ""
 //	config              string  file
 //	config_read         time
-//	start_error         string  why it runs with the kept configuration; "" if it does not
+//	config_error        string  why it runs with the kept configuration; "" if it does not
 //	reload_error        string  of the last reload; "" if it went well
 //	firewall            string  which one and why; "" if no door needs one
 //	open                list of
 //	  door              string
 //	  source            string  address
 //	  link              string  the interface that it was knocked on
-//	  state             string  opening, open or closing
+//	  state             string  opening, open, closing, or failed: not open for all we know, as its start command failed
+//	  start_error       string  how it failed: status 1, signal 9, not run; "" if it did not. The ports may be open
 //	  ports             list of strings like 22:tcp
 //	  since_seconds     number  since it was opened
 //	  closes_in_seconds number  0: at once, or no time is set
@@ -207,19 +218,19 @@ func (s Status) json() string {
 		for _, k := range o.Ports {
 			ports = append(ports, quoteJSON(k.String()))
 		}
-		open = append(open, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"state":%s,"ports":[%s],"since_seconds":%d,"closes_in_seconds":%d}`,
-			quoteJSON(o.Door), quoteJSON(o.Source.String()), quoteJSON(o.Link), quoteJSON(o.State), strings.Join(ports, ","), seconds(o.Since), seconds(o.ClosesIn)))
+		open = append(open, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"state":%s,"start_error":%s,"ports":[%s],"since_seconds":%d,"closes_in_seconds":%d}`,
+			quoteJSON(o.Door), quoteJSON(o.Source.String()), quoteJSON(o.Link), quoteJSON(o.State), quoteJSON(o.StartError), strings.Join(ports, ","), seconds(o.Since), seconds(o.ClosesIn)))
 	}
 	for _, f := range s.Failed {
 		failed = append(failed, fmt.Sprintf(`{"door":%s,"source":%s,"since_seconds":%d,"tries":%d,"error":%s}`,
 			quoteJSON(f.Door), quoteJSON(f.Source.String()), seconds(f.Since), f.Tries, quoteJSON(f.Error)))
 	}
 	c := s.Counters
-	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"links":[%s],"config":%s,"config_read":%s,"start_error":%s,"reload_error":%s,"firewall":%s,`+
+	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"links":[%s],"config":%s,"config_read":%s,"config_error":%s,"reload_error":%s,"firewall":%s,`+
 		`"open":[%s],"failed":[%s],`+
 		`"counters":{"packets":%d,"kernel_drops":%d,"hits":%d,"attempts":%d,"grants":%d,"command_failures":%d}}`+"\n",
 		quoteJSON(s.Version), s.Pid, seconds(s.Uptime), quoteJSON(s.Listening), strings.Join(links, ","), quoteJSON(s.Config), quoteJSON(s.ConfigRead.Format(time.RFC3339)),
-		quoteJSON(s.StartError), quoteJSON(s.ReloadError), quoteJSON(s.Firewall), strings.Join(open, ","), strings.Join(failed, ","),
+		quoteJSON(s.ConfigError), quoteJSON(s.ReloadError), quoteJSON(s.Firewall), strings.Join(open, ","), strings.Join(failed, ","),
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
 }
 

@@ -21,10 +21,10 @@ func testStatus() Status {
 			{"lte0", "down", nil, ""}, {"ppp*", "absent", nil, ""},
 		},
 		Open: []OpenDoor{
-			{"web", netip.MustParseAddr("fe80::7"), "eth0", "closing", nil, time.Minute, 0},
-			{"ssh", netip.MustParseAddr("2001:db8::7"), "eth0", "open", []Knock{{51820, udp}}, time.Hour, 0},
-			{"ssh", netip.MustParseAddr("192.0.2.7"), "eth0", "open", []Knock{{22, tcp}, {3389, tcp}}, 12*time.Second + 900*time.Millisecond, 488 * time.Second},
-			{"Torwächter", netip.MustParseAddr("192.0.2.9"), "ppp0", "opening", []Knock{{22, tcp}}, 0, 0},
+			{"web", netip.MustParseAddr("fe80::7"), "eth0", "closing", nil, time.Minute, 0, ""},
+			{"ssh", netip.MustParseAddr("2001:db8::7"), "eth0", "open", []Knock{{51820, udp}}, time.Hour, 0, ""},
+			{"ssh", netip.MustParseAddr("192.0.2.7"), "eth0", "open", []Knock{{22, tcp}, {3389, tcp}}, 12*time.Second + 900*time.Millisecond, 488 * time.Second, ""},
+			{"Torwächter", netip.MustParseAddr("192.0.2.9"), "ppp0", "opening", []Knock{{22, tcp}}, 0, 0, ""},
 		},
 		Counters: Counters{1, 2, 3, 4, 5, 1<<64 - 1},
 	}
@@ -33,8 +33,11 @@ func testStatus() Status {
 // troubledStatus has in it what a status can have in trouble, and what could drive a terminal.
 func troubledStatus() Status {
 	s := testStatus()
-	s.Open, s.Links = nil, nil
-	s.StartError = "a.conf:1: no\na.conf:2: \x1b[2J; running with the configuration of 2026"
+	s.Open, s.Links = []OpenDoor{
+		{"rdp", netip.MustParseAddr("192.0.2.7"), "eth0", "failed", nil, 2 * time.Second, 8 * time.Second, "status 4"},
+		{"vpn", netip.MustParseAddr("192.0.2.7"), "eth0", "open", []Knock{{22, tcp}}, time.Second, 9 * time.Second, "signal 9"},
+	}, nil
+	s.ConfigError = "a.conf:1: no\na.conf:2: \x1b[2J; running with the configuration of 2026"
 	s.ReloadError = "knockd.conf:3: unknown directive \"Colour\"\nknockd.conf:4: \x1b[2J\n"
 	s.Firewall = "nft: table inet fw4\xff"
 	s.Failed = []FailedClose{
@@ -72,7 +75,8 @@ the last reload failed:
   knockd.conf:4: ?[2J
 firewall: nft: table inet fw4` + "\ufffd" + `
 
-no door is open
+rdp  192.0.2.7  -       start command failed (status 4), stop command in 8s
+vpn  192.0.2.7  22:tcp  open for 1s, closes in 9s, start command failed (signal 9)
 
 not closed, and not tried again before a reload:
 a"\??  192.0.2.10  given up 1s ago, tried 1 time: ` + "\u2028😀" + `
@@ -102,15 +106,17 @@ func TestStatusJSON(t *testing.T) {
 		{"open doors", testStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0",` +
 			`"links":[{"name":"eth0","state":"up","addresses":["192.0.2.1","fe80::1"],"port_of":"br0"},{"name":"lte0","state":"down","addresses":[],"port_of":""},` +
 			`{"name":"ppp*","state":"absent","addresses":[],"port_of":""}],` +
-			`"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","start_error":"","reload_error":"","firewall":"",` +
-			`"open":[{"door":"Torwächter","source":"192.0.2.9","link":"ppp0","state":"opening","ports":["22:tcp"],"since_seconds":0,"closes_in_seconds":0},` +
-			`{"door":"ssh","source":"192.0.2.7","link":"eth0","state":"open","ports":["22:tcp","3389:tcp"],"since_seconds":12,"closes_in_seconds":488},` +
-			`{"door":"ssh","source":"2001:db8::7","link":"eth0","state":"open","ports":["51820:udp"],"since_seconds":3600,"closes_in_seconds":0},` +
-			`{"door":"web","source":"fe80::7","link":"eth0","state":"closing","ports":[],"since_seconds":60,"closes_in_seconds":0}],` +
+			`"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","config_error":"","reload_error":"","firewall":"",` +
+			`"open":[{"door":"Torwächter","source":"192.0.2.9","link":"ppp0","state":"opening","start_error":"","ports":["22:tcp"],"since_seconds":0,"closes_in_seconds":0},` +
+			`{"door":"ssh","source":"192.0.2.7","link":"eth0","state":"open","start_error":"","ports":["22:tcp","3389:tcp"],"since_seconds":12,"closes_in_seconds":488},` +
+			`{"door":"ssh","source":"2001:db8::7","link":"eth0","state":"open","start_error":"","ports":["51820:udp"],"since_seconds":3600,"closes_in_seconds":0},` +
+			`{"door":"web","source":"fe80::7","link":"eth0","state":"closing","start_error":"","ports":[],"since_seconds":60,"closes_in_seconds":0}],` +
 			`"failed":[],"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
 		{"trouble", troubledStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0","links":[],"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00",` +
-			`"start_error":"a.conf:1: no\u000aa.conf:2: \u001b[2J; running with the configuration of 2026","reload_error":"knockd.conf:3: unknown directive \"Colour\"\u000aknockd.conf:4: \u001b[2J\u000a","firewall":"nft: table inet fw4` + "\ufffd" + `",` +
-			`"open":[],"failed":[{"door":"a\"\\\u0000\u009b","source":"192.0.2.10","since_seconds":1,"tries":1,"error":"` + "\u2028😀" + `"},` +
+			`"config_error":"a.conf:1: no\u000aa.conf:2: \u001b[2J; running with the configuration of 2026","reload_error":"knockd.conf:3: unknown directive \"Colour\"\u000aknockd.conf:4: \u001b[2J\u000a","firewall":"nft: table inet fw4` + "\ufffd" + `",` +
+			`"open":[{"door":"rdp","source":"192.0.2.7","link":"eth0","state":"failed","start_error":"status 4","ports":[],"since_seconds":2,"closes_in_seconds":8},` +
+			`{"door":"vpn","source":"192.0.2.7","link":"eth0","state":"open","start_error":"signal 9","ports":["22:tcp"],"since_seconds":1,"closes_in_seconds":9}],` +
+			`"failed":[{"door":"a\"\\\u0000\u009b","source":"192.0.2.10","since_seconds":1,"tries":1,"error":"` + "\u2028😀" + `"},` +
 			`{"door":"web","source":"192.0.2.7","since_seconds":600,"tries":8,"error":"exit status 1\u000aiptables: no\u0009such rule\u000a"}],` +
 			`"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
 	}
@@ -140,7 +146,7 @@ type decodedStatus struct {
 	Links       []decodedLink   `json:"links"`
 	Config      string          `json:"config"`
 	ConfigRead  string          `json:"config_read"`
-	StartError  string          `json:"start_error"`
+	ConfigError string          `json:"config_error"`
 	ReloadError string          `json:"reload_error"`
 	Firewall    string          `json:"firewall"`
 	Open        []decodedOpen   `json:"open"`
@@ -169,6 +175,7 @@ type decodedOpen struct {
 	Source   netip.Addr `json:"source"`
 	Link     string     `json:"link"`
 	State    string     `json:"state"`
+	StartErr string     `json:"start_error"`
 	Ports    []string   `json:"ports"`
 	Since    int64      `json:"since_seconds"`
 	ClosesIn int64      `json:"closes_in_seconds"`
@@ -186,7 +193,7 @@ func (s Status) decoded() decodedStatus {
 	s = s.sorted()
 	d := decodedStatus{
 		Version: s.Version, Pid: s.Pid, Uptime: int64(s.Uptime.Seconds()), Listening: s.Listening, Config: s.Config,
-		ConfigRead: s.ConfigRead.Format(time.RFC3339), StartError: s.StartError, ReloadError: s.ReloadError, Firewall: string([]rune(s.Firewall)),
+		ConfigRead: s.ConfigRead.Format(time.RFC3339), ConfigError: s.ConfigError, ReloadError: s.ReloadError, Firewall: string([]rune(s.Firewall)),
 		Links: []decodedLink{}, Open: []decodedOpen{}, Failed: []decodedFailed{}}
 	d.Counters = decodedCounters(s.Counters)
 	for _, l := range s.Links {
@@ -197,7 +204,7 @@ func (s Status) decoded() decodedStatus {
 		for _, k := range o.Ports {
 			ports = append(ports, k.String())
 		}
-		d.Open = append(d.Open, decodedOpen{o.Door, o.Source, o.Link, o.State, ports, int64(o.Since.Seconds()), int64(o.ClosesIn.Seconds())})
+		d.Open = append(d.Open, decodedOpen{o.Door, o.Source, o.Link, o.State, o.StartError, ports, int64(o.Since.Seconds()), int64(o.ClosesIn.Seconds())})
 	}
 	for _, f := range s.Failed {
 		d.Failed = append(d.Failed, decodedFailed{f.Door, f.Source, int64(f.Since.Seconds()), f.Tries, f.Error})
