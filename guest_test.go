@@ -41,7 +41,7 @@ func guestDoors(r *rand.Rand) (config string) {
 	return s.String()
 }
 
-// TestGuestLearnsNothing has a guest send knocks of his own doors, copies of them, and probes to some port, in any order
+// TestGuestLearnsNothing has a guest send knocks of their own doors, copies of them, and probes to some port, in any order
 // and at any pace, while another one with the same door knocks, too. Through filter, reader and matcher, which of the
 // guest's doors open when is the same whether the port is a knock of somebody else or nobody's.
 func TestGuestLearnsNothing(t *testing.T) {

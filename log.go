@@ -17,7 +17,7 @@ import (
 )
 
 // Log writes knockd's log lines: to a file, each preceded by "[2006-01-02 15:04] ", and to the system log, or, where
-// neither is asked for, to out as they are. print may be called from any goroutine and waits for nothing: not for who
+// neither is asked for, to out as they are. printf may be called from any goroutine and waits for nothing: not for who
 // reads the log, not for a disk, not for a name server. Once start is called, a goroutine of the log's own writes the
 // lines in their order; what it cannot keep up with is left out and counted.
 type Log struct {
