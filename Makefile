@@ -3,23 +3,13 @@
 # Both install what they need.
 
 VERSION := $(shell git describe --tags --always --abbrev=10 --dirty 2>/dev/null || echo unreleased)
-# Most of the standard library is not inlined: on the router that is 130 KB less. The runtime is, as its makers test it, and
-# so is what a packet passes through.
-RUNTIME  = -gcflags=all=-l -gcflags=runtime=
-INLINED  = $(RUNTIME) $(addprefix -gcflags=,$(addsuffix =,sesame encoding/binary hash/maphash net/netip slices cmp math/bits))
-LDFLAGS  = -s -w -X main.version=$(VERSION)
-GOBUILD  = CGO_ENABLED=0 go build -buildvcs=false -trimpath $(INLINED)
-# MIPS routers have the least room. Nothing of ours is inlined there either; the collector is the one of Go before 1.26
-# (32 KB less); what is faster and larger is left out of the compiler's work: stack memory for slices of a size not known
-# (20 KB), defers in line (2 KB), tables that nothing uses (7 KB), in the runtime closures in line (3 KB).
-FEWER    = -d=noopendefer=1,variablemakethreshold=0
-SMALLER  = -gcflags=all=-l\ $(FEWER),wrapglobalmapctl=2 -gcflags=runtime=$(FEWER),inlfuncswithclosures=0
-SMALL    = GOEXPERIMENT=nogreenteagc CGO_ENABLED=0 go build -buildvcs=false -trimpath $(SMALLER)
+# For each system and CPU; without -buildvcs=false a checkout of another owner does not build.
+GOBUILD  = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)'
 
 .PHONY: build install demo test kinds race router-test arch-test fuzz compare bench check release sizes clean
 
 build:
-	$(GOBUILD) -ldflags '$(LDFLAGS)' -o sesame .
+	$(GOBUILD) -o sesame .
 
 # make install [PREFIX=/usr] [DESTDIR=folder]
 install: build
@@ -43,18 +33,15 @@ race:
 # Our file on emulated routers, with the kernel and programs of Debian for their CPU, which are kept in ~/.cache/sesame.
 router-test:
 	@sh needs.sh qemu-system-mipsel cpio modprobe knock
-	@GOOS=linux GOARCH=mipsle GOMIPS=softfloat $(SMALL) -ldflags '$(LDFLAGS) -R 0x4000' -o build/sesame-linux-mipsle .
-	@go run trim.go build/sesame-linux-mipsle
+	@GOOS=linux GOARCH=mipsle GOMIPS=softfloat $(GOBUILD) -o build/sesame-linux-mipsle .
 	@go test -count=1 -parallel 3 -timeout 10m -tags router -run '^TestRouter$$'
 
-# The tests of what is pure code (all but those with !pure), on emulated CPUs of either byte order, for MIPS built as the
-# release is.
+# The tests of what is pure code (all but those with !pure), on emulated CPUs of either byte order.
 EMULATED = mips:qemu-mips mipsle:qemu-mipsel arm:qemu-arm arm64:qemu-aarch64 riscv64:qemu-riscv64
 arch-test:
 	@sh needs.sh $(foreach e,$(EMULATED),$(lastword $(subst :, ,$(e))))
 	@mkdir -p build && printf '%s\n' $(EMULATED) | xargs -P 2 -I{} sh -c 'e={}; arch=$${e%%:*}; \
-		case $$arch in mips*) export GOEXPERIMENT=nogreenteagc; set -- $(SMALLER) ;; *) set -- ;; esac; \
-		GOOS=linux GOARCH=$$arch GOMIPS=softfloat GOARM=5 CGO_ENABLED=0 go test -c -tags pure "$$@" -o build/test-$$arch . && \
+		GOOS=linux GOARCH=$$arch GOMIPS=softfloat GOARM=5 CGO_ENABLED=0 go test -c -tags pure -o build/test-$$arch . && \
 		out=$$($${e##*:} build/test-$$arch -test.short 2>&1) && echo "linux/$$arch: PASS" || \
 		{ echo "linux/$$arch: $$out"; exit 1; }'
 
@@ -94,7 +81,7 @@ check:
 # Windows. make release CPUS=mipsle: one. CPUS=windows-amd64: another.
 release:
 	@sh needs.sh xz
-	@VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' GOBUILD='$(GOBUILD)' SMALL="$(SMALL)" sh release.sh $(CPUS)
+	@VERSION='$(VERSION)' GOBUILD="$(GOBUILD)" sh release.sh $(CPUS)
 
 # Writes the sizes of the last release into the README.
 sizes:

@@ -102,7 +102,7 @@ func parseRequest(line string) (r Request, json bool, err error) {
 	if line == "status" || line == "status json" {
 		return Request{}, line == "status json", nil
 	}
-	unknown := fmt.Errorf("the daemon does not know the request %q: it is sesame %s", line, version)
+	unknown := fmt.Errorf("the daemon does not know the request %q: it is sesame %s", line, versionName())
 	rest, ok := strings.CutPrefix(line, "close ")
 	if !ok {
 		return Request{}, false, unknown

@@ -32,21 +32,20 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 )
 
-// Set by the build (-ldflags -X main.version=...).
-var (
-	version = "unreleased"
-	variant = "" // of the CPU, where there are several: GOARM=5, GOMIPS=softfloat
-)
+// version is set by the build (-ldflags -X main.version=...).
+var version string
 
 func main() { os.Exit(run(realEnv(), os.Args)) }
 
@@ -211,9 +210,24 @@ func showVersion(e env, args []string) error {
 }
 
 func printVersion(e env) error {
-	cpu := strings.TrimSpace(runtime.GOARCH + " " + variant)
-	_, err := fmt.Fprintf(e.stdout, "sesame %s (%s %s/%s)\n", version, runtime.Version(), runtime.GOOS, cpu)
+	cpu := runtime.GOARCH
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "GOARM" || s.Key == "GOMIPS" { // of which there are several
+				cpu += " " + s.Key + "=" + s.Value
+			}
+		}
+	}
+	_, err := fmt.Fprintf(e.stdout, "sesame %s (%s %s/%s)\n", versionName(), runtime.Version(), runtime.GOOS, cpu)
 	return err
+}
+
+// versionName is the version that the build has set, or that of the module (go install MODULE@version).
+func versionName() string {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "" && info.Main.Version != "(devel)" {
+		return cmp.Or(info.Main.Version, "unreleased")
+	}
+	return cmp.Or(version, "unreleased")
 }
 
 func help(e env, args []string) error {

@@ -107,8 +107,13 @@ func TestHelpOfEachCommand(t *testing.T) {
 
 func TestVersionOfEachCommand(t *testing.T) {
 	want := runProgram("sesame", "version")
-	if want.status != 0 || !strings.HasPrefix(want.stdout, "sesame "+version+" (go") || want.stderr != "" {
+	if want.status != 0 || !strings.HasPrefix(want.stdout, "sesame "+versionName()+" (go") || want.stderr != "" {
 		t.Fatalf("version: got %+v", want)
+	}
+	for cpu, variant := range map[string]string{"arm": " GOARM=5", "mips": " GOMIPS=softfloat", "mipsle": " GOMIPS=softfloat"} { // as make arch-test builds
+		if runtime.GOARCH == cpu && !strings.HasSuffix(want.stdout, "linux/"+cpu+variant+")\n") {
+			t.Errorf("got %q, want%s in it", want.stdout, variant)
+		}
 	}
 	calls := [][]string{{"sesame", "-V"}, {"sesame", "--version"}, {"knock", "-V"}, {"knockd", "--version"}, {"knock", "-v", "--vers"}}
 	for _, c := range subcommands() {

@@ -2,7 +2,7 @@
 # Builds the release into build/release, where nothing else is: for each CPU the file and a .tar.gz of it with licence,
 # manual and an example configuration, and SHA256SUMS. macOS and Windows have the client alone, and its manual. The same
 # source, by the same Go, gives the same bytes.
-# usage: release.sh [CPU|OS-CPU ...]    by make, which says how to build: VERSION, LDFLAGS, GOBUILD, and SMALL for MIPS
+# usage: release.sh [CPU|OS-CPU ...]    by make, which says how to build: VERSION and GOBUILD
 # build/sizes.md is the README's table of sizes. Which one is wrong there by more than 5%, or over the budget, is an error.
 set -eu
 [ $# -gt 0 ] || set -- mips mipsle armv5 armv7 arm64 386 amd64 riscv64 darwin-amd64 darwin-arm64 windows-amd64 windows-arm64
@@ -20,16 +20,15 @@ for target in "$@"; do
 	*-*) os=${target%-*} with=man/knock.1 ;;
 	esac
 	[ "$os" != windows ] || exe=.exe
-	arch=$cpu variant='' build=$GOBUILD flags=
+	arch=$cpu variant=''
 	case $cpu in
-	mips*) variant=GOMIPS=softfloat build=$SMALL flags="-R 0x4000" ;; # a page of some MIPS kernels, else 64 KB
+	mips*) variant=GOMIPS=softfloat ;;
 	armv*) arch=arm variant=GOARM=${cpu#armv} ;;
 	esac
 	name=sesame-$VERSION-$os-$cpu
 	stage=build/stage/$name
 	mkdir -p "$stage"
-	eval "GOOS=$os GOARCH=$arch $variant $build -ldflags '$LDFLAGS -X main.variant=$variant $flags' -o '$stage/sesame$exe' ."
-	[ "$build" != "$SMALL" ] || go run trim.go "$stage/sesame"
+	eval "GOOS=$os GOARCH=$arch $variant $GOBUILD -o '$stage/sesame$exe' ."
 	# shellcheck disable=SC2086 # they are words
 	for f in LICENSE README.md CHANGELOG.md $with; do
 		[ ! -e $f ] || cp -R $f "$stage"

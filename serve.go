@@ -365,7 +365,7 @@ func (d *daemon) setUpDoors() (stop func(), err error) {
 	if err := d.setUpFirewall(d.config); err != nil {
 		return nil, err
 	}
-	d.about.Version, d.about.Pid = version, os.Getpid()
+	d.about.Version, d.about.Pid = versionName(), os.Getpid()
 	d.tellAbout(d.config)
 	d.doors.about = d.about
 	// Where changes are not told of, the firewall is looked at again and again.
