@@ -55,17 +55,6 @@ type Capture struct {
 	block int // the next one to come
 }
 
-// Frame is a packet in the ring. Bytes begins at the IP header and is valid until the function it is given to returns.
-type Frame struct {
-	Bytes    []byte
-	Len      int    // of the packet itself, of which Bytes may have less
-	Protocol uint16 // EtherType
-	Link     int    // interface index
-	Outgoing bool
-	Tagged   bool // came with a VLAN tag other than 0
-	Foreign  bool // to another hardware address than the link's
-}
-
 // openCapture listens on the interface with that index, or on all of them for 0. No packet is queued before the filter
 // is in place: the socket's protocol is 0 until it is bound.
 func openCapture(index int, spec FilterSpec, ring int) (_ *Capture, err error) {

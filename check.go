@@ -183,13 +183,6 @@ func describeDoor(d *Door, unused int, secrets bool) string {
 	return s.String()
 }
 
-func plural(n int, noun string) string {
-	if n == 1 {
-		return noun
-	}
-	return noun + "s"
-}
-
 // hostWarnings are about what the configuration asks for and this host does not have.
 func hostWarnings(c *Config) (warnings []string) {
 	if links, err := readLinks(true); err == nil {

@@ -56,47 +56,6 @@ type Control struct {
 	ended    chan struct{}
 }
 
-// Request is what a client asks for: the status, or to close doors.
-type Request struct {
-	Close  bool       // else the status
-	Door   string     // "": every door
-	Source netip.Addr // the zero Addr: for every source; with a zone: for those on that link
-}
-
-// Ask is a request that waits for the daemon's answer. The channel has room for it, and takes one.
-type Ask struct {
-	Request
-	answer chan Answer
-}
-
-// Answer is the daemon's answer to a request.
-type Answer struct {
-	Status  Status
-	Closing int   // openings that are being closed
-	Err     error // why the request cannot be met, in lines without secrets
-}
-
-// wants reports whether an opening is one of those to be closed.
-func (r Request) wants(door string, source netip.Addr, link string) bool {
-	return r.Close && (r.Door == "" || r.Door == door) &&
-		(!r.Source.IsValid() || r.Source.WithZone("") == source.Unmap().WithZone("")) &&
-		(r.Source.Zone() == "" || r.Source.Zone() == link)
-}
-
-func (r Request) String() string {
-	if !r.Close {
-		return "status"
-	}
-	s := "close *"
-	if r.Door != "" {
-		s = "close " + strconv.Quote(r.Door)
-	}
-	if r.Source.IsValid() {
-		s += " " + r.Source.String()
-	}
-	return s
-}
-
 // parseRequest reads the line of a client, without its newline. json is how the status is to be shown.
 func parseRequest(line string) (r Request, json bool, err error) {
 	if line == "status" || line == "status json" {

@@ -24,8 +24,6 @@ const (
 	headStart = 250 * time.Millisecond
 	// stopSpread is the time within which all stop commands have been started when the daemon stops.
 	stopSpread = 2 * time.Second
-	// stopDeadline is how long the daemon waits for commands when it stops.
-	stopDeadline = 10 * time.Second
 	// startGrace is how long beyond Cmd_Timeout a start command may run before it is ended, so that its door can be
 	// closed. A stop command has stopLimit.
 	startGrace = time.Minute
@@ -35,8 +33,6 @@ const (
 	retryAfter = time.Second
 	// retryClosing is the same while the daemon stops.
 	retryClosing = 100 * time.Millisecond
-	// killAfter is how long a command has between SIGTERM and SIGKILL.
-	killAfter = time.Second
 
 	// slowStop is how long a stop command counts for the bound on those that run. One that hangs holds up nobody.
 	slowStop = time.Second

@@ -93,17 +93,6 @@ func (c Call) String() string {
 	return s
 }
 
-// quoteWords puts words with a space in them in double quotes. iptables-restore reads them so, too.
-func quoteWords(words []string) (quoted []string) {
-	for _, w := range words {
-		if strings.Contains(w, " ") {
-			w = `"` + w + `"`
-		}
-		quoted = append(quoted, w)
-	}
-	return quoted
-}
-
 // maxComment is how many bytes of a door's name stand in a comment: nft keeps 128 bytes of a comment
 // (NFTNL_UDATA_COMMENT_MAXLEN), iptables 256 (XT_MAX_COMMENT_LEN).
 const maxComment = 100
@@ -143,12 +132,6 @@ func (r Ruleset) fits() error {
 	return nil
 }
 
-func plainLink(name string) bool {
-	return name != "" && len(name) < 16 && !strings.ContainsFunc(name, func(r rune) bool {
-		return !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || strings.ContainsRune("._-@", r))
-	})
-}
-
 // prefixes returns those of one family, masked, and none that another one contains: nft refuses overlapping ones.
 func prefixes(all []netip.Prefix, is4 bool) (kept []netip.Prefix) {
 	for _, p := range all {
@@ -169,51 +152,6 @@ func prefixes(all []netip.Prefix, is4 bool) (kept []netip.Prefix) {
 		}
 	}
 	return kept[:n]
-}
-
-// flush is a list of calls that remove every trace of ours from what was seen, but for those that keep needs. With no
-// trace it is empty. keep may be nil.
-func flush(in Inspection, keep Firewall) (calls []Call) {
-	ipt, _ := keep.(iptablesFirewall)
-	nft, _ := keep.(nftFirewall)
-	stays := func(rule string) bool { return nft.mark != 0 && strings.Contains(rule, nft.acceptComment()) }
-	for _, tool := range in.Tools {
-		var lines string
-		chain := false
-		for _, line := range strings.Split(tool.Rules, "\n") {
-			line = strings.TrimSpace(line)
-			plain := strings.ReplaceAll(line, `"`, "") // older versions quote each comment
-			switch {
-			case plain == "-N "+ourChain:
-				chain = !slices.Contains(ipt.tools, tool.iptables)
-			case strings.HasPrefix(plain, "-A ") && strings.HasSuffix(plain, " -j "+ourChain) && !slices.Contains(ipt.tools, tool.iptables),
-				strings.HasPrefix(plain, "-A INPUT ") && strings.Contains(plain, "--comment "+acceptComment) && !stays(plain):
-				lines += "-D" + strings.TrimPrefix(line, "-A") + "\n"
-			}
-		}
-		if chain { // Declared, it is emptied; then it can be removed, as nothing refers to it any more.
-			lines = ":" + ourChain + " - [0:0]\n" + lines + "-X " + ourChain + "\n"
-		}
-		if lines != "" {
-			calls = append(calls, Call{Argv: tool.restore(), Input: tableFilter(lines)})
-		}
-	}
-	script := ""
-	if nft.mark == 0 && strings.Contains(in.NFT, "table inet sesame {") {
-		script = "delete table inet sesame\n"
-	}
-	for _, c := range in.chains() {
-		for _, rule := range c.rules {
-			_, handle, found := strings.Cut(rule, "# handle ")
-			if found && c.tool.name == "" && strings.Contains(rule, `accept comment "`+acceptComment) && !stays(rule) {
-				script += fmt.Sprintf("delete rule %s %s %s handle %s\n", c.family, c.table, c.name, handle)
-			}
-		}
-	}
-	if script != "" {
-		calls = append(calls, Call{Argv: nftScript, Input: script})
-	}
-	return calls
 }
 
 // ruleset is what our part of the firewall must be while nothing is open. general are the interfaces of doors that have

@@ -347,16 +347,6 @@ func (l *Link) same(o *Link) bool {
 		l.Loopback == o.Loopback && l.Up == o.Up && l.Default == o.Default && slices.Equal(l.Addresses, o.Addresses)
 }
 
-// LinkState is a link that is listened on, or an item of a list of interfaces that no link fits.
-type LinkState struct {
-	Name      string
-	State     string
-	Addresses []netip.Addr
-	PortOf    string // the link that its packets come in on, if the list that names it does not name that one; else ""
-}
-
-const absent = "absent"
-
 // defaultLinks names those that hold a default route, sorted.
 func defaultLinks(links map[int]*Link) (names []string) {
 	for _, l := range links {
@@ -396,16 +386,4 @@ func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
 		}
 	}
 	return states
-}
-
-// String is the state and the addresses: up, 192.0.2.1, fe80::1. Of a port it says what that means.
-func (s LinkState) String() string {
-	text := s.State
-	for _, a := range s.Addresses {
-		text += ", " + a.String()
-	}
-	if s.PortOf != "" {
-		text += fmt.Sprintf("; %[1]s is a port of %[2]s: its packets come in on %[2]s, so ports hidden on %[1]s are hidden on all of %[2]s", s.Name, s.PortOf)
-	}
-	return text
 }

@@ -47,12 +47,6 @@ type outlet struct {
 	lost int64 // lines left out since one was taken
 }
 
-type logLine struct {
-	at   time.Time
-	text string
-	who  netip.Addr // whose host name it shows, if anybody's
-}
-
 const (
 	// maxLine keeps a line within what a pipe that is ready takes at once (pipe(7), PIPE_BUF), and within what a log
 	// daemon takes as one.
@@ -245,16 +239,6 @@ func ready(f *os.File) bool {
 	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLOUT}}
 	n, err := unix.Poll(fds, 0)
 	return err != nil || n > 0
-}
-
-// printable replaces what could forge a line or drive a terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, s)
 }
 
 // Throttle lets lines that others can cause into the log at a bounded rate, so that they cannot fill a disk: burst

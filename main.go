@@ -32,7 +32,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -44,22 +43,7 @@ import (
 	"time"
 )
 
-// version is set by the build (-ldflags -X main.version=...).
-var version string
-
 func main() { os.Exit(run(realEnv(), os.Args)) }
-
-// env is the outside world as the program sees it.
-type env struct {
-	name           string // what the program is called by, without its folder
-	stdin          io.Reader
-	stdout, stderr io.Writer
-	now            func() time.Duration // monotonic
-	date           func() time.Time     // of the wall clock, which may jump: for people alone
-	stateDir       string               // for the journal, where the configuration names none
-	socket         string               // for status and close, where -s names none
-	crash          func(point string)   // told how far things are; a test may end the daemon there
-}
 
 func realEnv() env {
 	return env{
@@ -67,16 +51,6 @@ func realEnv() env {
 		stateDir: "/var/lib/sesame", socket: defaultControl,
 		crash: func(string) {},
 	}
-}
-
-// subcommand is one row of the table that main goes by.
-type subcommand struct {
-	name  string
-	alias string // the file name that means this subcommand, or ""
-	usage string // what stands after the program's name
-	help  string // one line
-	opts  func() []option
-	run   func(e env, args []string) error
 }
 
 // subcommands is a function, as help refers to the table that it stands in.
@@ -104,24 +78,6 @@ func subcommands() []subcommand {
 		{"help", "", "[COMMAND]", "print the options of a command", helpOptions, help},
 	}
 }
-
-// usageError says why a command line cannot be understood.
-type usageError string
-
-func (u usageError) Error() string { return string(u) }
-
-// toldStatus is an error that has been told already, and is the exit status to end with.
-type toldStatus int
-
-func (s toldStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
-
-var (
-	// errHelp asks for the subcommand's help on standard output, errVersion for the version.
-	errHelp    = errors.New("help asked for")
-	errVersion = errors.New("version asked for")
-	// errLogged is an error that the log has told already, and standard error may not be there to tell.
-	errLogged = errors.New("see the log")
-)
 
 // run is the whole program: args[0] is the name it was called by. It returns the exit status.
 func run(e env, args []string) int {
@@ -220,14 +176,6 @@ func printVersion(e env) error {
 	}
 	_, err := fmt.Fprintf(e.stdout, "sesame %s (%s %s/%s)\n", versionName(), runtime.Version(), runtime.GOOS, cpu)
 	return err
-}
-
-// versionName is the version that the build has set, or that of the module (go install MODULE@version).
-func versionName() string {
-	if info, ok := debug.ReadBuildInfo(); ok && version == "" && info.Main.Version != "(devel)" {
-		return cmp.Or(info.Main.Version, "unreleased")
-	}
-	return cmp.Or(version, "unreleased")
 }
 
 func help(e env, args []string) error {

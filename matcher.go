@@ -4,7 +4,6 @@ import (
 	"hash/maphash"
 	"math"
 	"math/bits"
-	"net/netip"
 	"sort"
 	"time"
 )
@@ -340,8 +339,10 @@ func (m *Matcher) rank(a *attempt) *queue {
 // It is the matcher itself, so that sorting takes no memory.
 type stepOrder Matcher
 
-func (o *stepOrder) Len() int      { return len(o.steps) }
+func (o *stepOrder) Len() int { return len(o.steps) }
+
 func (o *stepOrder) Swap(i, j int) { o.steps[i], o.steps[j] = o.steps[j], o.steps[i] }
+
 func (o *stepOrder) Less(i, j int) bool {
 	a, b := &o.steps[i], &o.steps[j]
 	return a.began < b.began || a.began == b.began && a.door < b.door
@@ -642,6 +643,7 @@ func (m *Matcher) requeue(i int32, queue uint8, until time.Duration) {
 }
 
 func byEndLinks(a *attempt) *links { return &a.byEnd }
+
 func cheapLinks(a *attempt) *links { return &a.cheap }
 
 func (m *Matcher) append(q *queue, i int32, of func(*attempt) *links) {
@@ -673,13 +675,4 @@ func (m *Matcher) unlink(q *queue, i int32, of func(*attempt) *links) {
 	}
 	*l = links{none, none}
 	q.n--
-}
-
-// Grant is the matcher's word that a door may be opened for a source.
-type Grant struct {
-	Door   *Door
-	Source netip.Addr
-	Link   string        // the interface that the last knock came in on
-	When   time.Duration // monotonic, of the last knock
-	Hit    uint64        // the number of the last knock among all hits
 }

@@ -7,8 +7,6 @@ import (
 	"math"
 	"net/netip"
 	"slices"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,23 +41,6 @@ func (p *Plan) filter() FilterSpec {
 		return p.spec.wide()
 	}
 	return p.spec
-}
-
-// Meter is where the reader tells its counts to whoever asks.
-type Meter struct{ packets, drops, hits, attempts, grants atomic.Uint64 }
-
-func (m *Meter) set(c Counters) {
-	m.packets.Store(c.Packets)
-	m.drops.Store(c.KernelDrops)
-	m.hits.Store(c.Hits)
-	m.attempts.Store(c.Attempts)
-	m.grants.Store(c.Grants)
-}
-
-func (m *Meter) read() Counters {
-	return Counters{
-		Packets: m.packets.Load(), KernelDrops: m.drops.Load(), Hits: m.hits.Load(), Attempts: m.attempts.Load(), Grants: m.grants.Load(),
-	}
 }
 
 // Reader is the goroutine that owns the captures and the matcher: it takes packets from the ring and sends grants.
@@ -328,17 +309,6 @@ func (r *Reader) ignored(f *Frame, why string) {
 	if r.debug != nil {
 		r.debug.printf("packet from %v on link %d does not count: %s", r.hit.source(), f.Link, why)
 	}
-}
-
-// flags prints the TCP flags: syn,ack.
-func (h *Hit) flags() string {
-	var flags []string
-	for i, name := range []string{"fin", "syn", "rst", "psh", "ack", "urg"} {
-		if h.Flags&(1<<i) != 0 {
-			flags = append(flags, name)
-		}
-	}
-	return strings.Join(flags, ",")
 }
 
 // explain says for -D why a hit counted or did not.

@@ -17,8 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const defaultConfigFile = "/etc/knockd.conf"
-
 // serveOptions is the daemon's command line. Where the configuration says something else, the command line wins.
 type serveOptions struct {
 	config, interfaces, logFile, pidFile     string
@@ -445,15 +443,6 @@ func (d *daemon) doorSettings(c *Config, links map[int]*Link) (s doorSettings, e
 	return s, nil
 }
 
-// closes is whether a door has something to close, which must be written down before it is opened.
-func (c *Config) closes() bool {
-	return slices.ContainsFunc(c.Doors, func(d *Door) bool { return d.Stop+d.Stop6 != "" || d.native() })
-}
-
-func (c *Config) hides() bool {
-	return slices.ContainsFunc(c.Doors, func(d *Door) bool { return d.Hide })
-}
-
 // openJournal opens the journal, and reads what is in it.
 func (d *daemon) openJournal(c *Config) (r Recovered, err error) {
 	dir := c.StateDir
@@ -619,27 +608,6 @@ func (d *daemon) pidFile() string {
 	}
 	return defaultPidFile
 }
-
-// openConfig reads the configuration in file. With mistakes in it there is a Config too, for its warnings.
-func openConfig(file string) (*Config, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("opening the configuration: %w: -c names another file", err)
-	}
-	defer f.Close()
-	var text bytes.Buffer
-	c, err := parseConfig(file, io.TeeReader(f, &text))
-	if c == nil {
-		return nil, err
-	}
-	c.text = text.Bytes()
-	if info, err := f.Stat(); err == nil && othersRead(info) {
-		c.Warnings = append(c.Warnings, fmt.Sprintf("%s: others can read it, and it holds the secret: chmod 600 %s", file, file))
-	}
-	return c, err
-}
-
-func othersRead(info os.FileInfo) bool { return info.Mode().IsRegular() && info.Mode()&0o004 != 0 }
 
 // readConfig reads a configuration, with paths as the daemon can use them.
 func (d *daemon) readConfig(file string) (*Config, error) {

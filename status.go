@@ -8,10 +8,108 @@ import (
 	"net/netip"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
+
+// Request is what a client asks for: the status, or to close doors.
+type Request struct {
+	Close  bool       // else the status
+	Door   string     // "": every door
+	Source netip.Addr // the zero Addr: for every source; with a zone: for those on that link
+}
+
+// Ask is a request that waits for the daemon's answer. The channel has room for it, and takes one.
+type Ask struct {
+	Request
+	answer chan Answer
+}
+
+// Answer is the daemon's answer to a request.
+type Answer struct {
+	Status  Status
+	Closing int   // openings that are being closed
+	Err     error // why the request cannot be met, in lines without secrets
+}
+
+// wants reports whether an opening is one of those to be closed.
+func (r Request) wants(door string, source netip.Addr, link string) bool {
+	return r.Close && (r.Door == "" || r.Door == door) &&
+		(!r.Source.IsValid() || r.Source.WithZone("") == source.Unmap().WithZone("")) &&
+		(r.Source.Zone() == "" || r.Source.Zone() == link)
+}
+
+func (r Request) String() string {
+	if !r.Close {
+		return "status"
+	}
+	s := "close *"
+	if r.Door != "" {
+		s = "close " + strconv.Quote(r.Door)
+	}
+	if r.Source.IsValid() {
+		s += " " + r.Source.String()
+	}
+	return s
+}
+
+// LinkState is a link that is listened on, or an item of a list of interfaces that no link fits.
+type LinkState struct {
+	Name      string
+	State     string
+	Addresses []netip.Addr
+	PortOf    string // the link that its packets come in on, if the list that names it does not name that one; else ""
+}
+
+const absent = "absent"
+
+// String is the state and the addresses: up, 192.0.2.1, fe80::1. Of a port it says what that means.
+func (s LinkState) String() string {
+	text := s.State
+	for _, a := range s.Addresses {
+		text += ", " + a.String()
+	}
+	if s.PortOf != "" {
+		text += fmt.Sprintf("; %[1]s is a port of %[2]s: its packets come in on %[2]s, so ports hidden on %[1]s are hidden on all of %[2]s", s.Name, s.PortOf)
+	}
+	return text
+}
+
+// odd is whether a person should know of it.
+func (s LinkState) odd() bool { return s.State == absent || s.PortOf != "" }
+
+// news is a log line.
+func (s LinkState) news() string {
+	switch {
+	case s.State != absent:
+		return fmt.Sprintf("interface %s: %v", s.Name, s)
+	case s.Name == autoInterface:
+		return "no interface holds a default route yet: one is waited for"
+	case strings.HasSuffix(s.Name, everyInterface):
+		return fmt.Sprintf("there is no interface %s yet: one is waited for", s.Name)
+	}
+	return fmt.Sprintf("there is no interface %s yet: it is waited for", s.Name)
+}
+
+// Meter is where the reader tells its counts to whoever asks.
+type Meter struct{ packets, drops, hits, attempts, grants atomic.Uint64 }
+
+func (m *Meter) set(c Counters) {
+	m.packets.Store(c.Packets)
+	m.drops.Store(c.KernelDrops)
+	m.hits.Store(c.Hits)
+	m.attempts.Store(c.Attempts)
+	m.grants.Store(c.Grants)
+}
+
+func (m *Meter) read() Counters {
+	return Counters{
+		Packets: m.packets.Load(), KernelDrops: m.drops.Load(), Hits: m.hits.Load(), Attempts: m.attempts.Load(), Grants: m.grants.Load(),
+	}
+}
 
 // Status is what `sesame status` shows. Who makes one gives it away: nothing in it may change any more.
 type Status struct {

@@ -1,10 +1,70 @@
 package main
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"strings"
+	"time"
 )
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return noun
+	}
+	return noun + "s"
+}
+
+// didYouMean names the nearest of the names, if one is near: ` (did you mean Sequence?)`.
+func didYouMean(word string, names []string) string {
+	best, at := 3, ""
+	for _, name := range names {
+		if longer := len(word) - len(name); longer >= best || -longer >= best {
+			continue
+		}
+		if d := editDistance(strings.ToLower(word), strings.ToLower(name)); d < best {
+			best, at = d, name
+		}
+	}
+	if at == "" {
+		return ""
+	}
+	return " (did you mean " + at + "?)"
+}
+
+// editDistance counts the letters to insert, delete or replace (Levenshtein).
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := diagonal
+			if a[i-1] != b[j-1] {
+				cost++
+			}
+			diagonal = row[j]
+			row[j] = min(cost, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// quoteWords puts words with a space in them in double quotes. iptables-restore reads them so, too.
+func quoteWords(words []string) (quoted []string) {
+	for _, w := range words {
+		if strings.Contains(w, " ") {
+			w = `"` + w + `"`
+		}
+		quoted = append(quoted, w)
+	}
+	return quoted
+}
 
 // option is one command-line option in the manner of getopt_long(3), which knock and knockd use: short ones may be
 // joined (-vd100), options may come after positional arguments, and long names may be shortened while unambiguous.
@@ -136,4 +196,65 @@ func printOptions(w io.Writer, opts []option) {
 		}
 		fmt.Fprintf(w, "  %s %-24s %s\n", short, long, o.help)
 	}
+}
+
+// printable replaces what could forge a line or drive a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// version is set by the build (-ldflags -X main.version=...).
+var version string
+
+// env is the outside world as the program sees it.
+type env struct {
+	name           string // what the program is called by, without its folder
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	now            func() time.Duration // monotonic
+	date           func() time.Time     // of the wall clock, which may jump: for people alone
+	stateDir       string               // for the journal, where the configuration names none
+	socket         string               // for status and close, where -s names none
+	crash          func(point string)   // told how far things are; a test may end the daemon there
+}
+
+// subcommand is one row of the table that main goes by.
+type subcommand struct {
+	name  string
+	alias string // the file name that means this subcommand, or ""
+	usage string // what stands after the program's name
+	help  string // one line
+	opts  func() []option
+	run   func(e env, args []string) error
+}
+
+// usageError says why a command line cannot be understood.
+type usageError string
+
+func (u usageError) Error() string { return string(u) }
+
+// toldStatus is an error that has been told already, and is the exit status to end with.
+type toldStatus int
+
+func (s toldStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+var (
+	// errHelp asks for the subcommand's help on standard output, errVersion for the version.
+	errHelp    = errors.New("help asked for")
+	errVersion = errors.New("version asked for")
+	// errLogged is an error that the log has told already, and standard error may not be there to tell.
+	errLogged = errors.New("see the log")
+)
+
+// versionName is the version that the build has set, or that of the module (go install MODULE@version).
+func versionName() string {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "" && info.Main.Version != "(devel)" {
+		return cmp.Or(info.Main.Version, "unreleased")
+	}
+	return cmp.Or(version, "unreleased")
 }

@@ -44,15 +44,6 @@ func (e *icmpErrors) words(err error) string {
 	return cameTo(err)
 }
 
-// refusedWords are for a connection that was refused, and no ICMP error came. Before Linux 6.0 it may have come unseen.
-func refusedWords() string {
-	var name unix.Utsname
-	if unix.Uname(&name) != nil || name.Release[1] == '.' && name.Release[0] < '6' {
-		return "closed (refused)"
-	}
-	return refused
-}
-
 // askForErrors has the kernel keep the ICMP errors that come for a socket.
 func askForErrors(fd int, is6 bool) error {
 	if is6 {

@@ -446,3 +446,23 @@ func (j *Journal) unmarkFirewall() { _ = os.Remove(j.firewallMark()) }
 
 // close lets another daemon have the folder.
 func (j *Journal) close() { _ = j.lock.file.Close() }
+
+// maxAutoLinks is how many links "auto" hides ports on: the first ones that have held a default route.
+const maxAutoLinks = 32
+
+// lockFirewall keeps a second daemon of this network namespace off the firewall, as each would take the other's rules
+// for somebody's mistake. folder is where the sockets are.
+func lockFirewall(folder string) (*PidFile, error) {
+	at, err := presentPlace()
+	if err == nil {
+		err = os.MkdirAll(folder, 0o700)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("locking the firewall: %w", err)
+	}
+	lock, err := lockPidFile(filepath.Join(folder, fmt.Sprintf("firewall-%d", at.netns)), endTime)
+	if err != nil {
+		return nil, fmt.Errorf("locking the firewall: %w: one daemon alone can have doors with Open_Ports", err)
+	}
+	return lock, lock.write()
+}

@@ -45,3 +45,11 @@ var icmp6Unreachable = []string{
 	"no route", "prohibited by a firewall", "beyond the scope of the source", "address unreachable", "port unreachable",
 	"source address refused by policy", "route rejected",
 }
+
+// What a connection comes to, in words; there may be more behind them.
+const (
+	reached     = "open"
+	refused     = "closed (RST)"
+	filtered    = "filtered (no answer)"
+	unreachable = "unreachable"
+)

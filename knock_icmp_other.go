@@ -12,5 +12,3 @@ func (*icmpErrors) watch(uintptr, netip.Addr) error { return nil }
 func (*icmpErrors) close() {}
 
 func (*icmpErrors) words(err error) string { return cameTo(err) }
-
-func refusedWords() string { return "closed (refused)" }

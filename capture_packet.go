@@ -4,8 +4,18 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
-	"time"
 )
+
+// Frame is a packet in the ring. Bytes begins at the IP header and is valid until the function it is given to returns.
+type Frame struct {
+	Bytes    []byte
+	Len      int    // of the packet itself, of which Bytes may have less
+	Protocol uint16 // EtherType
+	Link     int    // interface index
+	Outgoing bool
+	Tagged   bool // came with a VLAN tag other than 0
+	Foreign  bool // to another hardware address than the link's
+}
 
 // IPv4 header (RFC 791, section 3.1). Offsets count bytes from the start of the header.
 //
@@ -73,27 +83,6 @@ const (
 	udpOffLen          = 4
 	udpLen             = 8
 )
-
-// Hit is a packet that may be a knock.
-type Hit struct {
-	When     time.Duration // monotonic
-	Link     int           // index of the network interface it came in on
-	From, To [16]byte      // source and destination; IPv4 as in ::ffff:192.0.2.7
-	FromPort uint16
-	Knock    Knock
-	Flags    uint8  // TCP only
-	Seq      uint32 // TCP only: the sequence number
-	Routed   bool   // To is no address of this host, but the Target of a door
-	Served   bool   // something on this host listens there, or Ignore_Ports has it; told for strict doors alone
-	// Elsewhere has a bit for each list of interfaces (Config.lists) for which the hit does not count.
-	Elsewhere uint64
-}
-
-// answerMask are the flags of which every packet of a connection but the first has one (RFC 9293, section 3.10).
-const answerMask = flagRST | flagACK
-
-// source is the sender's address, never an IPv4-mapped one.
-func (h *Hit) source() netip.Addr { return netip.AddrFrom16(h.From).Unmap() }
 
 // What a packet is rejected for. They are fixed values: nothing is allocated for a stranger's packet.
 var (

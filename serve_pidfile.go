@@ -14,6 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const (
+	// stopDeadline is how long the daemon waits for commands when it stops.
+	stopDeadline = 10 * time.Second
+)
+
 // defaultPidFile is where -d writes its process number (knockd's).
 const defaultPidFile = "/var/run/knockd.pid"
 

@@ -343,7 +343,8 @@ type pendingJump struct {
 }
 
 func (a *assembler) add(i bpf.Instruction) { a.prog = append(a.prog, i) }
-func (a *assembler) ret(n uint32)          { a.add(bpf.RetConstant{Val: n}) }
+
+func (a *assembler) ret(n uint32) { a.add(bpf.RetConstant{Val: n}) }
 
 func (a *assembler) label(name string) {
 	if a.labels == nil {

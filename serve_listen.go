@@ -68,9 +68,6 @@ func (d *daemon) readLinks(c *Config) (map[int]*Link, error) {
 	return links, nil
 }
 
-// maxAutoLinks is how many links "auto" hides ports on: the first ones that have held a default route.
-const maxAutoLinks = 32
-
 // addAuto notes links that have held a default route. d.auto is never changed in place, as others have it, too.
 func (d *daemon) addAuto(names []string) {
 	for _, name := range names {
@@ -259,22 +256,6 @@ func (d *daemon) logOdd() {
 			d.log.printf("%s", s.news())
 		}
 	}
-}
-
-// odd is whether a person should know of it.
-func (s LinkState) odd() bool { return s.State == absent || s.PortOf != "" }
-
-// news is a log line.
-func (s LinkState) news() string {
-	switch {
-	case s.State != absent:
-		return fmt.Sprintf("interface %s: %v", s.Name, s)
-	case s.Name == autoInterface:
-		return "no interface holds a default route yet: one is waited for"
-	case strings.HasSuffix(s.Name, everyInterface):
-		return fmt.Sprintf("there is no interface %s yet: one is waited for", s.Name)
-	}
-	return fmt.Sprintf("there is no interface %s yet: it is waited for", s.Name)
 }
 
 // nextSequences brings the next one-time sequences into force after one was used. A file that cannot be read disables

@@ -3,8 +3,6 @@
 package main
 
 import (
-	"fmt"
-	"net"
 	"net/netip"
 	"os"
 
@@ -49,35 +47,4 @@ func hit(addr netip.Addr, k sentKnock, from route) error {
 	default:
 		return os.NewSyscallError("connect", err)
 	}
-}
-
-// bind has what a socket sends leave from the route's source.
-func (r route) bind(fd int) error {
-	if !r.source.IsValid() {
-		return nil
-	}
-	_, source, err := sockaddr(r.source, 0)
-	if err == nil {
-		err = unix.Bind(fd, source)
-	}
-	if err == unix.EADDRNOTAVAIL {
-		return fmt.Errorf("%v is not an address of this host", r.source)
-	}
-	return os.NewSyscallError("bind", err)
-}
-
-// sockaddr is an address and a port as the system wants them, and its family.
-func sockaddr(addr netip.Addr, port uint16) (family int, to unix.Sockaddr, err error) {
-	if addr.Is4() {
-		return unix.AF_INET, &unix.SockaddrInet4{Port: int(port), Addr: addr.As4()}, nil
-	}
-	in6 := &unix.SockaddrInet6{Port: int(port), Addr: addr.As16()}
-	if zone := addr.Zone(); zone != "" {
-		link, err := net.InterfaceByName(zone)
-		if err != nil {
-			return 0, nil, fmt.Errorf("interface %q: %w", zone, err)
-		}
-		in6.ZoneId = uint32(link.Index)
-	}
-	return unix.AF_INET6, in6, nil
 }

@@ -2,13 +2,9 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 )
-
-// errNoRaw says what a packet that is no mere SYN takes.
-var errNoRaw = errors.New("flags other than syn need " + rawNeeds)
 
 // Where the rest stands in a TCP header, of which packet.go names what a knock needs.
 const (

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Protocol is an IP protocol number (RFC 791, section 3.1): tcp or udp.
+type Protocol uint8
+
+const (
+	tcp Protocol = 6
+	udp Protocol = 17
+)
+
+func (p Protocol) String() string {
+	switch p {
+	case tcp:
+		return "tcp"
+	case udp:
+		return "udp"
+	}
+	return "protocol " + strconv.Itoa(int(p))
+}
+
+// Knock is one port of a sequence, from 1 to 65535, and its protocol. It prints as 7000:tcp.
+type Knock struct {
+	Port  uint16
+	Proto Protocol
+}
+
+func (k Knock) String() string { return fmt.Sprintf("%d:%v", k.Port, k.Proto) }
+
+// maxKnocks bounds a sequence, as in knockd. An attempt's bit mask has one bit for each.
+const maxKnocks = 32
+
+// The TCP flags (RFC 9293, section 3.1), as they stand in byte 13 of the header.
+const (
+	flagFIN = 1 << iota
+	flagSYN
+	flagRST
+	flagPSH
+	flagACK
+	flagURG
+)
+
+var flagBits = map[string]uint8{
+	"fin": flagFIN, "syn": flagSYN, "rst": flagRST, "psh": flagPSH, "ack": flagACK, "urg": flagURG,
+}
+
+// TCPFlags is what a door asks of a TCP packet's flags: those in Mask must be as in Value. The zero value asks nothing.
+type TCPFlags struct{ Mask, Value uint8 }
+
+func (f TCPFlags) fit(flags uint8) bool { return flags&f.Mask == f.Value }
+
+// Door is one section of the configuration: who knocks its sequence gets its command run, or its ports opened, or both.
+type Door struct {
+	Name     string
+	Line     int // of the section in the file
+	Sequence []Knock
+	// SeqTimeout is how long after its first knock the sequence must be complete.
+	SeqTimeout time.Duration
+	Flags      TCPFlags
+	// Start and Stop are shell lines for IPv4 sources, Start6 and Stop6 for IPv6 ones; "" is none. Stop runs
+	// CmdTimeout after Start has ended.
+	Start, Start6, Stop, Stop6 string
+	CmdTimeout                 time.Duration
+	// OpenPorts are those that the firewall lets the source reach for CmdTimeout. With Hide it lets nobody else reach
+	// them, but for sources in HideExcept.
+	OpenPorts  []Knock
+	Hide       bool
+	HideExcept []netip.Prefix // masked, and none is IPv4 in IPv6 form
+	// Cooldown is how long after an opening the door takes no notice of knocks.
+	Cooldown time.Duration
+	OneTime  string     // file of one-time sequences, or ""
+	Target   netip.Addr // the address knocked on, or the zero Addr: this host's own
+	// Interfaces are those that it may be knocked on from; none: those of the configuration. List is the number of
+	// that list in Config.lists.
+	Interfaces []string
+	List       uint8
+	// Allow are the sources that may knock; none: all. Masked, and none is IPv4 in IPv6 form.
+	Allow []netip.Prefix
+	// Decoys has a hit near a knock count as a scan, and Strict has a stray TCP packet end an attempt.
+	Decoys, Strict bool
+	MaxOpen        int // sources that it is open for at once; 0: defaultMaxOpen
+}
+
+// hears reports whether the door listens to the source, to the address that was knocked on, and to the link.
+func (d *Door) hears(h *Hit) bool {
+	if h.Elsewhere>>d.List&1 != 0 || d.Allow != nil && !contains(d.Allow, h.source()) {
+		return false
+	}
+	if d.Target.IsValid() {
+		return h.To == d.Target.As16()
+	}
+	return !h.Routed
+}
+
+func contains(networks []netip.Prefix, addr netip.Addr) bool {
+	for _, p := range networks {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// decoyReach is how far from a knock decoys stand.
+const decoyReach = 32
+
+// hasDecoys reports whether there are decoys around the door's knocks. Where only some sources may knock, none are needed;
+// and a single knock is a trap for scans, which they would disarm.
+func (d *Door) hasDecoys() bool { return d.Decoys && d.Allow == nil && len(d.Sequence) > 1 }
+
+// decoy reports whether a hit that is no knock is on one of the door's decoys. What would count at a knock counts there.
+func (d *Door) decoy(h *Hit) bool {
+	if !d.hasDecoys() || h.Knock.Proto == tcp && !d.Flags.fit(h.Flags) {
+		return false
+	}
+	for _, knock := range d.Sequence {
+		if h.Knock.Proto == knock.Proto && int(h.Knock.Port) >= int(knock.Port)-decoyReach && int(h.Knock.Port) <= int(knock.Port)+decoyReach {
+			return true
+		}
+	}
+	return false
+}
+
+// commands returns the start and stop line for a source.
+func (d *Door) commands(source netip.Addr) (start, stop string) {
+	if source.Is4() {
+		return d.Start, d.Stop
+	}
+	return d.Start6, d.Stop6
+}
+
+// native reports whether the door has ports that we open by ourselves.
+func (d *Door) native() bool { return len(d.OpenPorts) > 0 }
+
+// knockedAs reports whether an attempt at one door goes on at the other.
+func (d *Door) knockedAs(o *Door) bool {
+	return d.Name == o.Name && slices.Equal(d.Sequence, o.Sequence) && d.SeqTimeout == o.SeqTimeout &&
+		d.Flags == o.Flags && d.Target == o.Target && slices.Equal(d.Interfaces, o.Interfaces) &&
+		slices.Equal(d.Allow, o.Allow)
+}
+
+// nextOneTime reports whether the other door is this one with another line of its one-time file in force.
+func (d *Door) nextOneTime(o *Door) bool {
+	return d.OneTime != "" && d.Name == o.Name && d.OneTime == o.OneTime
+}
+
+// mask has a bit for each place of the sequence where knock stands, bit 0 for the first one.
+func (d *Door) mask(knock Knock) (mask uint32) {
+	for i, k := range d.Sequence {
+		if k == knock {
+			mask |= 1 << i
+		}
+	}
+	return mask
+}
+
+// sequence prints the secret: 7000:tcp,8000:udp.
+func (d *Door) sequence() string { return joinKnocks(d.Sequence) }
+
+func joinKnocks(knocks []Knock) string {
+	var s []string
+	for _, k := range knocks {
+		s = append(s, k.String())
+	}
+	return strings.Join(s, ",")
+}
+
+// In a list of interfaces, autoInterface stands for those that hold a default route, and everyInterface for all but
+// loopback.
+const (
+	autoInterface  = "auto"
+	everyInterface = "*"
+	maxLinkName    = 15 // IFNAMSIZ of Linux, without the NUL
+)
+
+// parseKnock reads PORT or PORT:PROTOCOL. The error tells what is allowed, and not what was given: it may be a secret.
+func parseKnock(s string, otherwise Protocol) (Knock, error) {
+	port, proto, hasProto := strings.Cut(s, ":")
+	k := Knock{Proto: otherwise}
+	if hasProto {
+		switch strings.ToLower(strings.TrimSpace(proto)) {
+		case "tcp":
+			k.Proto = tcp
+		case "udp":
+			k.Proto = udp
+		default:
+			return Knock{}, fmt.Errorf("a knock is PORT, PORT:tcp or PORT:udp")
+		}
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(port), 10, 16)
+	if err != nil || n == 0 {
+		return Knock{}, fmt.Errorf("a port is a number from 1 to 65535")
+	}
+	k.Port = uint16(n)
+	return k, nil
+}
+
+// parsePrefix reads a network, or an address as a network of that one alone. IPv4 in IPv6 form is IPv4.
+func parsePrefix(s string) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(s)
+	if err != nil {
+		addr, err := netip.ParseAddr(s)
+		if err != nil {
+			return netip.Prefix{}, err
+		}
+		if addr.Zone() != "" {
+			return netip.Prefix{}, errors.New("an address has no zone here")
+		}
+		prefix = netip.PrefixFrom(addr, addr.BitLen())
+	}
+	const before = 128 - 32
+	if prefix.Addr().Is4In6() && prefix.Bits() >= before {
+		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-before)
+	}
+	return prefix, nil
+}
+
+func plainLink(name string) bool {
+	return name != "" && len(name) < 16 && !strings.ContainsFunc(name, func(r rune) bool {
+		return !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || strings.ContainsRune("._-@", r))
+	})
+}
+
+// Grant is the matcher's word that a door may be opened for a source.
+type Grant struct {
+	Door   *Door
+	Source netip.Addr
+	Link   string        // the interface that the last knock came in on
+	When   time.Duration // monotonic, of the last knock
+	Hit    uint64        // the number of the last knock among all hits
+}
+
+// Hit is a packet that may be a knock.
+type Hit struct {
+	When     time.Duration // monotonic
+	Link     int           // index of the network interface it came in on
+	From, To [16]byte      // source and destination; IPv4 as in ::ffff:192.0.2.7
+	FromPort uint16
+	Knock    Knock
+	Flags    uint8  // TCP only
+	Seq      uint32 // TCP only: the sequence number
+	Routed   bool   // To is no address of this host, but the Target of a door
+	Served   bool   // something on this host listens there, or Ignore_Ports has it; told for strict doors alone
+	// Elsewhere has a bit for each list of interfaces (Config.lists) for which the hit does not count.
+	Elsewhere uint64
+}
+
+// answerMask are the flags of which every packet of a connection but the first has one (RFC 9293, section 3.10).
+const answerMask = flagRST | flagACK
+
+// source is the sender's address, never an IPv4-mapped one.
+func (h *Hit) source() netip.Addr { return netip.AddrFrom16(h.From).Unmap() }
+
+// flags prints the TCP flags: syn,ack.
+func (h *Hit) flags() string {
+	var flags []string
+	for i, name := range []string{"fin", "syn", "rst", "psh", "ack", "urg"} {
+		if h.Flags&(1<<i) != 0 {
+			flags = append(flags, name)
+		}
+	}
+	return strings.Join(flags, ",")
+}

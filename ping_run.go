@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+const (
+	// lastPatience is how long answers are waited for behind the last packet, and an answer to a timed connection: after
+	// it the system would send its packet again (RFC 6298, section 2).
+	lastPatience = time.Second
+	// pingSlots is how many packets an answer can still be for. Each has a source port of its own.
+	pingSlots = 4096
+)
+
+// inMS are milliseconds as in 0.3.
+func inMS(d time.Duration) string { return fmt.Sprintf("%.1f", d.Seconds()*1000) }
+
+// pinging is one call of ping.
+type pinging struct {
+	env
+	pingOptions
+	to    netip.AddrPort
+	send  func(slot int) error // sends a packet, or begins a connection
+	heard chan *heard          // what came of them; nobody waits for it after the end
+	slots []pinged             // used in turn
+
+	sent, received   int
+	least, most, sum time.Duration
+}
+
+// pinged is a packet that was sent.
+type pinged struct {
+	seq      int
+	at       time.Duration // 0: none was sent
+	received bool
+	told     bool // of a second answer, or of an error
+}
+
+// heard is what came of the packet in a slot.
+type heard struct {
+	slot   int
+	at     time.Duration
+	failed string // an error in words, or "": it is an answer
+	answer
+}
+
+// run sends and shows, until all have answered, or the time is up, or somebody ends it.
+func (p *pinging) run() {
+	ends := make(chan os.Signal, 1)
+	signal.Notify(ends, os.Interrupt, syscall.SIGTERM)
+	for p.count == 0 || p.sent < p.count {
+		p.transmit()
+		wait := p.interval
+		if p.sent == p.count {
+			wait = lastPatience
+		}
+		for next := time.After(wait); next != nil && (p.count == 0 || p.received < p.count); {
+			select {
+			case <-next:
+				next = nil
+			case h := <-p.heard:
+				p.take(h)
+			case <-ends:
+				return
+			}
+		}
+	}
+}
+
+func (p *pinging) transmit() {
+	slot := p.sent % pingSlots
+	p.slots[slot] = pinged{seq: p.sent, at: p.now()}
+	p.sent++
+	if err := p.send(slot); err != nil {
+		p.take(&heard{slot: slot, failed: err.Error()})
+	}
+}
+
+// take shows what came of a packet. Of each packet it shows two lines at most, so that nobody can flood the screen.
+func (p *pinging) take(h *heard) {
+	s := &p.slots[h.slot]
+	rtt, duplicate := h.at-s.at, ""
+	switch {
+	case s.at == 0:
+		return
+	case h.failed != "" || s.received:
+		if s.told {
+			return
+		}
+		s.told = true
+		if h.failed != "" {
+			fmt.Fprintf(p.stdout, "seq=%d %s\n", s.seq, h.failed)
+			return
+		}
+		duplicate = "DUP! "
+	default:
+		s.received = true
+		if p.received == 0 || rtt < p.least {
+			p.least = rtt
+		}
+		p.most = max(p.most, rtt)
+		p.sum += rtt
+		p.received++
+	}
+	fmt.Fprintf(p.stdout, "%s%s seq=%d %srtt=%s ms\n", duplicate, h.text, s.seq, h.window, inMS(rtt))
+}
+
+// connect begins a connection in place of a packet.
+func (p *pinging) connect(slot int) error {
+	go func() {
+		conn, came := connect(context.Background(), p.to, p.from, lastPatience)
+		h := &heard{slot: slot, at: p.now()}
+		flags := "SA"
+		switch came {
+		case reached:
+			_ = conn.Close()
+		case refused, refusedWords():
+			flags = "RA"
+		case filtered:
+			return
+		default:
+			h.failed = came
+		}
+		h.text = fmt.Sprintf("ip=%v sport=%d flags=%s", p.to.Addr(), p.to.Port(), flags)
+		p.heard <- h
+	}()
+	return nil
+}
