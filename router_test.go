@@ -93,7 +93,7 @@ func routerParts(t *testing.T) string {
 	}
 	dir := t.TempDir()
 	config := strings.Replace(blocks(t, "ini")[0], "= 500\n", fmt.Sprintf("= %d\n", openSeconds), 1)
-	links := strings.Replace(config, "= eth0\n", "= lan0.2, ppp*, wg0\n", 1) +
+	links := strings.Replace(config, "= eth0\n", "= lan0.2, ppp*, wg0, port*\n", 1) +
 		"\tSeq_Timeout = 60\n[thrice]\n\tSequence = 8888:udp,8888:udp,8888:udp\n\tCommand = true\n"
 	for name, text := range map[string]string{"knockd.conf": config, "links.conf": links} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -504,7 +504,7 @@ func (g *guest) until(line string) {
 }
 
 // neighbours knocks on a router over links that are made while the daemon runs, from a network namespace on the router:
-// a VLAN, ppp, which then dials again, and wireguard.
+// a VLAN, ppp, which then dials again, wireguard, and ports of a bond, a team and a VRF.
 func neighbours(t *testing.T, parts string) *guest {
 	g := bootRouter(t, parts, "links", "ppp.gz", 128)
 	g.say("A router with a VLAN, ppp and wireguard: MIPS 24Kc, 128 MB, Linux %s, busybox, nft beside OpenWrt's fw4\n", g.run("uname -r"))
@@ -542,7 +542,7 @@ func neighbours(t *testing.T, parts string) *guest {
 	}
 	listens := func(address string) { g.Helper(); g.until("sesame status | grep -qF ' up, " + address + "'") }
 
-	for _, absent := range []string{"lan0.2 yet: it is", "ppp* yet: one is", "wg0 yet: it is"} {
+	for _, absent := range []string{"lan0.2 yet: it is", "ppp* yet: one is", "wg0 yet: it is", "port* yet: one is"} {
 		g.await("there is no interface "+absent+" waited for", 10*time.Second)
 	}
 	g.run("connect lan0.2 && connect ppp0 " + ppp + " 10.3.0.2 && connect wg0")
@@ -554,6 +554,16 @@ func neighbours(t *testing.T, parts string) *guest {
 	g.until("wg show wg0 latest-handshakes | grep -q '[1-9][0-9]*$'")
 	door("wg0", wg, vlan)
 	g.say("  wg0, a tunnel over lan0.2: the same\n")
+
+	// fw4 has nobody on these links find the router over IPv6.
+	g.run("nft insert rule inet fw4 input icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept")
+	for i, port := range []struct{ name, of, net string }{{"port1", "bond0", "10.6.0"}, {"port2", "team0", "10.7.0"}, {"port3", "vrf0", "10.8.0"}} {
+		g.run("connect " + port.of + " " + port.name + " " + port.net)
+		g.until("sesame status | grep -q '" + port.name + " is a port of " + port.of + ": ' && nft list chain inet sesame input | grep -q '\"" + port.of + "\".* drop'")
+		door(port.name, port.net+".1", vlan)
+		door(port.name, "fe80::1%far-"+port.name, vlan)
+		g.say("  port%d, a port of %s: the same, also at a link-local address\n", i+1, port.of)
+	}
 
 	knock(vlan + " 7000 18000:udp")
 	g.run("kill $(cat /run/ppp0)")

@@ -6,11 +6,12 @@ set -eu
 umask 022
 suite=bookworm # the last Debian with mipsel
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-# The kernel, which apt finds the number of; the firewalls with their libraries; wg; pppd with its libraries.
+# The kernel, which apt finds the number of; the firewalls with their libraries; wg; teamnl and pppd with their libraries.
 wanted="linux-image-4kc-malta busybox-static libc6 libgcc-s1
 iptables libxtables12 libip4tc2 libip6tc2 libmnl0 libnftnl11 libnetfilter-conntrack3 libnfnetlink0
 nftables libnftables1 libgmp10 libjansson4 libedit2 libtinfo6 libbsd0 libmd0
 wireguard-tools
+libteam-utils libteam5 libnl-3-200 libnl-cli-3-200 libnl-genl-3-200 libnl-nf-3-200 libnl-route-3-200
 ppp libatomic1 libaudit1 libcap-ng0 libcap2 libcrypt1 libdbus-1-3 libgcrypt20 libgpg-error0 liblz4-1 liblzma5 libpam0g
 libpcap0.8 libssl3 libsystemd0 libzstd1"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/sesame/router

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the emulated router: OUT/vmlinuz, OUT/initrd.gz, and OUT/ppp.gz, the same with wg, pppd and their libraries.
+# Makes the emulated router: OUT/vmlinuz, OUT/initrd.gz, and OUT/ppp.gz, the same with wg, pppd, teamnl and their libraries.
 # usage: initrd.sh DEBS SESAME OUT      DEBS: the folder that fetch.sh prints; SESAME: our file, for mipsle
 # OUT has knockd.conf, and links.conf for a router with more links.
 set -eu
@@ -7,7 +7,7 @@ umask 022
 debs=$1 sesame=$2 out=$(cd "$3" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 # What the kernel cannot load by itself is loaded by etc/init.d/rcS.
-modules="virtio_net virtio_pci af_packet veth 8021q ppp_generic ppp_async wireguard nf_tables nft_compat nft_ct
+modules="virtio_net virtio_pci af_packet veth 8021q bonding team_mode_roundrobin vrf ppp_generic ppp_async wireguard nf_tables nft_compat nft_ct
 nft_limit nft_reject_inet nft_log ip_tables ip6_tables iptable_filter ip6table_filter x_tables xt_tcpudp xt_conntrack
 xt_comment xt_mark xt_MARK nf_conntrack nf_conntrack_netlink nf_reject_ipv4 nf_reject_ipv6 ipt_REJECT ip6t_REJECT ipv6"
 
@@ -35,7 +35,7 @@ depmod -b "$root" "$version"
 
 cp -a "$unpacked/bin" "$root/"
 mkdir -p "$root/usr/bin" "$root/usr/sbin"
-for program in bin/wg sbin/xtables-legacy-multi sbin/nft sbin/pppd; do
+for program in bin/wg bin/teamnl sbin/xtables-legacy-multi sbin/nft sbin/pppd; do
 	cp "$unpacked/usr/$program" "$root/usr/$program"
 done
 for tool in iptables ip6tables; do
@@ -46,7 +46,7 @@ done
 mkdir -p "$root/usr/lib" "$root/sbin"
 cp -a "$unpacked"/lib/mipsel-linux-gnu "$unpacked"/lib/ld* "$root/lib/"
 cp -a "$unpacked/usr/lib/mipsel-linux-gnu" "$root/usr/lib/"
-rm -rf "$root"/usr/lib/mipsel-linux-gnu/gconv "$root"/usr/lib/mipsel-linux-gnu/engines-3
+rm -rf "$root"/usr/lib/mipsel-linux-gnu/gconv "$root"/usr/lib/mipsel-linux-gnu/engines-3 "$root"/usr/lib/mipsel-linux-gnu/libnl
 
 cp -R "$here/root/." "$root/"
 for folder in dev proc sys tmp run etc/ppp var/log var/lib; do mkdir -p "$root/$folder"; done
@@ -60,7 +60,7 @@ archive() {
 	(cd "$root" && cpio -o -H newc -R 0:0 --quiet) | gzip -1
 }
 (cd "$root" && find . | sort) >"$out/files"
-ppp='/pppd$|/bin/wg$|/lib(atomic|audit|cap|cap-ng|crypt|crypto|dbus-1|gcrypt|gpg-error|lz4|lzma|pam[a-z_]*|pcap|ssl|systemd|zstd)[.]so'
+ppp='/pppd$|/bin/(wg|teamnl)$|/lib(atomic|audit|cap|cap-ng|crypt|crypto|dbus-1|gcrypt|gpg-error|lz4|lzma|nl[a-z-]*-3|pam[a-z_]*|pcap|ssl|systemd|team|zstd)[.]so'
 grep -vE "$ppp" "$out/files" | archive >"$out/initrd.gz"
 grep -E "$ppp" "$out/files" | archive | cat "$out/initrd.gz" - >"$out/ppp.gz"
 rm -rf "$unpacked" "$root"
