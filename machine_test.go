@@ -4,32 +4,43 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // bootedHost is this machine started anew, in namespaces of its own: what it writes is kept in memory, over the real
 // files, which stay as they are. Its network is a namespace's, and only what a test starts runs.
 type bootedHost struct {
 	*testing.T
-	dir string // the test's own, which the host has as /machine, with the program in it
-	pid string // of its process 1, as it is seen from here
+	dir    string            // the test's own, which the host has as /machine, with the program in it
+	pid    string            // of its process 1, as it is seen from here
+	upper  string            // the folder of what has been written
+	before map[string]string // what had been written when the host had started
 }
 
 // The programs that start the host.
 const (
-	systemdInit = "/lib/systemd/systemd"
+	systemdInit = "/lib/systemd/systemd --unit=machine.target"
 	busyboxInit = "/sbin/init" // a link, as on a router
 	noInit      = "/bin/sleep 1000000"
 )
 
 // bootScript makes the root folder of the host and starts it. $1 is the folder of the test, $2 a script to be run in the
 // root folder before that, and $3 what starts the host. It is in a control group of its own, which is all of them to it.
+// Services of the machine start neither with the host nor with the first one that needs sysinit.target: they would write
+// their state, and set up the machine's devices. No policy-rc.d keeps packages from starting and stopping their own.
 const bootScript = `
 cd "$1"
 mkdir up root
@@ -58,11 +69,14 @@ ln -s pts/ptmx dev/ptmx
 mount --bind "$1" machine
 : > etc/fstab
 printf "%s\n" "[Unit]" "Wants=network-pre.target systemd-journald.service" > etc/systemd/system/machine.target
-ln -sf machine.target etc/systemd/system/default.target
+for wants in lib/systemd/system/sysinit.target.wants etc/systemd/system/sysinit.target.wants; do
+	[ ! -d $wants ] || mount -t tmpfs tmpfs $wants
+done
 for unit in networking systemd-networkd NetworkManager apparmor; do
 	ln -sf /dev/null etc/systemd/system/$unit.service
 done
 rm -rf var/lib/sesame # of another daemon on this machine
+rm -f usr/sbin/policy-rc.d
 eval "$2"
 exec chroot . /usr/bin/env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin $3
 ' sh "$1" "$2" "$3"
@@ -79,6 +93,7 @@ func boot(t *testing.T, network *Netns, init, before string) *bootedHost {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	w.must(network.start(cmd))
+	m.upper = fmt.Sprintf("/proc/%d/root%s/up/files", cmd.Process.Pid, m.dir)
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -103,6 +118,7 @@ func boot(t *testing.T, network *Netns, init, before string) *bootedHost {
 		_, err := m.output("systemctl is-active -q machine.target")
 		return err == nil || init != systemdInit
 	})
+	m.before = m.written()
 	return m
 }
 
@@ -129,30 +145,85 @@ func (m *bootedHost) run(line string) string {
 	return out
 }
 
-// changed lists what is different from the real machine: files, links and folders, but for what any machine writes, and
-// dpkg's copies of its lists from before.
+// changed lists the files, links and folders that are not what they were when the host had started.
 func (m *bootedHost) changed() string {
 	m.Helper()
-	const script = `cd "$1/up/files"
-find . \( -path ./run -o -path ./tmp -o -path ./dev -o -path ./var/log -o -path ./var/tmp -o -path ./var/cache -o -path ./machine \
-	-o -path ./root/.ssh -o -path ./etc/mtab -o -path ./var/lib/sesame -o -path ./var/lib/systemd -o -path './var/lib/dpkg/*-old' -o -path ./var/lib/dpkg/lock -o -path ./var/lib/dpkg/lock-frontend \
-	-o -path ./etc/fstab -o -path ./etc/machine-id -o -path ./etc/.updated -o -path ./var/.updated -o -path './etc/systemd/system/[nNsam]*' \
-	-o -path ./etc/systemd/system/default.target -o -path ./etc/resolv.conf \) -prune -o -print | sort | while read -r f; do
-	if [ -L "$f" ]; then
-		[ "$(readlink "$f")" = "$(readlink "/$f")" ] || echo "$f -> $(readlink "$f")"
-	elif [ -d "$f" ]; then
-		[ -d "/$f" ] || echo "$f/"
-	elif [ -c "$f" ]; then
-		echo "$f is gone"
-	elif ! cmp -s "$f" "/$f" || [ "$(stat -c '%a %u %g' "$f")" != "$(stat -c '%a %u %g' "/$f")" ]; then
-		echo "$f"
-	fi
-done`
-	out, err := exec.Command("nsenter", "-t", m.pid, "-m", "sh", "-ec", script, "sh", m.dir).CombinedOutput()
-	if err != nil {
-		m.Fatalf("%v: %s", err, out)
+	var changes strings.Builder
+	now := m.written()
+	paths := maps.Clone(now)
+	maps.Copy(paths, m.before)
+	for _, path := range slices.Sorted(maps.Keys(paths)) {
+		was, known := m.before[path]
+		if !known {
+			was = m.state("/" + path) // nobody had written there: it was the machine's
+		}
+		is, there := now[path]
+		if !there {
+			is = m.state("/" + path)
+		}
+		if is != was {
+			fmt.Fprintf(&changes, "%s: %s, was %s\n", path, is, was)
+		}
 	}
-	return string(out)
+	return changes.String()
+}
+
+// written is what has been written on the host, by path, but for logs, and what dpkg keeps of its own work.
+func (m *bootedHost) written() map[string]string {
+	m.Helper()
+	written := map[string]string{}
+	err := fs.WalkDir(os.DirFS(m.upper), ".", func(path string, entry fs.DirEntry, err error) error {
+		dpkg := strings.HasPrefix(path, "var/lib/dpkg/") && (strings.HasSuffix(path, "-old") || strings.Contains(path, "/lock"))
+		switch {
+		case err != nil:
+			return err
+		case path == "var/log" || path == "var/cache":
+			return fs.SkipDir
+		case !dpkg:
+			written[path] = m.state(m.upper + "/" + path)
+		}
+		return nil
+	})
+	if err != nil {
+		m.Fatal(err)
+	}
+	return written
+}
+
+// state is what a file, link or folder is, as far as changed looks.
+func (m *bootedHost) state(path string) string {
+	m.Helper()
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "nothing"
+	}
+	if err != nil {
+		m.Fatal(err)
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	owned := fmt.Sprintf("%v, %d:%d", info.Mode(), stat.Uid, stat.Gid)
+	switch info.Mode().Type() {
+	case fs.ModeSymlink:
+		to, _ := os.Readlink(path)
+		return "a link to " + to
+	case fs.ModeDir:
+		// overlayfs: a folder that hides the machine's, which has been deleted.
+		if _, err := unix.Lgetxattr(path, "trusted.overlay.opaque", nil); err == nil {
+			owned += ", new"
+		}
+		return owned
+	case 0:
+		sum, err := sumOfFile(path)
+		if err != nil {
+			m.Fatal(err)
+		}
+		return owned + ", " + sum
+	case fs.ModeDevice | fs.ModeCharDevice:
+		if stat.Rdev == 0 { // overlayfs: the machine's has been deleted
+			return "nothing"
+		}
+	}
+	return owned
 }
 
 // realProgram is the program as make builds it, at a path: what service files start is no test.
