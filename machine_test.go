@@ -94,18 +94,28 @@ func boot(t *testing.T, network *Netns, init, before string) *bootedHost {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	w.must(network.start(cmd))
 	m.upper = fmt.Sprintf("/proc/%d/root%s/up/files", cmd.Process.Pid, m.dir)
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		<-ended
+		if t.Failed() {
+			t.Logf("the host: %s", out.String())
+		}
 		w.eventually("the end of the host's control group", func() bool {
 			return exec.Command("unshare", "-m", "sh", "-ec", "mount -t cgroup2 cgroup2 /mnt\n"+
 				"find /mnt$(sed -n s/^0:://p /proc/self/cgroup)/$(echo "+m.dir+" | tr / -) -depth -type d -exec rmdir {} +").Run() == nil
 		})
-		if t.Failed() {
-			t.Logf("the host: %s", out.String())
-		}
 	})
 	w.eventually("the host's start", func() bool {
+		select {
+		case <-ended:
+			t.Fatal("the host did not start")
+		default:
+		}
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
 		if m.pid = strings.TrimSpace(string(children)); m.pid == "" {
 			return false
@@ -224,6 +234,41 @@ func (m *bootedHost) state(path string) string {
 		}
 	}
 	return owned
+}
+
+// TestChanged changes a host in each way, and back.
+func TestChanged(t *testing.T) {
+	w := newWorld(t, 0)
+	m := boot(t, w.host, noInit, "mkdir etc/early; echo early > etc/early/file; cp -a etc/passwd etc/group etc/early")
+	for _, tt := range []struct{ change, back, want string }{
+		{"true", "true", ""},
+		{"touch /etc/passwd /etc/early/file /usr; echo line > /var/log/new; echo old > /var/lib/dpkg/status-old", "true", ""},
+		{"echo new > /etc/new", "rm /etc/new", "etc/new"},
+		{"ln -s passwd /etc/new", "rm /etc/new", "etc/new"},
+		{"mkdir -p /etc/new/folder", "rm -r /etc/new", "etc/new etc/new/folder"},
+		{"echo oops >> /etc/passwd", "cp -a /etc/early/passwd /etc/passwd", "etc/passwd"},
+		{"chmod o+w /etc/passwd", "cp -a /etc/early/passwd /etc/passwd", "etc/passwd"},
+		{"chown 1 /etc/passwd", "cp -a /etc/early/passwd /etc/passwd", "etc/passwd"},
+		{"rm /etc/passwd", "cp -a /etc/early/passwd /etc/passwd", "etc/passwd"},
+		{"ln -sf group /etc/passwd", "rm /etc/passwd; cp -a /etc/early/passwd /etc/passwd", "etc/passwd"},
+		{"chmod o+w /etc", "chmod o-w /etc", "etc"},
+		{"echo oops > /etc/early/file", "echo early > /etc/early/file", "etc/early/file"},
+		{"rm /etc/early/file", "echo early > /etc/early/file", "etc/early/file"},
+		{"rm -r /etc/early", "true", "etc/early etc/early/file etc/early/group etc/early/passwd"},
+		{"mkdir /etc/early; echo early > /etc/early/file; cp -a /etc/passwd /etc/group /etc/early", "true", ""},
+		{"cp -a /etc/init.d /tmp; rm -r /etc/init.d; mkdir /etc/init.d", "cp -a /tmp/init.d /etc", "etc/init.d"},
+	} {
+		m.run(tt.change)
+		var got []string
+		for line := range strings.Lines(m.changed()) {
+			path, _, _ := strings.Cut(line, ": ")
+			got = append(got, path)
+		}
+		if got := strings.Join(got, " "); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.change, got, tt.want)
+		}
+		m.run(tt.back)
+	}
 }
 
 // realProgram is the program as make builds it, at a path: what service files start is no test.
