@@ -52,9 +52,14 @@ for manager in apt-get apk dnf; do
 	echo "installing with $manager:$packages"
 	# shellcheck disable=SC2086 # several packages
 	case $manager in
-	apt-get)
-		$root apt-get update -qq
-		$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
+	apt-get) # another one may have its locks
+		tries=0
+		until $root apt-get update -qq; do
+			tries=$((tries + 1))
+			[ $tries -lt 60 ] || exit 1
+			sleep 5
+		done
+		$root env DEBIAN_FRONTEND=noninteractive apt-get install -o DPkg::Lock::Timeout=300 -y -qq --no-install-recommends $packages >/dev/null
 		;;
 	apk) $root apk add -q $packages ;;
 	dnf) $root dnf install -y -q $packages ;;
