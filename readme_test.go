@@ -135,11 +135,15 @@ func TestDemoForbidden(t *testing.T) {
 	}
 }
 
-// TestNeeds has make's helper install what is missing, by a package manager that notes what it is asked for.
+// TestNeeds has make's helper install what is missing, by a package manager that notes what it is asked for, and whose lists
+// another one updates at first.
 func TestNeeds(t *testing.T) {
 	dir := t.TempDir()
-	fake := "#!/bin/sh\necho \"$@\" >> " + dir + "/asked\n"
+	fake := "#!/bin/sh\necho \"$@\" >> " + dir + "/asked\n[ $1 != update ] || [ -e " + dir + "/free ]\n"
 	if err := os.WriteFile(dir+"/apt-get", []byte(fake), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/sleep", []byte("#!/bin/sh\ntouch "+dir+"/free\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	// As root sudo is not called; else it runs what it is given.
@@ -151,10 +155,11 @@ func TestNeeds(t *testing.T) {
 		want  string
 	}{
 		{[]string{"sh", "absent|sh"}, ""},
-		{[]string{"absent1|absent2", "sh", "absent3"}, "update -qq\ninstall -o DPkg::Lock::Timeout=300 -y -qq --no-install-recommends absent1 absent3\n"},
-		{[]string{"absent", "absent"}, "update -qq\ninstall -o DPkg::Lock::Timeout=300 -y -qq --no-install-recommends absent\n"},
+		{[]string{"absent1|absent2", "sh", "absent3"}, "update -qq\nupdate -qq\ninstall -o DPkg::Lock::Timeout=300 -y -qq --no-install-recommends absent1 absent3\n"},
+		{[]string{"absent", "absent"}, "update -qq\nupdate -qq\ninstall -o DPkg::Lock::Timeout=300 -y -qq --no-install-recommends absent\n"},
 	} {
 		_ = os.Remove(dir + "/asked")
+		_ = os.Remove(dir + "/free")
 		cmd := exec.Command("sh", append([]string{"needs.sh"}, tt.needs...)...)
 		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
 		if out, err := cmd.CombinedOutput(); err != nil {
