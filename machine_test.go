@@ -75,7 +75,7 @@ done
 for unit in networking systemd-networkd NetworkManager apparmor; do
 	ln -sf /dev/null etc/systemd/system/$unit.service
 done
-rm -rf var/lib/sesame # of another daemon on this machine
+rm -rf var/lib/sesame etc/systemd/system/*.wants/knockd.service # of daemons on this machine
 rm -f usr/sbin/policy-rc.d
 eval "$2"
 exec chroot . /usr/bin/env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin $3
