@@ -185,6 +185,7 @@ func (m *bootedHost) written() map[string]string {
 	err := fs.WalkDir(os.DirFS(m.upper), ".", func(path string, entry fs.DirEntry, err error) error {
 		dpkg := strings.HasPrefix(path, "var/lib/dpkg/") && (strings.HasSuffix(path, "-old") || strings.Contains(path, "/lock"))
 		switch {
+		case errors.Is(err, fs.ErrNotExist): // written, and deleted meanwhile
 		case err != nil:
 			return err
 		case path == "var/log" || path == "var/cache":
@@ -225,7 +226,7 @@ func (m *bootedHost) state(path string) string {
 	case 0:
 		sum, err := sumOfFile(path)
 		if err != nil {
-			m.Fatal(err)
+			return err.Error()
 		}
 		return owned + ", " + sum
 	case fs.ModeDevice | fs.ModeCharDevice:

@@ -139,7 +139,8 @@ func TestDemoForbidden(t *testing.T) {
 // another one updates at first.
 func TestNeeds(t *testing.T) {
 	dir := t.TempDir()
-	fake := "#!/bin/sh\necho \"$@\" >> " + dir + "/asked\n[ $1 != update ] || [ -e " + dir + "/free ]\n"
+	fake := "#!/bin/sh\necho \"$@\" >> " + dir + "/asked\n" +
+		"[ $1 != update ] || [ -e " + dir + "/free ] || { echo E: Could not get lock >&2; exit 100; }\n"
 	if err := os.WriteFile(dir+"/apt-get", []byte(fake), 0o755); err != nil {
 		t.Fatal(err)
 	}
