@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -279,7 +280,8 @@ func TestCaptureWithLittleMemory(t *testing.T) {
 	err = n.do(func() error {
 		doors := randomDoors(1000)
 		for _, bytes := range []int{131072, 20480, 10240} {
-			if err := os.WriteFile(setting, fmt.Append(nil, bytes), 0); err != nil {
+			// Before Linux 6.8 it is the whole machine's, and stays as it is.
+			if err := os.WriteFile(setting, fmt.Append(nil, bytes), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 			began := time.Now()

@@ -144,7 +144,7 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 	if out, err := m.output("systemctl reload sesame"); err == nil {
 		t.Errorf("a reload of a bad file: got %s", out)
 	}
-	journal := m.run("journalctl -o cat -u sesame")
+	journal := m.run("journalctl --sync; journalctl -o cat -u sesame")
 	if want := `door "bad": Sequence: a port is a number from 1 to 65535`; !strings.Contains(journal, want) || strings.Contains(journal, "secret\"") {
 		t.Errorf("a reload of a bad file: got %s\nwant %q in it, and no part of a sequence", journal, want)
 	}

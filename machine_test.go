@@ -4,13 +4,20 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // bootedHost is this machine started anew, in namespaces of its own: what it writes is kept in memory, over the real
@@ -20,31 +27,37 @@ type bootedHost struct {
 	dir     string // the test's own, which the host has as /machine, with the program in it
 	network *Netns
 	init    string
-	cmd     *exec.Cmd // it runs as long as the host does
-	pid     string    // of its process 1, as it is seen from here
+	cmd     *exec.Cmd         // it runs as long as the host does
+	pid     string            // of its process 1, as it is seen from here
+	upper   string            // the folder of what has been written
+	before  map[string]string // what had been written when the host had started
+	ended   chan struct{}     // closed when it has ended
 	out     bytes.Buffer
 }
 
 // The programs that start the host.
 const (
-	systemdInit = "/lib/systemd/systemd"
+	systemdInit = "/lib/systemd/systemd --unit=machine.target"
 	busyboxInit = "/sbin/init" // a link, as on a router
 	noInit      = "/bin/sleep 1000000"
 )
 
-// makeScript makes the root folder of the host. $1 is the folder of the test.
+// makeScript makes the root folder of the host. $1 is the folder of the test. No policy-rc.d keeps packages from starting
+// and stopping their own services.
 const makeScript = `
 cd "$1"
 mkdir up root
 mount -t tmpfs tmpfs up
 mkdir up/files up/work
 mount -t overlay -o lowerdir=/,upperdir=up/files,workdir=up/work overlay root
-rm -rf root/var/lib/sesame # of another daemon on this machine
+rm -rf root/var/lib/sesame root/etc/systemd/system/*.wants/knockd.service # of daemons on this machine
+rm -f root/usr/sbin/policy-rc.d
 mount -t cgroup2 cgroup2 /mnt
 `
 
 // bootScript starts the host: $2 is a script to be run in the root folder before that, and $3 what starts the host. It is
-// in a control group of its own, which is all of them to it.
+// in a control group of its own, which is all of them to it. Services of the machine start neither with the host nor with
+// the first one that needs sysinit.target: they would write their state, and set up the machine's devices.
 const bootScript = `
 cd "$1"
 group=/mnt$(sed -n s/^0:://p /proc/self/cgroup)/$(echo "$1" | tr / -)
@@ -69,7 +82,9 @@ ln -s pts/ptmx dev/ptmx
 mount --bind "$1" machine
 : > etc/fstab
 printf "%s\n" "[Unit]" "Wants=network-pre.target systemd-journald.service" > etc/systemd/system/machine.target
-ln -sf machine.target etc/systemd/system/default.target
+for wants in lib/systemd/system/sysinit.target.wants etc/systemd/system/sysinit.target.wants; do
+	[ ! -d $wants ] || mount -t tmpfs tmpfs $wants
+done
 for unit in networking systemd-networkd NetworkManager apparmor; do
 	ln -sf /dev/null etc/systemd/system/$unit.service
 done
@@ -96,6 +111,7 @@ func boot(t *testing.T, network *Netns, init, before string) *bootedHost {
 		}
 	})
 	m.start(exec.Command("unshare", "-m", "-u", "-i", "sh", "-ec", makeScript+bootScript, "sh", m.dir, before, init))
+	m.before = m.written()
 	return m
 }
 
@@ -106,7 +122,19 @@ func (m *bootedHost) start(cmd *exec.Cmd) {
 	m.cmd = cmd
 	cmd.Stdout, cmd.Stderr = &m.out, &m.out
 	w.must(m.network.start(cmd))
+	m.upper = fmt.Sprintf("/proc/%d/root%s/up/files", cmd.Process.Pid, m.dir)
+	ended := make(chan struct{})
+	m.ended = ended
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
 	w.eventually("the host's start", func() bool {
+		select {
+		case <-ended:
+			m.Fatal("the host did not start")
+		default:
+		}
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
 		if m.pid = strings.TrimSpace(string(children)); m.pid == "" {
 			return false
@@ -124,7 +152,7 @@ func (m *bootedHost) start(cmd *exec.Cmd) {
 // end takes its power away.
 func (m *bootedHost) end() {
 	_ = m.cmd.Process.Kill()
-	_ = m.cmd.Wait()
+	<-m.ended
 }
 
 // reboot ends the host and starts it again: what is on its disk is all that is left. It is another boot to the kernel's
@@ -170,30 +198,121 @@ func (m *bootedHost) run(line string) string {
 	return out
 }
 
-// changed lists what is different from the real machine: files, links and folders, but for what any machine writes, and
-// dpkg's copies of its lists from before.
+// changed lists the files, links and folders that are not what they were when the host had started.
 func (m *bootedHost) changed() string {
 	m.Helper()
-	const script = `cd "$1/up/files"
-find . \( -path ./run -o -path ./tmp -o -path ./dev -o -path ./var/log -o -path ./var/tmp -o -path ./var/cache -o -path ./machine \
-	-o -path ./root/.ssh -o -path ./etc/mtab -o -path ./var/lib/sesame -o -path ./var/lib/systemd -o -path './var/lib/dpkg/*-old' -o -path ./var/lib/dpkg/lock -o -path ./var/lib/dpkg/lock-frontend \
-	-o -path ./etc/fstab -o -path ./etc/machine-id -o -path ./etc/.updated -o -path ./var/.updated -o -path './etc/systemd/system/[nNsam]*' \
-	-o -path ./etc/systemd/system/default.target -o -path ./etc/resolv.conf \) -prune -o -print | sort | while read -r f; do
-	if [ -L "$f" ]; then
-		[ "$(readlink "$f")" = "$(readlink "/$f")" ] || echo "$f -> $(readlink "$f")"
-	elif [ -d "$f" ]; then
-		[ -d "/$f" ] || echo "$f/"
-	elif [ -c "$f" ]; then
-		echo "$f is gone"
-	elif ! cmp -s "$f" "/$f" || [ "$(stat -c '%a %u %g' "$f")" != "$(stat -c '%a %u %g' "/$f")" ]; then
-		echo "$f"
-	fi
-done`
-	out, err := exec.Command("nsenter", "-t", m.pid, "-m", "sh", "-ec", script, "sh", m.dir).CombinedOutput()
-	if err != nil {
-		m.Fatalf("%v: %s", err, out)
+	var changes strings.Builder
+	now := m.written()
+	paths := maps.Clone(now)
+	maps.Copy(paths, m.before)
+	for _, path := range slices.Sorted(maps.Keys(paths)) {
+		was, known := m.before[path]
+		if !known {
+			was = m.state("/" + path) // nobody had written there: it was the machine's
+		}
+		is, there := now[path]
+		if !there {
+			is = m.state("/" + path)
+		}
+		if is != was {
+			fmt.Fprintf(&changes, "%s: %s, was %s\n", path, is, was)
+		}
 	}
-	return string(out)
+	return changes.String()
+}
+
+// written is what has been written on the host, by path, but for logs, and what dpkg keeps of its own work.
+func (m *bootedHost) written() map[string]string {
+	m.Helper()
+	written := map[string]string{}
+	err := fs.WalkDir(os.DirFS(m.upper), ".", func(path string, entry fs.DirEntry, err error) error {
+		dpkg := strings.HasPrefix(path, "var/lib/dpkg/") && (strings.HasSuffix(path, "-old") || strings.Contains(path, "/lock"))
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // written, and deleted meanwhile
+		case err != nil:
+			return err
+		case path == "var/log" || path == "var/cache":
+			return fs.SkipDir
+		case !dpkg:
+			written[path] = m.state(m.upper + "/" + path)
+		}
+		return nil
+	})
+	if err != nil {
+		m.Fatal(err)
+	}
+	return written
+}
+
+// state is what a file, link or folder is, as far as changed looks.
+func (m *bootedHost) state(path string) string {
+	m.Helper()
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "nothing"
+	}
+	if err != nil {
+		m.Fatal(err)
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	owned := fmt.Sprintf("%v, %d:%d", info.Mode(), stat.Uid, stat.Gid)
+	switch info.Mode().Type() {
+	case fs.ModeSymlink:
+		to, _ := os.Readlink(path)
+		return "a link to " + to
+	case fs.ModeDir:
+		// overlayfs: a folder that hides the machine's, which has been deleted.
+		if _, err := unix.Lgetxattr(path, "trusted.overlay.opaque", nil); err == nil {
+			owned += ", new"
+		}
+		return owned
+	case 0:
+		sum, err := sumOfFile(path)
+		if err != nil {
+			return err.Error()
+		}
+		return owned + ", " + sum
+	case fs.ModeDevice | fs.ModeCharDevice:
+		if stat.Rdev == 0 { // overlayfs: the machine's has been deleted
+			return "nothing"
+		}
+	}
+	return owned
+}
+
+// TestChanged changes a host in each way, and back.
+func TestChanged(t *testing.T) {
+	w := newWorld(t, 0)
+	m := boot(t, w.host, noInit, "mkdir etc/early; echo early > etc/early/file; cp -a etc/passwd etc/group etc/early")
+	for _, tt := range []struct{ change, back, want string }{
+		{"true", "true", ""},
+		{"touch /etc/passwd /etc/early/file /usr; echo line > /var/log/new; echo old > /var/lib/dpkg/status-old", "true", ""},
+		{"echo new > /etc/new", "rm /etc/new", "etc/new"},
+		{"ln -s passwd /etc/new", "rm /etc/new", "etc/new"},
+		{"mkdir -p /etc/new/folder", "rm -r /etc/new", "etc/new etc/new/folder"},
+		{"echo oops >> /etc/passwd", "cp -a /etc/early/passwd /etc/passwd", "etc/passwd"},
+		{"chmod o+w /etc/passwd", "cp -a /etc/early/passwd /etc/passwd", "etc/passwd"},
+		{"chown 1 /etc/passwd", "cp -a /etc/early/passwd /etc/passwd", "etc/passwd"},
+		{"rm /etc/passwd", "cp -a /etc/early/passwd /etc/passwd", "etc/passwd"},
+		{"ln -sf group /etc/passwd", "rm /etc/passwd; cp -a /etc/early/passwd /etc/passwd", "etc/passwd"},
+		{"chmod o+w /etc", "chmod o-w /etc", "etc"},
+		{"echo oops > /etc/early/file", "echo early > /etc/early/file", "etc/early/file"},
+		{"rm /etc/early/file", "echo early > /etc/early/file", "etc/early/file"},
+		{"rm -r /etc/early", "true", "etc/early etc/early/file etc/early/group etc/early/passwd"},
+		{"mkdir /etc/early; echo early > /etc/early/file; cp -a /etc/passwd /etc/group /etc/early", "true", ""},
+		{"cp -a /etc/init.d /tmp; rm -r /etc/init.d; mkdir /etc/init.d", "cp -a /tmp/init.d /etc", "etc/init.d"},
+	} {
+		m.run(tt.change)
+		var got []string
+		for line := range strings.Lines(m.changed()) {
+			path, _, _ := strings.Cut(line, ": ")
+			got = append(got, path)
+		}
+		if got := strings.Join(got, " "); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.change, got, tt.want)
+		}
+		m.run(tt.back)
+	}
 }
 
 // realProgram is the program as make builds it, at a path: what service files start is no test.

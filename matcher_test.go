@@ -1123,7 +1123,7 @@ func TestMatcherAdopts(t *testing.T) {
 	// The second of two alike is a door of its own again.
 	third := next(second, "[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10\n[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10")
 	runScript(t, third, `+13s 192.0.2.7 7000 => a stage 1, a stage 1`)
-	runScript(t, next(third, ""), `
+	runScript(t, next(third, "[options]"), `
 		+13s attempts => 0
 		+13s 192.0.2.7 7000 =>`)
 }

@@ -429,6 +429,10 @@ func TestWallClock(t *testing.T) {
 			n.knockOnce(0)
 			n.awaitPort(0, hostSSH, reached)
 			opened := time.Now()
+			n.eventually("the opening", func() bool { // in the journal, too
+				out, _ := n.tool("status", "-s", n.socket)
+				return strings.Contains(out, "closes in")
+			})
 			d.signal(unix.SIGKILL)
 			<-d.ended
 			d = n.serve()
@@ -789,8 +793,9 @@ func TestLockHeld(t *testing.T) {
 			continue
 		}
 		n := newNativeTest(t, h, fmt.Sprintf(nativeDoor, 600))
+		n.env = append(n.env, "XTABLES_LOCKFILE="+n.dir+"/lock") // others need the machine's
 		d := n.serve()
-		lock, err := os.OpenFile("/run/xtables.lock", os.O_RDWR|os.O_CREATE, 0o600)
+		lock, err := os.OpenFile(n.dir+"/lock", os.O_RDWR|os.O_CREATE, 0o600)
 		n.must(err)
 		n.must(unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 		n.knockOnce(0)

@@ -52,9 +52,17 @@ for manager in apt-get apk dnf; do
 	echo "installing with $manager:$packages"
 	# shellcheck disable=SC2086 # several packages
 	case $manager in
-	apt-get)
-		$root apt-get update -qq
-		$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
+	apt-get) # it waits for dpkg's lock, and not for that of its lists
+		tries=60
+		until said=$($root env LC_ALL=C apt-get update -qq 2>&1); do
+			tries=$((tries - 1))
+			if [ $tries = 0 ] || [ "${said#*Could not get lock}" = "$said" ]; then
+				echo "$said" >&2
+				exit 1
+			fi
+			sleep 5
+		done
+		$root env DEBIAN_FRONTEND=noninteractive apt-get install -o DPkg::Lock::Timeout=300 -y -qq --no-install-recommends $packages >/dev/null
 		;;
 	apk) $root apk add -q $packages ;;
 	dnf) $root dnf install -y -q $packages ;;

@@ -17,7 +17,7 @@ if [ ! -x "$dir/root/usr/sbin/sshd" ]; then # the last step made it
 		# shellcheck disable=SC2086 # they are words
 		if apt-get -qq download openssh-server $libraries >log 2>&1; then break; fi
 		[ $try = once ] || { cat log >&2; echo "sshd cannot be fetched: install openssh-server" >&2; exit 1; }
-		apt-get -qq update >&2
+		apt-get -qq update >&2 || sleep 10 # another one does it
 	done
 	for deb in ./*.deb; do dpkg-deb -x "$deb" root; done
 	rm -rf "$dir/root"
