@@ -868,7 +868,7 @@ func TestLogBesideKnockd(t *testing.T) {
 					t.Fatalf("%s: line %q does not begin with a date", file, date+line)
 				}
 				only := func(text string) bool { return strings.Contains(line, text) }
-				if !slices.ContainsFunc([]string{"warning: ", ": command took ", ": command output: ", "re-opening log file: "}, only) {
+				if !slices.ContainsFunc([]string{"warning: ", ": command took ", ": command output: ", "re-opening log file: ", ": start command failed ("}, only) {
 					logs[i] = append(logs[i], line)
 				}
 			}

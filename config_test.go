@@ -156,7 +156,7 @@ func TestOptions(t *testing.T) {
 		{"state directory", "[options]\nStateDir = /var/lib/my doors # comment", Config{StateDir: "/var/lib/my doors"}},
 		{"ignored ports", "[options]\nIgnore_Ports = 7010, 51820:udp", Config{IgnorePorts: []Knock{{7010, tcp}, {51820, udp}}}},
 		{"ring", "[options]\nRing_Size = 4", Config{RingSize: 4 << 20}},
-		{"no section", "", Config{}},
+		{"nothing in it", "[options]\n", Config{}},
 		{"nothing in it", "[options]", Config{}},
 		{"syslog", "[options]\nUseSyslog", Config{UseSyslog: true}},
 		{"syslog with a value", "[options]\nUseSyslog = yes # comment", Config{UseSyslog: true}},
@@ -255,7 +255,7 @@ func TestDoorInterfaces(t *testing.T) {
 func TestSections(t *testing.T) {
 	long := strings.Repeat("x", 127)
 	tests := []struct{ name, in, want string }{
-		{"none", "", ""},
+		{"none", "[options]\n", ""},
 		{"order and lines", "# top\n[a]\nSequence = 1\n\n[b]\nSequence = 2\n", "2 a 1:tcp, 5 b 2:tcp"},
 		{"no newline at the end", "[a]\nSequence = 1", "1 a 1:tcp"},
 		{"CRLF", "[a]\r\nSequence = 1\r\n\r\n# c\r\n[b]\r\nSequence = 2\r\n", "1 a 1:tcp, 5 b 2:tcp"},

@@ -114,7 +114,7 @@ func newDoorsTest(t *testing.T, config string) *doorsTest {
 
 // configure replaces doors, as a reload does.
 func (d *doorsTest) configure(config string) {
-	for _, door := range testDoors(d.t, strings.ReplaceAll(config, "]", "] Sequence = 7 |")) {
+	for _, door := range testDoors(d.t, "[options]\n"+strings.ReplaceAll(config, "]", "] Sequence = 7 |")) {
 		d.config[door.Name] = door
 	}
 }
