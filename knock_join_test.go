@@ -107,9 +107,10 @@ func TestJoinHalfClose(t *testing.T) {
 func TestJoinBroken(t *testing.T) {
 	w := newWorld(t, 1)
 	args := []string{"-qd0", hostAddr, "7000", "-W", hostAddr + ":81"}
-	reset := make(chan bool)
+	written, reset := make(chan bool), make(chan bool)
 	w.serveOnce("81", func(conn *net.TCPConn) {
 		_, _ = conn.Write(bytes.Repeat([]byte("x"), 300_000))
+		close(written)
 		<-reset
 		_ = conn.SetLinger(0)
 		_ = conn.Close()
@@ -124,6 +125,11 @@ func TestJoinBroken(t *testing.T) {
 	w.must(w.clients[0].start(cmd))
 	_ = in.Close()
 	w.eventually("all bytes acknowledged", func() bool {
+		select {
+		case <-written: // else there are more to come
+		default:
+			return false
+		}
 		out, err := w.host.output("ss", "-tnH", "state", "established", "sport", "=", ":81")
 		fields := strings.Fields(out)
 		return err == nil && len(fields) > 1 && fields[1] == "0" && strings.Count(out, ":81") > 0
