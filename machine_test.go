@@ -50,7 +50,7 @@ mkdir up root
 mount -t tmpfs tmpfs up
 mkdir up/files up/work
 mount -t overlay -o lowerdir=/,upperdir=up/files,workdir=up/work overlay root
-rm -rf root/var/lib/sesame root/etc/systemd/system/*.wants/knockd.service # of daemons on this machine
+rm -rf root/var/lib/sesame root/etc/systemd/system/*.wants/knockd.service root/etc/systemd/system/*.wants/sesame.service # of daemons on this machine
 rm -f root/usr/sbin/policy-rc.d
 mount -t cgroup2 cgroup2 /mnt
 `
