@@ -37,7 +37,7 @@ const (
 type knockOptions struct {
 	udp, ipv4, ipv6, verbose, quiet, list bool
 	delay                                 time.Duration
-	verify                                uint16 // the port that is to open; 0: none
+	port                                  uint16 // that is to open; 0: none
 	timeout                               time.Duration
 	retries                               int
 	stdio                                 string // HOST:PORT to join standard input and output to, or ""
@@ -80,7 +80,7 @@ func (o *knockOptions) setVerify(value string) error {
 	if err != nil || port == 0 {
 		return fmt.Errorf("a port is a number from 1 to 65535, not %q", value)
 	}
-	o.verify = uint16(port)
+	o.port = uint16(port)
 	return nil
 }
 
@@ -195,7 +195,7 @@ func splitCommand(args []string) (before, command []string, err error) {
 
 // contradictions are options that cannot be had together.
 func (o *knockOptions) contradictions(host string, sequence []sentKnock, command []string) error {
-	port := o.verify
+	port := o.port
 	if o.stdio != "" {
 		var to string
 		if to, port = o.stdioTarget(); to != host {

@@ -13,7 +13,7 @@ import (
 // openRaw has the packets sent by a raw socket, and a goroutine hear what comes of them. Their source ports are a run
 // of pingSlots ports, below those that Linux takes for connections (ip_local_port_range), and seldom those of another
 // ping.
-func (p *pinging) openRaw() error {
+func (p *pinger) openRaw() error {
 	first := uint16(4096 + randomNumber()%24576)
 	is6 := p.to.Addr().Is6()
 	raw, err := openRaw(p.to.Addr(), p.from, pingFilter(is6, p.to.Port(), first))
@@ -27,7 +27,7 @@ func (p *pinging) openRaw() error {
 		return os.NewSyscallError("setsockopt", err)
 	}
 	p.send = func(slot int) error { return raw.send(first+uint16(slot), p.to.Port(), p.flags) }
-	l := &pingListener{pinging: p, raw: raw, first: first}
+	l := &pingListener{pinger: p, raw: raw, first: first}
 	go l.listen()
 	return nil
 }
@@ -53,7 +53,7 @@ func pingFilter(is6 bool, port, first uint16) []bpf.Instruction {
 
 // pingListener hears what comes of the packets from a run of ports.
 type pingListener struct {
-	*pinging
+	*pinger
 	raw   *rawTCP
 	first uint16
 }
@@ -82,7 +82,7 @@ func (l *pingListener) listen() {
 // tell gives what was heard for a packet from one of our ports.
 func (l *pingListener) tell(h *heard) {
 	if h.slot = int(h.port) - int(l.first); h.slot >= 0 && h.slot < pingSlots {
-		l.pinging.heard <- h
+		l.pinger.heard <- h
 	}
 }
 

@@ -293,10 +293,10 @@ func TestPingFlood(t *testing.T) {
 // TestPingTake has answers come late, twice, and behind an error: each counts for its own packet, and once.
 func TestPingTake(t *testing.T) {
 	var out bytes.Buffer
-	p := &pinging{env: env{stdout: &out}, slots: make([]pinged, pingSlots), sent: 3}
+	p := &pinger{env: env{stdout: &out}, slots: make([]pingPacket, pingSlots), sent: 3}
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 	for seq := range 3 {
-		p.slots[seq] = pinged{seq: seq, at: ms(1000 * (seq + 1))}
+		p.slots[seq] = pingPacket{seq: seq, at: ms(1000 * (seq + 1))}
 	}
 	is := answer{text: "T", window: "W "}
 	for _, h := range []heard{
@@ -310,7 +310,7 @@ func TestPingTake(t *testing.T) {
 		{slot: 7, at: ms(4001), answer: is}, // never sent
 		{slot: 7, at: ms(4001), failed: "host unreachable"},
 	} {
-		p.take(&h)
+		p.show(&h)
 	}
 	const want = `T seq=2 W rtt=1.0 ms
 T seq=0 W rtt=2501.0 ms
