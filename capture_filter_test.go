@@ -502,11 +502,11 @@ func TestFilterSpecLets(t *testing.T) {
 func TestFilterSpecLists(t *testing.T) {
 	spec := filterSpec([]*Door{{Sequence: []Knock{{7000, tcp}}, List: 1}, {Sequence: []Knock{{7000, tcp}}, List: 2}}, nil, false)
 	for _, test := range []struct {
-		elsewhere uint64
-		want      bool
+		outside uint64
+		want    bool
 	}{{^uint64(1), false}, {^uint64(2), true}, {^uint64(4), true}, {^uint64(6), true}, {^uint64(8), false}} {
-		if got := spec.lets(&Hit{Knock: Knock{7000, tcp}, Elsewhere: test.elsewhere}); got != test.want {
-			t.Errorf("elsewhere for %b: got %v, want %v", test.elsewhere, got, test.want)
+		if got := spec.lets(&Hit{Knock: Knock{7000, tcp}, Outside: test.outside}); got != test.want {
+			t.Errorf("outside of %b: got %v, want %v", test.outside, got, test.want)
 		}
 	}
 }

@@ -44,7 +44,7 @@ const (
 )
 
 // listened reports whether a list of interfaces names the link.
-func (l *Link) listened() bool { return l.Outside != nowhere }
+func (l *Link) listened() bool { return l.Outside != allLists }
 
 // uppers are the links that it is a port of, one by way of the other.
 func (l *Link) uppers(links map[int]*Link) (all []*Link) {
@@ -65,12 +65,12 @@ func (l *Link) input(links map[int]*Link) *Link {
 	return l
 }
 
-// nowhere is what Link.Outside is for a link that no list names.
-const nowhere = ^uint64(0)
+// allLists is what Link.Outside is for a link that no list names.
+const allLists = ^uint64(0)
 
-// elsewhere has the bits of the lists of interfaces for which a frame on the link, to that address, does not count:
+// frameOutside has the bits of the lists of interfaces for which a frame on the link, to that address, does not count:
 // those that do not name the link, and those that name another one which shows the frame again.
-func (l *Link) elsewhere(f *Frame, to [16]byte) uint64 {
+func (l *Link) frameOutside(f *Frame, to [16]byte) uint64 {
 	bits := l.Outside | l.MasterShows
 	if f.Tagged {
 		bits |= l.TagShows
@@ -294,7 +294,7 @@ const maxNested = 8
 // of them names, by index.
 func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 	for _, l := range links {
-		l.Outside = nowhere
+		l.Outside = allLists
 		for i, list := range lists {
 			if names(list, l) {
 				l.Outside &^= 1 << i

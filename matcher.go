@@ -81,7 +81,7 @@ const (
 	Discarded                 // a wrong knock ended the attempt
 	TimedOut                  // Seq_Timeout is up
 	Unfit                     // the TCP flags are not those asked for
-	Elsewhere                 // it is to another address than the door's
+	Unheard                   // it is to another address than the door's
 	Cooling                   // Seq_Cooldown is not over
 	Evicted                   // the table was full
 	Scanned                   // it was on a decoy: the source's knocks do not count for a time
@@ -126,7 +126,7 @@ type Matcher struct {
 	hits        uint64   // how many have been observed
 	looked      []uint64 // for each door, the latest hit for which the source had an attempt there
 	steps       []Step
-	onlyChanges bool // leave out the steps that only -D shows: Repeated, Copied, Unfit, Elsewhere, Cooling
+	onlyChanges bool // leave out the steps that only -D shows: Repeated, Copied, Unfit, Unheard, Cooling
 }
 
 // newMatcher makes a matcher for doors with sequences. bound is how many attempts it keeps at most.
@@ -216,7 +216,7 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 			m.wrong(this, hit)
 			continue
 		case !d.hears(hit):
-			m.remark(Elsewhere, a.door, hit, 0)
+			m.remark(Unheard, a.door, hit, 0)
 			continue
 		case a.scan:
 			m.remark(Barred, a.door, hit, 0)
@@ -246,13 +246,13 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 		case m.looked[door] == m.hits:
 			// Its attempt was looked at above.
 		case !d.hears(hit):
-			m.remark(Elsewhere, door, hit, 0)
+			m.remark(Unheard, door, hit, 0)
 		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
 			m.remark(Unfit, door, hit, 0)
 		case hit.When < m.cooling[door]:
 			m.remark(Cooling, door, hit, 0)
 		default:
-			i := m.take(key, door, hit)
+			i := m.begin(key, door, hit)
 			if hit.Flags&flagSYN != 0 {
 				if !printed {
 					print, printed = m.fingerprint(hit), true
@@ -295,7 +295,7 @@ func (m *Matcher) Stray(hit *Hit) []Step {
 		d := m.doors[door]
 		if m.looked[door] != m.hits && d.decoy(hit) && d.hears(hit) {
 			m.looked[door] = m.hits // it may stand there twice
-			m.bar(m.take(key, door, hit), hit)
+			m.bar(m.begin(key, door, hit), hit)
 		}
 	}
 	if len(m.steps) > 1 {
@@ -398,7 +398,7 @@ func (m *Matcher) adopt(old *Matcher) {
 func (m *Matcher) adoptOne(old *Matcher, was int32, door uint32) int32 {
 	a := &old.attempts[was]
 	hit := Hit{From: a.from, Link: int(a.link)}
-	i := m.take(m.bucketOf(&hit), door, &hit)
+	i := m.begin(m.bucketOf(&hit), door, &hit)
 	queue := m.queueOf[door]
 	if a.queue == old.opened {
 		queue = m.opened
@@ -574,8 +574,8 @@ func (m *Matcher) note(i int32, print uint32) {
 	a.prints++
 }
 
-// take begins an attempt, with no bit set yet.
-func (m *Matcher) take(key int32, door uint32, hit *Hit) int32 {
+// begin makes an attempt, with no bit set yet.
+func (m *Matcher) begin(key int32, door uint32, hit *Hit) int32 {
 	var i int32
 	switch {
 	case m.free != none:

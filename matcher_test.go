@@ -38,7 +38,7 @@ func numbered(n int) (a [16]byte) {
 	return a
 }
 
-var stepWords = []string{"stage", "opens", "repeat", "copy", "discard", "timeout", "unfit", "elsewhere", "cooling", "evict", "scan", "barred"}
+var stepWords = []string{"stage", "opens", "repeat", "copy", "discard", "timeout", "unfit", "unheard", "cooling", "evict", "scan", "barred"}
 
 // describe prints steps as "a stage 1, b opens"; with their source where it is not from.
 func describe(steps []Step, from [16]byte) string {
@@ -1075,12 +1075,12 @@ func benchMatch(doors []*Door, sources int) func(b *testing.B) {
 // TestMatcherTarget knocks on a host behind this one, and on this one, at doors with one sequence.
 func TestMatcherTarget(t *testing.T) {
 	runScript(t, newMatcher(testDoors(t, "[here] Sequence = 7000,8000\n[there] Sequence = 7000,8000 | Target = 203.0.113.9\n[six] Sequence = 7000,8000 | Target = 2001:db8::9"), 64), `
-		+0s 192.0.2.7 7000 to=192.0.2.1       => here stage 1, six elsewhere, there elsewhere
-		+0s 192.0.2.7 8000 routed=203.0.113.9 => here elsewhere
-		+0s 192.0.2.7 7000 routed=203.0.113.9 => here elsewhere, six elsewhere, there stage 1
-		+0s 192.0.2.7 8000 to=192.0.2.1       => here opens, there elsewhere
-		+0s 192.0.2.7 8000 routed=203.0.113.9 => here elsewhere, there opens
-		+0s 2001:db8::7 7000 routed=2001:db8::9 => here elsewhere, six stage 1, there elsewhere
+		+0s 192.0.2.7 7000 to=192.0.2.1       => here stage 1, six unheard, there unheard
+		+0s 192.0.2.7 8000 routed=203.0.113.9 => here unheard
+		+0s 192.0.2.7 7000 routed=203.0.113.9 => here unheard, six unheard, there stage 1
+		+0s 192.0.2.7 8000 to=192.0.2.1       => here opens, there unheard
+		+0s 192.0.2.7 8000 routed=203.0.113.9 => here unheard, there opens
+		+0s 2001:db8::7 7000 routed=2001:db8::9 => here unheard, six stage 1, there unheard
 		+0s 2001:db8::7 8000 routed=2001:db8::9 => six opens`)
 	runScript(t, newMatcher(testDoors(t, "[here] Sequence = 7000\n[mine] Sequence = 7000 | Target = 192.0.2.1"), 64), `
 		+0s 192.0.2.7 7000 to=192.0.2.1 => here opens, mine opens`)
@@ -1273,9 +1273,9 @@ func TestMatcherScans(t *testing.T) {
 		{"Allow", abc + " | Allow = 192.0.2.0/24,2001:db8::/32", `
 			+0s 192.0.2.7    7000  => a stage 1
 			+1s 192.0.2.7    ~7001 =>
-			+2s 198.51.100.7 7000  => a elsewhere
+			+2s 198.51.100.7 7000  => a unheard
 			+2s 2001:db8::7  7000  => a stage 1
-			+2s 2001:db9::7  7000  => a elsewhere
+			+2s 2001:db9::7  7000  => a unheard
 			+3s 198.51.100.7 ~7001 =>
 			+4s 192.0.2.7    8000  => a stage 2`},
 		{"after an opening", abc, `
