@@ -26,7 +26,7 @@ const (
 	// probeEvery is the pause between the SYNs to the hidden port after the last knock, and between the knocks to a new
 	// address.
 	probeEvery = 200 * time.Microsecond
-	// benchSmoke is how many knocks each contestant has in a normal run, and benchSmokeOpen how many sources are in
+	// benchSmoke is how many knocks each contestant has in a small run, and benchSmokeOpen how many sources are in
 	// beforehand at the full ones. SESAME_BENCH_N is the number of knocks of a real one, which make bench does.
 	benchSmoke     = 2
 	benchSmokeOpen = 20
