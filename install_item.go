@@ -182,5 +182,6 @@ func copyFile(to io.Writer, path string) error {
 		return err
 	}
 	defer f.Close()
-	return copyAll(to, f)
+	_, err = io.Copy(struct{ io.Writer }{to}, f) // by write(2), whose errors name the file alone
+	return err
 }
