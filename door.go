@@ -249,7 +249,6 @@ type Hit struct {
 	Flags    uint8  // TCP only
 	Seq      uint32 // TCP only: the sequence number
 	Routed   bool   // To is no address of this host, but the Target of a door
-	Served   bool   // something on this host listens there, or Ignore_Ports has it; told for strict doors alone
 	// Outside has a bit for each list of interfaces (Config.lists) for which the hit does not count.
 	Outside uint64
 }

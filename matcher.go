@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"math"
 	"math/bits"
+	"slices"
 	"sort"
 	"time"
 )
@@ -88,6 +89,15 @@ const (
 	Barred                    // that time is not over
 )
 
+// Verdict is what a hit is to all doors together.
+type Verdict uint8
+
+const (
+	Ignored Verdict = iota // nothing
+	Stray                  // no knock, but on a decoy, or a door is strict
+	Counted                // a knock of at least one door
+)
+
 // Step is one thing that a hit, or the time, did at one door.
 type Step struct {
 	Kind  StepKind
@@ -102,6 +112,8 @@ type Step struct {
 // Matcher knows who is how far at which door. It has no clock, reads no socket and writes no log.
 type Matcher struct {
 	doors    []*Door
+	knocks   map[Knock][]*Door  // in whose sequence it stands: one of those with equal Flags, Target, List and Allow
+	strict   bool               // at least one door is
 	byFirst  map[Knock][]uint32 // doors by the first knock of their sequence
 	near     map[Knock][]uint32 // doors that may have a decoy there, by decoyPlace
 	cooling  []time.Duration    // until when each door takes no notice
@@ -133,6 +145,7 @@ type Matcher struct {
 func newMatcher(doors []*Door, bound int) *Matcher {
 	m := &Matcher{
 		doors:   doors,
+		knocks:  map[Knock][]*Door{},
 		byFirst: map[Knock][]uint32{},
 		near:    map[Knock][]uint32{},
 		cooling: make([]time.Duration, len(doors)),
@@ -157,7 +170,13 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 		for _, k := range d.Sequence {
 			m.startsEach = max(m.startsEach, bits.OnesCount32(d.mask(k)))
 			m.addDecoys(uint32(i), k)
+			if !slices.ContainsFunc(m.knocks[k], func(o *Door) bool {
+				return o.Flags == d.Flags && o.Target == d.Target && o.List == d.List && slices.Equal(o.Allow, d.Allow)
+			}) {
+				m.knocks[k] = append(m.knocks[k], d)
+			}
 		}
+		m.strict = m.strict || d.Strict
 		m.printsEach = max(m.printsEach, printsPerKnock*len(d.Sequence))
 	}
 	m.starts = make([]time.Duration, bound*m.startsEach)
@@ -195,8 +214,46 @@ func (m *Matcher) queueFor(timeout time.Duration) uint8 {
 	return uint8(len(m.timeouts) - 1)
 }
 
-// Observe takes one hit and says what it did. The steps are valid until the next call.
-func (m *Matcher) Observe(hit *Hit) []Step {
+// Observe takes one hit and says what it did. It asks whether something on this host listens at its port, or Ignore_Ports
+// has it, where that makes a difference. The steps are valid until the next call.
+func (m *Matcher) Observe(hit *Hit, served func(Knock) bool) (Verdict, []Step) {
+	switch {
+	case m.counts(hit):
+		return Counted, m.knock(hit, served)
+	case m.strays(hit) && !served(hit.Knock):
+		return Stray, m.stray(hit, served)
+	}
+	return Ignored, nil
+}
+
+// counts reports whether a door has the hit's knock, and that same door's address and flags fit.
+func (m *Matcher) counts(hit *Hit) bool {
+	for _, d := range m.knocks[hit.Knock] {
+		if d.hears(hit) && (hit.Knock.Proto != tcp || d.Flags.fit(hit.Flags)) {
+			return true
+		}
+	}
+	return false
+}
+
+// strays reports whether a hit that counts at no door is of interest to one: it is on a decoy, or the door is strict.
+func (m *Matcher) strays(hit *Hit) bool {
+	if m.strict && unasked(hit) {
+		return true
+	}
+	for _, door := range m.near[decoyPlace(hit.Knock)] {
+		if d := m.doors[door]; d.decoy(hit) && d.hears(hit) {
+			return true
+		}
+	}
+	return false
+}
+
+// unasked reports whether a hit is a TCP packet that belongs to no connection.
+func unasked(hit *Hit) bool { return hit.Knock.Proto == tcp && hit.Flags&answerMask == 0 }
+
+// knock takes a hit that counts at a door.
+func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 	m.steps = m.steps[:0]
 	m.expire(hit.When)
 	m.hits++
@@ -213,7 +270,7 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 		m.looked[a.door] = m.hits
 		switch {
 		case d.mask(hit.Knock) == 0:
-			m.wrong(this, hit)
+			m.wrong(this, hit, served)
 			continue
 		case !d.hears(hit):
 			m.remark(Unheard, a.door, hit, 0)
@@ -268,10 +325,9 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 	return m.steps
 }
 
-// Stray takes one hit that counts as no door's knock, on a port that nothing serves, and says what it did: on a decoy it
-// bars the source from the door for Seq_Timeout, and where a door is strict it ends the attempt. The steps are valid
-// until the next call.
-func (m *Matcher) Stray(hit *Hit) []Step {
+// stray takes a hit that counts at no door, on a port that nothing serves: on a decoy it bars the source from the door for
+// Seq_Timeout, and where a door is strict it ends the attempt.
+func (m *Matcher) stray(hit *Hit, served func(Knock) bool) []Step {
 	m.steps = m.steps[:0]
 	m.expire(hit.When)
 	m.hits++
@@ -288,7 +344,7 @@ func (m *Matcher) Stray(hit *Hit) []Step {
 		if d.decoy(hit) && d.hears(hit) {
 			m.bar(this, hit)
 		} else {
-			m.wrong(this, hit)
+			m.wrong(this, hit, served)
 		}
 	}
 	for _, door := range m.near[decoyPlace(hit.Knock)] {
@@ -305,11 +361,10 @@ func (m *Matcher) Stray(hit *Hit) []Step {
 }
 
 // wrong ends attempt i if the hit, which is no knock of its door, is on one of the decoys, or if the door is strict.
-func (m *Matcher) wrong(i int32, hit *Hit) {
+func (m *Matcher) wrong(i int32, hit *Hit, served func(Knock) bool) {
 	a := &m.attempts[i]
 	d := m.doors[a.door]
-	strict := d.Strict && !hit.Served && hit.Knock.Proto == tcp && hit.Flags&answerMask == 0
-	if a.bits != 0 && d.mask(hit.Knock) == 0 && d.hears(hit) && (strict || d.decoy(hit)) {
+	if a.bits != 0 && d.mask(hit.Knock) == 0 && d.hears(hit) && (d.decoy(hit) || d.Strict && unasked(hit) && !served(hit.Knock)) {
 		m.step(Discarded, a, int(a.stage))
 		m.drop(i)
 	}

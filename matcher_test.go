@@ -97,6 +97,7 @@ func runScript(t *testing.T, m *Matcher, script string) {
 			if knock.Proto == udp {
 				hit.Flags, hit.Seq = 0, 0
 			}
+			served := nowhereServed
 			for _, option := range words[3:] {
 				key, value, _ := strings.Cut(option, "=")
 				n, _ := strconv.Atoi(value)
@@ -115,7 +116,7 @@ func runScript(t *testing.T, m *Matcher, script string) {
 				case "to":
 					hit.To = netip.MustParseAddr(value).As16()
 				case "served":
-					hit.Served = true
+					served = func(Knock) bool { return true }
 				case "routed":
 					hit.To, hit.Routed = netip.MustParseAddr(value).As16(), true
 				default:
@@ -123,9 +124,9 @@ func runScript(t *testing.T, m *Matcher, script string) {
 				}
 			}
 			if stray {
-				got = describe(m.Stray(&hit), hit.From)
+				got = describe(m.stray(&hit, served), hit.From)
 			} else {
-				got = describe(m.Observe(&hit), hit.From)
+				got = describe(m.knock(&hit, served), hit.From)
 			}
 		}
 		if got != want {
@@ -134,6 +135,9 @@ func runScript(t *testing.T, m *Matcher, script string) {
 		checkMatcher(t, m)
 	}
 }
+
+// nowhereServed is a host on which nothing listens.
+func nowhereServed(Knock) bool { return false }
 
 // checkMatcher looks whether the lists within m agree with each other.
 func checkMatcher(t testing.TB, m *Matcher) {
@@ -535,7 +539,7 @@ func TestMatcherLongestSequence(t *testing.T) {
 						want = d.Name + " opens"
 					}
 					hit := testHit(time.Duration(round*maxKnocks+i)*time.Second, "192.0.2.7", knock, uint32(round<<8+i))
-					if got := describe(m.Observe(&hit), hit.From); got != want {
+					if got := describe(m.knock(&hit, nowhereServed), hit.From); got != want {
 						t.Errorf("round %d, knock %d: got %q, want %q", round, i+1, got, want)
 					}
 					checkMatcher(t, m)
@@ -551,7 +555,7 @@ func TestMatcherFlood(t *testing.T) {
 	flood := func(t *testing.T, m *Matcher, knock Knock) (evicted int) {
 		for n := range 10 * bound {
 			hit := Hit{When: 2 * time.Second, From: numbered(n), Knock: knock, Flags: flagSYN}
-			for _, s := range m.Observe(&hit) {
+			for _, s := range m.knock(&hit, nowhereServed) {
 				if s.Kind == Evicted {
 					evicted++
 				}
@@ -617,12 +621,12 @@ func TestMatcherManyTimeouts(t *testing.T) {
 	}
 	m := newMatcher(doors, 1000)
 	for n := range doors {
-		m.Observe(&Hit{From: numbered(n), Knock: doors[n].Sequence[0], Flags: flagSYN})
+		m.knock(&Hit{From: numbered(n), Knock: doors[n].Sequence[0], Flags: flagSYN}, nowhereServed)
 	}
 	checkMatcher(t, m)
 	// Whether its end has been noticed or not, a late attempt opens nothing.
 	for n, d := range doors {
-		for _, s := range m.Observe(&Hit{When: 800 * time.Second, From: numbered(n), Knock: Knock{1000, tcp}, Flags: flagSYN}) {
+		for _, s := range m.knock(&Hit{When: 800 * time.Second, From: numbered(n), Knock: Knock{1000, tcp}, Flags: flagSYN}, nowhereServed) {
 			if s.Kind == Opened && (s.Door != d || d.SeqTimeout <= 800*time.Second) {
 				t.Errorf("door with %v opened after 800s", s.Door.SeqTimeout)
 			}
@@ -648,7 +652,7 @@ func TestMatcherCopies(t *testing.T) {
 		var sent []Hit
 		observe := func(hit Hit) (opened bool) {
 			script = append(script, fmt.Sprintf("%d seq=%d", hit.Knock.Port, hit.Seq))
-			return slices.ContainsFunc(m.Observe(&hit), func(s Step) bool { return s.Kind == Opened })
+			return slices.ContainsFunc(m.knock(&hit, nowhereServed), func(s Step) bool { return s.Kind == Opened })
 		}
 		for i, knock := range d.Sequence {
 			sent = append(sent, testHit(0, "192.0.2.7", knock, uint32(i)))
@@ -879,7 +883,7 @@ func TestMatcherAgainstReference(t *testing.T) {
 		ref, knockd := newReference(doors), &strict{doors, map[attemptKey]progress{}}
 		latest := map[attemptKey]int{} // hit of the latest opening
 		for i, hit := range randomHits(r, doors, 40) {
-			got, want := openedBy(m, m.Observe(&hit)), ref.observe(&hit)
+			got, want := openedBy(m, m.knock(&hit, nowhereServed)), ref.observe(&hit)
 			if !slices.Equal(got, want) {
 				t.Fatalf("seed %d, hit %d (%v at %v): opened %v, want %v", seed, i, hit.Knock, hit.When, got, want)
 			}
@@ -952,7 +956,7 @@ func FuzzMatcher(f *testing.F) {
 			}
 			hits = append(hits, hit)
 			if slices.Contains(strays, hit.Knock) {
-				if got := openedBy(m, m.Stray(&hit)); len(got) > 0 {
+				if got := openedBy(m, m.stray(&hit, nowhereServed)); len(got) > 0 {
 					t.Fatalf("hit %d (%v): a stray packet opened %v", i, hit.Knock, got)
 				}
 				checkMatcher(t, m)
@@ -961,7 +965,7 @@ func FuzzMatcher(f *testing.F) {
 				continue
 			}
 			isCopy := slices.ContainsFunc(hits[:i], func(h Hit) bool { h.When = now; return h == hit })
-			got := openedBy(m, m.Observe(&hit))
+			got := openedBy(m, m.knock(&hit, nowhereServed))
 			checkMatcher(t, m)
 			want := exact.observe(&hit)
 			if plain && !slices.Equal(got, want) {
@@ -1017,7 +1021,7 @@ func TestMatcherAllocatesNothing(t *testing.T) {
 			m := newMatcher(testDoors(t, fmt.Sprintf("[a] Sequence = 7000,8000,9000 | Seq_Timeout = %d", test.timeout)), maxAttempts)
 			n := 0
 			observe := func() {
-				m.Observe(&Hit{When: time.Duration(n) * time.Millisecond, From: numbered(n % 20000), Knock: Knock{7000, tcp}, Flags: flagSYN, Seq: uint32(n)})
+				m.Observe(&Hit{When: time.Duration(n) * time.Millisecond, From: numbered(n % 20000), Knock: Knock{7000, tcp}, Flags: flagSYN, Seq: uint32(n)}, nowhereServed)
 				n++
 			}
 			for range 40000 {
@@ -1032,7 +1036,7 @@ func TestMatcherAllocatesNothing(t *testing.T) {
 			a := m.doors[0].Sequence
 			if allocs := testing.AllocsPerRun(1000, func() {
 				for _, knock := range a {
-					m.Observe(&Hit{When: time.Duration(n) * time.Millisecond, From: numbered(1 << 30), Knock: knock, Flags: flagSYN, Seq: uint32(n)})
+					m.Observe(&Hit{When: time.Duration(n) * time.Millisecond, From: numbered(1 << 30), Knock: knock, Flags: flagSYN, Seq: uint32(n)}, nowhereServed)
 					n++
 				}
 				m.Expire(time.Duration(n) * time.Millisecond)
@@ -1067,7 +1071,105 @@ func benchMatch(doors []*Door, sources int) func(b *testing.B) {
 			hit.From = numbered(n % sources)
 			hit.Knock = sequence[n/sources%len(sequence)]
 			hit.Seq = uint32(n)
-			m.Observe(&hit)
+			m.knock(&hit, nowhereServed)
+		}
+	}
+}
+
+// TestCountsLists asks for hits on links of two doors that share a knock.
+func TestCountsLists(t *testing.T) {
+	m := newMatcher([]*Door{{Sequence: []Knock{{7000, tcp}}, List: 1}, {Sequence: []Knock{{7000, tcp}}, List: 2}}, 1)
+	for _, test := range []struct {
+		outside uint64
+		want    bool
+	}{{^uint64(1), false}, {^uint64(2), true}, {^uint64(4), true}, {^uint64(6), true}, {^uint64(8), false}} {
+		if got := m.counts(&Hit{Knock: Knock{7000, tcp}, Outside: test.outside}); got != test.want {
+			t.Errorf("outside of %b: got %v, want %v", test.outside, got, test.want)
+		}
+	}
+}
+
+// TestCountsAllow asks for hits of sources that only one of two doors that share a knock is for.
+func TestCountsAllow(t *testing.T) {
+	m := newMatcher(testDoors(t, "[a] Sequence = 1,2 | Allow = 192.0.2.0/24\n[b] Sequence = 1,3\n[c] Sequence = 4 | Allow = 192.0.2.0/24"), 1)
+	for _, tt := range []struct {
+		from  string
+		knock Knock
+		want  bool
+	}{
+		{"192.0.2.7", Knock{1, tcp}, true},
+		{"198.51.100.7", Knock{1, tcp}, true},
+		{"198.51.100.7", Knock{2, tcp}, false},
+		{"198.51.100.7", Knock{4, tcp}, false},
+	} {
+		h := testHit(0, tt.from, tt.knock, 1)
+		if got := m.counts(&h); got != tt.want {
+			t.Errorf("%v from %s counts: got %v, want %v", tt.knock, tt.from, got, tt.want)
+		}
+	}
+}
+
+// TestCountsTargets asks for hits on this host and on a Target: each door's own address and flags.
+func TestCountsTargets(t *testing.T) {
+	there := netip.MustParseAddr("203.0.113.9")
+	m := newMatcher([]*Door{
+		{Sequence: []Knock{{7000, tcp}}, Flags: TCPFlags{flagSYN, flagSYN}},
+		{Sequence: []Knock{{7000, tcp}, {7001, udp}}, Target: there},
+	}, 1)
+	for _, tt := range []struct {
+		knock  Knock
+		flags  uint8
+		routed bool
+		want   bool
+	}{
+		{Knock{7000, tcp}, flagSYN, false, true},
+		{Knock{7000, tcp}, flagACK, false, false},
+		{Knock{7000, tcp}, flagACK, true, true},
+		{Knock{7001, udp}, 0, false, false},
+		{Knock{7001, udp}, 0, true, true},
+	} {
+		h := &Hit{Knock: tt.knock, Flags: tt.flags, Routed: tt.routed}
+		if tt.routed {
+			h.To = there.As16()
+		}
+		if got := m.counts(h); got != tt.want {
+			t.Errorf("%v with flags %s, routed %v, counts: got %v, want %v", tt.knock, h.flags(), tt.routed, got, tt.want)
+		}
+	}
+}
+
+// TestMatcherAsks whether something listens at a port, only where that makes a difference.
+func TestMatcherAsks(t *testing.T) {
+	const plain, strict = "[a] Sequence = 7000,8000 | TCPFlags = syn,!ack", "[a] Sequence = 7000,8000 | Decoys = no | Strict = yes"
+	for _, tt := range []struct {
+		name, door string
+		knock      Knock
+		flags      uint8
+		served     bool
+		want       Verdict
+		asked      int
+	}{
+		{"a knock", plain, Knock{7000, tcp}, flagSYN, true, Counted, 0},
+		{"a knock with other flags", plain, Knock{7000, tcp}, flagACK, false, Ignored, 0},
+		{"no decoy", plain, Knock{7033, tcp}, flagSYN, false, Ignored, 0},
+		{"a decoy of the other protocol", plain, Knock{7001, udp}, 0, false, Ignored, 0},
+		{"a decoy", plain, Knock{7032, tcp}, flagSYN, false, Stray, 1},
+		{"a decoy that is served", plain, Knock{7032, tcp}, flagSYN, true, Ignored, 1},
+		{"any port, with a strict door", strict, Knock{22, tcp}, flagSYN, false, Stray, 1},
+		{"one that is served", strict, Knock{22, tcp}, flagSYN, true, Ignored, 1},
+		{"a packet of a connection", strict, Knock{22, tcp}, flagACK, false, Ignored, 0},
+	} {
+		m := newMatcher(testDoors(t, tt.door), 8)
+		asked := 0
+		hit := Hit{From: numbered(1), Knock: tt.knock, Flags: tt.flags}
+		got, _ := m.Observe(&hit, func(k Knock) bool {
+			if asked++; k != tt.knock {
+				t.Errorf("%s: asked for %v", tt.name, k)
+			}
+			return tt.served
+		})
+		if got != tt.want || asked != tt.asked {
+			t.Errorf("%s: got %d after %d questions, want %d after %d", tt.name, got, asked, tt.want, tt.asked)
 		}
 	}
 }
@@ -1182,7 +1284,7 @@ func TestMatcherAdoptsOrder(t *testing.T) {
 	m.adopt(old)
 	hit := testHit(0, "192.0.2.7", Knock{3, tcp}, 9)
 	var opened []string
-	for _, s := range m.Observe(&hit) {
+	for _, s := range m.knock(&hit, nowhereServed) {
 		opened = append(opened, s.Door.Name)
 	}
 	if want := []string{"b", "a"}; !slices.Equal(opened, want) {
@@ -1357,17 +1459,14 @@ func TestScansOpenNothing(t *testing.T) {
 			}
 			now += pace
 			hit := Hit{When: now, From: numbered(1), Knock: Knock{port, tcp}, Flags: flagSYN, Seq: uint32(i)}
-			steps := m.Stray
-			if slices.Contains(d.Sequence, hit.Knock) {
-				steps = m.Observe
-			}
-			if len(openedBy(m, steps(&hit))) > 0 {
+			_, steps := m.Observe(&hit, nowhereServed)
+			if len(openedBy(m, steps)) > 0 {
 				t.Fatalf("%v within %v opens at pace %v, down %v", d.sequence(), d.SeqTimeout, pace, down)
 			}
 		}
 		for i, k := range d.Sequence {
 			hit := Hit{When: now, From: numbered(2), Knock: k, Flags: flagSYN, Seq: uint32(i)}
-			if opened := len(openedBy(m, m.Observe(&hit))) > 0; opened != (i == n-1) {
+			if opened := len(openedBy(m, m.knock(&hit, nowhereServed))) > 0; opened != (i == n-1) {
 				t.Fatalf("%v: knock %d from elsewhere: opened is %v", d.sequence(), i, opened)
 			}
 		}

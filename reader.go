@@ -243,15 +243,11 @@ func (r *Reader) take(f *Frame) {
 		r.ignored(f, "its source is a loopback address, and it came by wire")
 		return
 	}
-	var steps []Step
-	switch {
-	case r.plan.spec.lets(&r.hit):
+	verdict, steps := r.plan.matcher.Observe(&r.hit, r.isServed)
+	switch verdict {
+	case Counted:
 		r.counts.Hits++
-		r.hit.Served = r.plan.spec.Strict && r.isServed(r.hit.Knock)
-		steps = r.plan.matcher.Observe(&r.hit)
-	case r.plan.spec.stray(&r.hit) && !r.isServed(r.hit.Knock):
-		steps = r.plan.matcher.Stray(&r.hit)
-	default:
+	case Ignored:
 		if r.debug != nil {
 			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not for its source, at this address or interface, or with these flags (%s)",
 				r.hit.Knock, r.hit.flags()))
