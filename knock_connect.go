@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 )
@@ -112,5 +115,22 @@ func connect(ctx context.Context, to netip.AddrPort, from route, limit time.Dura
 	if err == nil {
 		return conn, reached
 	}
-	return nil, errs.words(err)
+	if words := errs.words(); words != "" {
+		return nil, words
+	}
+	return nil, cameTo(err)
+}
+
+// cameTo says in words what a connection came to that failed, where the system tells nothing but the error.
+func cameTo(err error) string {
+	if os.IsTimeout(err) || errors.Is(err, context.Canceled) {
+		return filtered
+	}
+	if code, ok := errors.AsType[syscall.Errno](err); ok {
+		if code == errRefused {
+			return refusedWords()
+		}
+		err = code
+	}
+	return fmt.Sprintf("%s (%v)", unreachable, err)
 }

@@ -34,14 +34,23 @@ func (e *icmpErrors) close() {
 	}
 }
 
-// words says what a connection came to that failed.
-func (e *icmpErrors) words(err error) string {
+// words says what a connection that failed came to by such an error; "": there was none.
+func (e *icmpErrors) words() string {
 	if e.fd != 0 {
 		if icmp, ok := readError(e.fd, nil); ok {
 			return fmt.Sprintf("%s (%v)", unreachable, icmp)
 		}
 	}
-	return cameTo(err)
+	return ""
+}
+
+// refusedWords are for a connection that was refused, and no ICMP error came. Before Linux 6.0 it may have come unseen.
+func refusedWords() string {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil || name.Release[1] == '.' && name.Release[0] < '6' {
+		return "closed (refused)"
+	}
+	return refused
 }
 
 // askForErrors has the kernel keep the ICMP errors that come for a socket.

@@ -11,4 +11,6 @@ func (*icmpErrors) watch(uintptr, netip.Addr) error { return nil }
 
 func (*icmpErrors) close() {}
 
-func (*icmpErrors) words(err error) string { return cameTo(err) }
+func (*icmpErrors) words() string { return "" }
+
+func refusedWords() string { return "closed (refused)" }

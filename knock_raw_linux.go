@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"hash/maphash"
 	"net/netip"
 	"os"
@@ -106,6 +105,3 @@ func sendRaw(addr netip.Addr, k sentKnock, from route) error {
 	defer unix.Close(r.fd)
 	return r.send(uint16(rawFirstPort+randomNumber()%rawPorts), k.Port, k.Flags)
 }
-
-// errNoRaw says what a packet that is no mere SYN takes.
-var errNoRaw = errors.New("flags other than syn need " + rawNeeds)

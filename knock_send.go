@@ -1,6 +1,12 @@
 package main
 
-import "net/netip"
+import (
+	"errors"
+	"net/netip"
+)
+
+// errNoRaw says what a packet that is no mere SYN takes.
+var errNoRaw = errors.New("flags other than syn need " + rawNeeds)
 
 // route is where packets leave from. Its zero value leaves that to the system.
 type route struct {

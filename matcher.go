@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"hash/maphash"
 	"math"
 	"math/bits"
 	"slices"
-	"sort"
 	"time"
 )
 
@@ -258,7 +258,10 @@ func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 	m.expire(hit.When)
 	m.hits++
 	key := m.bucketOf(hit)
-	print, printed := uint32(0), false
+	syn, print := hit.Flags&flagSYN != 0, uint32(0)
+	if syn {
+		print = m.fingerprint(hit)
+	}
 	for i := m.buckets[key]; i != none; {
 		a := &m.attempts[i]
 		this := i
@@ -266,29 +269,16 @@ func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 		if a.from != hit.From || a.link != sourceLink(hit) {
 			continue
 		}
-		d := m.doors[a.door]
 		m.looked[a.door] = m.hits
-		switch {
-		case d.mask(hit.Knock) == 0:
+		if m.doors[a.door].mask(hit.Knock) == 0 {
 			m.wrong(this, hit, served)
 			continue
-		case !d.hears(hit):
-			m.remark(Unheard, a.door, hit, 0)
-			continue
-		case a.scan:
-			m.remark(Barred, a.door, hit, 0)
-			continue
-		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
-			m.remark(Unfit, a.door, hit, 0)
-			continue
-		case hit.When < m.cooling[a.door]:
-			m.remark(Cooling, a.door, hit, 0)
+		}
+		if why, deaf := m.deaf(a.door, a.scan, hit); deaf {
+			m.remark(why, a.door, hit, 0)
 			continue
 		}
-		if hit.Flags&flagSYN != 0 {
-			if !printed {
-				print, printed = m.fingerprint(hit), true
-			}
+		if syn {
 			if m.copied(this, print) {
 				m.remark(Copied, a.door, hit, int(a.stage))
 				continue
@@ -298,31 +288,35 @@ func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 		m.advance(this, hit)
 	}
 	for _, door := range m.byFirst[hit.Knock] {
-		d := m.doors[door]
-		switch {
-		case m.looked[door] == m.hits:
-			// Its attempt was looked at above.
-		case !d.hears(hit):
-			m.remark(Unheard, door, hit, 0)
-		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
-			m.remark(Unfit, door, hit, 0)
-		case hit.When < m.cooling[door]:
-			m.remark(Cooling, door, hit, 0)
-		default:
-			i := m.begin(key, door, hit)
-			if hit.Flags&flagSYN != 0 {
-				if !printed {
-					print, printed = m.fingerprint(hit), true
-				}
-				m.note(i, print)
-			}
-			m.advance(i, hit)
+		if m.looked[door] == m.hits {
+			continue // its attempt was looked at above
 		}
+		if why, deaf := m.deaf(door, false, hit); deaf {
+			m.remark(why, door, hit, 0)
+			continue
+		}
+		i := m.begin(key, door, hit)
+		if syn {
+			m.note(i, print)
+		}
+		m.advance(i, hit)
 	}
-	if len(m.steps) > 1 {
-		sort.Stable((*stepOrder)(m))
+	return m.sorted()
+}
+
+// deaf says why a knock of a door's does nothing there, if so. The source may have scanned the door.
+func (m *Matcher) deaf(door uint32, scanned bool, hit *Hit) (why StepKind, deaf bool) {
+	switch d := m.doors[door]; {
+	case !d.hears(hit):
+		return Unheard, true
+	case scanned:
+		return Barred, true
+	case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
+		return Unfit, true
+	case hit.When < m.cooling[door]:
+		return Cooling, true
 	}
-	return m.steps
+	return 0, false
 }
 
 // stray takes a hit that counts at no door, on a port that nothing serves: on a decoy it bars the source from the door for
@@ -354,10 +348,7 @@ func (m *Matcher) stray(hit *Hit, served func(Knock) bool) []Step {
 			m.bar(m.begin(key, door, hit), hit)
 		}
 	}
-	if len(m.steps) > 1 {
-		sort.Stable((*stepOrder)(m))
-	}
-	return m.steps
+	return m.sorted()
 }
 
 // wrong ends attempt i if the hit, which is no knock of its door, is on one of the decoys, or if the door is strict.
@@ -390,17 +381,12 @@ func (m *Matcher) rank(a *attempt) *queue {
 	return &m.cheap
 }
 
-// stepOrder sorts a matcher's steps by when their attempts were begun, and then as the doors stand in the configuration.
-// It is the matcher itself, so that sorting takes no memory.
-type stepOrder Matcher
-
-func (o *stepOrder) Len() int { return len(o.steps) }
-
-func (o *stepOrder) Swap(i, j int) { o.steps[i], o.steps[j] = o.steps[j], o.steps[i] }
-
-func (o *stepOrder) Less(i, j int) bool {
-	a, b := &o.steps[i], &o.steps[j]
-	return a.began < b.began || a.began == b.began && a.door < b.door
+// sorted are the steps by when their attempts were begun, and then as the doors stand in the configuration.
+func (m *Matcher) sorted() []Step {
+	slices.SortStableFunc(m.steps, func(a, b Step) int {
+		return cmp.Or(cmp.Compare(a.began, b.began), cmp.Compare(a.door, b.door))
+	})
+	return m.steps
 }
 
 // Expire ends the attempts whose time is up and says which. The steps are valid until the next call.
