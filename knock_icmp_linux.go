@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,15 +63,14 @@ func askForErrors(fd int, is6 bool) error {
 // readError takes the next ICMP error off the socket's queue. The packet that it is about, from its transport header
 // on, is copied to packet.
 func readError(fd int, packet []byte) (e icmpError, ok bool) {
-	// By syscall, as net is there anyway: that of x/sys/unix would bring 6 KB.
-	// struct sock_extended_err of 16 bytes (linux/errqueue.h), and behind it a sockaddr of who sent it.
+	// struct sock_extended_err of 16 bytes (linux/errqueue.h), and after it a sockaddr of who sent it.
 	const offOrigin, offKind, offCode, length = 4, 5, 6, 16
 	oob := make([]byte, 512)
-	_, n, _, _, err := syscall.Recvmsg(fd, packet, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+	_, n, _, _, err := unix.Recvmsg(fd, packet, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 	if err != nil {
 		return e, false
 	}
-	messages, err := syscall.ParseSocketControlMessage(oob[:n])
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
 	if err != nil {
 		return e, false
 	}

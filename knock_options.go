@@ -93,7 +93,7 @@ func (o *knockOptions) setTimeout(value string) error {
 	return nil
 }
 
-// parseSeconds reads 5 or 0.5, to the millisecond. time.ParseDuration would, and is 5 KB.
+// parseSeconds reads 5 or 0.5, to the millisecond. Unlike time.ParseDuration it knows no units.
 func parseSeconds(value string) (d time.Duration, ok bool) {
 	whole, part, _ := strings.Cut(value, ".")
 	if strings.Trim(whole+part, "0123456789") != "" || whole+part == "" {

@@ -4,7 +4,6 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"os"
-	"syscall"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -67,11 +66,11 @@ func openRaw(to netip.Addr, way route, filter []bpf.Instruction) (r *rawTCP, err
 
 // localAddress is what a connected socket sends from.
 func localAddress(fd int) (netip.Addr, error) {
-	at, err := syscall.Getsockname(fd)
+	at, err := unix.Getsockname(fd)
 	switch at := at.(type) {
-	case *syscall.SockaddrInet4:
+	case *unix.SockaddrInet4:
 		return netip.AddrFrom4(at.Addr), nil
-	case *syscall.SockaddrInet6:
+	case *unix.SockaddrInet6:
 		return netip.AddrFrom16(at.Addr), nil
 	}
 	return netip.Addr{}, os.NewSyscallError("getsockname", err)

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -137,7 +136,7 @@ func parseLink(body []byte) (l *Link, kind string) {
 		Index: int(int32(binary.NativeEndian.Uint32(body[4:]))),
 		Up:    flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING != 0, Loopback: flags&unix.IFF_LOOPBACK != 0,
 	}
-	parent, elsewhere := 0, false
+	parent, foreign := 0, false
 	var data []byte
 	eachAttribute(body[unix.SizeofIfInfomsg:], func(attr uint16, value []byte) {
 		switch attr {
@@ -149,7 +148,7 @@ func parseLink(body []byte) (l *Link, kind string) {
 		case unix.IFLA_LINK:
 			parent = indexOf(value)
 		case unix.IFLA_LINK_NETNSID:
-			elsewhere = true // the parent's index is one of another namespace
+			foreign = true // the parent's index is one of another namespace
 		case unix.IFLA_LINKINFO:
 			eachAttribute(value, func(attr uint16, value []byte) {
 				switch attr {
@@ -171,7 +170,7 @@ func parseLink(body []byte) (l *Link, kind string) {
 			}
 		})
 	}
-	if known && !elsewhere {
+	if known && !foreign {
 		l.Parent, l.Takes = parent, takes
 	}
 	return l, kind
@@ -328,7 +327,7 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 			}
 		}
 	}
-	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
+	slices.SortFunc(on, func(a, b *Link) int { return a.Index - b.Index })
 	return on
 }
 
@@ -354,7 +353,7 @@ func defaultLinks(links map[int]*Link) (names []string) {
 			names = append(names, l.Name)
 		}
 	}
-	sort.SliceStable(names, func(i, j int) bool { return names[i] < names[j] })
+	slices.Sort(names)
 	return names
 }
 
@@ -367,7 +366,7 @@ func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
 			on = append(on, l)
 		}
 	}
-	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
+	slices.SortFunc(on, func(a, b *Link) int { return a.Index - b.Index })
 	for _, l := range on {
 		s := LinkState{Name: l.Name, State: "down", Addresses: l.Addresses}
 		if l.Up {

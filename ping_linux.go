@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"syscall"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -71,7 +70,7 @@ func (l *pingListener) listen() {
 		if e, ok := readError(l.raw.fd, b); ok && binary.BigEndian.Uint16(b[portOffDestination:]) == l.to.Port() {
 			l.tell(&heard{failed: fmt.Sprint(e), answer: answer{port: binary.BigEndian.Uint16(b[portOffSource:])}})
 		}
-		n, oobLen, _, _, err := syscall.Recvmsg(l.raw.fd, b, oob, unix.MSG_DONTWAIT)
+		n, oobLen, _, _, err := unix.Recvmsg(l.raw.fd, b, oob, unix.MSG_DONTWAIT)
 		// Else there is none, or the error has been read from its queue.
 		if err == nil && parseAnswer(b[:n], l.to, hopLimit(oob[:oobLen]), &h.answer) {
 			l.tell(h)
@@ -88,7 +87,7 @@ func (l *pingListener) tell(h *heard) {
 
 // hopLimit is what a packet of IPv6 has come with (ipv6(7), IPV6_RECVHOPLIMIT), or 0.
 func hopLimit(oob []byte) int {
-	messages, _ := syscall.ParseSocketControlMessage(oob)
+	messages, _ := unix.ParseSocketControlMessage(oob)
 	for _, m := range messages {
 		if m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_HOPLIMIT && len(m.Data) >= 4 {
 			return int(binary.NativeEndian.Uint32(m.Data))
