@@ -289,8 +289,8 @@ func TestPingFlood(t *testing.T) {
 	}
 }
 
-// TestPingTake has answers come late, twice, and behind an error: each counts for its own packet, and once.
-func TestPingTake(t *testing.T) {
+// TestPingShow has answers come late, twice, and behind an error: each counts for its own packet, and once.
+func TestPingShow(t *testing.T) {
 	var out bytes.Buffer
 	p := &pinger{env: env{stdout: &out}, slots: make([]pingPacket, pingSlots), sent: 3}
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }

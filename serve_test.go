@@ -612,7 +612,7 @@ func TestLiveConnection(t *testing.T) {
 				w.must(w.host.run("iptables", "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT"))
 			}
 			w.hide()
-			d := w.serve(sshDoor("ssh", "7000,8000", 1, "tcpflags = syn"))
+			d := w.serve(sshDoor("ssh", "7000,8000", 3, "tcpflags = syn"))
 			w.knock(0, "-d20", hostAddr, "7000", "8000")
 			d.await("command took")
 			var conn net.Conn
