@@ -238,7 +238,7 @@ func (m *Matcher) counts(hit *Hit) bool {
 
 // strays reports whether a hit that counts at no door is of interest to one: it is on a decoy, or the door is strict.
 func (m *Matcher) strays(hit *Hit) bool {
-	if m.strict && unasked(hit) {
+	if m.strict && unsolicited(hit) {
 		return true
 	}
 	for _, door := range m.near[decoyPlace(hit.Knock)] {
@@ -249,8 +249,8 @@ func (m *Matcher) strays(hit *Hit) bool {
 	return false
 }
 
-// unasked reports whether a hit is a TCP packet that belongs to no connection.
-func unasked(hit *Hit) bool { return hit.Knock.Proto == tcp && hit.Flags&answerMask == 0 }
+// unsolicited reports whether a hit is a TCP packet that belongs to no connection.
+func unsolicited(hit *Hit) bool { return hit.Knock.Proto == tcp && hit.Flags&answerMask == 0 }
 
 // knock takes a hit that counts at a door.
 func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
@@ -355,7 +355,7 @@ func (m *Matcher) stray(hit *Hit, served func(Knock) bool) []Step {
 func (m *Matcher) wrong(i int32, hit *Hit, served func(Knock) bool) {
 	a := &m.attempts[i]
 	d := m.doors[a.door]
-	if a.bits != 0 && d.mask(hit.Knock) == 0 && d.hears(hit) && (d.decoy(hit) || d.Strict && unasked(hit) && !served(hit.Knock)) {
+	if a.bits != 0 && d.mask(hit.Knock) == 0 && d.hears(hit) && (d.decoy(hit) || d.Strict && unsolicited(hit) && !served(hit.Knock)) {
 		m.step(Discarded, a, int(a.stage))
 		m.drop(i)
 	}
