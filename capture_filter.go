@@ -199,7 +199,8 @@ func buildFilter(spec FilterSpec, limit int) ([]bpf.Instruction, error) {
 // assembleFilter makes the program, for the ports in TCP and UDP.
 func assembleFilter(spec FilterSpec) ([]bpf.Instruction, error) {
 	var a assembler
-	v4, v6 := splitAddresses(spec.Addresses)
+	v4 := slices.DeleteFunc(slices.Clone(spec.Addresses), netip.Addr.Is6)
+	v6 := slices.DeleteFunc(slices.Clone(spec.Addresses), netip.Addr.Is4)
 	if spec.NotOn != 0 {
 		a.add(bpf.LoadExtension{Num: bpf.ExtInterfaceIndex})
 		a.add(bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(spec.NotOn), SkipTrue: 1})
@@ -287,17 +288,6 @@ func assembleFilter(spec FilterSpec) ([]bpf.Instruction, error) {
 	}
 	a.searchPorts(spec.UDP)
 	return a.assemble()
-}
-
-func splitAddresses(addresses []netip.Addr) (v4, v6 []netip.Addr) {
-	for _, addr := range addresses {
-		if addr.Is4() {
-			v4 = append(v4, addr)
-		} else {
-			v6 = append(v6, addr)
-		}
-	}
-	return v4, v6
 }
 
 // assembler collects instructions whose jumps go forward to labels.

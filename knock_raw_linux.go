@@ -16,9 +16,6 @@ const (
 	rawPorts     = 4096
 )
 
-// rawNeeds is what it takes to send TCP packets of any kind (raw(7)).
-const rawNeeds = "CAP_NET_RAW: run as root"
-
 // rawTCP sends TCP headers of our own making to one address, and gets what comes back from there (raw(7)).
 type rawTCP struct {
 	fd       int
