@@ -1,4 +1,4 @@
-//go:build linux && !pure
+//go:build linux && bench
 
 package main
 
@@ -16,7 +16,7 @@ import (
 )
 
 // TestBenchClient measures the client: three TCP knocks with -d 0, from before its process is made until the kernel has
-// its last packet, and until the process has ended, beside Debian's knock, in turn. A normal run is a small one.
+// its last packet, and until the process has ended, beside Debian's knock, in turn. With BENCH_N= it is a small run.
 func TestBenchClient(t *testing.T) {
 	needRoot(t)
 	n := int(envNumber(t, "SESAME_BENCH_N", benchSmoke))

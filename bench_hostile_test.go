@@ -1,4 +1,4 @@
-//go:build linux && !pure
+//go:build linux && bench
 
 package main
 
@@ -25,7 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostileSize is how much is measured: little in a normal run, and what the names say if make bench runs it.
+// hostileSize is how much is measured: what the names say, or little with BENCH_N=.
 type hostileSize struct {
 	flood    time.Duration // how long each flood lasts at least
 	knocks   int           // real ones during each flood
@@ -64,8 +64,8 @@ type hostile struct {
 	senderCPU, hostCPU int
 }
 
-// TestBenchHostile measures what a hostile network costs, of knockd and of ours in one run. A normal run is a small one,
-// and wants no figure to be below another: make bench has the program measured as it is released.
+// TestBenchHostile measures what a hostile network costs, of knockd and of ours in one run. A small run
+// (make bench BENCH_N=) wants no figure to be below another.
 func TestBenchHostile(t *testing.T) {
 	needRoot(t)
 	t.Parallel()

@@ -1,4 +1,4 @@
-//go:build linux && !pure
+//go:build linux && bench
 
 package main
 
@@ -26,13 +26,13 @@ const (
 	// probeEvery is the pause between the SYNs to the hidden port after the last knock, and between the knocks to a new
 	// address.
 	probeEvery = 200 * time.Microsecond
-	// benchSmoke is how many knocks each contestant has in a normal run, and benchSmokeOpen how many sources are in
+	// benchSmoke is how many knocks each contestant has in a small run, and benchSmokeOpen how many sources are in
 	// beforehand at the full ones. SESAME_BENCH_N is the number of knocks of a real one, which make bench does.
 	benchSmoke     = 2
 	benchSmokeOpen = 20
 	benchOpen      = 999
 	// benchMoves is how many changes of the address are measured, and benchNever how long knocks to the new one go on
-	// before knockd's answer is taken for never. A normal run has benchSmoke of them, and benchSmokeNever.
+	// before knockd's answer is taken for never. A small run has benchSmoke of them, and benchSmokeNever.
 	// benchPatience is how long a knock that must be recognised may take.
 	benchMoves      = 50
 	benchNever      = 5 * time.Second
@@ -98,8 +98,7 @@ func contestants() []*contestant {
 }
 
 // TestBench measures the time from a knock to the open port, for each contestant in turn, so that whatever else the
-// machine does hits all alike. A normal run is a small one, and wants no figure to be below another: make bench has the
-// program measured as it is released.
+// machine does hits all alike. A small run (make bench BENCH_N=) wants no figure to be below another.
 func TestBench(t *testing.T) {
 	n, open := int(envNumber(t, "SESAME_BENCH_N", benchSmoke)), benchSmokeOpen
 	full := os.Getenv("SESAME_BENCH_N") != ""

@@ -11,7 +11,8 @@ import (
 )
 
 // The filter is a classic BPF program that the kernel runs on every packet before it reaches the ring. It lets through
-// what the matcher would count, and may let through more: parser and matcher decide. A and X are BPF's two registers;
+// what the matcher would count, and may let through more, as it looks at addresses, ports and flags apart, and may be
+// coarse: parser and matcher decide. A and X are BPF's two registers;
 // offsets are those of packet.go, as both see the packet from its IP header on (SOCK_DGRAM).
 //
 //	      ld   #ifidx; jeq #lo, drop    where lo is not listened on
@@ -57,22 +58,13 @@ type FilterSpec struct {
 	Addresses          []netip.Addr
 	OnlyIPv4           bool
 	NotOn              int // index of a link that shall not even wake the reader; 0: none
-
-	// knocks has, for each knock, the doors in whose sequence it stands: one of those with equal Flags, Target, List and
-	// Allow.
-	knocks map[Knock][]*Door
 }
 
 // filterSpec says what doors listen to.
 func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec {
-	spec := FilterSpec{Addresses: addresses, OnlyIPv4: onlyIPv4, knocks: map[Knock][]*Door{}}
+	spec := FilterSpec{Addresses: addresses, OnlyIPv4: onlyIPv4}
 	for _, d := range doors {
 		for _, k := range d.Sequence {
-			if !slices.ContainsFunc(spec.knocks[k], func(o *Door) bool {
-				return o.Flags == d.Flags && o.Target == d.Target && o.List == d.List && slices.Equal(o.Allow, d.Allow)
-			}) {
-				spec.knocks[k] = append(spec.knocks[k], d)
-			}
 			ports, decoys := &spec.TCP, &spec.DecoyTCP
 			if k.Proto == udp {
 				ports, decoys = &spec.UDP, &spec.DecoyUDP
@@ -95,28 +87,7 @@ func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec
 	return spec
 }
 
-// lets reports whether a hit counts: a door has its knock, and that same door's address and flags fit. The program may
-// let more through: it looks at addresses, ports and flags apart, and may be coarse.
-func (s FilterSpec) lets(h *Hit) bool {
-	for _, d := range s.knocks[h.Knock] {
-		if d.hears(h) && (h.Knock.Proto != tcp || d.Flags.fit(h.Flags)) {
-			return true
-		}
-	}
-	return false
-}
-
-// stray reports whether a hit that counts at no door (lets) may be of interest to one: it is on a decoy, or the door is
-// strict.
-func (s FilterSpec) stray(h *Hit) bool {
-	fits := h.Knock.Proto == udp || s.Strict || s.Flags == nil
-	for _, f := range s.Flags {
-		fits = fits || f.fit(h.Flags)
-	}
-	return fits && s.strayAt(h.Knock)
-}
-
-// strayAt reports whether that may be so at a port.
+// strayAt reports whether packets to a port may matter that are no door's knock: decoys are there, or a door is strict.
 func (s FilterSpec) strayAt(k Knock) bool {
 	decoys := s.DecoyUDP
 	if k.Proto == tcp {
@@ -143,7 +114,7 @@ func mergeIntervals(lists ...[]interval) (out []interval) {
 	for _, list := range lists {
 		in = append(in, list...)
 	}
-	sort.SliceStable(in, func(i, j int) bool { return in[i].lo < in[j].lo })
+	slices.SortFunc(in, func(a, b interval) int { return int(a.lo) - int(b.lo) })
 	for _, iv := range in {
 		if n := len(out); n > 0 && int(iv.lo) <= int(out[n-1].hi)+1 {
 			out[n-1].hi = max(out[n-1].hi, iv.hi)
@@ -191,7 +162,7 @@ func coarsen(in []interval, n int) []interval {
 	for i := range byGap {
 		byGap[i] = i
 	}
-	sort.SliceStable(byGap, func(i, j int) bool { return gap(byGap[i]) < gap(byGap[j]) })
+	slices.SortStableFunc(byGap, func(a, b int) int { return gap(a) - gap(b) })
 	joined := make([]bool, len(in)) // interval i with i+1
 	for _, i := range byGap[:len(in)-n] {
 		joined[i] = true
@@ -228,7 +199,8 @@ func buildFilter(spec FilterSpec, limit int) ([]bpf.Instruction, error) {
 // assembleFilter makes the program, for the ports in TCP and UDP.
 func assembleFilter(spec FilterSpec) ([]bpf.Instruction, error) {
 	var a assembler
-	v4, v6 := splitAddresses(spec.Addresses)
+	v4 := slices.DeleteFunc(slices.Clone(spec.Addresses), netip.Addr.Is6)
+	v6 := slices.DeleteFunc(slices.Clone(spec.Addresses), netip.Addr.Is4)
 	if spec.NotOn != 0 {
 		a.add(bpf.LoadExtension{Num: bpf.ExtInterfaceIndex})
 		a.add(bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(spec.NotOn), SkipTrue: 1})
@@ -316,17 +288,6 @@ func assembleFilter(spec FilterSpec) ([]bpf.Instruction, error) {
 	}
 	a.searchPorts(spec.UDP)
 	return a.assemble()
-}
-
-func splitAddresses(addresses []netip.Addr) (v4, v6 []netip.Addr) {
-	for _, addr := range addresses {
-		if addr.Is4() {
-			v4 = append(v4, addr)
-		} else {
-			v6 = append(v6, addr)
-		}
-	}
-	return v4, v6
 }
 
 // assembler collects instructions whose jumps go forward to labels.

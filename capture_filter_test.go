@@ -259,23 +259,22 @@ func TestFilterSpec(t *testing.T) {
 		doors []*Door
 		want  string
 	}{
-		{"no door", nil, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
-		{"ports", []*Door{{Sequence: sequence, Flags: syn}}, "{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2}] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
+		{"no door", nil, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
+		{"ports", []*Door{{Sequence: sequence, Flags: syn}}, "{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2}] Addresses:[] OnlyIPv4:true NotOn:0}"},
 		{"decoys", []*Door{{Sequence: sequence, Decoys: true}, {Sequence: []Knock{{65530, tcp}, {40, tcp}, {20, udp}}, Decoys: true, Strict: true}},
 			"{TCP:[{lo:40 hi:40} {lo:8000 hi:8001} {lo:65530 hi:65530}] UDP:[{lo:20 hi:20} {lo:7000 hi:7000}] " +
 				"DecoyTCP:[{lo:8 hi:72} {lo:7968 hi:8033} {lo:65498 hi:65535}] DecoyUDP:[{lo:0 hi:52} {lo:6968 hi:7032}] " +
-				"Strict:true Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
+				"Strict:true Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
 		{"decoys that nobody needs", []*Door{{Sequence: sequence, Decoys: true, Allow: []netip.Prefix{{}}}},
-			"{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
+			"{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
 		{"nor one knock", []*Door{{Sequence: sequence[:1], Decoys: true}},
-			"{TCP:[{lo:8001 hi:8001}] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
-		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
-		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
-		{"too many flags", many, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 knocks:map[]}"},
+			"{TCP:[{lo:8001 hi:8001}] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
+		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true NotOn:0}"},
+		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
+		{"too many flags", many, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
 	}
 	for _, test := range tests {
 		spec := filterSpec(test.doors, nil, true)
-		spec.knocks = nil // TestFilterSpecLets looks at them
 		if got := fmt.Sprintf("%+v", spec); got != test.want {
 			t.Errorf("%s: got %s, want %s", test.name, got, test.want)
 		}
@@ -463,15 +462,15 @@ func BenchmarkFilterVM(b *testing.B) {
 	}
 }
 
-// TestFilterSpecLets asks of every port whether it counts, with each door's own flags, and whether the wide spec has it
+// TestCounts asks of every port whether it counts, with each door's own flags, and whether the wide spec has it
 // in both protocols.
-func TestFilterSpecLets(t *testing.T) {
+func TestCounts(t *testing.T) {
 	doors := []*Door{
 		{Sequence: []Knock{{1, tcp}, {7000, udp}, {7001, udp}, {65535, tcp}}, Flags: TCPFlags{flagSYN, flagSYN}},
 		{Sequence: []Knock{{2, tcp}, {1, tcp}}, Flags: TCPFlags{flagFIN, flagFIN}},
 		{Sequence: []Knock{{3, tcp}}},
 	}
-	spec := filterSpec(doors, nil, false)
+	spec, m := filterSpec(doors, nil, false), newMatcher(doors, 1)
 	wide := spec.wide()
 	for port := 0; port <= 65535; port++ {
 		for _, proto := range []Protocol{tcp, udp} {
@@ -480,7 +479,7 @@ func TestFilterSpecLets(t *testing.T) {
 				want := slices.ContainsFunc(doors, func(d *Door) bool {
 					return slices.Contains(d.Sequence, h.Knock) && (proto == udp || d.Flags.fit(flags))
 				})
-				if got := spec.lets(h); got != want {
+				if got := m.counts(h); got != want {
 					t.Errorf("%v with flags %s counts: got %v, want %v", h.Knock, h.flags(), got, want)
 				}
 			}
@@ -495,68 +494,6 @@ func TestFilterSpecLets(t *testing.T) {
 	}
 	if wide.Flags != nil {
 		t.Errorf("flags of the wide spec: got %v, want none", wide.Flags)
-	}
-}
-
-// TestFilterSpecLists asks for hits on links of two doors that share a knock.
-func TestFilterSpecLists(t *testing.T) {
-	spec := filterSpec([]*Door{{Sequence: []Knock{{7000, tcp}}, List: 1}, {Sequence: []Knock{{7000, tcp}}, List: 2}}, nil, false)
-	for _, test := range []struct {
-		elsewhere uint64
-		want      bool
-	}{{^uint64(1), false}, {^uint64(2), true}, {^uint64(4), true}, {^uint64(6), true}, {^uint64(8), false}} {
-		if got := spec.lets(&Hit{Knock: Knock{7000, tcp}, Elsewhere: test.elsewhere}); got != test.want {
-			t.Errorf("elsewhere for %b: got %v, want %v", test.elsewhere, got, test.want)
-		}
-	}
-}
-
-// TestFilterSpecAllow asks for hits of sources that only one of two doors that share a knock is for.
-func TestFilterSpecAllow(t *testing.T) {
-	spec := filterSpec(testDoors(t, "[a] Sequence = 1,2 | Allow = 192.0.2.0/24\n[b] Sequence = 1,3\n[c] Sequence = 4 | Allow = 192.0.2.0/24"), nil, false)
-	for _, tt := range []struct {
-		from  string
-		knock Knock
-		want  bool
-	}{
-		{"192.0.2.7", Knock{1, tcp}, true},
-		{"198.51.100.7", Knock{1, tcp}, true},
-		{"198.51.100.7", Knock{2, tcp}, false},
-		{"198.51.100.7", Knock{4, tcp}, false},
-	} {
-		h := testHit(0, tt.from, tt.knock, 1)
-		if got := spec.lets(&h); got != tt.want {
-			t.Errorf("%v from %s counts: got %v, want %v", tt.knock, tt.from, got, tt.want)
-		}
-	}
-}
-
-// TestFilterSpecTargets asks for hits on this host and on a Target: each door's own address and flags.
-func TestFilterSpecTargets(t *testing.T) {
-	there := netip.MustParseAddr("203.0.113.9")
-	spec := filterSpec([]*Door{
-		{Sequence: []Knock{{7000, tcp}}, Flags: TCPFlags{flagSYN, flagSYN}},
-		{Sequence: []Knock{{7000, tcp}, {7001, udp}}, Target: there},
-	}, nil, false)
-	for _, tt := range []struct {
-		knock  Knock
-		flags  uint8
-		routed bool
-		want   bool
-	}{
-		{Knock{7000, tcp}, flagSYN, false, true},
-		{Knock{7000, tcp}, flagACK, false, false},
-		{Knock{7000, tcp}, flagACK, true, true},
-		{Knock{7001, udp}, 0, false, false},
-		{Knock{7001, udp}, 0, true, true},
-	} {
-		h := &Hit{Knock: tt.knock, Flags: tt.flags, Routed: tt.routed}
-		if tt.routed {
-			h.To = there.As16()
-		}
-		if got := spec.lets(h); got != tt.want {
-			t.Errorf("%v with flags %s, routed %v, counts: got %v, want %v", tt.knock, h.flags(), tt.routed, got, tt.want)
-		}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
@@ -183,11 +182,11 @@ func (c *Capture) drops() uint64 {
 // hears reports whether the capture is still bound to the link of that index. It is not after that has vanished, also if
 // there is another one of the same index (packet_notifier in net/packet/af_packet.c).
 func (c *Capture) hears(index int) bool {
-	bound, err := syscall.Getsockname(c.fd)
+	bound, err := unix.Getsockname(c.fd)
 	if err != nil {
 		return false
 	}
-	at, ok := bound.(*syscall.SockaddrLinklayer)
+	at, ok := bound.(*unix.SockaddrLinklayer)
 	return ok && at.Ifindex == index
 }
 

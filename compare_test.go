@@ -543,18 +543,12 @@ func (o *seenOpening) sameAs(other *seenOpening) bool {
 // ofMatcher is what our matcher opens, each opening with its last packet only.
 func (c *compareCase) ofMatcher() (openings []seenOpening) {
 	m := newMatcher(c.doors, maxAttempts/64)
-	spec := filterSpec(c.doors, nil, false)
 	for i, p := range c.packets {
 		hit := p.hit()
 		hit.Routed = p.routed()
 		hit.When = time.Duration(i) * time.Microsecond
-		if !spec.lets(&hit) {
-			if spec.stray(&hit) {
-				m.Stray(&hit)
-			}
-			continue
-		}
-		for _, s := range m.Observe(&hit) {
+		_, steps := m.Observe(&hit, nowhereServed)
+		for _, s := range steps {
 			if s.Kind == Opened {
 				openings = append(openings, seenOpening{p.from, s.Door.Name, []int{i}})
 			}

@@ -378,25 +378,26 @@ func TestControlBadClients(t *testing.T) {
 		name string
 		do   func(conn *net.UnixConn)
 		want string // in the answer
-		took time.Duration
 	}{
-		{"nothing", send(""), "reading the request: EOF", 0},
-		{"half a line", send("close *"), "reading the request: EOF", 0},
-		{"an empty line", send("\n"), "does not know the request", 0},
-		{"garbage", send("\x00\xff\x1b[2J\n"), `does not know the request "\x00\xff\x1b[2J"`, 0},
-		{"close without more", send("close\n"), "does not know the request", 0},
-		{"a door without name", send("close \"\"\n"), "does not know the request", 0},
-		{"a door without quotes", send("close ssh\n"), "does not know the request", 0},
-		{"an open quote", send("close \"ssh\n"), "does not know the request", 0},
-		{"no address", send("close \"ssh\" host\n"), "does not know the request", 0},
-		{"too long", send(strings.Repeat("x", maxRequest) + "\n"), "a request has at most 4096 bytes", 0},
-		{"silence", func(*net.UnixConn) {}, "i/o timeout", controlTime},
+		{"nothing", send(""), "reading the request: EOF"},
+		{"half a line", send("close *"), "reading the request: EOF"},
+		{"an empty line", send("\n"), "does not know the request"},
+		{"garbage", send("\x00\xff\x1b[2J\n"), `does not know the request "\x00\xff\x1b[2J"`},
+		{"close without more", send("close\n"), "does not know the request"},
+		{"a door without name", send("close \"\"\n"), "does not know the request"},
+		{"a door without quotes", send("close ssh\n"), "does not know the request"},
+		{"an open quote", send("close \"ssh\n"), "does not know the request"},
+		{"no address", send("close \"ssh\" host\n"), "does not know the request"},
+		{"too long", send(strings.Repeat("x", maxRequest) + "\n"), "a request has at most 4096 bytes"},
+		{"silence", func(*net.UnixConn) {}, "i/o timeout"},
 		{"one byte a second", func(conn *net.UnixConn) {
-			for range 4 {
-				_, _ = io.WriteString(conn, "s")
+			for {
+				if _, err := io.WriteString(conn, "s"); err != nil {
+					break
+				}
 				time.Sleep(time.Second)
 			}
-		}, "i/o timeout", controlTime},
+		}, "i/o timeout"},
 		{"1 GB", func(conn *net.UnixConn) {
 			zeros := make([]byte, 1<<20)
 			for range 1 << 10 {
@@ -404,20 +405,19 @@ func TestControlBadClients(t *testing.T) {
 					break
 				}
 			}
-		}, "", 0},
-		{"gone at once", func(conn *net.UnixConn) { _ = conn.Close() }, "", 0},
+		}, ""},
+		{"gone at once", func(conn *net.UnixConn) { _ = conn.Close() }, ""},
 		{"gone without the answer", func(conn *net.UnixConn) {
 			_, _ = io.WriteString(conn, "status\n")
 			_ = conn.Close()
-		}, "", 0},
-		{"two requests", send("status\nclose *\n"), "sesame 1.2, process 4711", 0},
+		}, ""},
+		{"two requests", send("status\nclose *\n"), "sesame 1.2, process 4711"},
 	}
 	for _, test := range tests {
 		conn, err := net.Dial("unix", path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		began := time.Now()
 		go test.do(conn.(*net.UnixConn))
 		if test.want != "" {
 			answer, _ := io.ReadAll(conn)
@@ -427,9 +427,6 @@ func TestControlBadClients(t *testing.T) {
 		}
 		if got := runProgram("sesame", "status", "-s", path); got.status != 0 {
 			t.Errorf("after %s: %+v", test.name, got)
-		}
-		if took := time.Since(began); took < test.took || took > test.took+time.Second {
-			t.Errorf("%s: it took %v until the next client had its answer, want %v or little more", test.name, took, test.took)
 		}
 		_ = conn.Close()
 	}

@@ -136,10 +136,10 @@ func TestADay(t *testing.T) {
 			send(from, k, []uint8{flagSYN, flagACK, flagFIN}[random.IntN(3)])
 		}
 		work()
-		if m.Attempts() > bound || len(d.open) > len(doors)*defaultMaxOpen || d.count["b"] > 20 || len(r.opened) > len(doors) {
-			t.Fatalf("at %v: %d attempts, %d openings", now, m.Attempts(), len(d.open))
+		if m.live > bound || len(d.open) > len(doors)*defaultMaxOpen || d.count["b"] > 20 || len(r.opened) > len(doors) {
+			t.Fatalf("at %v: %d attempts, %d openings", now, m.live, len(d.open))
 		}
-		counts["attempts"] = max(counts["attempts"], m.Attempts())
+		counts["attempts"] = max(counts["attempts"], m.live)
 		counts["open"] = max(counts["open"], len(d.open))
 		if random.IntN(1000) == 0 {
 			checkMatcher(t, m)
@@ -150,7 +150,7 @@ func TestADay(t *testing.T) {
 	until(now + 2*day)
 	checkMatcher(t, m)
 	d.check(now)
-	if left := fmt.Sprint(m.Attempts(), len(d.open), len(d.running), len(d.queue), len(d.count)); left != "0 0 0 0 0" {
+	if left := fmt.Sprint(m.live, len(d.open), len(d.running), len(d.queue), len(d.count)); left != "0 0 0 0 0" {
 		t.Errorf("attempts, openings, commands, waiting ones and doors left: got %s, want none", left)
 	}
 	if r.timeout() != -1 {

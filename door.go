@@ -92,7 +92,7 @@ type Door struct {
 
 // hears reports whether the door listens to the source, to the address that was knocked on, and to the link.
 func (d *Door) hears(h *Hit) bool {
-	if h.Elsewhere>>d.List&1 != 0 || d.Allow != nil && !contains(d.Allow, h.source()) {
+	if h.Outside>>d.List&1 != 0 || d.Allow != nil && !contains(d.Allow, h.source()) {
 		return false
 	}
 	if d.Target.IsValid() {
@@ -249,9 +249,8 @@ type Hit struct {
 	Flags    uint8  // TCP only
 	Seq      uint32 // TCP only: the sequence number
 	Routed   bool   // To is no address of this host, but the Target of a door
-	Served   bool   // something on this host listens there, or Ignore_Ports has it; told for strict doors alone
-	// Elsewhere has a bit for each list of interfaces (Config.lists) for which the hit does not count.
-	Elsewhere uint64
+	// Outside has a bit for each list of interfaces (Config.lists) for which the hit does not count.
+	Outside uint64
 }
 
 // answerMask are the flags of which every packet of a connection but the first has one (RFC 9293, section 3.10).

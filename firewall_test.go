@@ -554,7 +554,7 @@ func TestFirewallExcept(t *testing.T) {
 		}
 		f.wantPort(0, "["+hostAddr6+"]:22", reached)
 		for _, to := range []string{hostAddr + ":22", "127.0.0.1:22", "[::1]:22"} {
-			if got := probe(f.host, "", to, probePatience); got != reached {
+			if got := probe(f.host, "", to, 3*probePatience); got != reached {
 				f.Errorf("the host itself connects to %s: got %s, want %s", to, got, reached)
 			}
 		}

@@ -15,7 +15,7 @@ import (
 
 // join copies standard input to the connection and what comes from it to standard output, until both have ended: for
 // ssh's ProxyCommand. When one of them ends, its other side is told so (a half-close), and the other one goes on.
-func (k *knocking) join(conn net.Conn) error {
+func (k *knockClient) join(conn net.Conn) error {
 	sent := make(chan error, 1)
 	go func() {
 		err := copyAll(conn, k.stdin)
@@ -40,23 +40,10 @@ func (k *knocking) join(conn net.Conn) error {
 	return nil
 }
 
-// copyAll copies until from ends. io.Copy would, and is 60 KB in the file for a router.
+// copyAll copies until from ends, by reads and writes alone: what the kernel would copy by itself has other errors.
 func copyAll(to io.Writer, from io.Reader) error {
-	b := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(b)
-		if n > 0 {
-			if _, err := to.Write(b[:n]); err != nil {
-				return err
-			}
-		}
-		switch {
-		case err == io.EOF:
-			return nil
-		case err != nil:
-			return err
-		}
-	}
+	_, err := io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
+	return err
 }
 
 func isTerminal(stream any) bool {
@@ -85,7 +72,7 @@ func knock(e env, args []string) error {
 	if err := o.contradictions(p.host, p.sequence, command); err != nil {
 		return usageError(err.Error())
 	}
-	k := &knocking{env: e, knockOptions: o, port: o.verify, say: e.stdout}
+	k := &knockClient{env: e, knockOptions: o, say: e.stdout}
 	if o.stdio != "" || command != nil {
 		k.say = e.stderr // standard output is another's
 	}
@@ -121,7 +108,7 @@ func knock(e env, args []string) error {
 }
 
 // visit knocks, and does what is to be done with the port.
-func (k *knocking) visit() error {
+func (k *knockClient) visit() error {
 	if k.port == 0 {
 		return k.send(k.delay)
 	}
@@ -136,20 +123,19 @@ func (k *knocking) visit() error {
 	return nil
 }
 
-// knocking is one call of the client.
-type knocking struct {
+// knockClient is one call of sesame knock.
+type knockClient struct {
 	env
 	knockOptions
 	addresses []netip.Addr // to knock on
 	sequence  []sentKnock
-	to        []netip.Addr // to connect to
-	port      uint16       // there; 0: nothing is connected to
+	to        []netip.Addr // to connect to, at port
 	say       io.Writer    // for what is no error
 	opened    bool         // the port was seen open
 }
 
 // send sends the sequence once to each address. The error is that of the first address, and nil if one of them got all.
-func (k *knocking) send(delay time.Duration) error {
+func (k *knockClient) send(delay time.Duration) error {
 	failed := make([]error, len(k.addresses))
 	for i, knock := range k.sequence {
 		if i > 0 {
@@ -159,7 +145,7 @@ func (k *knocking) send(delay time.Duration) error {
 			if k.verbose {
 				fmt.Fprintf(k.say, "hitting %v %v:%d\n", knock.Proto, addr, knock.Port)
 			}
-			if err := hit(addr, knock, k.from); err != nil && failed[j] == nil {
+			if err := sendKnock(addr, knock, k.from); err != nil && failed[j] == nil {
 				failed[j] = fmt.Errorf("knocking on %v port %d: %w", addr, knock.Port, err)
 			}
 		}
@@ -183,23 +169,23 @@ const (
 
 // open knocks and connects, and again as often as was asked for. It returns the open connection, or statusShut when it
 // has said what the connections came to.
-func (k *knocking) open() (opened *connection, err error) {
+func (k *knockClient) open() (opened *connection, err error) {
 	delay := k.delay
 	near := k.nearKnock()
-	var c *connecting
+	var d *dialer
 	for try := range k.retries + 1 {
-		c = newConnecting(k.to, k.port, k.from)
+		d = newDialer(k.to, k.port, k.from)
 		if try == 0 && !near {
-			c.begin(true, beforeLimit)
-			opened, _ = c.next(time.After(beforePatience))
+			d.begin(true, beforeLimit)
+			opened, _ = d.next(time.After(beforePatience))
 		}
 		err = k.send(delay)
 		if err != nil && try < k.retries && passing(err) {
 			time.Sleep(k.timeout) // for the network to come back
 		} else if err == nil && opened == nil {
-			opened = k.await(c, try)
+			opened = k.await(d, try)
 		}
-		c.cancel()
+		d.cancel()
 		switch {
 		case err != nil && !passing(err):
 			return nil, err
@@ -213,7 +199,7 @@ func (k *knocking) open() (opened *connection, err error) {
 		return nil, err
 	}
 	for _, addr := range k.to {
-		fmt.Fprintf(k.stderr, "%v port %d: %s\n", addr, k.port, c.came[addr])
+		fmt.Fprintf(k.stderr, "%v port %d: %s\n", addr, k.port, d.came[addr])
 	}
 	if near {
 		fmt.Fprintf(k.stderr, "port %d is near a knock, so that the daemon may take connections to it for a scan: Ignore_Ports or Decoys = no there\n", k.port)
@@ -228,14 +214,14 @@ func passing(err error) bool {
 }
 
 // nearKnock reports whether the port stands where a door has decoys, which are no decoys if the daemon's host serves them.
-func (k *knocking) nearKnock() bool {
+func (k *knockClient) nearKnock() bool {
 	return len(k.sequence) > 1 && slices.ContainsFunc(k.sequence, func(s sentKnock) bool {
 		return s.Proto == tcp && int(s.Port) >= int(k.port)-decoyReach && int(s.Port) <= int(k.port)+decoyReach
 	})
 }
 
 // tell says that the port is open.
-func (k *knocking) tell(opened *connection) {
+func (k *knockClient) tell(opened *connection) {
 	switch {
 	case k.quiet:
 	case opened.before:
@@ -246,7 +232,7 @@ func (k *knocking) tell(opened *connection) {
 }
 
 // await connects again and again until a connection is open. It returns nil if the time is up.
-func (k *knocking) await(c *connecting, try int) *connection {
+func (k *knockClient) await(d *dialer, try int) *connection {
 	began := time.Now()
 	end := began.Add(k.timeout)
 	defer k.progress("")
@@ -255,10 +241,10 @@ func (k *knocking) await(c *connecting, try int) *connection {
 		if left <= 0 {
 			return nil
 		}
-		k.progress(fmt.Sprintf("waiting for port %d: %.1f s (try %d of %d)", c.port, time.Since(began).Seconds(), try+1, k.retries+1))
-		c.begin(false, min(left, connectPatience))
+		k.progress(fmt.Sprintf("waiting for port %d: %.1f s (try %d of %d)", d.port, time.Since(began).Seconds(), try+1, k.retries+1))
+		d.begin(false, min(left, connectPatience))
 		until := time.After(min(left, pause))
-		opened, timeUp := c.next(until)
+		opened, timeUp := d.next(until)
 		if opened != nil {
 			opened.took = time.Since(began)
 			return opened
@@ -270,7 +256,7 @@ func (k *knocking) await(c *connecting, try int) *connection {
 }
 
 // progress shows a line on a terminal, in the place of the one before; "" takes it away. Blanks do that on any terminal.
-func (k *knocking) progress(line string) {
+func (k *knockClient) progress(line string) {
 	if !k.quiet && isTerminal(k.stderr) {
 		fmt.Fprintf(k.stderr, "\r%-60s\r%[1]s", line)
 	}

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 )
@@ -31,8 +34,8 @@ type connection struct {
 	took   time.Duration // from the last knock
 }
 
-// connecting is a number of connections that have been begun, to the same port of each of the addresses.
-type connecting struct {
+// dialer makes a number of connections at once, to the same port of each of the addresses.
+type dialer struct {
 	addresses []netip.Addr
 	port      uint16
 	from      route
@@ -43,27 +46,27 @@ type connecting struct {
 	came      map[netip.Addr]string
 }
 
-func newConnecting(addresses []netip.Addr, port uint16, from route) *connecting {
-	c := &connecting{addresses: addresses, port: port, from: from, found: make(chan connection), came: map[netip.Addr]string{}}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+func newDialer(addresses []netip.Addr, port uint16, from route) *dialer {
+	d := &dialer{addresses: addresses, port: port, from: from, found: make(chan connection), came: map[netip.Addr]string{}}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
 	for _, addr := range addresses {
-		c.came[addr] = filtered
+		d.came[addr] = filtered
 	}
-	return c
+	return d
 }
 
 // begin begins one more connection to each address.
-func (c *connecting) begin(before bool, limit time.Duration) {
-	for _, addr := range c.addresses {
-		if c.begun >= maxConnecting {
+func (d *dialer) begin(before bool, limit time.Duration) {
+	for _, addr := range d.addresses {
+		if d.begun >= maxConnecting {
 			return
 		}
-		c.begun++
+		d.begun++
 		go func() {
-			conn, came := connect(c.ctx, netip.AddrPortFrom(addr, c.port), c.from, limit)
+			conn, came := connect(d.ctx, netip.AddrPortFrom(addr, d.port), d.from, limit)
 			select {
-			case c.found <- connection{addr: addr, conn: conn, came: came, before: before}:
-			case <-c.ctx.Done():
+			case d.found <- connection{addr: addr, conn: conn, came: came, before: before}:
+			case <-d.ctx.Done():
 				if conn != nil {
 					_ = conn.Close()
 				}
@@ -74,18 +77,18 @@ func (c *connecting) begin(before bool, limit time.Duration) {
 
 // next returns the next of them that is open, and keeps what the others came to. It returns nil if the time is up, or if
 // none is left.
-func (c *connecting) next(until <-chan time.Time) (opened *connection, timeUp bool) {
-	for c.begun > 0 {
+func (d *dialer) next(until <-chan time.Time) (opened *connection, timeUp bool) {
+	for d.begun > 0 {
 		select {
 		case <-until:
 			return nil, true
-		case f := <-c.found:
-			c.begun--
+		case f := <-d.found:
+			d.begun--
 			if f.conn != nil {
 				return &f, false
 			}
 			if f.came != filtered { // silence says less than any answer
-				c.came[f.addr] = f.came
+				d.came[f.addr] = f.came
 			}
 		}
 	}
@@ -94,13 +97,13 @@ func (c *connecting) next(until <-chan time.Time) (opened *connection, timeUp bo
 
 // connect opens a TCP connection, or says what it came to.
 func connect(ctx context.Context, to netip.AddrPort, from route, limit time.Duration) (net.Conn, string) {
-	dialer := net.Dialer{Timeout: limit}
+	nd := net.Dialer{Timeout: limit}
 	if from.source.IsValid() {
-		dialer.LocalAddr = &net.TCPAddr{IP: from.source.AsSlice(), Zone: from.source.Zone()}
+		nd.LocalAddr = &net.TCPAddr{IP: from.source.AsSlice(), Zone: from.source.Zone()}
 	}
 	errs := new(icmpErrors)
 	defer errs.close()
-	dialer.Control = func(_, _ string, raw syscall.RawConn) (err error) {
+	nd.Control = func(_, _ string, raw syscall.RawConn) (err error) {
 		_ = raw.Control(func(fd uintptr) {
 			if err = from.apply(int(fd), to.Addr().Is6()); err == nil {
 				err = errs.watch(fd, to.Addr())
@@ -108,9 +111,26 @@ func connect(ctx context.Context, to netip.AddrPort, from route, limit time.Dura
 		})
 		return err
 	}
-	conn, err := dialer.DialContext(ctx, "tcp", to.String())
+	conn, err := nd.DialContext(ctx, "tcp", to.String())
 	if err == nil {
 		return conn, reached
 	}
-	return nil, errs.words(err)
+	if words := errs.words(); words != "" {
+		return nil, words
+	}
+	return nil, cameTo(err)
+}
+
+// cameTo says in words what a connection came to that failed, where the system tells nothing but the error.
+func cameTo(err error) string {
+	if os.IsTimeout(err) || errors.Is(err, context.Canceled) {
+		return filtered
+	}
+	if code, ok := errors.AsType[syscall.Errno](err); ok {
+		if code == errRefused {
+			return refusedWords()
+		}
+		err = code
+	}
+	return fmt.Sprintf("%s (%v)", unreachable, err)
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,14 +33,23 @@ func (e *icmpErrors) close() {
 	}
 }
 
-// words says what a connection came to that failed.
-func (e *icmpErrors) words(err error) string {
+// words says what a connection that failed came to by such an error; "": there was none.
+func (e *icmpErrors) words() string {
 	if e.fd != 0 {
 		if icmp, ok := readError(e.fd, nil); ok {
 			return fmt.Sprintf("%s (%v)", unreachable, icmp)
 		}
 	}
-	return cameTo(err)
+	return ""
+}
+
+// refusedWords are for a connection that was refused, and no ICMP error came. Before Linux 6.0 it may have come unseen.
+func refusedWords() string {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil || name.Release[1] == '.' && name.Release[0] < '6' {
+		return "closed (refused)"
+	}
+	return refused
 }
 
 // askForErrors has the kernel keep the ICMP errors that come for a socket.
@@ -55,15 +63,14 @@ func askForErrors(fd int, is6 bool) error {
 // readError takes the next ICMP error off the socket's queue. The packet that it is about, from its transport header
 // on, is copied to packet.
 func readError(fd int, packet []byte) (e icmpError, ok bool) {
-	// By syscall, as net is there anyway: that of x/sys/unix would bring 6 KB.
-	// struct sock_extended_err of 16 bytes (linux/errqueue.h), and behind it a sockaddr of who sent it.
+	// struct sock_extended_err of 16 bytes (linux/errqueue.h), and after it a sockaddr of who sent it.
 	const offOrigin, offKind, offCode, length = 4, 5, 6, 16
 	oob := make([]byte, 512)
-	_, n, _, _, err := syscall.Recvmsg(fd, packet, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+	_, n, _, _, err := unix.Recvmsg(fd, packet, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 	if err != nil {
 		return e, false
 	}
-	messages, err := syscall.ParseSocketControlMessage(oob[:n])
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
 	if err != nil {
 		return e, false
 	}

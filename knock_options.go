@@ -37,7 +37,7 @@ const (
 type knockOptions struct {
 	udp, ipv4, ipv6, verbose, quiet, list bool
 	delay                                 time.Duration
-	verify                                uint16 // the port that is to open; 0: none
+	port                                  uint16 // that is to open; 0: none
 	timeout                               time.Duration
 	retries                               int
 	stdio                                 string // HOST:PORT to join standard input and output to, or ""
@@ -80,7 +80,7 @@ func (o *knockOptions) setVerify(value string) error {
 	if err != nil || port == 0 {
 		return fmt.Errorf("a port is a number from 1 to 65535, not %q", value)
 	}
-	o.verify = uint16(port)
+	o.port = uint16(port)
 	return nil
 }
 
@@ -93,7 +93,7 @@ func (o *knockOptions) setTimeout(value string) error {
 	return nil
 }
 
-// parseSeconds reads 5 or 0.5, to the millisecond. time.ParseDuration would, and is 5 KB.
+// parseSeconds reads 5 or 0.5, to the millisecond. Unlike time.ParseDuration it knows no units.
 func parseSeconds(value string) (d time.Duration, ok bool) {
 	whole, part, _ := strings.Cut(value, ".")
 	if strings.Trim(whole+part, "0123456789") != "" || whole+part == "" {
@@ -195,7 +195,7 @@ func splitCommand(args []string) (before, command []string, err error) {
 
 // contradictions are options that cannot be had together.
 func (o *knockOptions) contradictions(host string, sequence []sentKnock, command []string) error {
-	port := o.verify
+	port := o.port
 	if o.stdio != "" {
 		var to string
 		if to, port = o.stdioTarget(); to != host {

@@ -196,8 +196,8 @@ func listProfiles(e env) error {
 	}
 	for _, p := range profiles {
 		verifies := ""
-		if p.verify != 0 {
-			verifies = " verifies port " + strconv.Itoa(int(p.verify))
+		if p.port != 0 {
+			verifies = " verifies port " + strconv.Itoa(int(p.port))
 		}
 		fmt.Fprintf(e.stdout, "%-15s %s%s\n", p.name, p.host, verifies)
 	}
@@ -265,7 +265,7 @@ func (o *knockOptions) over(p *profile, opts []option, args []string, command bo
 	if given.quiet || given.verbose {
 		o.quiet, o.verbose = given.quiet, given.verbose
 	}
-	if given.verify != 0 || command {
+	if given.port != 0 || command {
 		o.stdio = given.stdio
 	}
 	switch {

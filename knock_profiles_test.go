@@ -25,7 +25,7 @@ func (to *profile) String() string {
 		name      string
 		got, zero any
 	}{
-		{"delay", to.delay, o.delay}, {"verify", to.verify, o.verify}, {"timeout", to.timeout, o.timeout},
+		{"delay", to.delay, o.delay}, {"verify", to.port, o.port}, {"timeout", to.timeout, o.timeout},
 		{"retries", to.retries, o.retries}, {"stdio", to.stdio, o.stdio}, {"flags", to.flags, o.flags},
 		{"source", to.from.source, o.from.source}, {"interface", to.from.link, o.from.link}, {"ttl", to.from.ttl, o.from.ttl}, {"udp", to.udp, o.udp}, {"ipv4", to.ipv4, o.ipv4}, {"ipv6", to.ipv6, o.ipv6},
 		{"verbose", to.verbose, o.verbose}, {"quiet", to.quiet, o.quiet}, {"list", to.list, o.list},

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"errors"
 	"hash/maphash"
 	"net/netip"
 	"os"
-	"syscall"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -17,9 +15,6 @@ const (
 	rawFirstPort = 61000
 	rawPorts     = 4096
 )
-
-// rawNeeds is what it takes to send TCP packets of any kind (raw(7)).
-const rawNeeds = "CAP_NET_RAW: run as root"
 
 // rawTCP sends TCP headers of our own making to one address, and gets what comes back from there (raw(7)).
 type rawTCP struct {
@@ -68,11 +63,11 @@ func openRaw(to netip.Addr, way route, filter []bpf.Instruction) (r *rawTCP, err
 
 // localAddress is what a connected socket sends from.
 func localAddress(fd int) (netip.Addr, error) {
-	at, err := syscall.Getsockname(fd)
+	at, err := unix.Getsockname(fd)
 	switch at := at.(type) {
-	case *syscall.SockaddrInet4:
+	case *unix.SockaddrInet4:
 		return netip.AddrFrom4(at.Addr), nil
-	case *syscall.SockaddrInet6:
+	case *unix.SockaddrInet6:
 		return netip.AddrFrom16(at.Addr), nil
 	}
 	return netip.Addr{}, os.NewSyscallError("getsockname", err)
@@ -106,6 +101,3 @@ func sendRaw(addr netip.Addr, k sentKnock, from route) error {
 	defer unix.Close(r.fd)
 	return r.send(uint16(rawFirstPort+randomNumber()%rawPorts), k.Port, k.Flags)
 }
-
-// errNoRaw says what a packet that is no mere SYN takes.
-var errNoRaw = errors.New("flags other than syn need " + rawNeeds)

@@ -1,6 +1,21 @@
 package main
 
-import "net/netip"
+import (
+	"errors"
+	"net/netip"
+	"runtime"
+)
+
+// errNoRaw says what a packet that is no mere SYN takes.
+var errNoRaw = errors.New("flags other than syn need " + rawNeeds())
+
+// rawNeeds is what it takes to send TCP packets of any kind (raw(7)).
+func rawNeeds() string {
+	if runtime.GOOS == "linux" {
+		return "CAP_NET_RAW: run as root"
+	}
+	return "Linux"
+}
 
 // route is where packets leave from. Its zero value leaves that to the system.
 type route struct {

@@ -11,8 +11,8 @@ import (
 
 const errRefused = unix.ECONNREFUSED
 
-// hit sends one knock and does not wait for an answer.
-func hit(addr netip.Addr, k sentKnock, from route) error {
+// sendKnock sends one knock and does not wait for an answer.
+func sendKnock(addr netip.Addr, k sentKnock, from route) error {
 	if k.Proto == tcp && k.Flags != flagSYN {
 		return sendRaw(addr, k, from)
 	}

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -44,7 +43,7 @@ const (
 )
 
 // listened reports whether a list of interfaces names the link.
-func (l *Link) listened() bool { return l.Outside != nowhere }
+func (l *Link) listened() bool { return l.Outside != allLists }
 
 // uppers are the links that it is a port of, one by way of the other.
 func (l *Link) uppers(links map[int]*Link) (all []*Link) {
@@ -65,12 +64,12 @@ func (l *Link) input(links map[int]*Link) *Link {
 	return l
 }
 
-// nowhere is what Link.Outside is for a link that no list names.
-const nowhere = ^uint64(0)
+// allLists is what Link.Outside is for a link that no list names.
+const allLists = ^uint64(0)
 
-// elsewhere has the bits of the lists of interfaces for which a frame on the link, to that address, does not count:
+// frameOutside has the bits of the lists of interfaces for which a frame on the link, to that address, does not count:
 // those that do not name the link, and those that name another one which shows the frame again.
-func (l *Link) elsewhere(f *Frame, to [16]byte) uint64 {
+func (l *Link) frameOutside(f *Frame, to [16]byte) uint64 {
 	bits := l.Outside | l.MasterShows
 	if f.Tagged {
 		bits |= l.TagShows
@@ -137,7 +136,7 @@ func parseLink(body []byte) (l *Link, kind string) {
 		Index: int(int32(binary.NativeEndian.Uint32(body[4:]))),
 		Up:    flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING != 0, Loopback: flags&unix.IFF_LOOPBACK != 0,
 	}
-	parent, elsewhere := 0, false
+	parent, foreign := 0, false
 	var data []byte
 	eachAttribute(body[unix.SizeofIfInfomsg:], func(attr uint16, value []byte) {
 		switch attr {
@@ -149,7 +148,7 @@ func parseLink(body []byte) (l *Link, kind string) {
 		case unix.IFLA_LINK:
 			parent = indexOf(value)
 		case unix.IFLA_LINK_NETNSID:
-			elsewhere = true // the parent's index is one of another namespace
+			foreign = true // the parent's index is one of another namespace
 		case unix.IFLA_LINKINFO:
 			eachAttribute(value, func(attr uint16, value []byte) {
 				switch attr {
@@ -171,7 +170,7 @@ func parseLink(body []byte) (l *Link, kind string) {
 			}
 		})
 	}
-	if known && !elsewhere {
+	if known && !foreign {
 		l.Parent, l.Takes = parent, takes
 	}
 	return l, kind
@@ -294,7 +293,7 @@ const maxNested = 8
 // of them names, by index.
 func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 	for _, l := range links {
-		l.Outside = nowhere
+		l.Outside = allLists
 		for i, list := range lists {
 			if names(list, l) {
 				l.Outside &^= 1 << i
@@ -328,7 +327,7 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 			}
 		}
 	}
-	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
+	slices.SortFunc(on, func(a, b *Link) int { return a.Index - b.Index })
 	return on
 }
 
@@ -354,7 +353,7 @@ func defaultLinks(links map[int]*Link) (names []string) {
 			names = append(names, l.Name)
 		}
 	}
-	sort.SliceStable(names, func(i, j int) bool { return names[i] < names[j] })
+	slices.Sort(names)
 	return names
 }
 
@@ -367,7 +366,7 @@ func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
 			on = append(on, l)
 		}
 	}
-	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
+	slices.SortFunc(on, func(a, b *Link) int { return a.Index - b.Index })
 	for _, l := range on {
 		s := LinkState{Name: l.Name, State: "down", Addresses: l.Addresses}
 		if l.Up {

@@ -37,8 +37,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestElsewhere says for which lists of interfaces a frame counts, each list being a letter.
-func TestElsewhere(t *testing.T) {
+// TestOutside says for which lists of interfaces a frame counts, each list being a letter.
+func TestOutside(t *testing.T) {
 	tagged, foreign := Frame{Tagged: true}, Frame{Foreign: true}
 	for _, test := range []struct {
 		name  string
@@ -93,7 +93,7 @@ func TestElsewhere(t *testing.T) {
 			if l.Name != test.link {
 				continue
 			}
-			bits := l.elsewhere(&test.frame, netip.MustParseAddr(test.to).As16())
+			bits := l.frameOutside(&test.frame, netip.MustParseAddr(test.to).As16())
 			for i := range 64 {
 				if bits>>i&1 == 0 {
 					got += string(rune('a' + i))

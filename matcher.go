@@ -1,10 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"hash/maphash"
 	"math"
 	"math/bits"
-	"sort"
+	"slices"
 	"time"
 )
 
@@ -81,11 +82,20 @@ const (
 	Discarded                 // a wrong knock ended the attempt
 	TimedOut                  // Seq_Timeout is up
 	Unfit                     // the TCP flags are not those asked for
-	Elsewhere                 // it is to another address than the door's
+	Unheard                   // it is to another address than the door's
 	Cooling                   // Seq_Cooldown is not over
 	Evicted                   // the table was full
 	Scanned                   // it was on a decoy: the source's knocks do not count for a time
 	Barred                    // that time is not over
+)
+
+// Verdict is what a hit is to all doors together.
+type Verdict uint8
+
+const (
+	Ignored Verdict = iota // nothing
+	Stray                  // no knock, but on a decoy, or a door is strict
+	Counted                // a knock of at least one door
 )
 
 // Step is one thing that a hit, or the time, did at one door.
@@ -102,6 +112,8 @@ type Step struct {
 // Matcher knows who is how far at which door. It has no clock, reads no socket and writes no log.
 type Matcher struct {
 	doors    []*Door
+	knocks   map[Knock][]*Door  // in whose sequence it stands: one of those with equal Flags, Target, List and Allow
+	strict   bool               // at least one door is
 	byFirst  map[Knock][]uint32 // doors by the first knock of their sequence
 	near     map[Knock][]uint32 // doors that may have a decoy there, by decoyPlace
 	cooling  []time.Duration    // until when each door takes no notice
@@ -120,19 +132,20 @@ type Matcher struct {
 	prints      []uint32
 	startsEach  int
 	printsEach  int
-	used        int   // slots of attempts ever used
-	free        int32 // list of slots free again
-	live        int
+	used        int      // slots of attempts ever used
+	free        int32    // list of slots free again
+	live        int      // how many attempts there are
 	hits        uint64   // how many have been observed
 	looked      []uint64 // for each door, the latest hit for which the source had an attempt there
 	steps       []Step
-	onlyChanges bool // leave out the steps that only -D shows: Repeated, Copied, Unfit, Elsewhere, Cooling
+	onlyChanges bool // leave out the steps that only -D shows: Repeated, Copied, Unfit, Unheard, Cooling
 }
 
 // newMatcher makes a matcher for doors with sequences. bound is how many attempts it keeps at most.
 func newMatcher(doors []*Door, bound int) *Matcher {
 	m := &Matcher{
 		doors:   doors,
+		knocks:  map[Knock][]*Door{},
 		byFirst: map[Knock][]uint32{},
 		near:    map[Knock][]uint32{},
 		cooling: make([]time.Duration, len(doors)),
@@ -157,7 +170,13 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 		for _, k := range d.Sequence {
 			m.startsEach = max(m.startsEach, bits.OnesCount32(d.mask(k)))
 			m.addDecoys(uint32(i), k)
+			if !slices.ContainsFunc(m.knocks[k], func(o *Door) bool {
+				return o.Flags == d.Flags && o.Target == d.Target && o.List == d.List && slices.Equal(o.Allow, d.Allow)
+			}) {
+				m.knocks[k] = append(m.knocks[k], d)
+			}
 		}
+		m.strict = m.strict || d.Strict
 		m.printsEach = max(m.printsEach, printsPerKnock*len(d.Sequence))
 	}
 	m.starts = make([]time.Duration, bound*m.startsEach)
@@ -195,13 +214,54 @@ func (m *Matcher) queueFor(timeout time.Duration) uint8 {
 	return uint8(len(m.timeouts) - 1)
 }
 
-// Observe takes one hit and says what it did. The steps are valid until the next call.
-func (m *Matcher) Observe(hit *Hit) []Step {
+// Observe takes one hit and says what it did. It asks whether something on this host listens at its port, or Ignore_Ports
+// has it, where that makes a difference. The steps are valid until the next call.
+func (m *Matcher) Observe(hit *Hit, served func(Knock) bool) (Verdict, []Step) {
+	switch {
+	case m.counts(hit):
+		return Counted, m.knock(hit, served)
+	case m.strays(hit) && !served(hit.Knock):
+		return Stray, m.stray(hit, served)
+	}
+	return Ignored, nil
+}
+
+// counts reports whether a door has the hit's knock, and that same door's address and flags fit.
+func (m *Matcher) counts(hit *Hit) bool {
+	for _, d := range m.knocks[hit.Knock] {
+		if d.hears(hit) && (hit.Knock.Proto != tcp || d.Flags.fit(hit.Flags)) {
+			return true
+		}
+	}
+	return false
+}
+
+// strays reports whether a hit that counts at no door is of interest to one: it is on a decoy, or the door is strict.
+func (m *Matcher) strays(hit *Hit) bool {
+	if m.strict && unsolicited(hit) {
+		return true
+	}
+	for _, door := range m.near[decoyPlace(hit.Knock)] {
+		if d := m.doors[door]; d.decoy(hit) && d.hears(hit) {
+			return true
+		}
+	}
+	return false
+}
+
+// unsolicited reports whether a hit is a TCP packet that belongs to no connection.
+func unsolicited(hit *Hit) bool { return hit.Knock.Proto == tcp && hit.Flags&answerMask == 0 }
+
+// knock takes a hit that counts at a door.
+func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 	m.steps = m.steps[:0]
 	m.expire(hit.When)
 	m.hits++
 	key := m.bucketOf(hit)
-	print, printed := uint32(0), false
+	syn, print := hit.Flags&flagSYN != 0, uint32(0)
+	if syn {
+		print = m.fingerprint(hit)
+	}
 	for i := m.buckets[key]; i != none; {
 		a := &m.attempts[i]
 		this := i
@@ -209,29 +269,16 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 		if a.from != hit.From || a.link != sourceLink(hit) {
 			continue
 		}
-		d := m.doors[a.door]
 		m.looked[a.door] = m.hits
-		switch {
-		case d.mask(hit.Knock) == 0:
-			m.wrong(this, hit)
-			continue
-		case !d.hears(hit):
-			m.remark(Elsewhere, a.door, hit, 0)
-			continue
-		case a.scan:
-			m.remark(Barred, a.door, hit, 0)
-			continue
-		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
-			m.remark(Unfit, a.door, hit, 0)
-			continue
-		case hit.When < m.cooling[a.door]:
-			m.remark(Cooling, a.door, hit, 0)
+		if m.doors[a.door].mask(hit.Knock) == 0 {
+			m.wrong(this, hit, served)
 			continue
 		}
-		if hit.Flags&flagSYN != 0 {
-			if !printed {
-				print, printed = m.fingerprint(hit), true
-			}
+		if why, deaf := m.deaf(a.door, a.scan, hit); deaf {
+			m.remark(why, a.door, hit, 0)
+			continue
+		}
+		if syn {
 			if m.copied(this, print) {
 				m.remark(Copied, a.door, hit, int(a.stage))
 				continue
@@ -241,37 +288,40 @@ func (m *Matcher) Observe(hit *Hit) []Step {
 		m.advance(this, hit)
 	}
 	for _, door := range m.byFirst[hit.Knock] {
-		d := m.doors[door]
-		switch {
-		case m.looked[door] == m.hits:
-			// Its attempt was looked at above.
-		case !d.hears(hit):
-			m.remark(Elsewhere, door, hit, 0)
-		case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
-			m.remark(Unfit, door, hit, 0)
-		case hit.When < m.cooling[door]:
-			m.remark(Cooling, door, hit, 0)
-		default:
-			i := m.take(key, door, hit)
-			if hit.Flags&flagSYN != 0 {
-				if !printed {
-					print, printed = m.fingerprint(hit), true
-				}
-				m.note(i, print)
-			}
-			m.advance(i, hit)
+		if m.looked[door] == m.hits {
+			continue // its attempt was looked at above
 		}
+		if why, deaf := m.deaf(door, false, hit); deaf {
+			m.remark(why, door, hit, 0)
+			continue
+		}
+		i := m.begin(key, door, hit)
+		if syn {
+			m.note(i, print)
+		}
+		m.advance(i, hit)
 	}
-	if len(m.steps) > 1 {
-		sort.Stable((*stepOrder)(m))
-	}
-	return m.steps
+	return m.sorted()
 }
 
-// Stray takes one hit that counts as no door's knock, on a port that nothing serves, and says what it did: on a decoy it
-// bars the source from the door for Seq_Timeout, and where a door is strict it ends the attempt. The steps are valid
-// until the next call.
-func (m *Matcher) Stray(hit *Hit) []Step {
+// deaf says why a knock of a door's does nothing there, if so. The source may have scanned the door.
+func (m *Matcher) deaf(door uint32, scanned bool, hit *Hit) (why StepKind, deaf bool) {
+	switch d := m.doors[door]; {
+	case !d.hears(hit):
+		return Unheard, true
+	case scanned:
+		return Barred, true
+	case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
+		return Unfit, true
+	case hit.When < m.cooling[door]:
+		return Cooling, true
+	}
+	return 0, false
+}
+
+// stray takes a hit that counts at no door, on a port that nothing serves: on a decoy it bars the source from the door for
+// Seq_Timeout, and where a door is strict it ends the attempt.
+func (m *Matcher) stray(hit *Hit, served func(Knock) bool) []Step {
 	m.steps = m.steps[:0]
 	m.expire(hit.When)
 	m.hits++
@@ -288,28 +338,24 @@ func (m *Matcher) Stray(hit *Hit) []Step {
 		if d.decoy(hit) && d.hears(hit) {
 			m.bar(this, hit)
 		} else {
-			m.wrong(this, hit)
+			m.wrong(this, hit, served)
 		}
 	}
 	for _, door := range m.near[decoyPlace(hit.Knock)] {
 		d := m.doors[door]
 		if m.looked[door] != m.hits && d.decoy(hit) && d.hears(hit) {
 			m.looked[door] = m.hits // it may stand there twice
-			m.bar(m.take(key, door, hit), hit)
+			m.bar(m.begin(key, door, hit), hit)
 		}
 	}
-	if len(m.steps) > 1 {
-		sort.Stable((*stepOrder)(m))
-	}
-	return m.steps
+	return m.sorted()
 }
 
 // wrong ends attempt i if the hit, which is no knock of its door, is on one of the decoys, or if the door is strict.
-func (m *Matcher) wrong(i int32, hit *Hit) {
+func (m *Matcher) wrong(i int32, hit *Hit, served func(Knock) bool) {
 	a := &m.attempts[i]
 	d := m.doors[a.door]
-	strict := d.Strict && !hit.Served && hit.Knock.Proto == tcp && hit.Flags&answerMask == 0
-	if a.bits != 0 && d.mask(hit.Knock) == 0 && d.hears(hit) && (strict || d.decoy(hit)) {
+	if a.bits != 0 && d.mask(hit.Knock) == 0 && d.hears(hit) && (d.decoy(hit) || d.Strict && unsolicited(hit) && !served(hit.Knock)) {
 		m.step(Discarded, a, int(a.stage))
 		m.drop(i)
 	}
@@ -335,17 +381,12 @@ func (m *Matcher) rank(a *attempt) *queue {
 	return &m.cheap
 }
 
-// stepOrder sorts a matcher's steps by when their attempts were begun, and then as the doors stand in the configuration.
-// It is the matcher itself, so that sorting takes no memory.
-type stepOrder Matcher
-
-func (o *stepOrder) Len() int { return len(o.steps) }
-
-func (o *stepOrder) Swap(i, j int) { o.steps[i], o.steps[j] = o.steps[j], o.steps[i] }
-
-func (o *stepOrder) Less(i, j int) bool {
-	a, b := &o.steps[i], &o.steps[j]
-	return a.began < b.began || a.began == b.began && a.door < b.door
+// sorted are the steps by when their attempts were begun, and then as the doors stand in the configuration.
+func (m *Matcher) sorted() []Step {
+	slices.SortStableFunc(m.steps, func(a, b Step) int {
+		return cmp.Or(cmp.Compare(a.began, b.began), cmp.Compare(a.door, b.door))
+	})
+	return m.steps
 }
 
 // Expire ends the attempts whose time is up and says which. The steps are valid until the next call.
@@ -398,7 +439,7 @@ func (m *Matcher) adopt(old *Matcher) {
 func (m *Matcher) adoptOne(old *Matcher, was int32, door uint32) int32 {
 	a := &old.attempts[was]
 	hit := Hit{From: a.from, Link: int(a.link)}
-	i := m.take(m.bucketOf(&hit), door, &hit)
+	i := m.begin(m.bucketOf(&hit), door, &hit)
 	queue := m.queueOf[door]
 	if a.queue == old.opened {
 		queue = m.opened
@@ -424,10 +465,7 @@ func (m *Matcher) NextEnd() (at time.Duration, ok bool) {
 	return at, ok
 }
 
-// Attempts is how many attempts there are.
-func (m *Matcher) Attempts() int { return m.live }
-
-// UnderWay is how many of them have not opened their door, and are no scans.
+// UnderWay is how many attempts have not opened their door, and are no scans.
 func (m *Matcher) UnderWay() int { return m.live - m.byEnd[m.opened].n - m.scans.n }
 
 func (m *Matcher) expire(now time.Duration) {
@@ -574,8 +612,8 @@ func (m *Matcher) note(i int32, print uint32) {
 	a.prints++
 }
 
-// take begins an attempt, with no bit set yet.
-func (m *Matcher) take(key int32, door uint32, hit *Hit) int32 {
+// begin makes an attempt, with no bit set yet.
+func (m *Matcher) begin(key int32, door uint32, hit *Hit) int32 {
 	var i int32
 	switch {
 	case m.free != none:

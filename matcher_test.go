@@ -38,7 +38,7 @@ func numbered(n int) (a [16]byte) {
 	return a
 }
 
-var stepWords = []string{"stage", "opens", "repeat", "copy", "discard", "timeout", "unfit", "elsewhere", "cooling", "evict", "scan", "barred"}
+var stepWords = []string{"stage", "opens", "repeat", "copy", "discard", "timeout", "unfit", "unheard", "cooling", "evict", "scan", "barred"}
 
 // describe prints steps as "a stage 1, b opens"; with their source where it is not from.
 func describe(steps []Step, from [16]byte) string {
@@ -85,7 +85,7 @@ func runScript(t *testing.T, m *Matcher, script string) {
 				got = at.String()
 			}
 		case "attempts":
-			got = strconv.Itoa(m.Attempts())
+			got = strconv.Itoa(m.live)
 		default:
 			port, stray := strings.CutPrefix(words[2], "~")
 			knock, err := parseKnock(port, tcp)
@@ -97,6 +97,7 @@ func runScript(t *testing.T, m *Matcher, script string) {
 			if knock.Proto == udp {
 				hit.Flags, hit.Seq = 0, 0
 			}
+			served := nowhereServed
 			for _, option := range words[3:] {
 				key, value, _ := strings.Cut(option, "=")
 				n, _ := strconv.Atoi(value)
@@ -115,7 +116,7 @@ func runScript(t *testing.T, m *Matcher, script string) {
 				case "to":
 					hit.To = netip.MustParseAddr(value).As16()
 				case "served":
-					hit.Served = true
+					served = func(Knock) bool { return true }
 				case "routed":
 					hit.To, hit.Routed = netip.MustParseAddr(value).As16(), true
 				default:
@@ -123,9 +124,9 @@ func runScript(t *testing.T, m *Matcher, script string) {
 				}
 			}
 			if stray {
-				got = describe(m.Stray(&hit), hit.From)
+				got = describe(m.stray(&hit, served), hit.From)
 			} else {
-				got = describe(m.Observe(&hit), hit.From)
+				got = describe(m.knock(&hit, served), hit.From)
 			}
 		}
 		if got != want {
@@ -134,6 +135,9 @@ func runScript(t *testing.T, m *Matcher, script string) {
 		checkMatcher(t, m)
 	}
 }
+
+// nowhereServed is a host on which nothing listens.
+func nowhereServed(Knock) bool { return false }
 
 // checkMatcher looks whether the lists within m agree with each other.
 func checkMatcher(t testing.TB, m *Matcher) {
@@ -167,7 +171,7 @@ func checkMatcher(t testing.TB, m *Matcher) {
 	if got := m.UnderWay(); got != underWay {
 		t.Fatalf("attempts under way: got %d, want %d", got, underWay)
 	}
-	if len(live) != m.live || m.live != m.Attempts() || m.live > len(m.attempts) {
+	if len(live) != m.live || m.live != m.live || m.live > len(m.attempts) {
 		t.Fatalf("%d attempts are in the buckets, live is %d, the bound %d", len(live), m.live, len(m.attempts))
 	}
 	walk := func(name string, q queue, of func(*attempt) *links) (list []int32) {
@@ -535,7 +539,7 @@ func TestMatcherLongestSequence(t *testing.T) {
 						want = d.Name + " opens"
 					}
 					hit := testHit(time.Duration(round*maxKnocks+i)*time.Second, "192.0.2.7", knock, uint32(round<<8+i))
-					if got := describe(m.Observe(&hit), hit.From); got != want {
+					if got := describe(m.knock(&hit, nowhereServed), hit.From); got != want {
 						t.Errorf("round %d, knock %d: got %q, want %q", round, i+1, got, want)
 					}
 					checkMatcher(t, m)
@@ -551,13 +555,13 @@ func TestMatcherFlood(t *testing.T) {
 	flood := func(t *testing.T, m *Matcher, knock Knock) (evicted int) {
 		for n := range 10 * bound {
 			hit := Hit{When: 2 * time.Second, From: numbered(n), Knock: knock, Flags: flagSYN}
-			for _, s := range m.Observe(&hit) {
+			for _, s := range m.knock(&hit, nowhereServed) {
 				if s.Kind == Evicted {
 					evicted++
 				}
 			}
-			if m.Attempts() > bound {
-				t.Fatalf("got %d attempts, want at most %d", m.Attempts(), bound)
+			if m.live > bound {
+				t.Fatalf("got %d attempts, want at most %d", m.live, bound)
 			}
 			checkMatcher(t, m)
 		}
@@ -617,12 +621,12 @@ func TestMatcherManyTimeouts(t *testing.T) {
 	}
 	m := newMatcher(doors, 1000)
 	for n := range doors {
-		m.Observe(&Hit{From: numbered(n), Knock: doors[n].Sequence[0], Flags: flagSYN})
+		m.knock(&Hit{From: numbered(n), Knock: doors[n].Sequence[0], Flags: flagSYN}, nowhereServed)
 	}
 	checkMatcher(t, m)
 	// Whether its end has been noticed or not, a late attempt opens nothing.
 	for n, d := range doors {
-		for _, s := range m.Observe(&Hit{When: 800 * time.Second, From: numbered(n), Knock: Knock{1000, tcp}, Flags: flagSYN}) {
+		for _, s := range m.knock(&Hit{When: 800 * time.Second, From: numbered(n), Knock: Knock{1000, tcp}, Flags: flagSYN}, nowhereServed) {
 			if s.Kind == Opened && (s.Door != d || d.SeqTimeout <= 800*time.Second) {
 				t.Errorf("door with %v opened after 800s", s.Door.SeqTimeout)
 			}
@@ -630,8 +634,8 @@ func TestMatcherManyTimeouts(t *testing.T) {
 	}
 	m.Expire(2000 * time.Second)
 	checkMatcher(t, m)
-	if m.Attempts() != 0 {
-		t.Errorf("got %d attempts in the end, want none", m.Attempts())
+	if m.live != 0 {
+		t.Errorf("got %d attempts in the end, want none", m.live)
 	}
 }
 
@@ -648,7 +652,7 @@ func TestMatcherCopies(t *testing.T) {
 		var sent []Hit
 		observe := func(hit Hit) (opened bool) {
 			script = append(script, fmt.Sprintf("%d seq=%d", hit.Knock.Port, hit.Seq))
-			return slices.ContainsFunc(m.Observe(&hit), func(s Step) bool { return s.Kind == Opened })
+			return slices.ContainsFunc(m.knock(&hit, nowhereServed), func(s Step) bool { return s.Kind == Opened })
 		}
 		for i, knock := range d.Sequence {
 			sent = append(sent, testHit(0, "192.0.2.7", knock, uint32(i)))
@@ -879,7 +883,7 @@ func TestMatcherAgainstReference(t *testing.T) {
 		ref, knockd := newReference(doors), &strict{doors, map[attemptKey]progress{}}
 		latest := map[attemptKey]int{} // hit of the latest opening
 		for i, hit := range randomHits(r, doors, 40) {
-			got, want := openedBy(m, m.Observe(&hit)), ref.observe(&hit)
+			got, want := openedBy(m, m.knock(&hit, nowhereServed)), ref.observe(&hit)
 			if !slices.Equal(got, want) {
 				t.Fatalf("seed %d, hit %d (%v at %v): opened %v, want %v", seed, i, hit.Knock, hit.When, got, want)
 			}
@@ -952,7 +956,7 @@ func FuzzMatcher(f *testing.F) {
 			}
 			hits = append(hits, hit)
 			if slices.Contains(strays, hit.Knock) {
-				if got := openedBy(m, m.Stray(&hit)); len(got) > 0 {
+				if got := openedBy(m, m.stray(&hit, nowhereServed)); len(got) > 0 {
 					t.Fatalf("hit %d (%v): a stray packet opened %v", i, hit.Knock, got)
 				}
 				checkMatcher(t, m)
@@ -961,7 +965,7 @@ func FuzzMatcher(f *testing.F) {
 				continue
 			}
 			isCopy := slices.ContainsFunc(hits[:i], func(h Hit) bool { h.When = now; return h == hit })
-			got := openedBy(m, m.Observe(&hit))
+			got := openedBy(m, m.knock(&hit, nowhereServed))
 			checkMatcher(t, m)
 			want := exact.observe(&hit)
 			if plain && !slices.Equal(got, want) {
@@ -993,16 +997,16 @@ func FuzzMatcher(f *testing.F) {
 					t.Fatalf("hit %d (%v): opened %s without its sequence in time", i, hit.Knock, doors[d].Name)
 				}
 			}
-			if m.Attempts() > bound {
-				t.Fatalf("hit %d: got %d attempts, want at most %d", i, m.Attempts(), bound)
+			if m.live > bound {
+				t.Fatalf("hit %d: got %d attempts, want at most %d", i, m.live, bound)
 			}
-			if at, ok := m.NextEnd(); ok != (m.Attempts() > 0) || ok && at < now {
-				t.Fatalf("hit %d at %v: NextEnd says %v, %v with %d attempts", i, now, at, ok, m.Attempts())
+			if at, ok := m.NextEnd(); ok != (m.live > 0) || ok && at < now {
+				t.Fatalf("hit %d at %v: NextEnd says %v, %v with %d attempts", i, now, at, ok, m.live)
 			}
 		}
 		m.Expire(now + time.Hour)
-		if checkMatcher(t, m); m.Attempts() != 0 {
-			t.Errorf("got %d attempts an hour later, want none", m.Attempts())
+		if checkMatcher(t, m); m.live != 0 {
+			t.Errorf("got %d attempts an hour later, want none", m.live)
 		}
 	})
 }
@@ -1017,7 +1021,7 @@ func TestMatcherAllocatesNothing(t *testing.T) {
 			m := newMatcher(testDoors(t, fmt.Sprintf("[a] Sequence = 7000,8000,9000 | Seq_Timeout = %d", test.timeout)), maxAttempts)
 			n := 0
 			observe := func() {
-				m.Observe(&Hit{When: time.Duration(n) * time.Millisecond, From: numbered(n % 20000), Knock: Knock{7000, tcp}, Flags: flagSYN, Seq: uint32(n)})
+				m.Observe(&Hit{When: time.Duration(n) * time.Millisecond, From: numbered(n % 20000), Knock: Knock{7000, tcp}, Flags: flagSYN, Seq: uint32(n)}, nowhereServed)
 				n++
 			}
 			for range 40000 {
@@ -1026,13 +1030,13 @@ func TestMatcherAllocatesNothing(t *testing.T) {
 			if allocs := testing.AllocsPerRun(40000, observe); allocs != 0 {
 				t.Errorf("got %v allocations for a hit, want 0", allocs)
 			}
-			if m.Attempts() != test.want {
-				t.Errorf("got %d attempts, want %d", m.Attempts(), test.want)
+			if m.live != test.want {
+				t.Errorf("got %d attempts, want %d", m.live, test.want)
 			}
 			a := m.doors[0].Sequence
 			if allocs := testing.AllocsPerRun(1000, func() {
 				for _, knock := range a {
-					m.Observe(&Hit{When: time.Duration(n) * time.Millisecond, From: numbered(1 << 30), Knock: knock, Flags: flagSYN, Seq: uint32(n)})
+					m.Observe(&Hit{When: time.Duration(n) * time.Millisecond, From: numbered(1 << 30), Knock: knock, Flags: flagSYN, Seq: uint32(n)}, nowhereServed)
 					n++
 				}
 				m.Expire(time.Duration(n) * time.Millisecond)
@@ -1067,7 +1071,105 @@ func benchMatch(doors []*Door, sources int) func(b *testing.B) {
 			hit.From = numbered(n % sources)
 			hit.Knock = sequence[n/sources%len(sequence)]
 			hit.Seq = uint32(n)
-			m.Observe(&hit)
+			m.knock(&hit, nowhereServed)
+		}
+	}
+}
+
+// TestCountsLists asks for hits on links of two doors that share a knock.
+func TestCountsLists(t *testing.T) {
+	m := newMatcher([]*Door{{Sequence: []Knock{{7000, tcp}}, List: 1}, {Sequence: []Knock{{7000, tcp}}, List: 2}}, 1)
+	for _, test := range []struct {
+		outside uint64
+		want    bool
+	}{{^uint64(1), false}, {^uint64(2), true}, {^uint64(4), true}, {^uint64(6), true}, {^uint64(8), false}} {
+		if got := m.counts(&Hit{Knock: Knock{7000, tcp}, Outside: test.outside}); got != test.want {
+			t.Errorf("outside of %b: got %v, want %v", test.outside, got, test.want)
+		}
+	}
+}
+
+// TestCountsAllow asks for hits of sources that only one of two doors that share a knock is for.
+func TestCountsAllow(t *testing.T) {
+	m := newMatcher(testDoors(t, "[a] Sequence = 1,2 | Allow = 192.0.2.0/24\n[b] Sequence = 1,3\n[c] Sequence = 4 | Allow = 192.0.2.0/24"), 1)
+	for _, tt := range []struct {
+		from  string
+		knock Knock
+		want  bool
+	}{
+		{"192.0.2.7", Knock{1, tcp}, true},
+		{"198.51.100.7", Knock{1, tcp}, true},
+		{"198.51.100.7", Knock{2, tcp}, false},
+		{"198.51.100.7", Knock{4, tcp}, false},
+	} {
+		h := testHit(0, tt.from, tt.knock, 1)
+		if got := m.counts(&h); got != tt.want {
+			t.Errorf("%v from %s counts: got %v, want %v", tt.knock, tt.from, got, tt.want)
+		}
+	}
+}
+
+// TestCountsTargets asks for hits on this host and on a Target: each door's own address and flags.
+func TestCountsTargets(t *testing.T) {
+	there := netip.MustParseAddr("203.0.113.9")
+	m := newMatcher([]*Door{
+		{Sequence: []Knock{{7000, tcp}}, Flags: TCPFlags{flagSYN, flagSYN}},
+		{Sequence: []Knock{{7000, tcp}, {7001, udp}}, Target: there},
+	}, 1)
+	for _, tt := range []struct {
+		knock  Knock
+		flags  uint8
+		routed bool
+		want   bool
+	}{
+		{Knock{7000, tcp}, flagSYN, false, true},
+		{Knock{7000, tcp}, flagACK, false, false},
+		{Knock{7000, tcp}, flagACK, true, true},
+		{Knock{7001, udp}, 0, false, false},
+		{Knock{7001, udp}, 0, true, true},
+	} {
+		h := &Hit{Knock: tt.knock, Flags: tt.flags, Routed: tt.routed}
+		if tt.routed {
+			h.To = there.As16()
+		}
+		if got := m.counts(h); got != tt.want {
+			t.Errorf("%v with flags %s, routed %v, counts: got %v, want %v", tt.knock, h.flags(), tt.routed, got, tt.want)
+		}
+	}
+}
+
+// TestMatcherAsks whether something listens at a port, only where that makes a difference.
+func TestMatcherAsks(t *testing.T) {
+	const plain, strict = "[a] Sequence = 7000,8000 | TCPFlags = syn,!ack", "[a] Sequence = 7000,8000 | Decoys = no | Strict = yes"
+	for _, tt := range []struct {
+		name, door string
+		knock      Knock
+		flags      uint8
+		served     bool
+		want       Verdict
+		asked      int
+	}{
+		{"a knock", plain, Knock{7000, tcp}, flagSYN, true, Counted, 0},
+		{"a knock with other flags", plain, Knock{7000, tcp}, flagACK, false, Ignored, 0},
+		{"no decoy", plain, Knock{7033, tcp}, flagSYN, false, Ignored, 0},
+		{"a decoy of the other protocol", plain, Knock{7001, udp}, 0, false, Ignored, 0},
+		{"a decoy", plain, Knock{7032, tcp}, flagSYN, false, Stray, 1},
+		{"a decoy that is served", plain, Knock{7032, tcp}, flagSYN, true, Ignored, 1},
+		{"any port, with a strict door", strict, Knock{22, tcp}, flagSYN, false, Stray, 1},
+		{"one that is served", strict, Knock{22, tcp}, flagSYN, true, Ignored, 1},
+		{"a packet of a connection", strict, Knock{22, tcp}, flagACK, false, Ignored, 0},
+	} {
+		m := newMatcher(testDoors(t, tt.door), 8)
+		asked := 0
+		hit := Hit{From: numbered(1), Knock: tt.knock, Flags: tt.flags}
+		got, _ := m.Observe(&hit, func(k Knock) bool {
+			if asked++; k != tt.knock {
+				t.Errorf("%s: asked for %v", tt.name, k)
+			}
+			return tt.served
+		})
+		if got != tt.want || asked != tt.asked {
+			t.Errorf("%s: got %d after %d questions, want %d after %d", tt.name, got, asked, tt.want, tt.asked)
 		}
 	}
 }
@@ -1075,12 +1177,12 @@ func benchMatch(doors []*Door, sources int) func(b *testing.B) {
 // TestMatcherTarget knocks on a host behind this one, and on this one, at doors with one sequence.
 func TestMatcherTarget(t *testing.T) {
 	runScript(t, newMatcher(testDoors(t, "[here] Sequence = 7000,8000\n[there] Sequence = 7000,8000 | Target = 203.0.113.9\n[six] Sequence = 7000,8000 | Target = 2001:db8::9"), 64), `
-		+0s 192.0.2.7 7000 to=192.0.2.1       => here stage 1, six elsewhere, there elsewhere
-		+0s 192.0.2.7 8000 routed=203.0.113.9 => here elsewhere
-		+0s 192.0.2.7 7000 routed=203.0.113.9 => here elsewhere, six elsewhere, there stage 1
-		+0s 192.0.2.7 8000 to=192.0.2.1       => here opens, there elsewhere
-		+0s 192.0.2.7 8000 routed=203.0.113.9 => here elsewhere, there opens
-		+0s 2001:db8::7 7000 routed=2001:db8::9 => here elsewhere, six stage 1, there elsewhere
+		+0s 192.0.2.7 7000 to=192.0.2.1       => here stage 1, six unheard, there unheard
+		+0s 192.0.2.7 8000 routed=203.0.113.9 => here unheard
+		+0s 192.0.2.7 7000 routed=203.0.113.9 => here unheard, six unheard, there stage 1
+		+0s 192.0.2.7 8000 to=192.0.2.1       => here opens, there unheard
+		+0s 192.0.2.7 8000 routed=203.0.113.9 => here unheard, there opens
+		+0s 2001:db8::7 7000 routed=2001:db8::9 => here unheard, six stage 1, there unheard
 		+0s 2001:db8::7 8000 routed=2001:db8::9 => six opens`)
 	runScript(t, newMatcher(testDoors(t, "[here] Sequence = 7000\n[mine] Sequence = 7000 | Target = 192.0.2.1"), 64), `
 		+0s 192.0.2.7 7000 to=192.0.2.1 => here opens, mine opens`)
@@ -1182,7 +1284,7 @@ func TestMatcherAdoptsOrder(t *testing.T) {
 	m.adopt(old)
 	hit := testHit(0, "192.0.2.7", Knock{3, tcp}, 9)
 	var opened []string
-	for _, s := range m.Observe(&hit) {
+	for _, s := range m.knock(&hit, nowhereServed) {
 		opened = append(opened, s.Door.Name)
 	}
 	if want := []string{"b", "a"}; !slices.Equal(opened, want) {
@@ -1273,9 +1375,9 @@ func TestMatcherScans(t *testing.T) {
 		{"Allow", abc + " | Allow = 192.0.2.0/24,2001:db8::/32", `
 			+0s 192.0.2.7    7000  => a stage 1
 			+1s 192.0.2.7    ~7001 =>
-			+2s 198.51.100.7 7000  => a elsewhere
+			+2s 198.51.100.7 7000  => a unheard
 			+2s 2001:db8::7  7000  => a stage 1
-			+2s 2001:db9::7  7000  => a elsewhere
+			+2s 2001:db9::7  7000  => a unheard
 			+3s 198.51.100.7 ~7001 =>
 			+4s 192.0.2.7    8000  => a stage 2`},
 		{"after an opening", abc, `
@@ -1357,17 +1459,14 @@ func TestScansOpenNothing(t *testing.T) {
 			}
 			now += pace
 			hit := Hit{When: now, From: numbered(1), Knock: Knock{port, tcp}, Flags: flagSYN, Seq: uint32(i)}
-			steps := m.Stray
-			if slices.Contains(d.Sequence, hit.Knock) {
-				steps = m.Observe
-			}
-			if len(openedBy(m, steps(&hit))) > 0 {
+			_, steps := m.Observe(&hit, nowhereServed)
+			if len(openedBy(m, steps)) > 0 {
 				t.Fatalf("%v within %v opens at pace %v, down %v", d.sequence(), d.SeqTimeout, pace, down)
 			}
 		}
 		for i, k := range d.Sequence {
 			hit := Hit{When: now, From: numbered(2), Knock: k, Flags: flagSYN, Seq: uint32(i)}
-			if opened := len(openedBy(m, m.Observe(&hit))) > 0; opened != (i == n-1) {
+			if opened := len(openedBy(m, m.knock(&hit, nowhereServed))) > 0; opened != (i == n-1) {
 				t.Fatalf("%v: knock %d from elsewhere: opened is %v", d.sequence(), i, opened)
 			}
 		}

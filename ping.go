@@ -27,9 +27,9 @@ func ping(e env, args []string) error {
 	if err != nil {
 		return err
 	}
-	p := &pinging{env: e, pingOptions: o, to: netip.AddrPortFrom(addresses[0], o.verify), heard: make(chan *heard), slots: make([]pinged, pingSlots)}
+	p := &pinger{env: e, pingOptions: o, to: netip.AddrPortFrom(addresses[0], o.port), heard: make(chan *heard), slots: make([]pingPacket, pingSlots)}
 	if err := p.openRaw(); err == errNoRaw && o.flags == flagSYN {
-		fmt.Fprintf(e.stderr, "%s ping: raw packets need %s: connections are timed instead\n", e.name, rawNeeds)
+		fmt.Fprintf(e.stderr, "%s ping: raw packets need %s: connections are timed instead\n", e.name, rawNeeds())
 		p.send = p.connect
 	} else if err != nil {
 		return err

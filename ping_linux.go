@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"syscall"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -13,7 +12,7 @@ import (
 // openRaw has the packets sent by a raw socket, and a goroutine hear what comes of them. Their source ports are a run
 // of pingSlots ports, below those that Linux takes for connections (ip_local_port_range), and seldom those of another
 // ping.
-func (p *pinging) openRaw() error {
+func (p *pinger) openRaw() error {
 	first := uint16(4096 + randomNumber()%24576)
 	is6 := p.to.Addr().Is6()
 	raw, err := openRaw(p.to.Addr(), p.from, pingFilter(is6, p.to.Port(), first))
@@ -27,7 +26,7 @@ func (p *pinging) openRaw() error {
 		return os.NewSyscallError("setsockopt", err)
 	}
 	p.send = func(slot int) error { return raw.send(first+uint16(slot), p.to.Port(), p.flags) }
-	l := &pingListener{pinging: p, raw: raw, first: first}
+	l := &pingListener{pinger: p, raw: raw, first: first}
 	go l.listen()
 	return nil
 }
@@ -53,7 +52,7 @@ func pingFilter(is6 bool, port, first uint16) []bpf.Instruction {
 
 // pingListener hears what comes of the packets from a run of ports.
 type pingListener struct {
-	*pinging
+	*pinger
 	raw   *rawTCP
 	first uint16
 }
@@ -71,7 +70,7 @@ func (l *pingListener) listen() {
 		if e, ok := readError(l.raw.fd, b); ok && binary.BigEndian.Uint16(b[portOffDestination:]) == l.to.Port() {
 			l.tell(&heard{failed: fmt.Sprint(e), answer: answer{port: binary.BigEndian.Uint16(b[portOffSource:])}})
 		}
-		n, oobLen, _, _, err := syscall.Recvmsg(l.raw.fd, b, oob, unix.MSG_DONTWAIT)
+		n, oobLen, _, _, err := unix.Recvmsg(l.raw.fd, b, oob, unix.MSG_DONTWAIT)
 		// Else there is none, or the error has been read from its queue.
 		if err == nil && parseAnswer(b[:n], l.to, hopLimit(oob[:oobLen]), &h.answer) {
 			l.tell(h)
@@ -82,13 +81,13 @@ func (l *pingListener) listen() {
 // tell gives what was heard for a packet from one of our ports.
 func (l *pingListener) tell(h *heard) {
 	if h.slot = int(h.port) - int(l.first); h.slot >= 0 && h.slot < pingSlots {
-		l.pinging.heard <- h
+		l.pinger.heard <- h
 	}
 }
 
 // hopLimit is what a packet of IPv6 has come with (ipv6(7), IPV6_RECVHOPLIMIT), or 0.
 func hopLimit(oob []byte) int {
-	messages, _ := syscall.ParseSocketControlMessage(oob)
+	messages, _ := unix.ParseSocketControlMessage(oob)
 	for _, m := range messages {
 		if m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_HOPLIMIT && len(m.Data) >= 4 {
 			return int(binary.NativeEndian.Uint32(m.Data))

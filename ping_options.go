@@ -15,7 +15,7 @@ const (
 	maxPings            = 1 << 30
 )
 
-// pingOptions are knock's as far as they say where to, verify being the port, and others.
+// pingOptions are knock's as far as they say where to send packets, and others.
 type pingOptions struct {
 	knockOptions
 	count    int // 0: no end
@@ -23,7 +23,7 @@ type pingOptions struct {
 }
 
 func (o *pingOptions) options() []option {
-	o.verify, o.interval = defaultPingPort, defaultPingInterval
+	o.port, o.interval = defaultPingPort, defaultPingInterval
 	opts := []option{
 		{'c', "count", "N", "end after N packets", o.setCount},
 		{'i', "interval", "SECONDS", "time between two packets (default 1), or uN for N microseconds", o.setInterval},

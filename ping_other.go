@@ -2,4 +2,4 @@
 
 package main
 
-func (*pinging) openRaw() error { return errNoRaw }
+func (*pinger) openRaw() error { return errNoRaw }

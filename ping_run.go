@@ -21,21 +21,21 @@ const (
 // inMS are milliseconds as in 0.3.
 func inMS(d time.Duration) string { return fmt.Sprintf("%.1f", d.Seconds()*1000) }
 
-// pinging is one call of ping.
-type pinging struct {
+// pinger is one call of ping.
+type pinger struct {
 	env
 	pingOptions
 	to    netip.AddrPort
 	send  func(slot int) error // sends a packet, or begins a connection
 	heard chan *heard          // what came of them; nobody waits for it after the end
-	slots []pinged             // used in turn
+	slots []pingPacket         // used in turn
 
 	sent, received   int
 	least, most, sum time.Duration
 }
 
-// pinged is a packet that was sent.
-type pinged struct {
+// pingPacket is a packet that was sent.
+type pingPacket struct {
 	seq      int
 	at       time.Duration // 0: none was sent
 	received bool
@@ -51,7 +51,7 @@ type heard struct {
 }
 
 // run sends and shows, until all have answered, or the time is up, or somebody ends it.
-func (p *pinging) run() {
+func (p *pinger) run() {
 	ends := make(chan os.Signal, 1)
 	signal.Notify(ends, os.Interrupt, syscall.SIGTERM)
 	for p.count == 0 || p.sent < p.count {
@@ -65,7 +65,7 @@ func (p *pinging) run() {
 			case <-next:
 				next = nil
 			case h := <-p.heard:
-				p.take(h)
+				p.show(h)
 			case <-ends:
 				return
 			}
@@ -73,17 +73,17 @@ func (p *pinging) run() {
 	}
 }
 
-func (p *pinging) transmit() {
+func (p *pinger) transmit() {
 	slot := p.sent % pingSlots
-	p.slots[slot] = pinged{seq: p.sent, at: p.now()}
+	p.slots[slot] = pingPacket{seq: p.sent, at: p.now()}
 	p.sent++
 	if err := p.send(slot); err != nil {
-		p.take(&heard{slot: slot, failed: err.Error()})
+		p.show(&heard{slot: slot, failed: err.Error()})
 	}
 }
 
-// take shows what came of a packet. Of each packet it shows two lines at most, so that nobody can flood the screen.
-func (p *pinging) take(h *heard) {
+// show prints what came of a packet. Of each packet it shows two lines at most, so that nobody can flood the screen.
+func (p *pinger) show(h *heard) {
 	s := &p.slots[h.slot]
 	rtt, duplicate := h.at-s.at, ""
 	switch {
@@ -112,7 +112,7 @@ func (p *pinging) take(h *heard) {
 }
 
 // connect begins a connection in place of a packet.
-func (p *pinging) connect(slot int) error {
+func (p *pinger) connect(slot int) error {
 	go func() {
 		conn, came := connect(context.Background(), p.to, p.from, lastPatience)
 		h := &heard{slot: slot, at: p.now()}

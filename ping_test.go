@@ -126,8 +126,8 @@ func TestPingUnanswered(t *testing.T) {
 			w.must(w.host.run(tt.tool, append([]string{"-w", "-A", "INPUT", "-p", "tcp", "--dport", "80"}, rule...)...))
 			began := time.Now()
 			r := w.ping(0, "-c2", "-i0.1", host)
-			if took := time.Since(began); took < 1100*time.Millisecond || took > 3*time.Second {
-				t.Errorf("it took %v, want 0.1 s to the last packet, and 1 s behind it", took)
+			if took := time.Since(began); took < 1100*time.Millisecond || took > 20*time.Second {
+				t.Errorf("it took %v, want 0.1 s to the last packet, and 1 s after it", took)
 			}
 			w.wantCall(r, 1, fmt.Sprintf(`PING %s \(%s\): S set, %d headers \+ 0 data bytes\n`, host, host, headers)+lines+statisticOf(host, 2, 0, 100), "")
 			w.must(w.host.run(tt.tool, "-w", "-F", "INPUT"))
@@ -206,7 +206,7 @@ func TestPingEnds(t *testing.T) {
 	}{{unix.SIGINT, "80", 0}, {unix.SIGTERM, "80", 0}, {unix.SIGINT, "83", 1}} {
 		w.must(w.host.run("iptables", "-w", "-A", "INPUT", "-p", "tcp", "--dport", "83", "-j", "DROP"))
 		out := new(said)
-		cmd := sesame("sesame", "ping", "-p", tt.port, hostAddr)
+		cmd := sesame("sesame", "ping", "-i", "600", "-p", tt.port, hostAddr)
 		cmd.Stdout, cmd.Stderr = out, out
 		w.must(w.clients[0].start(cmd))
 		w.Cleanup(func() {
@@ -221,19 +221,18 @@ func TestPingEnds(t *testing.T) {
 		}
 		w.eventually("the line "+line, func() bool { return strings.Contains(out.String(), line) })
 		if tt.status != 0 { // it must follow signals from then on
-			w.eventually("a second packet is sent", func() bool {
+			w.eventually("a packet is sent", func() bool {
 				n, err := w.host.output("iptables", "-w", "-nvxL", "INPUT")
-				return err == nil && regexp.MustCompile(`(?m)^ +[2-9] `).MatchString(n)
+				return err == nil && regexp.MustCompile(`(?m)^ +1 `).MatchString(n)
 			})
 		}
 		began := time.Now()
 		w.must(cmd.Process.Signal(tt.signal))
 		status := exitStatus(cmd.Wait())
-		if took := time.Since(began); took > 900*time.Millisecond {
+		if took := time.Since(began); took > time.Minute { // which is long before the next packet
 			t.Errorf("%v: it took %v", tt.signal, took)
 		}
-		// Of one packet a second, not many have been sent.
-		if !regexp.MustCompile(`(?s)^PING .*\n--- 10\.9\.0\.1 ping statistic ---\n[1-9] packets transmitted, `).MatchString(out.String()) || status != tt.status {
+		if !regexp.MustCompile(`(?s)^PING .*\n--- 10\.9\.0\.1 ping statistic ---\n1 packets transmitted, `).MatchString(out.String()) || status != tt.status {
 			t.Errorf("%v: got status %d and %q", tt.signal, status, out)
 		}
 	}
@@ -279,7 +278,7 @@ func TestPingFlood(t *testing.T) {
 		t.Errorf("it took %s KB", peak[1])
 	}
 	status := exitStatus(cmd.Wait())
-	if took := time.Since(began); took > 8*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	if !strings.Contains(out.String(), fmt.Sprintf("\n%d packets transmitted, ", count)) || status != 0 {
@@ -290,13 +289,13 @@ func TestPingFlood(t *testing.T) {
 	}
 }
 
-// TestPingTake has answers come late, twice, and behind an error: each counts for its own packet, and once.
-func TestPingTake(t *testing.T) {
+// TestPingShow has answers come late, twice, and behind an error: each counts for its own packet, and once.
+func TestPingShow(t *testing.T) {
 	var out bytes.Buffer
-	p := &pinging{env: env{stdout: &out}, slots: make([]pinged, pingSlots), sent: 3}
+	p := &pinger{env: env{stdout: &out}, slots: make([]pingPacket, pingSlots), sent: 3}
 	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 	for seq := range 3 {
-		p.slots[seq] = pinged{seq: seq, at: ms(1000 * (seq + 1))}
+		p.slots[seq] = pingPacket{seq: seq, at: ms(1000 * (seq + 1))}
 	}
 	is := answer{text: "T", window: "W "}
 	for _, h := range []heard{
@@ -310,7 +309,7 @@ func TestPingTake(t *testing.T) {
 		{slot: 7, at: ms(4001), answer: is}, // never sent
 		{slot: 7, at: ms(4001), failed: "host unreachable"},
 	} {
-		p.take(&h)
+		p.show(&h)
 	}
 	const want = `T seq=2 W rtt=1.0 ms
 T seq=0 W rtt=2501.0 ms

@@ -228,7 +228,7 @@ func (r *Reader) take(f *Frame) {
 	}
 	r.hit.When, r.hit.Link = r.batchTime, f.Link
 	// A frame can come twice: on a bridge's port and on the bridge, on a VLAN's parent and on the VLAN.
-	if r.hit.Elsewhere = link.elsewhere(f, r.hit.To); r.hit.Elsewhere == nowhere {
+	if r.hit.Outside = link.frameOutside(f, r.hit.To); r.hit.Outside == allLists {
 		r.ignored(f, "the bridge's or the VLAN's own link shows it again")
 		return
 	}
@@ -243,15 +243,11 @@ func (r *Reader) take(f *Frame) {
 		r.ignored(f, "its source is a loopback address, and it came by wire")
 		return
 	}
-	var steps []Step
-	switch {
-	case r.plan.spec.lets(&r.hit):
+	verdict, steps := r.plan.matcher.Observe(&r.hit, r.isServed)
+	switch verdict {
+	case Counted:
 		r.counts.Hits++
-		r.hit.Served = r.plan.spec.Strict && r.isServed(r.hit.Knock)
-		steps = r.plan.matcher.Observe(&r.hit)
-	case r.plan.spec.stray(&r.hit) && !r.isServed(r.hit.Knock):
-		steps = r.plan.matcher.Stray(&r.hit)
-	default:
+	case Ignored:
 		if r.debug != nil {
 			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not for its source, at this address or interface, or with these flags (%s)",
 				r.hit.Knock, r.hit.flags()))
@@ -338,7 +334,7 @@ func (r *Reader) explain(steps []Step) {
 			why = fmt.Sprintf("Seq_Timeout is over, and %v did not come: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case Unfit:
 			why = "TCPFlags do not fit: ignored"
-		case Elsewhere:
+		case Unheard:
 			why = "it is to another address than this door's, or on another interface, or its source is not in Allow: ignored"
 		case Cooling:
 			why = "Seq_Cooldown is not over: ignored"

@@ -160,7 +160,7 @@ func TestReaderTimeout(t *testing.T) {
 	}
 	r.plan.matcher = newMatcher([]*Door{{Sequence: []Knock{{7000, tcp}, {8000, tcp}}, SeqTimeout: time.Second}}, 16)
 	hit := testSYN4.hit()
-	r.plan.matcher.Observe(&hit)
+	r.plan.matcher.Observe(&hit, nowhereServed)
 	now = 250 * time.Millisecond
 	if got := r.timeout(); got != 751 {
 		t.Errorf("with an attempt that ends in 750 ms: got %d, want 751", got)

@@ -331,8 +331,8 @@ func TestStopWithThreeDoorsOpen(t *testing.T) {
 	}
 	began := time.Now()
 	d.stop()
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("stopping took %v", took)
+	if took := time.Since(began); took >= stopDeadline {
+		t.Errorf("stopping took %v: it waited in vain for something", took)
 	}
 	for i := range w.clients {
 		w.wantPort(i, hostSSH, filtered)
@@ -386,8 +386,8 @@ func TestAwkwardCommands(t *testing.T) {
 
 	began := time.Now()
 	d.stop()
-	if took := time.Since(began); took < 9*time.Second || took > 12*time.Second {
-		t.Errorf("stopping with a stop command that hangs took %v, want 10 s", took)
+	if took := time.Since(began); took < stopDeadline {
+		t.Errorf("stopping with a stop command that hangs took %v, want %v", took, stopDeadline)
 	}
 	if want := "stop hangs: command did not end within 10s: echo "; !strings.Contains(d.logged(), want) {
 		t.Errorf("log lacks %q", want)
@@ -439,10 +439,10 @@ func TestReloadUnderTraffic(t *testing.T) {
 		w.knock(0, "-d0", hostAddr, "7000", "8000")
 		return opened() > before
 	})
-	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.cmd.Process.Pid))
-	if err != nil || len(fds) > 20 {
-		t.Errorf("open files after 40 reloads: got %d, %v, want few", len(fds), err)
-	}
+	w.eventually("few open files, once the commands have ended", func() bool {
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.cmd.Process.Pid))
+		return err == nil && len(fds) <= 20
+	})
 	d.stop()
 }
 
@@ -555,11 +555,7 @@ func TestBusyDoorBesideAnother(t *testing.T) {
 		x.send(b)
 	}
 	w.knock(0, "-d20", hostAddr, "7000", "8000")
-	began := time.Now()
-	w.awaitPort(0, hostSSH, reached)
-	if took := time.Since(began); took > 3*time.Second {
-		t.Errorf("the other door opened after %v", took)
-	}
+	w.awaitPort(0, hostSSH, reached) // long before the flood's commands have run
 	if !strings.Contains(d.logged(), "10.9.0.2: ssh: OPEN SESAME") {
 		t.Error("the flood left no room for the other door's line")
 	}
@@ -596,10 +592,9 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	d.signal(unix.SIGTERM)
 	d.await("running command: exec sleep 7")
 	d.signal(unix.SIGINT)
-	began := time.Now()
 	d.wantExit(1)
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("the second signal took %v", took)
+	if n := strings.Count(d.logged(), "command took"); n != 1 {
+		t.Error("it waited for the stop command")
 	}
 }
 
@@ -617,7 +612,7 @@ func TestLiveConnection(t *testing.T) {
 				w.must(w.host.run("iptables", "-A", "INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "ACCEPT"))
 			}
 			w.hide()
-			d := w.serve(sshDoor("ssh", "7000,8000", 1, "tcpflags = syn"))
+			d := w.serve(sshDoor("ssh", "7000,8000", 3, "tcpflags = syn"))
 			w.knock(0, "-d20", hostAddr, "7000", "8000")
 			d.await("command took")
 			var conn net.Conn

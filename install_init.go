@@ -1,0 +1,96 @@
+//go:build linux
+
+package main
+
+import (
+	_ "embed"
+	"os"
+	"path/filepath"
+)
+
+// What install puts in place, beside the program itself.
+var (
+	//go:embed dist/knockd.conf
+	exampleConfig string
+	//go:embed dist/sesame.service
+	systemdUnit string
+	//go:embed dist/knockd.service
+	systemdForward string
+	//go:embed dist/openwrt/sesame.init
+	procdScript string
+	//go:embed dist/openwrt/sesame.config
+	uciExample string
+	//go:embed dist/openwrt/sesame.nft
+	fw4Include string
+	//go:embed dist/sesame.openrc
+	openrcScript string
+	//go:embed dist/sesame.sysv
+	sysvScript string
+	//go:embed dist/knockd.sysv
+	sysvForward string
+)
+
+// initSystem is what starts the daemon.
+type initSystem struct {
+	name, sign string // it runs here if the file sign is there
+	prefix     string
+	items      []item
+	enabled    []string // links that stand for it being enabled, as patterns
+	run        []string // after a change; nil: nothing
+	stop       string   // how a person stops the daemon
+	next       string   // lines that are left to a person
+}
+
+// Debian's package stops the service that it knows by its name at each upgrade, and starts nothing. So ours has another
+// name, and what stands under the package's forwards to it.
+const (
+	knockdInitScript = "/etc/init.d/knockd"
+	wantedUnits      = "/etc/systemd/system/multi-user.target.wants/"
+	knockdDropIns    = "/etc/systemd/system/knockd.service.d"
+)
+
+var initSystems = []initSystem{
+	{"systemd", "/run/systemd/system", "/usr/local", []item{
+		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
+		{kindFile, "/etc/systemd/system/sesame.service", systemdUnit, 0o644, ""},
+		{kindFile, "/etc/systemd/system/knockd.service", systemdForward, 0o644, ""},
+	}, []string{wantedUnits + "sesame.service", wantedUnits + "knockd.service"}, []string{"systemctl", "daemon-reload"},
+		"systemctl stop sesame", "systemctl stop knockd\n  systemctl enable sesame\n  systemctl restart sesame"},
+	{"procd", "/sbin/procd", "/usr", []item{
+		{kindExample, "/etc/config/sesame", uciExample, 0o600, ""},
+		{kindFile, "/etc/init.d/sesame", procdScript, 0o755, ""},
+		{kindFile, "/usr/share/nftables.d/chain-pre/input/sesame.nft", fw4Include, 0o644, ""},
+	}, []string{"/etc/rc.d/S19sesame", "/etc/rc.d/K90sesame"}, nil,
+		"/etc/init.d/sesame stop", "/etc/init.d/firewall reload\n  /etc/init.d/sesame enable\n  /etc/init.d/sesame restart"},
+	{"openrc", "/run/openrc", "/usr/local", []item{
+		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
+		{kindFile, "/etc/init.d/sesame", openrcScript, 0o755, ""},
+	}, []string{"/etc/runlevels/boot/sesame"}, nil,
+		"rc-service sesame stop", "rc-update add sesame boot\n  rc-service sesame restart"},
+	{"busybox", "/etc/inittab", "/usr", []item{
+		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
+		{kindFile, "/etc/init.d/sesame", sysvScript, 0o755, ""},
+	}, nil, nil,
+		"take its line out of /etc/inittab and kill -HUP 1, or /etc/init.d/sesame stop",
+		"echo ::respawn:/usr/sbin/knockd --keep /var/lib/sesame/good.conf >> /etc/inittab\n  kill -HUP 1"},
+	{"sysv", "/etc/inittab", "/usr/local", []item{
+		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
+		{kindFile, "/etc/init.d/sesame", sysvScript, 0o755, ""},
+		{kindFile, knockdInitScript, sysvForward, 0o755, ""},
+	}, []string{"/etc/rc?.d/[SK]??sesame"}, nil,
+		"/etc/init.d/sesame stop", "update-rc.d sesame defaults\n  /etc/init.d/sesame restart"},
+	{"none", "/", "/usr/local", []item{
+		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
+	}, nil, nil, "kill it", "/usr/local/sbin/knockd -d"},
+}
+
+// runs is whether this machine is started by it.
+func (s initSystem) runs() bool {
+	if s.name == "busybox" {
+		if init, _ := os.Readlink("/sbin/init"); filepath.Base(init) != "busybox" {
+			return false
+		}
+	}
+	_, err := os.Stat(s.sign)
+	return err == nil
+}
