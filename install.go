@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -174,12 +175,8 @@ func (m serviceManager) runs() bool {
 
 func install(e env, args []string) error {
 	var o installOptions
-	rest, err := getopt(args, o.options())
-	if err != nil {
+	if err := onlyOptions(args, o.options(), ""); err != nil {
 		return err
-	}
-	if len(rest) > 0 {
-		return usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
 	}
 	i, err := newInstaller(e, o)
 	if err != nil {
@@ -250,18 +247,19 @@ func sumOf(text string) string { return strings.TrimSpace(checksum(text)) }
 // sumOfFile is the same for a file, of which no more than a part is in memory at once.
 func sumOfFile(path string) (sum string, err error) {
 	h := fnv.New64a()
-	err = pour(h, path)
+	err = copyFile(h, path)
 	return fmt.Sprintf("%016x", h.Sum64()), err
 }
 
-// pour copies a file.
-func pour(to io.Writer, path string) error {
+// copyFile copies a file.
+func copyFile(to io.Writer, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return copyAll(to, f)
+	_, err = io.Copy(to, f)
+	return err
 }
 
 // moved is a text that names the daemon, for where it is to be.
@@ -294,7 +292,7 @@ func (i *installer) put(things []thing) (err error) {
 		}
 		for _, t := range append(i.missing(t.path, todo), t) {
 			todo = append(todo, t)
-			record = append(without(record, t), t)
+			record = append(slices.DeleteFunc(slices.Clone(record), t.same), t)
 		}
 	}
 	if !i.dryRun {
@@ -347,15 +345,8 @@ func (t thing) String() string {
 	return "put " + t.path
 }
 
-// without is the list without what it has of a thing.
-func without(things []thing, t thing) (rest []thing) {
-	for _, k := range things {
-		if k.path != t.path || k.kind != t.kind {
-			rest = append(rest, k)
-		}
-	}
-	return rest
-}
+// same is whether two things have the same place.
+func (t thing) same(other thing) bool { return t.path == other.path && t.kind == other.kind }
 
 // missing are the folders above a path that are not there yet, and that are not about to be made.
 func (i *installer) missing(path string, made []thing) (dirs []thing) {
@@ -364,7 +355,7 @@ func (i *installer) missing(path string, made []thing) (dirs []thing) {
 		return nil
 	}
 	t := thing{kind: kindDir, path: dir, sum: "-"}
-	if len(without(made, t)) < len(made) {
+	if slices.ContainsFunc(made, t.same) {
 		return nil
 	}
 	return append(i.missing(dir, made), t)
@@ -373,10 +364,8 @@ func (i *installer) missing(path string, made []thing) (dirs []thing) {
 // look says why a thing is not to be put in place, or "". It is an error if something is in the way.
 func (i *installer) look(t thing) (why string, err error) {
 	was := ""
-	for _, k := range i.known {
-		if k.path == t.path && k.kind == t.kind {
-			was = k.sum
-		}
+	if n := slices.IndexFunc(i.known, t.same); n >= 0 {
+		was = i.known[n].sum
 	}
 	sum, err := i.present(t)
 	switch {
@@ -451,7 +440,7 @@ func writeStaged(path string, text *string, mode fs.FileMode) error {
 		return err
 	}
 	if text == nil {
-		err = pour(f, thisProgram)
+		err = copyFile(f, thisProgram)
 	} else {
 		_, err = f.WriteString(*text)
 	}
@@ -469,8 +458,7 @@ func writeStaged(path string, text *string, mode fs.FileMode) error {
 
 // unstage removes what did not come to its place: folders that are in use stay.
 func (i *installer) unstage(todo []thing) {
-	for n := range todo {
-		t := todo[len(todo)-1-n]
+	for _, t := range slices.Backward(todo) {
 		if t.kind == kindDir {
 			_ = unix.Rmdir(i.destdir + t.path)
 		} else {
@@ -537,7 +525,7 @@ func (i *installer) readManifest() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, line := range strings.Split(string(text), "\n") {
+	for line := range strings.SplitSeq(string(text), "\n") {
 		words := strings.Split(line, " ")
 		if line == "" {
 			continue
@@ -551,15 +539,10 @@ func (i *installer) readManifest() error {
 }
 
 func uninstall(e env, args []string) error {
-	var o installOptions
-	rest, err := getopt(args, helpOptions())
-	if err != nil {
+	if err := onlyOptions(args, helpOptions(), ""); err != nil {
 		return err
 	}
-	if len(rest) > 0 {
-		return usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
-	}
-	i, err := newInstaller(e, o)
+	i, err := newInstaller(e, installOptions{})
 	if err != nil {
 		return err
 	}
@@ -574,8 +557,8 @@ func uninstall(e env, args []string) error {
 	}
 	_ = os.Remove(keptOnRouter)
 	_ = unix.Rmdir(filepath.Dir(e.socket))
-	for n := range i.known {
-		if err := i.takeBack(i.known[len(i.known)-1-n]); err != nil {
+	for _, t := range slices.Backward(i.known) {
+		if err := i.takeBack(t); err != nil {
 			return err
 		}
 	}

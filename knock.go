@@ -16,15 +16,17 @@ import (
 // join copies standard input to the connection and what comes from it to standard output, until both have ended: for
 // ssh's ProxyCommand. When one of them ends, its other side is told so (a half-close), and the other one goes on.
 func (k *knocking) join(conn net.Conn) error {
+	// Plain streams: with splice(2) an error would not say which side has broken.
+	from, to := struct{ io.Reader }{conn}, struct{ io.Writer }{conn}
 	sent := make(chan error, 1)
 	go func() {
-		err := copyAll(conn, k.stdin)
+		_, err := io.Copy(to, k.stdin)
 		if half, ok := conn.(*net.TCPConn); ok {
 			_ = half.CloseWrite()
 		}
 		sent <- err
 	}()
-	if err := copyAll(k.stdout, conn); err != nil {
+	if _, err := io.Copy(k.stdout, from); err != nil {
 		return fmt.Errorf("joining standard output to the connection: %w", err)
 	}
 	if isTerminal(k.stdin) {
@@ -38,25 +40,6 @@ func (k *knocking) join(conn net.Conn) error {
 		return fmt.Errorf("joining standard input to the connection: %w", err)
 	}
 	return nil
-}
-
-// copyAll copies until from ends. io.Copy would, and is 60 KB in the file for a router.
-func copyAll(to io.Writer, from io.Reader) error {
-	b := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(b)
-		if n > 0 {
-			if _, err := to.Write(b[:n]); err != nil {
-				return err
-			}
-		}
-		switch {
-		case err == io.EOF:
-			return nil
-		case err != nil:
-			return err
-		}
-	}
 }
 
 func isTerminal(stream any) bool {
