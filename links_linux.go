@@ -1,12 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -328,7 +328,7 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 			}
 		}
 	}
-	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
+	slices.SortFunc(on, func(a, b *Link) int { return cmp.Compare(a.Index, b.Index) })
 	return on
 }
 
@@ -354,7 +354,7 @@ func defaultLinks(links map[int]*Link) (names []string) {
 			names = append(names, l.Name)
 		}
 	}
-	sort.SliceStable(names, func(i, j int) bool { return names[i] < names[j] })
+	slices.Sort(names)
 	return names
 }
 
@@ -367,7 +367,7 @@ func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
 			on = append(on, l)
 		}
 	}
-	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
+	slices.SortFunc(on, func(a, b *Link) int { return cmp.Compare(a.Index, b.Index) })
 	for _, l := range on {
 		s := LinkState{Name: l.Name, State: "down", Addresses: l.Addresses}
 		if l.Up {
