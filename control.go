@@ -212,13 +212,12 @@ func (c *Control) close() {
 func (c *Control) serve(asks chan<- Ask) {
 	for {
 		conn, err := c.listener.Accept()
-		if err != nil {
-			select {
-			case <-c.ended:
-				return
-			case <-time.After(100 * time.Millisecond): // no descriptor is left, say
-				continue
-			}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // no descriptor is left, say
+			time.Sleep(100 * time.Millisecond)
+			continue
 		}
 		text, err := c.reply(conn, asks)
 		word := "ok"

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -444,16 +445,7 @@ func writeStaged(path string, text *string, mode fs.FileMode) error {
 	} else {
 		_, err = f.WriteString(*text)
 	}
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	return err
+	return cmp.Or(err, f.Chmod(mode), f.Sync(), f.Close())
 }
 
 // unstage removes what did not come to its place: folders that are in use stay.
