@@ -129,8 +129,9 @@ func endLeftover(pid int, began uint64) bool {
 // the end: the number may be another's by then.
 func (p Process) end(sig syscall.Signal) { _ = syscall.Kill(-p.pid, sig) }
 
-// reap reports whether the shell has ended, and then frees its process. It does not wait, as exec.Cmd.Wait would: a
-// thread that waited for each command would bring the daemon to the process limit, where the Go runtime ends the program.
+// reap reports whether the shell has ended, and then frees its process. It does not wait, as exec.Cmd.Wait would, in a
+// thread for each command: that takes 25 KB for good, and brings the daemon to the process limit, where the Go runtime
+// ends the program.
 func (p Process) reap() bool {
 	var status syscall.WaitStatus
 	pid, err := syscall.Wait4(p.pid, &status, syscall.WNOHANG, nil)

@@ -138,7 +138,7 @@ func findProgram(name string, folders []string) (path string, err error) {
 		return path, errors.Unwrap(err) // which names the program, too
 	}
 	for _, dir := range folders {
-		if path, err = exec.LookPath(filepath.Join(dir, name)); filepath.IsAbs(path) && err == nil {
+		if path, err = exec.LookPath(filepath.Join(dir, name)); err == nil && filepath.IsAbs(dir) {
 			return path, nil
 		}
 	}
