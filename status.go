@@ -238,7 +238,8 @@ func (o OpenDoor) progress() string {
 
 func seconds(d time.Duration) int64 { return max(int64(d/time.Second), 0) }
 
-// columns prints rows of equal length, all columns but the last as wide as they need to be.
+// columns prints rows of equal length, all columns but the last as wide as they need to be. text/tabwriter would take a
+// tab in a name for the end of its column.
 func columns(rows [][]string) string {
 	var b strings.Builder
 	var widths []int
