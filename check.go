@@ -29,12 +29,8 @@ func (o *checkOptions) options() []option {
 // error as warnings. It changes nothing.
 func check(e env, args []string) error {
 	var o checkOptions
-	rest, err := getopt(args, o.options())
-	if err != nil {
+	if err := onlyOptions(args, o.options(), ": a file is named by -c"); err != nil {
 		return err
-	}
-	if len(rest) > 0 {
-		return usageError(fmt.Sprintf("%q is one argument too many: a file is named by -c", rest[0]))
 	}
 	c, err := openConfig(o.config)
 	if c == nil {
