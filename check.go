@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,12 +29,8 @@ func (o *checkOptions) options() []option {
 // error as warnings. It changes nothing.
 func check(e env, args []string) error {
 	var o checkOptions
-	rest, err := getopt(args, o.options())
-	if err != nil {
+	if err := onlyOptions(args, o.options(), ": a file is named by -c"); err != nil {
 		return err
-	}
-	if len(rest) > 0 {
-		return usageError(fmt.Sprintf("%q is one argument too many: a file is named by -c", rest[0]))
 	}
 	c, err := openConfig(o.config)
 	if c == nil {
@@ -190,7 +185,7 @@ func hostWarnings(c *Config) (warnings []string) {
 		for _, l := range links {
 			there = append(there, l.Name)
 		}
-		sort.SliceStable(there, func(i, j int) bool { return there[i] < there[j] })
+		slices.Sort(there)
 		for i, list := range c.lists(c.Interfaces) {
 			at := c.InterfaceLine
 			if i > 0 {

@@ -68,6 +68,7 @@ func quoteWords(words []string) (quoted []string) {
 
 // option is one command-line option in the manner of getopt_long(3), which knock and knockd use: short ones may be
 // joined (-vd100), options may come after positional arguments, and long names may be shortened while unambiguous.
+// Package flag has none of that.
 type option struct {
 	short byte // 0: it has no short name
 	long  string
@@ -152,6 +153,15 @@ func getopt(args []string, opts []option) (rest []string, err error) {
 		}
 	}
 	return rest, nil
+}
+
+// onlyOptions sets the options in args, where other arguments are a usageError: hint says how to give them.
+func onlyOptions(args []string, opts []option, hint string) error {
+	rest, err := getopt(args, opts)
+	if err == nil && len(rest) > 0 {
+		err = usageError(fmt.Sprintf("%q is one argument too many%s", rest[0], hint))
+	}
+	return err
 }
 
 func shortOption(c byte, opts []option) (option, bool) {

@@ -3,7 +3,8 @@
 package main
 
 import (
-	"cmp"
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +52,7 @@ const (
 // the number of bytes that follow, and then the text to show.
 type Control struct {
 	path     string
-	listener *os.File
+	listener *net.UnixListener
 	file     os.FileInfo // of the socket
 	ended    chan struct{}
 }
@@ -111,7 +112,7 @@ func listenControl(path string) (*Control, error) {
 	}
 	c := &Control{path: path, ended: make(chan struct{})}
 	if c.listener, err = listenUnix(path); err != nil {
-		return nil, fmt.Errorf("making the control socket: %w: -s names another", &os.PathError{Op: "listen", Path: path, Err: err})
+		return nil, fmt.Errorf("making the control socket: %w: -s names another", &os.PathError{Op: "listen", Path: path, Err: bare(err)})
 	}
 	if c.file, err = os.Lstat(path); err != nil {
 		_ = c.listener.Close()
@@ -120,41 +121,21 @@ func listenControl(path string) (*Control, error) {
 	return c, nil
 }
 
-// listenUnix is net.Listen for root alone. (net would cost a router 20 KB for kinds of listeners that nobody uses.)
-func listenUnix(path string) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
+// listenUnix is net.Listen for root alone, and Close leaves the file.
+func listenUnix(path string) (*net.UnixListener, error) {
 	// The file gets the mode of the socket's inode, less the umask (unix_bind in net/unix/af_unix.c): at no moment
 	// others can connect. A chmod of the file would be too late, and umask(2) is the whole process's.
-	if err = unix.Fchmod(fd, 0o600); err == nil {
-		if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
-			err = unix.Listen(fd, unix.SOMAXCONN)
-		}
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), path), nil // as it does not block, Close ends an accept
-}
-
-// accept waits for a client.
-func (c *Control) accept() (*os.File, error) {
-	raw, err := c.listener.SyscallConn()
+	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		_ = raw.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) })
+		return err
+	}}
+	l, err := config.Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, err
 	}
-	fd := -1
-	waited := raw.Read(func(listener uintptr) bool {
-		fd, _, err = syscall.Accept4(int(listener), syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
-		return err != syscall.EAGAIN
-	})
-	if err = cmp.Or(waited, err); err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), c.path), nil
+	listener := l.(*net.UnixListener)
+	listener.SetUnlinkOnClose(false)
+	return listener, nil
 }
 
 // socketPath checks the path of a socket, and makes it one that is not taken for a name without file (unix(7), abstract).
@@ -178,11 +159,11 @@ func lockFolder(folder string) (unlock func(), err error) {
 		return nil, fmt.Errorf("opening the control socket's folder: %w: -s names another socket", err)
 	}
 	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := lockFile(f)
 		if err == nil {
 			return func() { _ = f.Close() }, nil
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(began) > folderTime {
+		if !errors.Is(err, errLocked) || time.Since(began) > folderTime {
 			_ = f.Close()
 			return nil, fmt.Errorf("locking the control socket's folder %s: %w: -s names another socket", folder, err)
 		}
@@ -230,14 +211,13 @@ func (c *Control) close() {
 // daemon takes from asks, and waits for nothing here.
 func (c *Control) serve(asks chan<- Ask) {
 	for {
-		conn, err := c.accept()
-		if err != nil {
-			select {
-			case <-c.ended:
-				return
-			case <-time.After(100 * time.Millisecond): // no descriptor is left, say
-				continue
-			}
+		conn, err := c.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // no descriptor is left, say
+			time.Sleep(100 * time.Millisecond)
+			continue
 		}
 		text, err := c.reply(conn, asks)
 		word := "ok"
@@ -251,7 +231,7 @@ func (c *Control) serve(asks chan<- Ask) {
 }
 
 // reply reads a client's request and returns what to show.
-func (c *Control) reply(conn *os.File, asks chan<- Ask) (string, error) {
+func (c *Control) reply(conn net.Conn, asks chan<- Ask) (string, error) {
 	_ = conn.SetReadDeadline(time.Now().Add(controlTime))
 	line, err := readRequest(conn)
 	if err != nil {
@@ -280,18 +260,14 @@ func (c *Control) reply(conn *os.File, asks chan<- Ask) (string, error) {
 
 // readRequest reads one line, and not more than maxRequest bytes.
 func readRequest(r io.Reader) (line string, err error) {
-	buf := make([]byte, maxRequest)
-	for n := 0; n < len(buf); {
-		more, err := r.Read(buf[n:])
-		n += more
-		if line, _, whole := strings.Cut(string(buf[:n]), "\n"); whole {
-			return line, nil
-		}
-		if err != nil {
-			return "", fmt.Errorf("reading the request: %w", err)
-		}
+	b, err := bufio.NewReaderSize(r, maxRequest).ReadSlice('\n')
+	switch {
+	case errors.Is(err, bufio.ErrBufferFull):
+		return "", fmt.Errorf("a request has at most %d bytes", maxRequest)
+	case err != nil:
+		return "", fmt.Errorf("reading the request: %w", err)
 	}
-	return "", fmt.Errorf("a request has at most %d bytes", maxRequest)
+	return string(b[:len(b)-1]), nil
 }
 
 // ask gives the request to the daemon and waits for its answer.
@@ -333,12 +309,8 @@ func (o *statusOptions) options() []option {
 // showStatus prints what the daemon says of itself.
 func showStatus(e env, args []string) error {
 	var o statusOptions
-	rest, err := getopt(args, o.options())
-	if err != nil {
+	if err := onlyOptions(args, o.options(), ": -s names a socket"); err != nil {
 		return err
-	}
-	if len(rest) > 0 {
-		return usageError(fmt.Sprintf("%q is one argument too many: -s names a socket", rest[0]))
 	}
 	request := Request{}.String()
 	if o.json {

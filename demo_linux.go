@@ -33,12 +33,8 @@ const (
 // demo shows a hidden port open and close, in namespaces of its own: the machine's network, firewall, processes and
 // files are never touched, and the kernel takes everything away when the demo's first process ends, however it ends.
 func demo(e env, args []string) error {
-	rest, err := getopt(args, helpOptions())
-	if err != nil {
+	if err := onlyOptions(args, helpOptions(), ""); err != nil {
 		return err
-	}
-	if len(rest) > 0 {
-		return usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
 	}
 	if os.Getenv(demoInside) != "" && os.Getpid() == 1 { // first in its own PID namespace
 		return (&demonstration{env: e}).run()
@@ -49,11 +45,9 @@ func demo(e env, args []string) error {
 // enterPrivateNetwork runs the demo again as the first process of a new PID, network and mount namespace, with a user
 // namespace where the caller is not root.
 func enterPrivateNetwork(e env) error {
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
-	defer signal.Stop(interrupted)
-
-	cmd := exec.Command(demoSelf, "demo")
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	cmd := exec.CommandContext(ctx, demoSelf, "demo")
 	cmd.Args[0] = "sesame"
 	cmd.Env = append(os.Environ(), demoInside+"=1", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	cmd.Stdout, cmd.Stderr = e.stdout, e.stderr
@@ -73,17 +67,11 @@ func enterPrivateNetwork(e env) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("making a private network: %w%s", err, hint)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	var err error
-	select {
-	case err = <-ended:
-	case <-interrupted:
-		_ = cmd.Process.Kill()
-		<-ended
+	err := cmd.Wait()
+	switch {
+	case err != nil && ctx.Err() != nil:
 		return errors.New("interrupted: everything the demo had made is gone")
-	}
-	if err != nil {
+	case err != nil:
 		return fmt.Errorf("the demo did not run to its end%s", hint)
 	}
 	return nil

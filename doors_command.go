@@ -4,9 +4,10 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -71,10 +72,12 @@ func (o Outcome) failure() string {
 
 // Process is a running command.
 type Process struct {
-	pid    int
-	began  uint64   // in clock ticks since boot; tells it from a later process of the same number (proc(5), stat)
-	gate   *os.File // nil: it is not gated
-	exited chan syscall.WaitStatus
+	pid     int
+	began   uint64   // in clock ticks since boot; tells it from a later process of the same number (proc(5), stat)
+	gate    *os.File // nil: it is not gated
+	output  *os.File
+	started time.Time
+	exited  chan Outcome // has no output yet
 }
 
 // release lets a gated command go, abandon ends it before it has done anything.
@@ -126,104 +129,78 @@ func endLeftover(pid int, began uint64) bool {
 // the end: the number may be another's by then.
 func (p Process) end(sig syscall.Signal) { _ = syscall.Kill(-p.pid, sig) }
 
-// reap reports whether the shell has ended, and then frees its process. It does not wait: a thread that waited for each
-// command would bring the daemon to the process limit, where the Go runtime ends the program.
+// reap reports whether the shell has ended, and then frees its process. It does not wait, as exec.Cmd.Wait would, in a
+// thread for each command: that takes 25 KB for good, and brings the daemon to the process limit, where the Go runtime
+// ends the program.
 func (p Process) reap() bool {
 	var status syscall.WaitStatus
 	pid, err := syscall.Wait4(p.pid, &status, syscall.WNOHANG, nil)
 	if pid == 0 || err == syscall.EINTR {
 		return false
 	}
-	p.exited <- status
+	o := Outcome{Took: time.Since(p.started)}
+	if status.Signaled() {
+		o.Signal = status.Signal()
+	} else {
+		o.Status = status.ExitStatus()
+	}
+	_ = p.output.SetReadDeadline(time.Now().Add(lateOutput))
+	p.exited <- o
 	return true
 }
 
 // start runs c with /bin/sh in a process group of its own. When reap has found its end, ended is called from another
 // goroutine. It returns an error if it could not be started; ended is not called then.
-func (c Command) start(ended func(Outcome)) (Process, error) {
-	r, w, err := os.Pipe()
+func (c Command) start(ended func(Outcome)) (_ Process, err error) {
+	cmd := exec.Command("/bin/sh")
+	cmd.Args = []string{"sh", "-c", c.Line}
+	cmd.Env = append(inherited(os.Environ()), c.Env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	output, printed, err := os.Pipe()
 	if err != nil {
 		return Process{}, fmt.Errorf("making a pipe: %w", err)
 	}
-	defer w.Close()
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		_ = r.Close()
-		return Process{}, err
-	}
-	defer null.Close()
-	p := Process{exited: make(chan syscall.WaitStatus, 1)}
-	argv, files := []string{"sh", "-c", c.Line}, []uintptr{null.Fd(), w.Fd(), w.Fd()}
+	defer printed.Close()
+	cmd.Stdout, cmd.Stderr = printed, printed
+	p := Process{output: output, started: time.Now(), exited: make(chan Outcome, 1)}
+	defer func() {
+		if err != nil {
+			_, _ = output.Close(), p.gate.Close()
+		}
+	}()
 	if c.Gated {
 		var closed *os.File
 		if closed, p.gate, err = os.Pipe(); err != nil {
-			_ = r.Close()
 			return Process{}, fmt.Errorf("making a pipe: %w", err)
 		}
 		defer closed.Close()
-		argv, files = []string{"sh", "-c", gate, c.Line}, append(files, closed.Fd())
+		cmd.Args = []string{"sh", "-c", gate, c.Line}
+		cmd.ExtraFiles = []*os.File{closed} // from descriptor 3 on
 	}
-	began := time.Now()
-	p.pid, err = syscall.ForkExec("/bin/sh", argv, &syscall.ProcAttr{
-		Env:   append(inherited(os.Environ()), c.Env...),
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setpgid: true},
-	})
-	if err != nil {
-		_ = r.Close()
-		if p.gate != nil {
-			_ = p.gate.Close()
-		}
+	if err = cmd.Start(); err != nil {
 		return Process{}, fmt.Errorf("starting /bin/sh: %w", err)
 	}
+	p.pid = cmd.Process.Pid
+	_ = cmd.Process.Release() // reap waits for it
 	if c.Gated {
 		p.began, _ = processBegan(p.pid)
 	}
-	output := make(chan Outcome, 1)
-	go collect(r, output)
-	go func() {
-		status := <-p.exited
-		took := time.Since(began)
-		_ = r.SetReadDeadline(time.Now().Add(lateOutput))
-		o := <-output
-		o.Took = took
-		if status.Signaled() {
-			o.Signal = status.Signal()
-		} else {
-			o.Status = status.ExitStatus()
-		}
-		ended(o)
-	}()
+	go p.collect(ended)
 	return p, nil
 }
 
-// collect reads a command's output until it ends or the read deadline passes, sends the beginning of it, and goes on
-// reading for a process left behind, which would else get SIGPIPE.
-func collect(r *os.File, output chan<- Outcome) {
-	defer r.Close()
-	var o Outcome
-	var kept strings.Builder
-	buf := make([]byte, maxOutput)
-	for {
-		n, err := r.Read(buf)
-		keep := min(n, maxOutput-kept.Len())
-		kept.Write(buf[:keep])
-		o.More += n - keep
-		if err != nil {
-			o.Output = kept.String()
-			output <- o
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				_ = r.SetReadDeadline(time.Time{})
-				for err = nil; err == nil; { // io.Copy does this too, and brings 60 KB for sendfile(2) and splice(2)
-					_, err = r.Read(buf)
-				}
-			}
-			return
-		}
-	}
+// collect reads a command's output until that ends or, soon after reap, its deadline passes, and calls ended. It goes
+// on reading for a process left behind, which would else get SIGPIPE.
+func (p Process) collect(ended func(Outcome)) {
+	defer p.output.Close()
+	kept, _ := io.ReadAll(io.LimitReader(p.output, maxOutput))
+	more, _ := io.Copy(io.Discard, p.output)
+	o := <-p.exited
+	o.Output, o.More = string(kept), int(more)
+	ended(o)
+	_ = p.output.SetReadDeadline(time.Time{})
+	_, _ = io.Copy(io.Discard, p.output)
 }
 
-const (
-	// killAfter is how long a command has between SIGTERM and SIGKILL.
-	killAfter = time.Second
-)
+// killAfter is how long a command has between SIGTERM and SIGKILL.
+const killAfter = time.Second

@@ -3,18 +3,15 @@
 package main
 
 import (
-	"cmp"
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -48,39 +45,26 @@ var (
 	errHeld    = errors.New("it has ended, and a process that it left behind holds its output open")
 )
 
-// exitError is how a program has ended that failed.
-type exitError syscall.WaitStatus
-
-func (e exitError) Error() string {
-	status := syscall.WaitStatus(e)
-	if status.Signaled() {
-		return "signal: " + status.Signal().String()
-	}
-	return fmt.Sprintf("exit status %d", status.ExitStatus())
-}
-
 // statusOf is the exit status that an error of execute's tells of, -1 if it tells of none.
 func statusOf(err error) int {
-	if e, ok := errors.AsType[exitError](err); ok {
-		return syscall.WaitStatus(e).ExitStatus()
+	if e, ok := errors.AsType[*exec.ExitError](err); ok {
+		return e.ExitCode()
 	}
 	return -1
 }
 
-// awaitExit waits for the end of a process that this one has started. It returns an exitError if that failed.
-func awaitExit(pid int) error {
-	for {
-		var status syscall.WaitStatus
-		switch _, err := syscall.Wait4(pid, &status, 0, nil); {
-		case err == syscall.EINTR:
-		case err != nil:
-			return os.NewSyscallError("wait4", err)
-		case status != 0:
-			return exitError(status)
-		default:
-			return nil
-		}
+// printed is what a program prints, up to maxPrinted bytes. After that its pipe is closed.
+type printed struct {
+	text    strings.Builder
+	tooMuch bool
+}
+
+func (p *printed) Write(b []byte) (int, error) {
+	if p.text.Len()+len(b) > maxPrinted {
+		p.tooMuch = true
+		return 0, errTooMuch
 	}
+	return p.text.Write(b)
 }
 
 // execute runs a program to its end, without a shell and in English, and returns what it has printed. An error is for an
@@ -91,90 +75,41 @@ func execute(argv []string, input string, limit time.Duration) (stdout, stderr s
 	if err != nil {
 		return "", "", fmt.Errorf("running %s: %w", argv[0], err)
 	}
-	stdout, stderr, err = runToEnd(path, argv, input, limit)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	var out, complaint printed
+	late := false
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Args = argv
+	cmd.Env = append(inherited(os.Environ()), "LC_ALL=C")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &complaint
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error {
+		late = true
+		return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
+	cmd.WaitDelay = heldOutput
+	err = cmd.Run()
+	switch {
+	case out.tooMuch || complaint.tooMuch:
+		err = errTooMuch
+	case late:
+		err = fmt.Errorf("%w after %v", errTooLong, limit)
+	case errors.Is(err, exec.ErrWaitDelay):
+		err = errHeld
+	}
+	stdout, stderr = out.text.String(), complaint.text.String()
 	if err == nil {
 		return stdout, stderr, nil
 	}
 	said := strings.TrimSpace(stderr)
-	if said == "" && len(stdout) <= maxPrinted {
+	if said == "" && !out.tooMuch {
 		said = strings.TrimSpace(stdout)
 	}
 	if said = strings.ToValidUTF8(said[:min(len(said), maxOutput)], "?"); said != "" {
 		said = ": " + strings.ReplaceAll(said, "\n", "; ") // one line of a log
 	}
 	return stdout, stderr, fmt.Errorf("%s: %w%s", strings.Join(quoteWords(argv), " "), err, said)
-}
-
-// runToEnd does what execute says. os/exec would, and with it the file for a router is 56 KB larger.
-func runToEnd(path string, argv []string, input string, limit time.Duration) (stdout, stderr string, err error) {
-	var r, w [3]*os.File // pipes, by the program's descriptor
-	for fd := range r {
-		if r[fd], w[fd], err = os.Pipe(); err != nil {
-			return "", "", fmt.Errorf("making a pipe: %w", err)
-		}
-		defer r[fd].Close()
-		defer w[fd].Close()
-	}
-	english := []string{"LC_ALL=C"}
-	for _, v := range inherited(os.Environ()) {
-		if !strings.HasPrefix(v, "LC_ALL=") {
-			english = append(english, v)
-		}
-	}
-	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{
-		Env:   english,
-		Files: []uintptr{r[0].Fd(), w[1].Fd(), w[2].Fd()},
-		Sys:   &syscall.SysProcAttr{Setpgid: true},
-	})
-	if err != nil {
-		return "", "", &os.PathError{Op: "fork/exec", Path: path, Err: err}
-	}
-	_, _, _ = r[0].Close(), w[1].Close(), w[2].Close()
-	go func() {
-		_, _ = io.WriteString(w[0], input)
-		_ = w[0].Close()
-	}()
-	out, complaint := make(chan printed, 1), make(chan printed, 1)
-	go readPrinted(r[1], out)
-	go readPrinted(r[2], complaint)
-	var late atomic.Bool
-	timer := time.AfterFunc(limit, func() {
-		late.Store(true)
-		_ = syscall.Kill(-pid, syscall.SIGKILL)
-	})
-	err = awaitExit(pid)
-	timer.Stop()
-	_, _ = r[1].SetReadDeadline(time.Now().Add(heldOutput)), r[2].SetReadDeadline(time.Now().Add(heldOutput))
-	o, c := <-out, <-complaint
-	switch {
-	case o.err == errTooMuch || c.err == errTooMuch:
-		err = errTooMuch
-	case late.Load():
-		err = fmt.Errorf("%w after %v", errTooLong, limit)
-	case err == nil:
-		err = cmp.Or(o.err, c.err)
-	}
-	return o.text, c.text, err
-}
-
-// printed is what a program has printed on a pipe, and why that is not all.
-type printed struct {
-	text string
-	err  error
-}
-
-// readPrinted reads the pipe up to its end, to its deadline, or to more than maxPrinted bytes: then the program's next
-// write fails.
-func readPrinted(pipe *os.File, to chan<- printed) {
-	text, err := io.ReadAll(io.LimitReader(pipe, maxPrinted+1))
-	_ = pipe.Close()
-	switch {
-	case len(text) > maxPrinted:
-		err = errTooMuch
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = errHeld
-	}
-	to <- printed{string(text), err}
 }
 
 // rootPath is where root's programs are: after "su" PATH is often that of a user.
@@ -196,26 +131,16 @@ func become(path string, argv []string) error {
 func searchPath() []string { return filepath.SplitList(os.Getenv("PATH")) }
 
 // findProgram returns the path of a program in the first of the folders that has it. A name with a slash is a path.
+// exec.LookPath alone knows no folders but those of PATH, and fails at one of PATH that is relative.
 func findProgram(name string, folders []string) (path string, err error) {
 	if strings.Contains(name, "/") {
-		return name, executable(name)
+		path, err = exec.LookPath(name)
+		return path, errors.Unwrap(err) // which names the program, too
 	}
 	for _, dir := range folders {
-		if path = filepath.Join(dir, name); filepath.IsAbs(path) && executable(path) == nil {
+		if path, err = exec.LookPath(filepath.Join(dir, name)); err == nil && filepath.IsAbs(dir) {
 			return path, nil
 		}
 	}
-	return "", errors.New("executable file not found in $PATH")
-}
-
-// executable says why a file is not a program that we may run.
-func executable(path string) error {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return err
-	case info.IsDir():
-		return unix.EISDIR
-	}
-	return unix.Access(path, unix.X_OK)
+	return "", exec.ErrNotFound
 }

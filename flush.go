@@ -21,12 +21,8 @@ func (o *flushOptions) options() []option {
 // firewall. It can be run again and again.
 func flushAll(e env, args []string) error {
 	var o flushOptions
-	rest, err := getopt(args, o.options())
-	if err != nil {
+	if err := onlyOptions(args, o.options(), ": a file is named by -c"); err != nil {
 		return err
-	}
-	if len(rest) > 0 {
-		return usageError(fmt.Sprintf("%q is one argument too many: a file is named by -c", rest[0]))
 	}
 	config := &Config{}
 	file := o.config

@@ -45,13 +45,10 @@ type installer struct {
 
 // prepare reads the command line, and finds out what starts the daemon, and what is installed.
 func (i *installer) prepare(args []string, options []option) error {
-	rest, err := getopt(args, options)
-	switch {
-	case err != nil:
+	if err := onlyOptions(args, options, ""); err != nil {
 		return err
-	case len(rest) > 0:
-		return usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
-	case os.Geteuid() != 0 && i.destdir == "":
+	}
+	if os.Geteuid() != 0 && i.destdir == "" {
 		return errors.New("only root may: sudo " + strings.Join(os.Args, " "))
 	}
 	var names []string

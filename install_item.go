@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -117,16 +118,7 @@ func (t item) write(path string) error {
 	} else {
 		_, err = f.WriteString(t.text)
 	}
-	if err == nil {
-		err = f.Chmod(t.mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	return err
+	return cmp.Or(err, f.Chmod(t.mode), f.Sync(), f.Close())
 }
 
 // unstage removes what stage has made and what has not come to its place: a folder that is in use stays.

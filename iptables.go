@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
 	"strings"
 )
 
@@ -226,6 +225,6 @@ func essence(rules string) string {
 		}
 		lines = append(lines, kept)
 	}
-	sort.SliceStable(lines, func(i, j int) bool { return lines[i] < lines[j] })
+	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }

@@ -16,15 +16,17 @@ import (
 // join copies standard input to the connection and what comes from it to standard output, until both have ended: for
 // ssh's ProxyCommand. When one of them ends, its other side is told so (a half-close), and the other one goes on.
 func (k *knockClient) join(conn net.Conn) error {
+	// Plain streams: with splice(2) an error would not say which side has broken.
+	from, to := struct{ io.Reader }{conn}, struct{ io.Writer }{conn}
 	sent := make(chan error, 1)
 	go func() {
-		err := copyAll(conn, k.stdin)
+		_, err := io.Copy(to, k.stdin)
 		if half, ok := conn.(*net.TCPConn); ok {
 			_ = half.CloseWrite()
 		}
 		sent <- err
 	}()
-	if err := copyAll(k.stdout, conn); err != nil {
+	if _, err := io.Copy(k.stdout, from); err != nil {
 		return fmt.Errorf("joining standard output to the connection: %w", err)
 	}
 	if isTerminal(k.stdin) {
@@ -38,12 +40,6 @@ func (k *knockClient) join(conn net.Conn) error {
 		return fmt.Errorf("joining standard input to the connection: %w", err)
 	}
 	return nil
-}
-
-// copyAll copies until from ends, by reads and writes alone: what the kernel would copy by itself has other errors.
-func copyAll(to io.Writer, from io.Reader) error {
-	_, err := io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
-	return err
 }
 
 func isTerminal(stream any) bool {

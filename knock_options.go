@@ -93,14 +93,10 @@ func (o *knockOptions) setTimeout(value string) error {
 	return nil
 }
 
-// parseSeconds reads 5 or 0.5, to the millisecond. Unlike time.ParseDuration it knows no units.
+// parseSeconds reads 5 or 0.5, to the millisecond.
 func parseSeconds(value string) (d time.Duration, ok bool) {
-	whole, part, _ := strings.Cut(value, ".")
-	if strings.Trim(whole+part, "0123456789") != "" || whole+part == "" {
-		return 0, false
-	}
-	ms, err := strconv.ParseInt(whole+(part + "000")[:3], 10, 64)
-	return time.Duration(ms) * time.Millisecond, err == nil && ms < 1<<43 // which fits
+	d, err := time.ParseDuration(value + "s")
+	return d.Truncate(time.Millisecond), err == nil && strings.Trim(value, "0123456789.") == ""
 }
 
 func (o *knockOptions) setRetries(value string) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -327,7 +328,7 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 			}
 		}
 	}
-	slices.SortFunc(on, func(a, b *Link) int { return a.Index - b.Index })
+	slices.SortFunc(on, func(a, b *Link) int { return cmp.Compare(a.Index, b.Index) })
 	return on
 }
 
@@ -366,7 +367,7 @@ func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
 			on = append(on, l)
 		}
 	}
-	slices.SortFunc(on, func(a, b *Link) int { return a.Index - b.Index })
+	slices.SortFunc(on, func(a, b *Link) int { return cmp.Compare(a.Index, b.Index) })
 	for _, l := range on {
 		s := LinkState{Name: l.Name, State: "down", Addresses: l.Addresses}
 		if l.Up {

@@ -16,7 +16,7 @@ const syslogSocket = "/dev/log"
 const syslogPriority = 3<<3 | 5
 
 // Syslog sends lines to the system's log daemon. Each is a datagram addressed by the socket's path: a daemon that was
-// restarted gets the next one, and one that is absent or busy delays nothing.
+// restarted gets the next one, and one that is absent or busy delays nothing. log/syslog would wait for it.
 type Syslog struct {
 	fd     int
 	socket string // its path

@@ -117,9 +117,9 @@ func run(e env, args []string) int {
 // finish prints what err says, once, and returns the exit status. Mistakes in a configuration are printed as they
 // are, so that each line begins with file:line.
 func (e env) finish(c subcommand, program string, err error) int {
-	usage, isUsage := err.(usageError) // nobody wraps these two, and each AsType is 1.5 KB
+	usage, isUsage := errors.AsType[usageError](err)
 	mistakes, isMistakes := errors.AsType[configErrors](err)
-	told, isTold := err.(toldStatus)
+	told, isTold := errors.AsType[toldStatus](err)
 	switch {
 	case err == nil:
 		return 0

@@ -85,7 +85,8 @@ func eachAttribute(b []byte, take func(kind uint16, value []byte)) {
 }
 
 // dump asks rtnetlink(7) for everything of one kind and gives take each answer's body: a fixed header of headerLen
-// bytes at least, and attributes. No more than one batch of answers is in memory: a table of routes can be long.
+// bytes at least, and attributes. No more than one batch of answers is in memory, where syscall.NetlinkRIB would keep all:
+// a table of routes can be long.
 func dump(request, answer uint16, headerLen int, take func(body []byte)) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {

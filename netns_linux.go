@@ -59,9 +59,13 @@ func (n *Netns) run(name string, args ...string) error {
 }
 
 func (n *Netns) output(name string, args ...string) (string, error) {
+	return n.combined(exec.Command(name, args...))
+}
+
+// combined runs cmd inside the namespace and returns what it prints.
+func (n *Netns) combined(cmd *exec.Cmd) (string, error) {
 	var out []byte
 	err := n.do(func() (err error) {
-		cmd := exec.Command(name, args...)
 		if out, err = cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%v: %w: %s", cmd.Args, err, out)
 		}
@@ -72,20 +76,16 @@ func (n *Netns) output(name string, args ...string) (string, error) {
 
 // link joins the namespace to another one by a veth pair, up at both ends.
 func (n *Netns) link(name string, peer *Netns, peerName string) error {
-	return n.do(func() error {
-		for _, args := range [][]string{
-			// ip(8) takes a path for the name of a namespace; the file is its descriptor 3.
-			{"link", "add", name, "type", "veth", "peer", "name", peerName, "netns", "/proc/self/fd/3"},
-			{"link", "set", name, "up"},
-		} {
-			cmd := exec.Command("ip", args...)
-			cmd.ExtraFiles = []*os.File{peer.file}
-			if out, err := cmd.CombinedOutput(); err != nil {
-				return fmt.Errorf("%v: %w: %s", cmd.Args, err, out)
-			}
-		}
-		return peer.run("ip", "link", "set", peerName, "up")
-	})
+	// ip(8) takes a path for the name of a namespace; the file is its descriptor 3.
+	cmd := exec.Command("ip", "link", "add", name, "type", "veth", "peer", "name", peerName, "netns", "/proc/self/fd/3")
+	cmd.ExtraFiles = []*os.File{peer.file}
+	if _, err := n.combined(cmd); err != nil {
+		return err
+	}
+	if err := n.run("ip", "link", "set", name, "up"); err != nil {
+		return err
+	}
+	return peer.run("ip", "link", "set", peerName, "up")
 }
 
 func (n *Netns) close() { _ = n.file.Close() }

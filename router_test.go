@@ -94,7 +94,8 @@ func routerParts(t *testing.T) string {
 	dir := t.TempDir()
 	config := strings.Replace(blocks(t, "ini")[0], "= 500\n", fmt.Sprintf("= %d\n", openSeconds), 1)
 	links := strings.Replace(config, "= eth0\n", "= lan0.2, ppp*, wg0, port*\n", 1) +
-		"\tSeq_Timeout = 60\n[thrice]\n\tSequence = 8888:udp,8888:udp,8888:udp\n\tCommand = true\n"
+		"\tSeq_Timeout = 60\n[thrice]\n\tSequence = 8888:udp,8888:udp,8888:udp\n\tCommand = true\n" +
+		"[flags]\n\tSequence = 6000,5000\n\tTCPFlags = fin,psh,urg\n\tCommand = true\n"
 	for name, text := range map[string]string{"knockd.conf": config, "links.conf": links} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -551,6 +552,15 @@ func neighbours(t *testing.T, parts string) *guest {
 	}
 	g.say("  the daemon has started first, and each link is listened on when it is there\n")
 	g.say("%s%s", door("lan0.2", vlan, ppp), door("ppp0", ppp, vlan))
+	pings := g.run("sesame ping -c 3 10.2.0.2") // the firewall lets answers in
+	_, statistic, _ := strings.Cut(pings, " ping statistic ---\n")
+	count, _, _ := strings.Cut(statistic, "\n")
+	if !strings.Contains(count, " 3 packets received") {
+		t.Errorf("sesame ping: got %s", pings)
+	}
+	g.say("  sesame ping -c 3 10.2.0.2: %s\n", count)
+	g.say("  %s: the door opens\n", knock("--flags fin,psh,urg "+vlan+" 6000 5000"))
+	g.await("10.2.0.2: flags: OPEN SESAME", 10*time.Second)
 	g.until("wg show wg0 latest-handshakes | grep -q '[1-9][0-9]*$'")
 	door("wg0", wg, vlan)
 	g.say("  wg0, a tunnel over lan0.2: the same\n")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -31,24 +32,19 @@ func detach() error {
 	defer ready.Close()
 	// What else the caller has left open, say the pipe of a shell's $(...), is not the daemon's.
 	closeOnExec()
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
-	pid, err := syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{
-		Env:   append(os.Environ(), detachedEnv+"=3"),
-		Files: []uintptr{null.Fd(), 1, 2, child.Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
-	})
-	if err != nil {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = os.Args
+	cmd.Env = append(os.Environ(), detachedEnv+"=3")
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, []*os.File{child} // from descriptor 3 on
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting the daemon in the background: %w", err)
 	}
 	_ = child.Close()
 	if n, _ := ready.Read(make([]byte, 1)); n == 1 {
 		return nil
 	}
-	err = awaitExit(pid)
+	err = cmd.Wait()
 	if status := statusOf(err); status > 0 {
 		return toldStatus(status)
 	}

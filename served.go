@@ -3,13 +3,15 @@
 package main
 
 import (
-	"bytes"
+	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"sort"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // servedTables are the kernel's lists of sockets in procNet.
@@ -43,17 +45,10 @@ func servedPorts(folder string) (ports []Knock, err error) {
 			return nil, fmt.Errorf("%s%s: %w", folder, table.file, err)
 		}
 	}
-	sort.SliceStable(ports, func(i, j int) bool {
-		return ports[i].Proto < ports[j].Proto || ports[i].Proto == ports[j].Proto && ports[i].Port < ports[j].Port
+	slices.SortFunc(ports, func(a, b Knock) int {
+		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port))
 	})
-	n := 0
-	for _, k := range ports {
-		if n == 0 || ports[n-1] != k {
-			ports[n] = k
-			n++
-		}
-	}
-	return ports[:n], nil
+	return slices.Compact(ports), nil
 }
 
 // readServed appends the ports of a list of sockets that are in that state. After the sockets that listen the kernel
@@ -63,43 +58,23 @@ func servedPorts(folder string) (ports []Knock, err error) {
 //	sl  local_address rem_address   st tx_queue ...
 //	 0: 0100007F:0016 00000000:0000 0A 00000000:00000000 ...
 func readServed(r io.Reader, proto Protocol, state string, ports []Knock) ([]Knock, error) {
-	var line []byte
-	buf := make([]byte, 16<<10)
-	for read := 0; read < maxServedTable; {
-		n, err := r.Read(buf)
-		read += n
-		rest := buf[:n]
-		for {
-			before, after, whole := bytes.Cut(rest, []byte("\n"))
-			line = append(line, before...)
-			if !whole {
-				break
-			}
-			rest = after
-			fields := bytes.Fields(line)
-			line = line[:0]
-			if len(fields) < 4 || string(fields[0]) == "sl" {
-				continue
-			}
-			if string(fields[3]) != state {
-				if proto == tcp {
-					return ports, nil
-				}
-				continue
-			}
-			colon := bytes.LastIndexByte(fields[1], ':')
-			port, err := strconv.ParseUint(string(fields[1][colon+1:]), 16, 16)
-			if err != nil {
-				return nil, fmt.Errorf("%q is no port", fields[1])
-			}
-			ports = append(ports, Knock{uint16(port), proto})
-		}
-		if err == io.EOF {
+	lines := bufio.NewScanner(io.LimitReader(r, maxServedTable))
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		switch {
+		case len(fields) < 4 || fields[0] == "sl":
+			continue
+		case fields[3] != state && proto == tcp:
 			return ports, nil
+		case fields[3] != state:
+			continue
 		}
+		colon := strings.LastIndexByte(fields[1], ':')
+		port, err := strconv.ParseUint(fields[1][colon+1:], 16, 16)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%q is no port", fields[1])
 		}
+		ports = append(ports, Knock{uint16(port), proto})
 	}
-	return ports, nil
+	return ports, lines.Err()
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -158,13 +157,11 @@ type Counters struct {
 // sorted is the status with its lists by door and source.
 func (s Status) sorted() Status {
 	s.Open, s.Failed = slices.Clone(s.Open), slices.Clone(s.Failed)
-	sort.SliceStable(s.Open, func(i, j int) bool {
-		a, b := &s.Open[i], &s.Open[j]
-		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link)) < 0
+	slices.SortStableFunc(s.Open, func(a, b OpenDoor) int {
+		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link))
 	})
-	sort.SliceStable(s.Failed, func(i, j int) bool {
-		a, b := &s.Failed[i], &s.Failed[j]
-		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source)) < 0
+	slices.SortStableFunc(s.Failed, func(a, b FailedClose) int {
+		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source))
 	})
 	return s
 }
@@ -241,7 +238,8 @@ func (o OpenDoor) progress() string {
 
 func seconds(d time.Duration) int64 { return max(int64(d/time.Second), 0) }
 
-// columns prints rows of equal length, all columns but the last as wide as they need to be.
+// columns prints rows of equal length, all columns but the last as wide as they need to be. text/tabwriter would take a
+// tab in a name for the end of its column.
 func columns(rows [][]string) string {
 	var b strings.Builder
 	var widths []int
@@ -332,8 +330,8 @@ func (s Status) json() string {
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
 }
 
-// quoteJSON makes s a JSON string (RFC 8259, section 7). What is no UTF-8 becomes U+FFFD. encoding/json would do the
-// same and make the program 200 KB larger.
+// quoteJSON makes s a JSON string (RFC 8259, section 7). What is no UTF-8 becomes U+FFFD. encoding/json would leave
+// the control characters from 0x7f on as they are.
 func quoteJSON(s string) string {
 	var b strings.Builder
 	b.WriteByte('"')
