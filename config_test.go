@@ -718,7 +718,7 @@ func FuzzParseConfig(f *testing.F) {
 				t.Errorf("door %q has %d knocks", d.Name, len(d.Sequence))
 			}
 			for _, k := range slices.Concat(d.Sequence, d.OpenPorts) {
-				if again, err := parseKnock(k.String(), tcp); err != nil || again != k || k.Port == 0 {
+				if again, err := parseKnock(k.String()); err != nil || again != k || k.Port == 0 {
 					t.Errorf("knock %v reads as %v, %v", k, again, err)
 				}
 			}

@@ -183,9 +183,9 @@ const (
 )
 
 // parseKnock reads PORT or PORT:PROTOCOL. The error tells what is allowed, and not what was given: it may be a secret.
-func parseKnock(s string, otherwise Protocol) (Knock, error) {
+func parseKnock(s string) (Knock, error) {
 	port, proto, hasProto := strings.Cut(s, ":")
-	k := Knock{Proto: otherwise}
+	k := Knock{Proto: tcp}
 	if hasProto {
 		switch strings.ToLower(strings.TrimSpace(proto)) {
 		case "tcp":

@@ -228,7 +228,7 @@ func (o *knockOptions) parseArguments(args []string) (host string, sequence []se
 		return "", nil, errors.New("the host is empty")
 	}
 	first, _, _ := strings.Cut(host, ",")
-	if _, err := parseKnock(first, tcp); err == nil {
+	if _, err := parseKnock(first); err == nil {
 		return "", nil, fmt.Errorf("%s is a port and no host: write the host before the ports: HOST %s", host, strings.Join(args, " "))
 	}
 	sequence, item, err := o.parseSequence(strings.Join(args[1:], ","))
@@ -271,7 +271,7 @@ func (o *knockOptions) sent(k Knock) sentKnock {
 // and not what was given.
 func (o *knockOptions) parseSentKnock(item string) (k sentKnock, err error) {
 	item, flags, own := strings.Cut(item, "/")
-	knock, err := parseKnock(item, tcp)
+	knock, err := parseKnock(item)
 	if err != nil {
 		return k, err
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -31,45 +30,16 @@ var (
 
 // parseOneTime reads the lines not yet used, and says what is wrong with others. name stands in messages.
 func parseOneTime(name string, text []byte) (unused []oneTimeLine, mistakes configErrors) {
-	p := parser{config: &Config{File: name}}
-	at := 0
-	if bytes.HasPrefix(text, []byte(byteOrderMark)) {
-		at = len(byteOrderMark)
-		text = text[at:]
-	}
-	for line := range bytes.Lines(text) {
-		p.line++
-		if s := strings.TrimSpace(string(line)); s != "" && s[0] != '#' {
-			before := len(p.errors)
-			sequence := p.parseSequence(s)
-			if len(p.errors) == before {
-				unused = append(unused, oneTimeLine{sequence, at})
-			}
-			p.errors = p.errors[:min(len(p.errors), maxConfigErrors)]
+	p := ini{file: name}
+	for at, line := range p.lines(text) {
+		before := len(p.errors)
+		sequence := readSequence(&p, line, parseKnock)
+		if len(p.errors) == before {
+			unused = append(unused, oneTimeLine{sequence, at})
 		}
-		at += len(line)
+		p.forget()
 	}
 	return unused, p.errors
-}
-
-// oneTimeFiles reads the one-time files of all doors. Beside the mistakes in them it returns what is wrong with a file
-// as a whole, each with the line of the door that names it.
-func (c *Config) oneTimeFiles() (unused map[string][]oneTimeLine, mistakes, unreadable configErrors) {
-	unused = map[string][]oneTimeLine{}
-	for _, d := range c.Doors {
-		if _, known := unused[d.OneTime]; known || d.OneTime == "" {
-			continue
-		}
-		unused[d.OneTime] = nil
-		text, err := readOneTime(d.OneTime)
-		if err != nil {
-			unreadable = append(unreadable, configError{text: fmt.Sprintf("%s:%d: door %q: One_Time_Sequences: %v", c.File, d.Line, d.Name, err)})
-			continue
-		}
-		lines, wrong := parseOneTime(d.OneTime, text)
-		unused[d.OneTime], mistakes = lines, append(mistakes, wrong...)
-	}
-	return unused, mistakes, unreadable
 }
 
 // inForce returns the doors with their sequences: those of one-time files as copies with the line in force, and apart
