@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -35,6 +36,20 @@ type Knock struct {
 }
 
 func (k Knock) String() string { return fmt.Sprintf("%d:%v", k.Port, k.Proto) }
+
+// decoyReach is how far from a knock decoys stand.
+const decoyReach = 32
+
+// decoys are the ports from the lowest to the highest decoy of the knock, in its protocol.
+func (k Knock) decoys() (lowest, highest uint16) {
+	return uint16(max(int(k.Port)-decoyReach, 0)), uint16(min(int(k.Port)+decoyReach, math.MaxUint16))
+}
+
+// near reports whether the other one is this knock, or on a decoy of it.
+func (k Knock) near(o Knock) bool {
+	lowest, highest := k.decoys()
+	return o.Proto == k.Proto && o.Port >= lowest && o.Port <= highest
+}
 
 // maxKnocks bounds a sequence, as in knockd. An attempt's bit mask has one bit for each.
 const maxKnocks = 32
@@ -110,24 +125,13 @@ func contains(networks []netip.Prefix, addr netip.Addr) bool {
 	return false
 }
 
-// decoyReach is how far from a knock decoys stand.
-const decoyReach = 32
-
 // hasDecoys reports whether there are decoys around the door's knocks. Where only some sources may knock, none are needed;
 // and a single knock is a trap for scans, which they would disarm.
 func (d *Door) hasDecoys() bool { return d.Decoys && d.Allow == nil && len(d.Sequence) > 1 }
 
 // decoy reports whether a hit that is no knock is on one of the door's decoys. What would count at a knock counts there.
 func (d *Door) decoy(h *Hit) bool {
-	if !d.hasDecoys() || h.Knock.Proto == tcp && !d.Flags.fit(h.Flags) {
-		return false
-	}
-	for _, knock := range d.Sequence {
-		if h.Knock.Proto == knock.Proto && int(h.Knock.Port) >= int(knock.Port)-decoyReach && int(h.Knock.Port) <= int(knock.Port)+decoyReach {
-			return true
-		}
-	}
-	return false
+	return d.hasDecoys() && (h.Knock.Proto != tcp || d.Flags.fit(h.Flags)) && slices.ContainsFunc(d.Sequence, h.Knock.near)
 }
 
 // commands returns the start and stop line for a source.
