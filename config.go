@@ -411,25 +411,21 @@ func (p *configParser) setHideExcept(value string) {
 }
 
 func (p *configParser) setMaxOpen(value string) {
-	if n := p.parseNumber("Max_Open is how many sources a door is open for at once", maxMaxOpen, value); n > 0 {
-		p.door.MaxOpen = n
-	}
+	p.setNumber("Max_Open is how many sources a door is open for at once", &p.door.MaxOpen, 1, maxMaxOpen, value)
 }
 
 func (p *configParser) setRingSize(value string) {
-	if n := p.parseNumber("Ring_Size is how many megabytes of packets can wait", maxRingMB, value); n > 0 {
-		p.config.RingSize = n << 20
-	}
+	p.setNumber("Ring_Size is how many megabytes of packets can wait", &p.config.RingSize, 1<<20, maxRingMB, value)
 }
 
-// parseNumber reads a number from 1 up. It is 0 with a mistake.
-func (p *configParser) parseNumber(what string, most int, value string) int {
+// setNumber reads how many of a unit there are, from 1 up.
+func (p *configParser) setNumber(what string, to *int, unit, most int, value string) {
 	n, err := strconv.ParseUint(withoutComment(value), 10, 32)
 	if err != nil || n == 0 || n > uint64(most) {
 		p.fail("%s, from 1 to %d, not %q", what, most, value)
-		return 0
+		return
 	}
-	return int(n)
+	*to = int(n) * unit
 }
 
 // setSeconds reads a whole number of seconds. Like knockd it takes the leading digits of "5s" or "10 # comment".

@@ -117,12 +117,7 @@ func (d *Door) hears(h *Hit) bool {
 }
 
 func contains(networks []netip.Prefix, addr netip.Addr) bool {
-	for _, p := range networks {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // hasDecoys reports whether there are decoys around the door's knocks. Where only some sources may knock, none are needed;
@@ -229,7 +224,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 }
 
 func plainLink(name string) bool {
-	return name != "" && len(name) < 16 && !strings.ContainsFunc(name, func(r rune) bool {
+	return name != "" && len(name) <= maxLinkName && !strings.ContainsFunc(name, func(r rune) bool {
 		return !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || strings.ContainsRune("._-@", r))
 	})
 }

@@ -58,8 +58,7 @@ const (
 // section is what is kept of a section for messages about it.
 type section struct {
 	title string         // how they begin: `door "a": `, or ""
-	line  int            // of its [name]
-	seen  map[string]int // line of each directive
+	seen  map[string]int // line of each directive, and of its [name] by ""
 	wrong bool           // a line of it is
 }
 
@@ -74,7 +73,7 @@ type ini struct {
 
 // newSection is one that begins on this line.
 func (p *ini) newSection(title string) *section {
-	return &section{title: title, line: p.line, seen: map[string]int{}}
+	return &section{title: title, seen: map[string]int{"": p.line}}
 }
 
 // note notes that a directive stands on this line, and returns the line where the section has it already, or 0.
@@ -83,15 +82,11 @@ func (p *ini) note(directive string) (before int) {
 	return before
 }
 
-// at goes to a directive of a section that has been read, to its [name] if the directive is "", and with a nil section to
-// the top of the file.
+// at goes to a directive of a section that has been read, or to its [name] by "", and without a section to the top.
 func (p *ini) at(s *section, directive string) *ini {
 	p.section, p.line = s, 1
-	switch {
-	case directive != "":
+	if s != nil {
 		p.line = s.seen[directive]
-	case s != nil:
-		p.line = s.line
 	}
 	return p
 }

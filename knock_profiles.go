@@ -98,7 +98,7 @@ func (p *profileParser) set(key, value string, hasValue bool) {
 	case p.keys[i].arg != "" || yes:
 		err = p.keys[i].set(value)
 	case !ok:
-		err = errYesOrNo
+		err = errors.New("yes or no is wanted")
 	}
 	if err != nil {
 		// What stands behind a wrong key may be a sequence.
@@ -106,8 +106,6 @@ func (p *profileParser) set(key, value string, hasValue bool) {
 		p.failSecret(value, "%s: %s", name, text)
 	}
 }
-
-var errYesOrNo = errors.New("yes or no is wanted")
 
 // finish reads the sequence, and looks at what needs the whole section.
 func (p *profileParser) finish(s *section, to *profile) {

@@ -24,9 +24,7 @@ type oneTimeLine struct {
 	at       int // offset of the line in the file
 }
 
-var (
-	errUsed = errors.New("its sequence has been used, or taken out of the file")
-)
+var errUsed = errors.New("its sequence has been used, or taken out of the file")
 
 // parseOneTime reads the lines not yet used, and says what is wrong with others. name stands in messages.
 func parseOneTime(name string, text []byte) (unused []oneTimeLine, mistakes configErrors) {
