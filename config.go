@@ -19,7 +19,8 @@ type Config struct {
 	File       string
 	text       []byte // of the file
 	Doors      []*Door
-	Interfaces []string // as parseInterfaces returns them
+	Interfaces []string   // as parseInterfaces returns them
+	ofDoors    [][]string // the different ones that doors have instead, by Door.List from 1 up
 	// InterfaceLine is where they stand; 0: nowhere.
 	InterfaceLine int
 	LogFile       string
@@ -42,16 +43,10 @@ func (c *Config) native() bool { return slices.ContainsFunc(c.Doors, (*Door).nat
 // lists are the different lists of interfaces, by Door.List. general is the one of doors that have none of their own; it
 // is nil if there is no such door.
 func (c *Config) lists(general []string) [][]string {
-	lists := [][]string{general}
 	if len(c.Doors) > 0 && !slices.ContainsFunc(c.Doors, func(d *Door) bool { return d.List == 0 }) {
-		lists[0] = nil
+		general = nil
 	}
-	for _, d := range c.Doors {
-		if int(d.List) == len(lists) {
-			lists = append(lists, d.Interfaces)
-		}
-	}
-	return lists
+	return append([][]string{general}, c.ofDoors...)
 }
 
 const (
@@ -468,7 +463,7 @@ func (p *configParser) finish() {
 				p.warn("%s", text)
 			}
 		}
-		p.numberInterfaces(s, i)
+		p.numberInterfaces(s, d)
 	}
 	for _, texts := range [][]string{prefixSurprises(p.config.Doors), nameSurprises(p.config.Doors)} {
 		for i, text := range texts {
@@ -510,25 +505,19 @@ func (p *configParser) checkPorts(s *section, d *Door) {
 	}
 }
 
-// numberInterfaces gives a door the number of its list of interfaces: 0 without one, and else the same as a door before
-// it that has the same.
-func (p *configParser) numberInterfaces(s *section, door int) {
-	d, next := p.config.Doors[door], uint8(1)
+// numberInterfaces gives a door the number of its list of interfaces, which is that of a door before it if it is the same.
+func (p *configParser) numberInterfaces(s *section, d *Door) {
+	same := func(list []string) bool { return slices.Equal(list, d.Interfaces) }
 	if d.Interfaces == nil {
 		return
 	}
-	for _, o := range p.config.Doors[:door] {
-		if slices.Equal(o.Interfaces, d.Interfaces) {
-			d.List = o.List
-			return
+	if !slices.ContainsFunc(p.config.ofDoors, same) {
+		p.config.ofDoors = append(p.config.ofDoors, d.Interfaces)
+		if len(p.config.ofDoors) > maxLists {
+			p.at(s, "Interface").fail("Interface: there are more than %d different lists of interfaces: let doors share some", maxLists)
 		}
-		next = max(next, o.List+1)
 	}
-	if next > maxLists {
-		p.at(s, "Interface").fail("Interface: there are more than %d different lists of interfaces: let doors share some", maxLists)
-		return
-	}
-	d.List = next
+	d.List = uint8(1 + slices.IndexFunc(p.config.ofDoors, same))
 }
 
 // maxLists is how many doors can have lists of interfaces that differ. Link.Outside has a bit for each, and one for the

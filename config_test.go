@@ -233,7 +233,9 @@ func TestDoorInterfaces(t *testing.T) {
 	if got, want := fmt.Sprint(c.lists(c.Interfaces)), "[[] [wan] [lan* auto] [*]]"; got != want {
 		t.Errorf("lists without a door that has none: got %s, want %s", got, want)
 	}
-	c.Doors = nil
+	if c, err = readText("[options]\nInterface = eth0\n"); err != nil {
+		t.Fatal(err)
+	}
 	if got, want := fmt.Sprint(c.lists(c.Interfaces)), "[[eth0]]"; got != want {
 		t.Errorf("lists without doors: got %s, want %s", got, want)
 	}
