@@ -59,14 +59,14 @@ const firstEphemeral, lastEphemeral = 32768, 60999
 
 // scanSurprises are about a sequence that is completed by whoever tries ports in order, or one of them often.
 func (d *Door) scanSurprises() []string {
-	ascending, span := ascent(d.Sequence)
+	n := len(d.Sequence)
 	switch {
-	case d.Allow != nil || d.Sequence == nil:
-	case len(d.Sequence) == 1:
+	case d.Allow != nil || n == 0:
+	case n == 1:
 		return []string{"a sequence of one knock is opened by any port scan"}
 	case !slices.ContainsFunc(d.Sequence, func(k Knock) bool { return k != d.Sequence[0] }):
 		return []string{"a sequence of one port alone is opened by whoever tries it often: take different ones"}
-	case ascending && (len(d.Sequence) == 2 && !d.hasDecoys() || span <= scanSpan):
+	case ascend(d.Sequence) && (n == 2 && !d.hasDecoys() || d.Sequence[n-1].Port-d.Sequence[0].Port <= scanSpan):
 		return []string{"a scan of a few adjacent ports in order completes the sequence: " +
 			"let it go up and down, over thousands of ports"}
 	}
@@ -76,16 +76,14 @@ func (d *Door) scanSurprises() []string {
 // scanSpan is how far apart the first and the last of three or more ascending knocks are at most where check warns.
 const scanSpan = 20
 
-// ascent tells whether the ports go strictly up in one protocol, and how far the last is from the first.
-func ascent(sequence []Knock) (ascending bool, span int) {
-	for i := 1; i < len(sequence); i++ {
-		before, k := sequence[i-1], sequence[i]
-		if k.Proto != before.Proto || k.Port <= before.Port {
-			return false, 0
+// ascend reports whether the knocks are of one protocol, and each port is higher than the one before it.
+func ascend(sequence []Knock) bool {
+	for i := range len(sequence) - 1 {
+		if sequence[i+1].Proto != sequence[i].Proto || sequence[i+1].Port <= sequence[i].Port {
+			return false
 		}
-		span += int(k.Port - before.Port)
 	}
-	return len(sequence) > 0, span
+	return true
 }
 
 // prefixSurprises are about doors that open while another one's sequence is being knocked, each at its door's place; ""

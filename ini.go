@@ -174,12 +174,9 @@ func (p *ini) read(r io.Reader, start func(name string) *section, set func(key, 
 // lines goes to each line with something on it, and yields where in the text it begins, and it without blanks around it.
 func (p *ini) lines(text []byte) iter.Seq2[int, string] {
 	return func(yield func(at int, line string) bool) {
-		all, marked := strings.CutPrefix(string(text), byteOrderMark)
-		at := 0
-		if marked {
-			at = len(byteOrderMark)
-		}
-		for line := range strings.SplitAfterSeq(all, "\n") {
+		rest := strings.TrimPrefix(string(text), byteOrderMark)
+		at := len(text) - len(rest)
+		for line := range strings.SplitAfterSeq(rest, "\n") {
 			p.line++
 			if s := strings.TrimSpace(line); s != "" && s[0] != '#' && !yield(at, s) {
 				return

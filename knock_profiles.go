@@ -129,19 +129,12 @@ func (p *profileParser) finish(s *section, to *profile) {
 	}
 }
 
-// home is the user's folder.
-func home() string {
-	if runtime.GOOS == "windows" {
-		return os.Getenv("USERPROFILE")
-	}
-	return os.Getenv("HOME")
-}
-
 // besideFile is a path that stands in a file: relative to its folder, or behind ~/ to the user's.
 func besideFile(file, path string) string {
 	folder := filepath.Dir(file)
 	if rest, ok := strings.CutPrefix(path, "~/"); ok {
-		folder, path = home(), rest
+		folder, _ = os.UserHomeDir()
+		path = rest
 	}
 	if path == "" || filepath.IsAbs(path) {
 		return path
@@ -158,7 +151,8 @@ func readProfiles(warnings io.Writer) (file string, profiles []*profile, err err
 			return "", nil, errors.New("looking for profiles: %AppData% is not set")
 		}
 	case !filepath.IsAbs(folder): // a relative path is to be ignored (XDG Base Directory Specification)
-		folder = home() + "/.config"
+		home, _ := os.UserHomeDir()
+		folder = home + "/.config"
 	}
 	file = filepath.Join(folder, "sesame", "profiles")
 	f, err := os.Open(file)
