@@ -89,6 +89,7 @@ type configParser struct {
 	options *section   // all of that name together; nil if there is none
 	doors   []*section // of config.Doors
 	door    *Door      // that the section is about; nil in [options] and before the first section
+	name    string     // of the directive
 }
 
 func (p *configParser) start(name string) *section {
@@ -113,6 +114,7 @@ func (p *configParser) start(name string) *section {
 
 func (p *configParser) set(key, value string, hasValue bool) {
 	d, known := findDirective(key)
+	p.name = d.name
 	switch {
 	case !known:
 		p.failUnknown(key, hasValue, directiveNames())
@@ -148,32 +150,32 @@ type directive struct {
 
 var directives = []directive{
 	{"UseSyslog", "", true, true, (*configParser).setUseSyslog},
-	{"LogFile", "", false, true, func(p *configParser, v string) { p.setPath("LogFile", &p.config.LogFile, v) }},
-	{"PidFile", "", false, true, func(p *configParser, v string) { p.setPath("PidFile", &p.config.PidFile, v) }},
+	{"LogFile", "", false, true, func(p *configParser, v string) { p.setPath(&p.config.LogFile, v) }},
+	{"PidFile", "", false, true, func(p *configParser, v string) { p.setPath(&p.config.PidFile, v) }},
 	{"Interface", "", true, true, (*configParser).setInterface},
 	{"Firewall", "", false, true, (*configParser).setFirewall},
 	{"Firewall_Mark", "", false, true, (*configParser).setFirewallMark},
 	{"StateDir", "", false, true, (*configParser).setStateDir},
-	{"Sequence", "", true, false, (*configParser).setSequence},
+	{"Sequence", "", true, false, func(p *configParser, v string) { p.door.Sequence = readSequence(&p.ini, v, parseKnock) }},
 	{"One_Time_Sequences", "", true, false, (*configParser).setOneTime},
-	{"Seq_Timeout", "Timeout", true, false, func(p *configParser, v string) { p.setSeconds("Seq_Timeout", &p.door.SeqTimeout, v) }},
+	{"Seq_Timeout", "Timeout", true, false, func(p *configParser, v string) { p.setSeconds(&p.door.SeqTimeout, v) }},
 	{"TCPFlags", "", true, false, (*configParser).setFlags},
 	{"Target", "", true, false, (*configParser).setTarget},
 	{"Start_Command", "Command", true, false, func(p *configParser, v string) { p.door.Start = v }},
 	{"Start_Command_6", "Command_6", true, false, func(p *configParser, v string) { p.door.Start6 = v }},
-	{"Cmd_Timeout", "", true, false, func(p *configParser, v string) { p.setSeconds("Cmd_Timeout", &p.door.CmdTimeout, v) }},
+	{"Cmd_Timeout", "", true, false, func(p *configParser, v string) { p.setSeconds(&p.door.CmdTimeout, v) }},
 	{"Stop_Command", "", true, false, func(p *configParser, v string) { p.door.Stop = v }},
 	{"Stop_Command_6", "", true, false, func(p *configParser, v string) { p.door.Stop6 = v }},
-	{"Seq_Cooldown", "", true, false, func(p *configParser, v string) { p.setSeconds("Seq_Cooldown", &p.door.Cooldown, v) }},
+	{"Seq_Cooldown", "", true, false, func(p *configParser, v string) { p.setSeconds(&p.door.Cooldown, v) }},
 	{"Ignore_Ports", "", false, true, (*configParser).setIgnorePorts},
 	{"Ring_Size", "", false, true, (*configParser).setRingSize},
-	{"Allow", "", true, false, func(p *configParser, v string) { p.door.Allow = p.parseNetworks("Allow", maxAllow, v) }},
-	{"Decoys", "", true, false, func(p *configParser, v string) { p.setYes("Decoys", &p.door.Decoys, v) }},
-	{"Strict", "", true, false, func(p *configParser, v string) { p.setYes("Strict", &p.door.Strict, v) }},
+	{"Allow", "", true, false, func(p *configParser, v string) { p.door.Allow = p.parseNetworks(maxAllow, v) }},
+	{"Decoys", "", true, false, func(p *configParser, v string) { p.setYes(&p.door.Decoys, v) }},
+	{"Strict", "", true, false, func(p *configParser, v string) { p.setYes(&p.door.Strict, v) }},
 	{"Max_Open", "", true, false, (*configParser).setMaxOpen},
 	{"Open_Ports", "", true, false, (*configParser).setOpenPorts},
-	{"Hide", "", true, false, func(p *configParser, v string) { p.setYes("Hide", &p.door.Hide, v) }},
-	{"Hide_Except", "", true, false, (*configParser).setHideExcept},
+	{"Hide", "", true, false, func(p *configParser, v string) { p.setYes(&p.door.Hide, v) }},
+	{"Hide_Except", "", true, false, func(p *configParser, v string) { p.door.HideExcept = p.parseNetworks(maxHideExcept, v) }},
 }
 
 func findDirective(key string) (directive, bool) {
@@ -235,15 +237,15 @@ func (p *configParser) setStateDir(value string) {
 	p.config.StateDir = dir
 }
 
-func (p *configParser) setPath(name string, to *string, value string) {
+func (p *configParser) setPath(to *string, value string) {
 	if value != withoutComment(value) {
-		p.warn("%s: the comment behind the path is read as a part of it: put it on a line of its own", name)
+		p.warn("%s: the comment behind the path is read as a part of it: put it on a line of its own", p.name)
 	}
 	*to = value
 }
 
 func (p *configParser) setOneTime(value string) {
-	p.setPath("One_Time_Sequences", &p.door.OneTime, value)
+	p.setPath(&p.door.OneTime, value)
 	if value == "" {
 		p.fail("One_Time_Sequences needs a file")
 	}
@@ -305,10 +307,6 @@ func parseInterfaces(text string) (list []string, err error) {
 	return list, nil
 }
 
-func (p *configParser) setSequence(value string) {
-	p.door.Sequence = readSequence(&p.ini, value, parseKnock)
-}
-
 func (p *configParser) setFlags(value string) {
 	flags := &p.door.Flags
 	for _, item := range strings.Split(withoutComment(value), ",") {
@@ -341,18 +339,18 @@ func (p *configParser) setTarget(value string) {
 }
 
 func (p *configParser) setOpenPorts(value string) {
-	p.door.OpenPorts = p.parsePorts("Open_Ports", maxOpenPorts, "put the rest into another door of the same sequence", value)
+	p.door.OpenPorts = p.parsePorts(maxOpenPorts, "put the rest into another door of the same sequence", value)
 }
 
 func (p *configParser) setIgnorePorts(value string) {
-	p.config.IgnorePorts = p.parsePorts("Ignore_Ports", maxIgnorePorts, "let doors that are near them have Decoys = no", value)
+	p.config.IgnorePorts = p.parsePorts(maxIgnorePorts, "let doors that are near them have Decoys = no", value)
 }
 
 // parsePorts reads ports with commas between them. They are no secret: whoever scans the host finds them open or not.
-func (p *configParser) parsePorts(name string, most int, otherwise, value string) (ports []Knock) {
+func (p *configParser) parsePorts(most int, otherwise, value string) (ports []Knock) {
 	items := strings.Split(withoutComment(value), ",")
 	if len(items) > most {
-		p.fail("%s: 1 to %d ports, not %d: %s", name, most, len(items), otherwise)
+		p.fail("%s: 1 to %d ports, not %d: %s", p.name, most, len(items), otherwise)
 		return nil
 	}
 	for _, item := range items {
@@ -360,9 +358,10 @@ func (p *configParser) parsePorts(name string, most int, otherwise, value string
 		k, err := parseKnock(item)
 		switch {
 		case err != nil:
-			p.fail("%s: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not %q", name, item)
+			p.fail("%s: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, "+
+				"not %q", p.name, item)
 		case slices.Contains(ports, k):
-			p.warn("%s: %v stands there twice", name, k)
+			p.warn("%s: %v stands there twice", p.name, k)
 		default:
 			ports = append(ports, k)
 		}
@@ -370,39 +369,36 @@ func (p *configParser) parsePorts(name string, most int, otherwise, value string
 	return ports
 }
 
-func (p *configParser) setYes(name string, to *bool, value string) {
+func (p *configParser) setYes(to *bool, value string) {
 	yes, ok := parseYes(value)
 	if !ok {
-		p.fail("%s is yes or no, not %q: %s = yes", name, value, name)
+		p.fail("%s is yes or no, not %q: %s = yes", p.name, value, p.name)
 		return
 	}
 	*to = yes
 }
 
 // parseNetworks reads addresses and networks with commas between them.
-func (p *configParser) parseNetworks(name string, most int, value string) (networks []netip.Prefix) {
+func (p *configParser) parseNetworks(most int, value string) (networks []netip.Prefix) {
 	items := strings.Split(withoutComment(value), ",")
 	if len(items) > most {
-		p.fail("%s: at most %d addresses and networks, not %d: join them to larger networks", name, most, len(items))
+		p.fail("%s: at most %d addresses and networks, not %d: join them to larger networks", p.name, most, len(items))
 		return nil
 	}
 	for _, item := range items {
 		item = strings.TrimSpace(item)
 		prefix, err := parsePrefix(item)
 		if err != nil {
-			p.fail("%s is addresses and networks with commas between them, such as 192.168.1.0/24, 2001:db8::/32, 10.0.0.7, not %q", name, item)
+			p.fail("%s is addresses and networks with commas between them, such as 192.168.1.0/24, 2001:db8::/32, 10.0.0.7, "+
+				"not %q", p.name, item)
 			continue
 		}
 		if prefix != prefix.Masked() {
-			p.warn("%s: %q is read as %v", name, item, prefix.Masked())
+			p.warn("%s: %q is read as %v", p.name, item, prefix.Masked())
 		}
 		networks = append(networks, prefix.Masked())
 	}
 	return networks
-}
-
-func (p *configParser) setHideExcept(value string) {
-	p.door.HideExcept = p.parseNetworks("Hide_Except", maxHideExcept, value)
 }
 
 func (p *configParser) setMaxOpen(value string) {
@@ -424,15 +420,15 @@ func (p *configParser) setNumber(what string, to *int, unit, most int, value str
 }
 
 // setSeconds reads a whole number of seconds. Like knockd it takes the leading digits of "5s" or "10 # comment".
-func (p *configParser) setSeconds(name string, to *time.Duration, value string) {
+func (p *configParser) setSeconds(to *time.Duration, value string) {
 	digits := value[:len(value)-len(strings.TrimLeft(value, "0123456789"))]
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || n > maxSeconds {
-		p.fail("%s is a number of seconds from 0 to %d, not %q", name, maxSeconds, value)
+		p.fail("%s is a number of seconds from 0 to %d, not %q", p.name, maxSeconds, value)
 		return
 	}
 	if digits != withoutComment(value) {
-		p.warn("%s: %q is read as %d seconds", name, value, n)
+		p.warn("%s: %q is read as %d seconds", p.name, value, n)
 	}
 	*to = time.Duration(n) * time.Second
 }
@@ -514,7 +510,8 @@ func (p *configParser) numberInterfaces(s *section, d *Door) {
 	if !slices.ContainsFunc(p.config.ofDoors, same) {
 		p.config.ofDoors = append(p.config.ofDoors, d.Interfaces)
 		if len(p.config.ofDoors) > maxLists {
-			p.at(s, "Interface").fail("Interface: there are more than %d different lists of interfaces: let doors share some", maxLists)
+			p.at(s, "Interface").fail("Interface: there are more than %d different lists of interfaces: "+
+				"let doors share some", maxLists)
 		}
 	}
 	d.List = uint8(1 + slices.IndexFunc(p.config.ofDoors, same))
@@ -567,7 +564,8 @@ func (c *Config) oneTimeFiles() (unused map[string][]oneTimeLine, mistakes, unre
 		unused[d.OneTime] = nil
 		text, err := readOneTime(d.OneTime)
 		if err != nil {
-			unreadable = append(unreadable, configError{text: fmt.Sprintf("%s:%d: door %q: One_Time_Sequences: %v", c.File, d.Line, d.Name, err)})
+			text := fmt.Sprintf("%s:%d: door %q: One_Time_Sequences: %v", c.File, d.Line, d.Name, err)
+			unreadable = append(unreadable, configError{text, "", d.Line})
 			continue
 		}
 		lines, wrong := parseOneTime(d.OneTime, text)

@@ -219,6 +219,30 @@ func (o *knockOptions) contradictions(host string, sequence []sentKnock, command
 	return nil
 }
 
+// over has the options of the command line, which opts set in o, win over those of the profile.
+func (o *knockOptions) over(profile knockOptions, opts []option, args []string, command bool) error {
+	given := *o
+	*o = profile
+	_, err := getopt(args, opts)
+	// Of what excludes each other, the command line has no way to take back what the profile has.
+	if given.ipv4 || given.ipv6 {
+		o.ipv4, o.ipv6 = given.ipv4, given.ipv6
+	}
+	if given.quiet || given.verbose {
+		o.quiet, o.verbose = given.quiet, given.verbose
+	}
+	if given.verify != 0 || command {
+		o.stdio = given.stdio
+	}
+	switch {
+	case given.udp:
+		o.flags = given.flags
+	case given.flags != flagSYN:
+		o.udp = given.udp
+	}
+	return err
+}
+
 // parseArguments reads HOST and the knocks, also with commas between them.
 func (o *knockOptions) parseArguments(args []string) (host string, sequence []sentKnock, err error) {
 	if len(args) == 0 {

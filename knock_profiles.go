@@ -226,7 +226,7 @@ func (o *knockOptions) parse(e env, args []string, command bool) (*profile, erro
 		if p.name == name {
 			p.oneTime = besideFile(file, p.oneTime)
 			checkPrivate(warnings, p.oneTime)
-			return p, o.over(p, opts, args, command)
+			return p, o.over(p.knockOptions, opts, args, command)
 		}
 		names = append(names, p.name)
 	}
@@ -238,30 +238,6 @@ func (o *knockOptions) parse(e env, args []string, command bool) (*profile, erro
 		hint = ", which is not there"
 	}
 	return nil, usageError(fmt.Sprintf("no profile %q in %s%s; else %s", name, file, hint, wrong))
-}
-
-// over has the options of the command line, which opts set in o, win over those of the profile.
-func (o *knockOptions) over(p *profile, opts []option, args []string, command bool) error {
-	given := *o
-	*o = p.knockOptions
-	_, err := getopt(args, opts)
-	// Of what excludes each other, the command line has no way to take back what the profile has.
-	if given.ipv4 || given.ipv6 {
-		o.ipv4, o.ipv6 = given.ipv4, given.ipv6
-	}
-	if given.quiet || given.verbose {
-		o.quiet, o.verbose = given.quiet, given.verbose
-	}
-	if given.verify != 0 || command {
-		o.stdio = given.stdio
-	}
-	switch {
-	case given.udp:
-		o.flags = given.flags
-	case given.flags != flagSYN:
-		o.udp = given.udp
-	}
-	return err
 }
 
 // use returns what is to be knocked. A sequence of a one-time file is marked there as used before, on the disk, and is
