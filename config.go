@@ -89,9 +89,10 @@ type configParser struct {
 	options *section   // all of that name together; nil if there is none
 	doors   []*section // of config.Doors
 	door    *Door      // that the section is about; nil in [options] and before the first section
-	name    string     // of the directive
+	name    string     // of the directive that is read, as messages have it
 }
 
+// start makes a door of a [name], but for [options].
 func (p *configParser) start(name string) *section {
 	p.door = nil
 	switch {
@@ -501,7 +502,7 @@ func (p *configParser) checkPorts(s *section, d *Door) {
 	}
 }
 
-// numberInterfaces gives a door the number of its list of interfaces, which is that of a door before it if it is the same.
+// numberInterfaces gives a door the number of its list of interfaces. Doors with the same one share it.
 func (p *configParser) numberInterfaces(s *section, d *Door) {
 	same := func(list []string) bool { return slices.Equal(list, d.Interfaces) }
 	if d.Interfaces == nil {

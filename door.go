@@ -126,7 +126,15 @@ func (d *Door) hasDecoys() bool { return d.Decoys && d.Allow == nil && len(d.Seq
 
 // decoy reports whether a hit that is no knock is on one of the door's decoys. What would count at a knock counts there.
 func (d *Door) decoy(h *Hit) bool {
-	return d.hasDecoys() && (h.Knock.Proto != tcp || d.Flags.fit(h.Flags)) && slices.ContainsFunc(d.Sequence, h.Knock.near)
+	if !d.hasDecoys() || h.Knock.Proto == tcp && !d.Flags.fit(h.Flags) {
+		return false
+	}
+	for _, knock := range d.Sequence { // a closure here takes twice the time
+		if knock.near(h.Knock) {
+			return true
+		}
+	}
+	return false
 }
 
 // commands returns the start and stop line for a source.

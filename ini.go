@@ -55,15 +55,16 @@ const (
 	maxConfigErrors = 100 // and as many warnings
 )
 
-// section is what is kept of a section for messages about it.
+// section is one of the file, as far as messages are about it.
 type section struct {
 	title string         // how they begin: `door "a": `, or ""
 	seen  map[string]int // line of each directive, and of its [name] by ""
 	wrong bool           // a line of it is
 }
 
-// ini is a file in knockd's syntax while it is read: lines of [section], Directive = value and # comment. It notes what is
-// wrong with them, and what surprises. Which sections and directives there are is up to the language that is written so.
+// ini is a file in knockd's syntax while it is read: lines of [section], Directive = value and # comment. Which sections
+// and directives there are, and what they mean, a language on it says. What is wrong or will surprise is noted with its
+// line.
 type ini struct {
 	file             string   // as messages have it
 	line             int      // that they are about
@@ -76,7 +77,7 @@ func (p *ini) newSection(title string) *section {
 	return &section{title: title, seen: map[string]int{"": p.line}}
 }
 
-// note notes that a directive stands on this line, and returns the line where the section has it already, or 0.
+// note notes that the section has a directive on this line, and returns the line before where it has it, too, or 0.
 func (p *ini) note(directive string) (before int) {
 	before, p.section.seen[directive] = p.section.seen[directive], p.line
 	return before
