@@ -32,10 +32,7 @@ type oneTimeLine struct {
 	at       int // offset of the line in the file
 }
 
-var (
-	errUsed        = errors.New("its sequence has been used, or taken out of the file")
-	errOneTimeSize = fmt.Errorf("a file of one-time sequences is at most %d bytes", maxOneTimeSize)
-)
+var errUsed = errors.New("its sequence has been used, or taken out of the file")
 
 // parseOneTime reads the lines not yet used, and says what is wrong with others. name stands in messages.
 func parseOneTime(name string, text []byte) (unused []oneTimeLine, mistakes configErrors) {
@@ -81,7 +78,7 @@ func readOneTime(path string) ([]byte, error) {
 func readAll(r io.Reader) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxOneTimeSize+1))
 	if err == nil && len(text) > maxOneTimeSize {
-		err = errOneTimeSize
+		err = fmt.Errorf("a file of one-time sequences is at most %d bytes", maxOneTimeSize)
 	}
 	return text, err
 }
