@@ -71,7 +71,8 @@ func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec
 			}
 			*ports = append(*ports, interval{k.Port, k.Port})
 			if d.hasDecoys() {
-				*decoys = append(*decoys, interval{uint16(max(int(k.Port)-decoyReach, 0)), uint16(min(int(k.Port)+decoyReach, 65535))})
+				lowest, highest := k.decoys()
+				*decoys = append(*decoys, interval{lowest, highest})
 			}
 		}
 		spec.Strict = spec.Strict || d.Strict

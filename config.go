@@ -8,10 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Config is a configuration as read by parseConfig.
@@ -19,7 +19,8 @@ type Config struct {
 	File       string
 	text       []byte // of the file
 	Doors      []*Door
-	Interfaces []string // as parseInterfaces returns them
+	Interfaces []string   // as parseInterfaces returns them
+	ofDoors    [][]string // the different ones that doors have instead, by Door.List from 1 up
 	// InterfaceLine is where they stand; 0: nowhere.
 	InterfaceLine int
 	LogFile       string
@@ -42,16 +43,10 @@ func (c *Config) native() bool { return slices.ContainsFunc(c.Doors, (*Door).nat
 // lists are the different lists of interfaces, by Door.List. general is the one of doors that have none of their own; it
 // is nil if there is no such door.
 func (c *Config) lists(general []string) [][]string {
-	lists := [][]string{general}
 	if len(c.Doors) > 0 && !slices.ContainsFunc(c.Doors, func(d *Door) bool { return d.List == 0 }) {
-		lists[0] = nil
+		general = nil
 	}
-	for _, d := range c.Doors {
-		if int(d.List) == len(lists) {
-			lists = append(lists, d.Interfaces)
-		}
-	}
-	return lists
+	return append([][]string{general}, c.ofDoors...)
 }
 
 const (
@@ -77,12 +72,72 @@ const (
 // everything that is wrong, or that of reading r. With mistakes, the Config is good for its warnings only, and may be
 // nil.
 func parseConfig(name string, r io.Reader) (*Config, error) {
-	p := parser{kind: "door", config: &Config{File: name, Firewall: "auto", FirewallMark: defaultMark, Interfaces: []string{everyInterface}, RingSize: ringSize}, optionsSeen: map[string]int{}}
-	if err := p.read(r); err != nil {
+	p := configParser{ini: ini{file: name}, config: &Config{File: name, Firewall: "auto", FirewallMark: defaultMark,
+		Interfaces: []string{everyInterface}, RingSize: ringSize}}
+	if err := p.read(r, p.start, p.set); err != nil {
 		return nil, err
 	}
 	p.finish()
+	p.config.Warnings = p.surprises()
 	return p.config, p.mistakes()
+}
+
+// configParser reads the language of the configuration: [options], and a section for each door.
+type configParser struct {
+	ini
+	config  *Config
+	options *section   // all of that name together; nil if there is none
+	doors   []*section // of config.Doors
+	door    *Door      // that the section is about; nil in [options] and before the first section
+	name    string     // of the directive that is read, as messages have it
+}
+
+// start makes a door of a [name], but for [options].
+func (p *configParser) start(name string) *section {
+	p.door = nil
+	switch {
+	case name == "":
+		p.fail("a section needs a name: [options] or a door's [name]")
+		name = "?" // so that what follows is still checked
+	case strings.EqualFold(name, "options"):
+		if p.options == nil {
+			p.options = p.newSection("")
+		}
+		return p.options
+	case !utf8.ValidString(name):
+		p.fail("a door's name must be UTF-8 text: it stands in the log")
+	}
+	p.door = &Door{Name: name, Line: p.line, SeqTimeout: defaultSeqTimeout, CmdTimeout: defaultCmdTimeout, Decoys: true}
+	p.config.Doors = append(p.config.Doors, p.door)
+	p.doors = append(p.doors, p.newSection(fmt.Sprintf("door %q: ", name)))
+	return p.doors[len(p.doors)-1]
+}
+
+func (p *configParser) set(key, value string, hasValue bool) {
+	d, known := findDirective(key)
+	p.name = d.name
+	switch {
+	case !known:
+		p.failUnknown(key, hasValue, directiveNames())
+	case !hasValue && d.name != "UseSyslog":
+		p.fail("%s needs a value: %s = ...", d.name, d.name)
+	case p.section == nil:
+		p.fail("%s stands before the first section: write [options] or a door's [name] above it", d.name)
+	case p.door == nil && !d.inOption:
+		p.fail("%s belongs in a door's section, not in [options]", d.name)
+	case p.door != nil && !d.inDoor:
+		p.fail("%s belongs in [options]", d.name)
+	default:
+		switch before := p.note(d.name); {
+		case before == 0 || d.name == "TCPFlags" || d.name == "UseSyslog": // flags add up
+			d.set(p, value)
+		case d.name == "Interface": // as in knockd
+			p.warn("Interface stands on line %d already: that line holds", before)
+		default:
+			p.warn("%s stands on line %d already: this line holds", d.name, before)
+			d.set(p, value)
+		}
+	}
 }
 
 // directive is one key of the configuration.
@@ -91,44 +146,38 @@ type directive struct {
 	alias    string // another name for it, or ""
 	inDoor   bool
 	inOption bool
-	set      func(p *parser, value string)
+	set      func(p *configParser, value string)
 }
 
 var directives = []directive{
-	{"UseSyslog", "", true, true, (*parser).setUseSyslog},
-	{"LogFile", "", false, true, func(p *parser, v string) { p.setPath("LogFile", &p.config.LogFile, v) }},
-	{"PidFile", "", false, true, func(p *parser, v string) { p.setPath("PidFile", &p.config.PidFile, v) }},
-	{"Interface", "", true, true, (*parser).setInterface},
-	{"Firewall", "", false, true, (*parser).setFirewall},
-	{"Firewall_Mark", "", false, true, (*parser).setFirewallMark},
-	{"StateDir", "", false, true, (*parser).setStateDir},
-	{"Sequence", "", true, false, (*parser).setSequence},
-	{"One_Time_Sequences", "", true, false, func(p *parser, v string) { p.setPath("One_Time_Sequences", &p.open.door.OneTime, v) }},
-	{"Seq_Timeout", "Timeout", true, false, func(p *parser, v string) { p.setSeconds("Seq_Timeout", &p.open.door.SeqTimeout, v) }},
-	{"TCPFlags", "", true, false, (*parser).setFlags},
-	{"Target", "", true, false, (*parser).setTarget},
-	{"Start_Command", "Command", true, false, func(p *parser, v string) { p.setCommand(&p.open.door.Start, v) }},
-	{"Start_Command_6", "Command_6", true, false, func(p *parser, v string) { p.open.start6 = p.setCommand(new(string), v) }},
-	{"Cmd_Timeout", "", true, false, func(p *parser, v string) { p.setSeconds("Cmd_Timeout", &p.open.door.CmdTimeout, v) }},
-	{"Stop_Command", "", true, false, func(p *parser, v string) { p.setCommand(&p.open.door.Stop, v) }},
-	{"Stop_Command_6", "", true, false, func(p *parser, v string) { p.open.stop6 = p.setCommand(new(string), v) }},
-	{"Seq_Cooldown", "", true, false, func(p *parser, v string) { p.setSeconds("Seq_Cooldown", &p.open.door.Cooldown, v) }},
-	{"Ignore_Ports", "", false, true, (*parser).setIgnorePorts},
-	{"Ring_Size", "", false, true, (*parser).setRingSize},
-	{"Allow", "", true, false, func(p *parser, v string) { p.open.door.Allow = p.parseNetworks("Allow", maxAllow, v) }},
-	{"Decoys", "", true, false, func(p *parser, v string) { p.setYes("Decoys", &p.open.door.Decoys, v) }},
-	{"Strict", "", true, false, func(p *parser, v string) { p.setYes("Strict", &p.open.door.Strict, v) }},
-	{"Max_Open", "", true, false, (*parser).setMaxOpen},
-	{"Open_Ports", "", true, false, (*parser).setOpenPorts},
-	{"Hide", "", true, false, func(p *parser, v string) { p.setYes("Hide", &p.open.door.Hide, v) }},
-	{"Hide_Except", "", true, false, func(p *parser, v string) {
-		p.open.door.HideExcept = p.parseNetworks("Hide_Except", maxHideExcept, v)
-	}},
+	{"UseSyslog", "", true, true, (*configParser).setUseSyslog},
+	{"LogFile", "", false, true, func(p *configParser, v string) { p.setPath(&p.config.LogFile, v) }},
+	{"PidFile", "", false, true, func(p *configParser, v string) { p.setPath(&p.config.PidFile, v) }},
+	{"Interface", "", true, true, (*configParser).setInterface},
+	{"Firewall", "", false, true, (*configParser).setFirewall},
+	{"Firewall_Mark", "", false, true, (*configParser).setFirewallMark},
+	{"StateDir", "", false, true, (*configParser).setStateDir},
+	{"Sequence", "", true, false, func(p *configParser, v string) { p.door.Sequence = readSequence(&p.ini, v, parseKnock) }},
+	{"One_Time_Sequences", "", true, false, (*configParser).setOneTime},
+	{"Seq_Timeout", "Timeout", true, false, func(p *configParser, v string) { p.setSeconds(&p.door.SeqTimeout, v) }},
+	{"TCPFlags", "", true, false, (*configParser).setFlags},
+	{"Target", "", true, false, (*configParser).setTarget},
+	{"Start_Command", "Command", true, false, func(p *configParser, v string) { p.door.Start = v }},
+	{"Start_Command_6", "Command_6", true, false, func(p *configParser, v string) { p.door.Start6 = v }},
+	{"Cmd_Timeout", "", true, false, func(p *configParser, v string) { p.setSeconds(&p.door.CmdTimeout, v) }},
+	{"Stop_Command", "", true, false, func(p *configParser, v string) { p.door.Stop = v }},
+	{"Stop_Command_6", "", true, false, func(p *configParser, v string) { p.door.Stop6 = v }},
+	{"Seq_Cooldown", "", true, false, func(p *configParser, v string) { p.setSeconds(&p.door.Cooldown, v) }},
+	{"Ignore_Ports", "", false, true, (*configParser).setIgnorePorts},
+	{"Ring_Size", "", false, true, (*configParser).setRingSize},
+	{"Allow", "", true, false, func(p *configParser, v string) { p.door.Allow = p.parseNetworks(maxAllow, v) }},
+	{"Decoys", "", true, false, func(p *configParser, v string) { p.setYes(&p.door.Decoys, v) }},
+	{"Strict", "", true, false, func(p *configParser, v string) { p.setYes(&p.door.Strict, v) }},
+	{"Max_Open", "", true, false, (*configParser).setMaxOpen},
+	{"Open_Ports", "", true, false, (*configParser).setOpenPorts},
+	{"Hide", "", true, false, func(p *configParser, v string) { p.setYes(&p.door.Hide, v) }},
+	{"Hide_Except", "", true, false, func(p *configParser, v string) { p.door.HideExcept = p.parseNetworks(maxHideExcept, v) }},
 }
-
-// accumulates are the directives that add to what an earlier line of the same name said, or that the first one of
-// decides, as in knockd. Of all others the last line holds.
-var accumulates = map[string]bool{"TCPFlags": true, "Interface": true, "UseSyslog": true}
 
 func findDirective(key string) (directive, bool) {
 	for _, d := range directives {
@@ -147,7 +196,7 @@ func directiveNames() (names []string) {
 }
 
 // setUseSyslog takes knockd's bare UseSyslog and also "UseSyslog = yes".
-func (p *parser) setUseSyslog(value string) {
+func (p *configParser) setUseSyslog(value string) {
 	yes, ok := parseYes(value)
 	if !ok && withoutComment(value) != "" {
 		p.fail("UseSyslog stands alone on its line, or is yes or no, not %q", value)
@@ -156,7 +205,7 @@ func (p *parser) setUseSyslog(value string) {
 	p.config.UseSyslog = yes || !ok
 }
 
-func (p *parser) setFirewall(value string) {
+func (p *configParser) setFirewall(value string) {
 	switch name := strings.ToLower(withoutComment(value)); name {
 	case "auto", "iptables", "nft":
 		p.config.Firewall = name
@@ -165,7 +214,7 @@ func (p *parser) setFirewall(value string) {
 	}
 }
 
-func (p *parser) setFirewallMark(value string) {
+func (p *configParser) setFirewallMark(value string) {
 	digits, base := withoutComment(value), 10
 	if len(digits) > 2 && strings.EqualFold(digits[:2], "0x") {
 		digits, base = digits[2:], 16
@@ -180,7 +229,7 @@ func (p *parser) setFirewallMark(value string) {
 
 // setStateDir takes an absolute path alone: the next start must find what this one leaves there, from wherever it is
 // made.
-func (p *parser) setStateDir(value string) {
+func (p *configParser) setStateDir(value string) {
 	dir := withoutComment(value)
 	if !strings.HasPrefix(dir, "/") {
 		p.fail("StateDir is a directory's absolute path, such as /var/lib/sesame, not %q", value)
@@ -189,29 +238,25 @@ func (p *parser) setStateDir(value string) {
 	p.config.StateDir = dir
 }
 
-func (p *parser) setPath(name string, to *string, value string) {
+func (p *configParser) setPath(to *string, value string) {
 	if value != withoutComment(value) {
-		p.warn("%s: the comment behind the path is read as a part of it: put it on a line of its own", name)
-	}
-	if value == "" && name == "One_Time_Sequences" {
-		p.fail("%s needs a file", name)
+		p.warn("%s: the comment behind the path is read as a part of it: put it on a line of its own", p.name)
 	}
 	*to = value
 }
 
-// setInterface takes what parseInterfaces does. Of several lines the first one holds.
-func (p *parser) setInterface(value string) {
-	to, seen := &p.config.Interfaces, p.optionsSeen
-	if p.open != nil {
-		to, seen = &p.open.door.Interfaces, p.open.seen
+func (p *configParser) setOneTime(value string) {
+	p.setPath(&p.door.OneTime, value)
+	if value == "" {
+		p.fail("One_Time_Sequences needs a file")
 	}
-	if before := seen["Interface"]; before != 0 {
-		p.warn("Interface stands on line %d already: that line holds", before)
-		return
-	}
+}
+
+// setInterface takes what parseInterfaces does.
+func (p *configParser) setInterface(value string) {
 	value = strings.Trim(withoutComment(value), `"'`)
 	switch {
-	case value == "" && p.open != nil:
+	case value == "" && p.door != nil:
 		p.fail("Interface needs a value: Interface = ..., or delete the line")
 		return
 	case value == "":
@@ -219,19 +264,17 @@ func (p *parser) setInterface(value string) {
 		value = everyInterface
 	}
 	list, err := parseInterfaces(value)
-	if err != nil {
+	switch {
+	case err != nil:
 		p.fail("Interface: %v", err)
-		return
-	}
-	*to = list
-	if p.open == nil {
-		p.config.InterfaceLine = p.line
+	case p.door != nil:
+		p.door.Interfaces = list
+	default:
+		p.config.Interfaces, p.config.InterfaceLine = list, p.line
 	}
 }
 
-const (
-	loopback = "lo"
-)
+const loopback = "lo"
 
 // parseInterfaces reads names, beginnings of names with a * behind them, and auto, with commas between them. any, all
 // and * are everyInterface, with loopback if it is named, too, and nothing else.
@@ -265,10 +308,8 @@ func parseInterfaces(text string) (list []string, err error) {
 	return list, nil
 }
 
-func (p *parser) setSequence(value string) { p.open.door.Sequence = p.parseSequence(value) }
-
-func (p *parser) setFlags(value string) {
-	flags := &p.open.door.Flags
+func (p *configParser) setFlags(value string) {
+	flags := &p.door.Flags
 	for _, item := range strings.Split(withoutComment(value), ",") {
 		item = strings.TrimSpace(item)
 		name, not := strings.CutPrefix(item, "!")
@@ -289,38 +330,39 @@ func (p *parser) setFlags(value string) {
 	}
 }
 
-func (p *parser) setTarget(value string) {
+func (p *configParser) setTarget(value string) {
 	addr, err := netip.ParseAddr(withoutComment(value))
 	if err != nil || addr.Zone() != "" {
 		p.fail("Target is an address such as 192.0.2.7 or 2001:db8::7, not %q", value)
 		return
 	}
-	p.open.door.Target = addr.Unmap()
+	p.door.Target = addr.Unmap()
 }
 
-func (p *parser) setOpenPorts(value string) {
-	p.open.door.OpenPorts = p.parsePorts("Open_Ports", maxOpenPorts, "put the rest into another door of the same sequence", value)
+func (p *configParser) setOpenPorts(value string) {
+	p.door.OpenPorts = p.parsePorts(maxOpenPorts, "put the rest into another door of the same sequence", value)
 }
 
-func (p *parser) setIgnorePorts(value string) {
-	p.config.IgnorePorts = p.parsePorts("Ignore_Ports", maxIgnorePorts, "let doors that are near them have Decoys = no", value)
+func (p *configParser) setIgnorePorts(value string) {
+	p.config.IgnorePorts = p.parsePorts(maxIgnorePorts, "let doors that are near them have Decoys = no", value)
 }
 
 // parsePorts reads ports with commas between them. They are no secret: whoever scans the host finds them open or not.
-func (p *parser) parsePorts(name string, most int, otherwise, value string) (ports []Knock) {
+func (p *configParser) parsePorts(most int, otherwise, value string) (ports []Knock) {
 	items := strings.Split(withoutComment(value), ",")
 	if len(items) > most {
-		p.fail("%s: 1 to %d ports, not %d: %s", name, most, len(items), otherwise)
+		p.fail("%s: 1 to %d ports, not %d: %s", p.name, most, len(items), otherwise)
 		return nil
 	}
 	for _, item := range items {
 		item = strings.TrimSpace(item)
-		k, err := parseKnock(item, tcp)
+		k, err := parseKnock(item)
 		switch {
 		case err != nil:
-			p.fail("%s: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not %q", name, item)
+			p.fail("%s: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, "+
+				"not %q", p.name, item)
 		case slices.Contains(ports, k):
-			p.warn("%s: %v stands there twice", name, k)
+			p.warn("%s: %v stands there twice", p.name, k)
 		default:
 			ports = append(ports, k)
 		}
@@ -328,142 +370,152 @@ func (p *parser) parsePorts(name string, most int, otherwise, value string) (por
 	return ports
 }
 
-func (p *parser) setYes(name string, to *bool, value string) {
+func (p *configParser) setYes(to *bool, value string) {
 	yes, ok := parseYes(value)
 	if !ok {
-		p.fail("%s is yes or no, not %q: %s = yes", name, value, name)
+		p.fail("%s is yes or no, not %q: %s = yes", p.name, value, p.name)
 		return
 	}
 	*to = yes
 }
 
 // parseNetworks reads addresses and networks with commas between them.
-func (p *parser) parseNetworks(name string, most int, value string) (networks []netip.Prefix) {
+func (p *configParser) parseNetworks(most int, value string) (networks []netip.Prefix) {
 	items := strings.Split(withoutComment(value), ",")
 	if len(items) > most {
-		p.fail("%s: at most %d addresses and networks, not %d: join them to larger networks", name, most, len(items))
+		p.fail("%s: at most %d addresses and networks, not %d: join them to larger networks", p.name, most, len(items))
 		return nil
 	}
 	for _, item := range items {
 		item = strings.TrimSpace(item)
 		prefix, err := parsePrefix(item)
 		if err != nil {
-			p.fail("%s is addresses and networks with commas between them, such as 192.168.1.0/24, 2001:db8::/32, 10.0.0.7, not %q", name, item)
+			p.fail("%s is addresses and networks with commas between them, such as 192.168.1.0/24, 2001:db8::/32, 10.0.0.7, "+
+				"not %q", p.name, item)
 			continue
 		}
 		if prefix != prefix.Masked() {
-			p.warn("%s: %q is read as %v", name, item, prefix.Masked())
+			p.warn("%s: %q is read as %v", p.name, item, prefix.Masked())
 		}
 		networks = append(networks, prefix.Masked())
 	}
 	return networks
 }
 
-func (p *parser) setMaxOpen(value string) {
-	n, err := strconv.ParseUint(withoutComment(value), 10, 32)
-	if err != nil || n == 0 || n > maxMaxOpen {
-		p.fail("Max_Open is how many sources a door is open for at once, from 1 to %d, not %q", maxMaxOpen, value)
-		return
-	}
-	p.open.door.MaxOpen = int(n)
+func (p *configParser) setMaxOpen(value string) {
+	p.setNumber("Max_Open is how many sources a door is open for at once", &p.door.MaxOpen, 1, maxMaxOpen, value)
 }
 
-func (p *parser) setRingSize(value string) {
-	n, err := strconv.ParseUint(withoutComment(value), 10, 32)
-	if err != nil || n == 0 || n > maxRingMB {
-		p.fail("Ring_Size is how many megabytes of packets can wait, from 1 to %d, not %q", maxRingMB, value)
-		return
-	}
-	p.config.RingSize = int(n) << 20
+func (p *configParser) setRingSize(value string) {
+	p.setNumber("Ring_Size is how many megabytes of packets can wait", &p.config.RingSize, 1<<20, maxRingMB, value)
 }
 
-func (p *parser) setCommand(to *string, value string) *string {
-	*to = value
-	return to
+// setNumber reads how many of a unit there are, from 1 up.
+func (p *configParser) setNumber(what string, to *int, unit, most int, value string) {
+	n, err := strconv.ParseUint(withoutComment(value), 10, 32)
+	if err != nil || n == 0 || n > uint64(most) {
+		p.fail("%s, from 1 to %d, not %q", what, most, value)
+		return
+	}
+	*to = int(n) * unit
 }
 
 // setSeconds reads a whole number of seconds. Like knockd it takes the leading digits of "5s" or "10 # comment".
-func (p *parser) setSeconds(name string, to *time.Duration, value string) {
+func (p *configParser) setSeconds(to *time.Duration, value string) {
 	digits := value[:len(value)-len(strings.TrimLeft(value, "0123456789"))]
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || n > maxSeconds {
-		p.fail("%s is a number of seconds from 0 to %d, not %q", name, maxSeconds, value)
+		p.fail("%s is a number of seconds from 0 to %d, not %q", p.name, maxSeconds, value)
 		return
 	}
 	if digits != withoutComment(value) {
-		p.warn("%s: %q is read as %d seconds", name, value, n)
+		p.warn("%s: %q is read as %d seconds", p.name, value, n)
 	}
 	*to = time.Duration(n) * time.Second
 }
 
 // finish resolves what depends on several lines and looks for what will surprise.
-func (p *parser) finish() {
-	p.open = nil
-	for _, s := range p.sections {
-		d := s.door
-		p.line = d.Line
-		p.open = s
-		d.Start6, d.Stop6 = d.Start, d.Stop
-		if s.start6 != nil {
-			d.Start6 = *s.start6
+func (p *configParser) finish() {
+	for i, d := range p.config.Doors {
+		s := p.doors[i]
+		p.at(s, "")
+		if s.seen["Start_Command_6"] == 0 {
+			d.Start6 = d.Start
 		}
-		if s.stop6 != nil {
-			d.Stop6 = *s.stop6
+		if s.seen["Stop_Command_6"] == 0 {
+			d.Stop6 = d.Stop
 		}
 		if d.OneTime != "" && d.Sequence != nil {
 			p.warn("it has a Sequence and One_Time_Sequences: the one-time ones hold")
 			d.Sequence = nil
 		}
 		wrong := s.wrong
-		p.checkPorts(s)
+		p.checkPorts(s, d)
+		p.at(s, "")
 		if d.Sequence == nil && !wrong && d.OneTime == "" { // else Sequence may be the line that is wrong
 			p.fail("a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000")
 		}
 		if !s.wrong { // else what surprises may come of that
-			p.warnSurprises(s)
+			for _, text := range d.surprises(s.seen["Cmd_Timeout"] != 0) {
+				p.warn("%s", text)
+			}
 		}
-		p.numberInterfaces(s)
-		p.config.Doors = append(p.config.Doors, d)
+		p.numberInterfaces(s, d)
 	}
-	p.warnPrefixes()
-	p.warnNames()
-	p.open = nil
+	for _, texts := range [][]string{prefixSurprises(p.config.Doors), nameSurprises(p.config.Doors)} {
+		for i, text := range texts {
+			if text != "" {
+				p.at(p.doors[i], "").warn("%s", text)
+			}
+		}
+	}
 	switch {
-	case len(p.sections) > 0:
-	case !p.inOptions && p.errors == nil:
-		p.line = 1
-		p.fail("there is no section in it: has its text been lost? a door is [name] and what belongs to it: [ssh], Sequence = 7000,8000:udp,9000")
+	case p.doors != nil:
+	case p.options == nil && p.errors == nil:
+		p.at(nil, "").fail("there is no section in it: has its text been lost? a door is [name] and what belongs to it: " +
+			"[ssh], Sequence = 7000,8000:udp,9000")
 	default:
 		p.warn("there is no door: nothing can be opened")
 	}
-	sort.SliceStable(p.config.Warnings, func(i, j int) bool {
-		return lineOf(p.config, p.config.Warnings[i]) < lineOf(p.config, p.config.Warnings[j])
-	})
-	if n := len(p.config.Warnings) - maxConfigErrors; n > 0 {
-		p.config.Warnings = append(p.config.Warnings[:maxConfigErrors], fmt.Sprintf("%s: %d more warnings", p.config.File, n))
+}
+
+// checkPorts finds what does not go together with Open_Ports, or not without it.
+func (p *configParser) checkPorts(s *section, d *Door) {
+	const hides = "%s without Open_Ports hides nothing: write the ports to hide (Open_Ports = 22), or delete this line"
+	ports, hide, except := s.seen["Open_Ports"] != 0, s.seen["Hide"] != 0, s.seen["Hide_Except"] != 0
+	switch {
+	case s.wrong: // the line that is missing may be one that is wrong
+	case hide && !ports:
+		p.at(s, "Hide").fail(hides, "Hide")
+	case except && !ports:
+		p.at(s, "Hide_Except").fail(hides, "Hide_Except")
+	case except && !d.Hide:
+		p.at(s, "Hide_Except").fail("Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line")
+	}
+	if ports && d.Target.IsValid() {
+		p.at(s, "Open_Ports").fail("Open_Ports opens ports of this host, and Target is for another one: " +
+			"open those by a Start_Command with a FORWARD rule")
+	}
+	if ports && d.CmdTimeout == 0 {
+		p.at(s, "Cmd_Timeout").fail("Cmd_Timeout = 0 closes Open_Ports at once: "+
+			"write how many seconds they are to be open, from 1 to %d", maxSeconds)
 	}
 }
 
-// numberInterfaces gives a door the number of its list of interfaces: 0 without one, and else the same as a door before
-// it that has the same.
-func (p *parser) numberInterfaces(s *section) {
-	d, next := s.door, uint8(1)
+// numberInterfaces gives a door the number of its list of interfaces. Doors with the same one share it.
+func (p *configParser) numberInterfaces(s *section, d *Door) {
+	same := func(list []string) bool { return slices.Equal(list, d.Interfaces) }
 	if d.Interfaces == nil {
 		return
 	}
-	for _, o := range p.config.Doors {
-		if slices.Equal(o.Interfaces, d.Interfaces) {
-			d.List = o.List
-			return
+	if !slices.ContainsFunc(p.config.ofDoors, same) {
+		p.config.ofDoors = append(p.config.ofDoors, d.Interfaces)
+		if len(p.config.ofDoors) > maxLists {
+			p.at(s, "Interface").fail("Interface: there are more than %d different lists of interfaces: "+
+				"let doors share some", maxLists)
 		}
-		next = max(next, o.List+1)
 	}
-	if next > maxLists {
-		p.line = s.seen["Interface"]
-		p.fail("Interface: there are more than %d different lists of interfaces: let doors share some", maxLists)
-		return
-	}
-	d.List = next
+	d.List = uint8(1 + slices.IndexFunc(p.config.ofDoors, same))
 }
 
 // maxLists is how many doors can have lists of interfaces that differ. Link.Outside has a bit for each, and one for the
@@ -501,3 +553,24 @@ func openConfig(file string) (*Config, error) {
 }
 
 func othersRead(info os.FileInfo) bool { return info.Mode().IsRegular() && info.Mode()&0o004 != 0 }
+
+// oneTimeFiles reads the one-time files of all doors. Beside the mistakes in them it returns what is wrong with a file
+// as a whole, each with the line of the door that names it.
+func (c *Config) oneTimeFiles() (unused map[string][]oneTimeLine, mistakes, unreadable configErrors) {
+	unused = map[string][]oneTimeLine{}
+	for _, d := range c.Doors {
+		if _, known := unused[d.OneTime]; known || d.OneTime == "" {
+			continue
+		}
+		unused[d.OneTime] = nil
+		text, err := readOneTime(d.OneTime)
+		if err != nil {
+			text := fmt.Sprintf("%s:%d: door %q: One_Time_Sequences: %v", c.File, d.Line, d.Name, err)
+			unreadable = append(unreadable, configError{text, "", d.Line})
+			continue
+		}
+		lines, wrong := parseOneTime(d.OneTime, text)
+		unused[d.OneTime], mistakes = lines, append(mistakes, wrong...)
+	}
+	return unused, mistakes, unreadable
+}

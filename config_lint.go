@@ -1,137 +1,126 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"sort"
 	"strings"
 )
 
-// checkPorts finds what does not go together with Open_Ports, or not without it.
-func (p *parser) checkPorts(s *section) {
-	fail := func(name, format string, a ...any) {
-		p.line = s.seen[name]
-		p.fail(format, a...)
-		p.line = s.door.Line
-	}
-	const hides = "%s without Open_Ports hides nothing: write the ports to hide (Open_Ports = 22), or delete this line"
-	ports, hide, except := s.seen["Open_Ports"] != 0, s.seen["Hide"] != 0, s.seen["Hide_Except"] != 0
-	switch {
-	case s.wrong: // the line that is missing may be one that is wrong
-	case hide && !ports:
-		fail("Hide", hides, "Hide")
-	case except && !ports:
-		fail("Hide_Except", hides, "Hide_Except")
-	case except && !s.door.Hide:
-		fail("Hide_Except", "Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line")
-	}
-	if ports && s.door.Target.IsValid() {
-		fail("Open_Ports", "Open_Ports opens ports of this host, and Target is for another one: open those by a Start_Command with a FORWARD rule")
-	}
-	if ports && s.door.CmdTimeout == 0 {
-		fail("Cmd_Timeout", "Cmd_Timeout = 0 closes Open_Ports at once: write how many seconds they are to be open, from 1 to %d", maxSeconds)
-	}
+// surprises are what a door has that will not do what its owner thinks. timed says that its Cmd_Timeout is written down.
+func (d *Door) surprises(timed bool) []string {
+	return slices.Concat(d.commandSurprises(timed), d.knockSurprises(), d.scanSurprises())
 }
 
-func (p *parser) warnSurprises(s *section) {
-	d := s.door
-	start, stop := d.Start+d.Start6, d.Stop+d.Stop6
+// commandSurprises are about what is run, or opened, and when that ends.
+func (d *Door) commandSurprises(timed bool) []string {
+	start, stop, seconds := d.Start+d.Start6, d.Stop+d.Stop6, int(d.CmdTimeout.Seconds())
 	switch {
+	case d.native() && !timed:
+		return []string{fmt.Sprintf("Open_Ports without Cmd_Timeout: they are closed after %d seconds", seconds)}
 	case d.native():
-		if s.seen["Cmd_Timeout"] == 0 {
-			p.warn("Open_Ports without Cmd_Timeout: they are closed after %d seconds", int(defaultCmdTimeout.Seconds()))
-		}
 	case start == "" && stop != "":
-		p.warn("a Stop_Command without a Start_Command is never run")
+		return []string{"a Stop_Command without a Start_Command is never run"}
 	case start == "":
-		p.warn("it has neither Open_Ports nor a Start_Command: knocking is only logged")
-	case stop != "" && s.seen["Cmd_Timeout"] == 0:
-		p.warn("Stop_Command without Cmd_Timeout: it runs after %d seconds", int(defaultCmdTimeout.Seconds()))
-	case stop == "" && s.seen["Cmd_Timeout"] != 0:
-		p.warn("Cmd_Timeout without Stop_Command has no effect")
+		return []string{"it has neither Open_Ports nor a Start_Command: knocking is only logged"}
+	case stop != "" && !timed:
+		return []string{fmt.Sprintf("Stop_Command without Cmd_Timeout: it runs after %d seconds", seconds)}
+	case stop == "" && timed:
+		return []string{"Cmd_Timeout without Stop_Command has no effect"}
 	}
+	return nil
+}
+
+// knockSurprises are about knocks that cannot count, and about those that programs make without knowing.
+func (d *Door) knockSurprises() (texts []string) {
+	has := func(kind func(k Knock) bool) bool { return slices.ContainsFunc(d.Sequence, kind) }
 	if d.SeqTimeout == 0 && len(d.Sequence) > 1 {
-		p.warn("Seq_Timeout = 0 leaves no time: the sequence can never be completed")
+		texts = append(texts, "Seq_Timeout = 0 leaves no time: the sequence can never be completed")
 	}
-	hasTCP := false
-	for _, k := range d.Sequence {
-		hasTCP = hasTCP || k.Proto == tcp
+	if !d.Flags.fit(flagSYN) && has(func(k Knock) bool { return k.Proto == tcp }) {
+		texts = append(texts, "TCPFlags do not fit a connection's first packet, which carries SYN alone: "+
+			"knock clients cannot open it")
 	}
-	if hasTCP && !d.Flags.fit(flagSYN) {
-		p.warn("TCPFlags do not fit a connection's first packet, which carries SYN alone: knock clients cannot open it")
-	}
-	if d.hasDecoys() && slices.ContainsFunc(d.Sequence, func(k Knock) bool {
+	if d.hasDecoys() && has(func(k Knock) bool {
 		return (k.Proto == udp || d.Flags.fit(flagACK)) && k.Port >= firstEphemeral && k.Port <= lastEphemeral
 	}) {
-		p.warn("a knock from %d to %d, where programs have their own ports: answers to them may count as scans: "+
-			"take another one, or write TCPFlags = syn if it is TCP", firstEphemeral, lastEphemeral)
+		texts = append(texts, fmt.Sprintf("a knock from %d to %d, where programs have their own ports: "+
+			"answers to them may count as scans: take another one, or write TCPFlags = syn if it is TCP",
+			firstEphemeral, lastEphemeral))
 	}
-	if slices.ContainsFunc(d.Sequence, func(k Knock) bool { return slices.Contains(d.OpenPorts, k) }) {
-		p.warn("a knock is one of Open_Ports, too: whoever tries that port knocks: take another one")
+	if has(func(k Knock) bool { return slices.Contains(d.OpenPorts, k) }) {
+		texts = append(texts, "a knock is one of Open_Ports, too: whoever tries that port knocks: take another one")
 	}
-	switch ascending, span := ascent(d.Sequence); {
-	case len(d.Sequence) > 1 && !slices.ContainsFunc(d.Sequence, func(k Knock) bool { return k != d.Sequence[0] }) && d.Allow == nil:
-		p.warn("a sequence of one port alone is opened by whoever tries it often: take different ones")
-	case len(d.Sequence) == 1 && d.Allow == nil:
-		p.warn("a sequence of one knock is opened by any port scan")
-	case ascending && (len(d.Sequence) == 2 && !d.hasDecoys() || span <= scanSpan) && d.Allow == nil:
-		p.warn("a scan of a few adjacent ports in order completes the sequence: let it go up and down, over thousands of ports")
-	}
+	return texts
 }
 
 // The ports that Linux gives to programs which ask for none (ip(7), ip_local_port_range).
 const firstEphemeral, lastEphemeral = 32768, 60999
 
+// scanSurprises are about a sequence that is completed by whoever tries ports in order, or one of them often.
+func (d *Door) scanSurprises() []string {
+	n := len(d.Sequence)
+	switch {
+	case d.Allow != nil || n == 0:
+	case n == 1:
+		return []string{"a sequence of one knock is opened by any port scan"}
+	case !slices.ContainsFunc(d.Sequence, func(k Knock) bool { return k != d.Sequence[0] }):
+		return []string{"a sequence of one port alone is opened by whoever tries it often: take different ones"}
+	case ascend(d.Sequence) && (n == 2 && !d.hasDecoys() || d.Sequence[n-1].Port-d.Sequence[0].Port <= scanSpan):
+		return []string{"a scan of a few adjacent ports in order completes the sequence: " +
+			"let it go up and down, over thousands of ports"}
+	}
+	return nil
+}
+
 // scanSpan is how far apart the first and the last of three or more ascending knocks are at most where check warns.
 const scanSpan = 20
 
-// ascent tells whether the ports go strictly up in one protocol, and how far the last is from the first.
-func ascent(sequence []Knock) (ascending bool, span int) {
-	for i := 1; i < len(sequence); i++ {
-		before, k := sequence[i-1], sequence[i]
-		if k.Proto != before.Proto || k.Port <= before.Port {
-			return false, 0
+// ascend reports whether the knocks are of one protocol, and each port is higher than the one before it.
+func ascend(sequence []Knock) bool {
+	for i := range len(sequence) - 1 {
+		if sequence[i+1].Proto != sequence[i].Proto || sequence[i+1].Port <= sequence[i].Port {
+			return false
 		}
-		span += int(k.Port - before.Port)
 	}
-	return len(sequence) > 0, span
+	return true
 }
 
-// warnPrefixes finds doors that open while another one's sequence is being knocked.
-func (p *parser) warnPrefixes() {
+// prefixSurprises are about doors that open while another one's sequence is being knocked, each at its door's place; ""
+// is none.
+func prefixSurprises(doors []*Door) []string {
+	said := make([]string, len(doors))
 	// Sorted, a sequence stands directly before those that begin with it, or before a run of such ones.
-	var byText []*section
-	texts := map[*section]string{}
-	for _, s := range p.sections {
-		if s.door.Sequence != nil {
-			byText = append(byText, s)
-			texts[s] = s.door.sequence() + ","
+	var byText []int
+	texts := make([]string, len(doors))
+	for i, d := range doors {
+		if d.Sequence != nil {
+			byText, texts[i] = append(byText, i), d.sequence()+","
 		}
 	}
-	text := func(i int) string { return texts[byText[i]] }
-	sort.SliceStable(byText, func(i, j int) bool { return text(i) < text(j) })
-	for i := 0; i+1 < len(byText); i++ {
-		if !strings.HasPrefix(text(i+1), text(i)) {
-			continue
-		}
-		p.open, p.line = byText[i], byText[i].door.Line
-		other := byText[i+1].door
-		if text(i) == text(i+1) {
-			p.warn("it has the same sequence as door %q (line %d): both open at once", other.Name, other.Line)
-		} else {
-			p.warn("its sequence is the beginning of that of door %q (line %d): it opens on the way", other.Name, other.Line)
+	sort.SliceStable(byText, func(i, j int) bool { return texts[byText[i]] < texts[byText[j]] })
+	for n := 0; n+1 < len(byText); n++ {
+		i, j := byText[n], byText[n+1]
+		other := fmt.Sprintf("door %q (line %d)", doors[j].Name, doors[j].Line)
+		switch {
+		case texts[i] == texts[j]:
+			said[i] = "it has the same sequence as " + other + ": both open at once"
+		case strings.HasPrefix(texts[j], texts[i]):
+			said[i] = "its sequence is the beginning of that of " + other + ": it opens on the way"
 		}
 	}
+	return said
 }
 
-// warnNames finds doors that the log does not tell apart.
-func (p *parser) warnNames() {
-	named := map[string]*section{}
-	for _, s := range p.sections {
-		if other := named[s.door.Name]; other != nil {
-			p.open, p.line = s, s.door.Line
-			p.warn("a door of this name stands on line %d already: the log will not tell them apart", other.door.Line)
+// nameSurprises are about doors that the log does not tell apart, each at its door's place; "" is none.
+func nameSurprises(doors []*Door) []string {
+	said, lines := make([]string, len(doors)), map[string]int{}
+	for i, d := range doors {
+		if line := lines[d.Name]; line != 0 {
+			said[i] = fmt.Sprintf("a door of this name stands on line %d already: the log will not tell them apart", line)
 		} else {
-			named[s.door.Name] = s
+			lines[d.Name] = d.Line
 		}
 	}
+	return said
 }

@@ -233,7 +233,9 @@ func TestDoorInterfaces(t *testing.T) {
 	if got, want := fmt.Sprint(c.lists(c.Interfaces)), "[[] [wan] [lan* auto] [*]]"; got != want {
 		t.Errorf("lists without a door that has none: got %s, want %s", got, want)
 	}
-	c.Doors = nil
+	if c, err = readText("[options]\nInterface = eth0\n"); err != nil {
+		t.Fatal(err)
+	}
 	if got, want := fmt.Sprint(c.lists(c.Interfaces)), "[[eth0]]"; got != want {
 		t.Errorf("lists without doors: got %s, want %s", got, want)
 	}
@@ -718,7 +720,7 @@ func FuzzParseConfig(f *testing.F) {
 				t.Errorf("door %q has %d knocks", d.Name, len(d.Sequence))
 			}
 			for _, k := range slices.Concat(d.Sequence, d.OpenPorts) {
-				if again, err := parseKnock(k.String(), tcp); err != nil || again != k || k.Port == 0 {
+				if again, err := parseKnock(k.String()); err != nil || again != k || k.Port == 0 {
 					t.Errorf("knock %v reads as %v, %v", k, again, err)
 				}
 			}

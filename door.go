@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -35,6 +36,20 @@ type Knock struct {
 }
 
 func (k Knock) String() string { return fmt.Sprintf("%d:%v", k.Port, k.Proto) }
+
+// decoyReach is how far from a knock decoys stand.
+const decoyReach = 32
+
+// decoys are the ports from the lowest to the highest decoy of the knock, in its protocol.
+func (k Knock) decoys() (lowest, highest uint16) {
+	return uint16(max(int(k.Port)-decoyReach, 0)), uint16(min(int(k.Port)+decoyReach, math.MaxUint16))
+}
+
+// near reports whether the other one is this knock, or on a decoy of it.
+func (k Knock) near(o Knock) bool {
+	lowest, highest := k.decoys()
+	return o.Proto == k.Proto && o.Port >= lowest && o.Port <= highest
+}
 
 // maxKnocks bounds a sequence, as in knockd. An attempt's bit mask has one bit for each.
 const maxKnocks = 32
@@ -102,16 +117,8 @@ func (d *Door) hears(h *Hit) bool {
 }
 
 func contains(networks []netip.Prefix, addr netip.Addr) bool {
-	for _, p := range networks {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
-
-// decoyReach is how far from a knock decoys stand.
-const decoyReach = 32
 
 // hasDecoys reports whether there are decoys around the door's knocks. Where only some sources may knock, none are needed;
 // and a single knock is a trap for scans, which they would disarm.
@@ -122,8 +129,8 @@ func (d *Door) decoy(h *Hit) bool {
 	if !d.hasDecoys() || h.Knock.Proto == tcp && !d.Flags.fit(h.Flags) {
 		return false
 	}
-	for _, knock := range d.Sequence {
-		if h.Knock.Proto == knock.Proto && int(h.Knock.Port) >= int(knock.Port)-decoyReach && int(h.Knock.Port) <= int(knock.Port)+decoyReach {
+	for _, knock := range d.Sequence { // a closure here takes twice the time
+		if knock.near(h.Knock) {
 			return true
 		}
 	}
@@ -183,9 +190,9 @@ const (
 )
 
 // parseKnock reads PORT or PORT:PROTOCOL. The error tells what is allowed, and not what was given: it may be a secret.
-func parseKnock(s string, otherwise Protocol) (Knock, error) {
+func parseKnock(s string) (Knock, error) {
 	port, proto, hasProto := strings.Cut(s, ":")
-	k := Knock{Proto: otherwise}
+	k := Knock{Proto: tcp}
 	if hasProto {
 		switch strings.ToLower(strings.TrimSpace(proto)) {
 		case "tcp":
@@ -225,7 +232,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 }
 
 func plainLink(name string) bool {
-	return name != "" && len(name) < 16 && !strings.ContainsFunc(name, func(r rune) bool {
+	return name != "" && len(name) <= maxLinkName && !strings.ContainsFunc(name, func(r rune) bool {
 		return !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' || strings.ContainsRune("._-@", r))
 	})
 }

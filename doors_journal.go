@@ -268,7 +268,7 @@ func parseEntry(line string) (e Entry, ok bool) {
 		Tries: int(number(fields[9], 31)), Pid: int(number(fields[10], 31)), Began: number(fields[11], 64),
 	}
 	for _, word := range strings.Fields(fields[8]) {
-		port, err := parseKnock(word, tcp)
+		port, err := parseKnock(word)
 		must(err)
 		e.Ports = append(e.Ports, port)
 	}

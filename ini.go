@@ -1,20 +1,20 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
-	"sort"
-	"strconv"
 	"strings"
-	"unicode/utf8"
 )
 
 // configError is a mistake in a configuration. The value at fault is kept apart where it may be part of a secret:
 // it is shown to the person who runs the program, and not written to a log.
-type configError struct{ text, secret string }
+type configError struct {
+	text, secret string
+	line         int
+}
 
 // configErrors are all mistakes of one file, each a line that begins with file:line.
 type configErrors []configError
@@ -43,6 +43,10 @@ func withoutSecrets(err error) error {
 	return mistakes
 }
 
+func (e configErrors) sort() {
+	slices.SortStableFunc(e, func(a, b configError) int { return a.line - b.line })
+}
+
 // byteOrderMark is what some editors begin a file with.
 const byteOrderMark = "\xef\xbb\xbf"
 
@@ -51,69 +55,115 @@ const (
 	maxConfigErrors = 100 // and as many warnings
 )
 
-// section is a door or a profile while it is being read.
+// section is one of the file, as far as messages are about it.
 type section struct {
-	name   string
-	door   *Door
-	seen   map[string]int // line of each directive, by canonical name
-	start6 *string
-	stop6  *string
-	wrong  bool // a line of it is
+	title string         // how they begin: `door "a": `, or ""
+	seen  map[string]int // line of each directive, and of its [name] by ""
+	wrong bool           // a line of it is
 }
 
-// parser reads a file in knockd's syntax: a configuration, or the client's profiles.
-type parser struct {
-	kind        string // what a section is: a door or a profile
-	config      *Config
-	line        int
-	errors      configErrors
-	inOptions   bool
-	optionsSeen map[string]int
-	sections    []*section
-	open        *section // the door being read, nil in [options] and before the first section
-	profiles    []*profile
-	keys        []option // that the profile being read can have
+// ini is a file in knockd's syntax while it is read: lines of [section], Directive = value and # comment. Which sections
+// and directives there are, and what they mean, a language on it says. What is wrong or will surprise is noted with its
+// line.
+type ini struct {
+	file             string   // as messages have it
+	line             int      // that they are about
+	section          *section // that the line is in; nil before the first one
+	errors, warnings configErrors
 }
 
-func (p *parser) where(line int, s *section) string {
-	at := fmt.Sprintf("%s:%d: ", p.config.File, line)
+// newSection is one that begins on this line.
+func (p *ini) newSection(title string) *section {
+	return &section{title: title, seen: map[string]int{"": p.line}}
+}
+
+// note notes that the section has a directive on this line, and returns the line before where it has it, too, or 0.
+func (p *ini) note(directive string) (before int) {
+	before, p.section.seen[directive] = p.section.seen[directive], p.line
+	return before
+}
+
+// at goes to a directive of a section that has been read, or to its [name] by "", and without a section to the top.
+func (p *ini) at(s *section, directive string) *ini {
+	p.section, p.line = s, 1
 	if s != nil {
-		at += fmt.Sprintf("%s %q: ", p.kind, s.name)
+		p.line = s.seen[directive]
 	}
-	return at
+	return p
 }
 
 // fail notes a mistake on the present line, failSecret one whose value is not for logs, warn what only surprises.
-func (p *parser) fail(format string, a ...any) {
+func (p *ini) fail(format string, a ...any) {
 	p.failSecret("", format, a...)
 }
 
-func (p *parser) failSecret(secret, format string, a ...any) {
-	p.errors = append(p.errors, configError{p.where(p.line, p.open) + fmt.Sprintf(format, a...), secret})
-	if p.open != nil {
-		p.open.wrong = true
+func (p *ini) failSecret(secret, format string, a ...any) {
+	p.errors = append(p.errors, configError{p.here(format, a...), secret, p.line})
+	if p.section != nil {
+		p.section.wrong = true
 	}
 }
 
-func (p *parser) warn(format string, a ...any) {
-	p.config.Warnings = append(p.config.Warnings, p.where(p.line, p.open)+fmt.Sprintf(format, a...))
+func (p *ini) warn(format string, a ...any) {
+	p.warnings = append(p.warnings, configError{p.here(format, a...), "", p.line})
 }
 
-// read reads the lines. The error is that of reading r, or p.errors when there is no use in reading on.
-func (p *parser) read(r io.Reader) error {
+func (p *ini) here(format string, a ...any) string {
+	title := ""
+	if p.section != nil {
+		title = p.section.title
+	}
+	return fmt.Sprintf("%s:%d: %s", p.file, p.line, title) + fmt.Sprintf(format, a...)
+}
+
+// mistakes are the first ones in the order of the lines, or nil.
+func (p *ini) mistakes() error {
+	if p.errors == nil {
+		return nil
+	}
+	p.errors.sort()
+	p.forget()
+	return p.errors
+}
+
+// forget drops the mistakes that are too many to tell.
+func (p *ini) forget() { p.errors = p.errors[:min(len(p.errors), maxConfigErrors)] }
+
+// surprises are the first warnings in the order of the lines, and how many there are more.
+func (p *ini) surprises() (lines []string) {
+	p.warnings.sort()
+	for _, w := range p.warnings[:min(len(p.warnings), maxConfigErrors)] {
+		lines = append(lines, w.text)
+	}
+	if n := len(p.warnings) - maxConfigErrors; n > 0 {
+		lines = append(lines, fmt.Sprintf("%s: %d more warnings", p.file, n))
+	}
+	return lines
+}
+
+// read reads the file. The language's start makes a section of a [name], and its set reads a directive. The error is that
+// of reading r, or p.errors when there is no use in reading on.
+func (p *ini) read(r io.Reader, start func(name string) *section, set func(key, value string, hasValue bool)) error {
 	text, err := io.ReadAll(io.LimitReader(r, maxConfigSize+1))
 	if err != nil {
 		return fmt.Errorf("reading configuration: %w", err)
 	}
 	if len(text) > maxConfigSize {
-		p.line = 1
-		p.fail("a configuration is at most %d bytes", maxConfigSize)
+		p.at(nil, "").fail("a configuration is at most %d bytes", maxConfigSize)
 		return p.errors
 	}
-	text = bytes.TrimPrefix(text, []byte(byteOrderMark))
-	for _, line := range strings.Split(string(text), "\n") {
-		p.line++
-		p.parseLine(strings.TrimSpace(line))
+	for _, line := range p.lines(text) {
+		switch i := strings.IndexFunc(line, isControl); {
+		case i >= 0:
+			p.fail("a control character (%#02x) has no place in a configuration: delete it", line[i])
+		case line[0] == '[':
+			name := p.sectionName(line)
+			p.section = nil // a name that is wrong is a mistake of neither section
+			p.section = start(name)
+		default:
+			key, value, hasValue := strings.Cut(line, "=")
+			set(strings.TrimSpace(key), strings.TrimSpace(value), hasValue)
+		}
 		if len(p.errors) >= maxConfigErrors {
 			p.fail("too many mistakes: reading ends here")
 			return p.errors
@@ -122,72 +172,39 @@ func (p *parser) read(r io.Reader) error {
 	return nil
 }
 
-// mistakes are all of them in the order of the lines, or nil.
-func (p *parser) mistakes() error {
-	if p.errors == nil {
-		return nil
+// lines goes to each line with something on it, and yields where in the text it begins, and it without blanks around it.
+func (p *ini) lines(text []byte) iter.Seq2[int, string] {
+	return func(yield func(at int, line string) bool) {
+		rest := strings.TrimPrefix(string(text), byteOrderMark)
+		at := len(text) - len(rest)
+		for line := range strings.SplitAfterSeq(rest, "\n") {
+			p.line++
+			if s := strings.TrimSpace(line); s != "" && s[0] != '#' && !yield(at, s) {
+				return
+			}
+			at += len(line)
+		}
 	}
-	sort.SliceStable(p.errors, func(i, j int) bool {
-		return lineOf(p.config, p.errors[i].text) < lineOf(p.config, p.errors[j].text)
-	})
-	return p.errors[:min(len(p.errors), maxConfigErrors)]
 }
 
-func (p *parser) parseLine(line string) {
-	if line == "" || line[0] == '#' {
-		return
-	}
-	if i := strings.IndexFunc(line, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }); i >= 0 {
-		p.fail("a control character (%#02x) has no place in a configuration: delete it", line[i])
-		return
-	}
-	if line[0] == '[' && line[len(line)-1] == ']' {
-		p.startSection(strings.TrimSpace(line[1 : len(line)-1]))
-		return
-	}
-	if line[0] == '[' {
-		name, _, closed := strings.Cut(line[1:], "]")
-		if closed {
+func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
+
+// sectionName is the name in a [name]. Without its ], and with more behind it, what follows is still read as it is meant.
+func (p *ini) sectionName(line string) string {
+	name, whole := strings.CutSuffix(line[1:], "]")
+	if !whole {
+		var closed bool
+		if name, _, closed = strings.Cut(name, "]"); closed {
 			p.fail("a section is [name] and nothing behind it: put the rest on a line of its own")
 		} else {
 			p.fail("a section is [name]: the ] is missing")
 		}
-		p.startSection(strings.TrimSpace(name)) // so that what follows is read as meant
-		return
 	}
-	key, value, hasValue := strings.Cut(line, "=")
-	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
-	if p.kind == "profile" {
-		p.setKey(key, value, hasValue)
-		return
-	}
-	d, known := findDirective(key)
-	switch {
-	case !known:
-		p.failUnknown(key, hasValue, directiveNames())
-	case !hasValue && d.name != "UseSyslog":
-		p.fail("%s needs a value: %s = ...", d.name, d.name)
-	case !p.inOptions && p.open == nil:
-		p.fail("%s stands before the first section: write [options] or a door's [name] above it", d.name)
-	case p.inOptions && !d.inOption:
-		p.fail("%s belongs in a door's section, not in [options]", d.name)
-	case p.open != nil && !d.inDoor:
-		p.fail("%s belongs in [options]", d.name)
-	default:
-		seen := p.optionsSeen
-		if p.open != nil {
-			seen = p.open.seen
-		}
-		if before := seen[d.name]; before != 0 && !accumulates[d.name] {
-			p.warn("%s stands on line %d already: this line holds", d.name, before)
-		}
-		d.set(p, value)
-		seen[d.name] = p.line
-	}
+	return strings.TrimSpace(name)
 }
 
 // failUnknown notes a key that is none of the names.
-func (p *parser) failUnknown(key string, hasValue bool, names []string) {
+func (p *ini) failUnknown(key string, hasValue bool, names []string) {
 	switch {
 	case strings.ContainsAny(strings.TrimSuffix(key, "_6"), "0123456789"):
 		// It may be a sequence without its =, or the rest of one that was broken over two lines.
@@ -199,28 +216,24 @@ func (p *parser) failUnknown(key string, hasValue bool, names []string) {
 	}
 }
 
-func (p *parser) startSection(name string) {
-	p.open, p.inOptions = nil, false
-	switch {
-	case p.kind == "profile":
-		p.startProfile(name)
-		return
-	case name == "":
-		p.fail("a section needs a name: [options] or a door's [name]")
-		name = "?" // so that what follows is still checked
-	case strings.EqualFold(name, "options"):
-		p.inOptions = true
-		return
-	case !utf8.ValidString(name):
-		p.fail("a door's name must be UTF-8 text: it stands in the log")
+// readSequence has parse read knocks with commas between them. It may say what is wrong with one, and not what was given:
+// then there are fewer in the sequence, or none.
+func readSequence[K any](p *ini, value string, parse func(item string) (K, error)) (sequence []K) {
+	value = withoutComment(value)
+	if n := strings.Count(value, ",") + 1; n > maxKnocks {
+		p.fail("Sequence: a sequence has 1 to %d knocks, not %d", maxKnocks, n)
+		return nil
 	}
-	p.open = &section{
-		name: name,
-		door: &Door{Name: name, Line: p.line, SeqTimeout: defaultSeqTimeout, CmdTimeout: defaultCmdTimeout,
-			Decoys: true},
-		seen: map[string]int{},
+	for _, item := range strings.Split(value, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			p.fail("Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports")
+		} else if k, err := parse(item); err != nil {
+			p.failSecret(item, "Sequence: %v", err)
+		} else {
+			sequence = append(sequence, k)
+		}
 	}
-	p.sections = append(p.sections, p.open)
+	return sequence
 }
 
 // parseYes reads yes or no. ok is false for everything else.
@@ -234,34 +247,6 @@ func parseYes(value string) (yes, ok bool) {
 	return false, false
 }
 
-// parseSequence reads knocks with commas between them. With a mistake in them there may be fewer, or none.
-func (p *parser) parseSequence(value string) (sequence []Knock) {
-	p.eachKnock(value, func(item string) error {
-		k, err := parseKnock(item, tcp)
-		if err == nil {
-			sequence = append(sequence, k)
-		}
-		return err
-	})
-	return sequence
-}
-
-// eachKnock has parse read each item of a sequence. It may say what is wrong with it, and not what was given.
-func (p *parser) eachKnock(value string, parse func(item string) error) {
-	value = withoutComment(value)
-	if n := strings.Count(value, ",") + 1; n > maxKnocks {
-		p.fail("Sequence: a sequence has 1 to %d knocks, not %d", maxKnocks, n)
-		return
-	}
-	for _, item := range strings.Split(value, ",") {
-		if item = strings.TrimSpace(item); item == "" {
-			p.fail("Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports")
-		} else if err := parse(item); err != nil {
-			p.failSecret(item, "Sequence: %v", err)
-		}
-	}
-}
-
 // withoutComment takes off a comment, which in knockd's syntax belongs to the value: nobody means it to.
 func withoutComment(value string) string {
 	for i := 1; i < len(value); i++ {
@@ -273,10 +258,4 @@ func withoutComment(value string) string {
 		return ""
 	}
 	return value
-}
-
-func lineOf(c *Config, warning string) (line int) {
-	n, _, _ := strings.Cut(strings.TrimPrefix(warning, c.File+":"), ":")
-	line, _ = strconv.Atoi(n)
-	return line
 }

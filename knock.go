@@ -212,7 +212,7 @@ func passing(err error) bool {
 // nearKnock reports whether the port stands where a door has decoys, which are no decoys if the daemon's host serves them.
 func (k *knockClient) nearKnock() bool {
 	return len(k.sequence) > 1 && slices.ContainsFunc(k.sequence, func(s sentKnock) bool {
-		return s.Proto == tcp && int(s.Port) >= int(k.port)-decoyReach && int(s.Port) <= int(k.port)+decoyReach
+		return s.near(Knock{k.port, tcp})
 	})
 }
 

@@ -215,6 +215,30 @@ func (o *knockOptions) contradictions(host string, sequence []sentKnock, command
 	return nil
 }
 
+// over has the options of the command line, which opts set in o, win over those of the profile.
+func (o *knockOptions) over(profile knockOptions, opts []option, args []string, command bool) error {
+	given := *o
+	*o = profile
+	_, err := getopt(args, opts)
+	// Of what excludes each other, the command line has no way to take back what the profile has.
+	if given.ipv4 || given.ipv6 {
+		o.ipv4, o.ipv6 = given.ipv4, given.ipv6
+	}
+	if given.quiet || given.verbose {
+		o.quiet, o.verbose = given.quiet, given.verbose
+	}
+	if given.port != 0 || command {
+		o.stdio = given.stdio
+	}
+	switch {
+	case given.udp:
+		o.flags = given.flags
+	case given.flags != flagSYN:
+		o.udp = given.udp
+	}
+	return err
+}
+
 // parseArguments reads HOST and the knocks, also with commas between them.
 func (o *knockOptions) parseArguments(args []string) (host string, sequence []sentKnock, err error) {
 	if len(args) == 0 {
@@ -224,7 +248,7 @@ func (o *knockOptions) parseArguments(args []string) (host string, sequence []se
 		return "", nil, errors.New("the host is empty")
 	}
 	first, _, _ := strings.Cut(host, ",")
-	if _, err := parseKnock(first, tcp); err == nil {
+	if _, err := parseKnock(first); err == nil {
 		return "", nil, fmt.Errorf("%s is a port and no host: write the host before the ports: HOST %s", host, strings.Join(args, " "))
 	}
 	sequence, item, err := o.parseSequence(strings.Join(args[1:], ","))
@@ -267,7 +291,7 @@ func (o *knockOptions) sent(k Knock) sentKnock {
 // and not what was given.
 func (o *knockOptions) parseSentKnock(item string) (k sentKnock, err error) {
 	item, flags, own := strings.Cut(item, "/")
-	knock, err := parseKnock(item, tcp)
+	knock, err := parseKnock(item)
 	if err != nil {
 		return k, err
 	}

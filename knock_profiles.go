@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -15,8 +16,8 @@ const maxProfiles = 1000
 
 // profile is whom the client knocks on, with what, and how: a section of the profiles file, or the command line.
 type profile struct {
-	section
 	knockOptions
+	name     string
 	line     int // of the section
 	host     string
 	ports    string // the sequence as it is written
@@ -27,12 +28,12 @@ type profile struct {
 // parseProfiles reads profiles in knockd's syntax. name stands in messages. The error is a configErrors with everything
 // that is wrong, or that of reading r; there are no profiles then.
 func parseProfiles(name string, r io.Reader) ([]*profile, error) {
-	p := parser{kind: "profile", config: &Config{File: name}}
-	if err := p.read(r); err != nil {
+	p := profileParser{ini: ini{file: name}}
+	if err := p.read(r, p.start, p.set); err != nil {
 		return nil, err
 	}
-	for _, to := range p.profiles {
-		p.finishProfile(to)
+	for i, to := range p.profiles {
+		p.finish(p.sections[i], to)
 	}
 	if err := p.mistakes(); err != nil {
 		return nil, err
@@ -40,7 +41,15 @@ func parseProfiles(name string, r io.Reader) ([]*profile, error) {
 	return p.profiles, nil
 }
 
-func (p *parser) startProfile(name string) {
+// profileParser reads the language of the profiles: a section for each, with the client's options and some keys more.
+type profileParser struct {
+	ini
+	profiles []*profile
+	sections []*section // of the profiles
+	keys     []option   // that the profile being read can have
+}
+
+func (p *profileParser) start(name string) *section {
 	if name == "" || len(p.profiles) >= maxProfiles {
 		p.fail("a profile needs a name: [name], and there can be %d of them", maxProfiles)
 	}
@@ -49,57 +58,47 @@ func (p *parser) startProfile(name string) {
 			p.fail("a profile %q stands on line %d already: give one of them another name", name, other.line)
 		}
 	}
-	to := &profile{line: p.line}
-	to.name, to.seen = name, map[string]int{}
+	to := &profile{name: name, line: p.line}
 	opts := to.options()
-	p.open, p.keys = &to.section, opts[:len(opts)-3] // without list, version and help
-	p.profiles = append(p.profiles, to)
+	p.keys = append([]option{
+		stringOption(0, "host", "HOST", "", &to.host),
+		stringOption(0, "sequence", "PORTS", "", &to.ports),
+		stringOption(0, "one_time_sequences", "FILE", "", &to.oneTime),
+		{long: "tcpflags", arg: "FLAGS", set: to.setFlags}, // as in knockd.conf
+	}, opts[:len(opts)-3]...) // without list, version and help
+	p.profiles, p.sections = append(p.profiles, to), append(p.sections, p.newSection(fmt.Sprintf("profile %q: ", name)))
+	return p.sections[len(p.sections)-1]
 }
 
-func (p *parser) setKey(key, value string, hasValue bool) {
-	if p.open == nil {
+func (p *profileParser) set(key, value string, hasValue bool) {
+	if p.section == nil {
 		p.fail("the first line is to be the [name] of a profile")
 		return
 	}
 	name := strings.ReplaceAll(strings.ToLower(key), "-", "_")
-	to := p.profiles[len(p.profiles)-1]
-	var text *string
-	switch name {
-	case "host":
-		text = &to.host
-	case "sequence":
-		text = &to.ports
-	case "one_time_sequences":
-		text = &to.oneTime
-	case "tcpflags": // as in knockd.conf
-		name = "flags"
-	}
-	var o *option
-	names := []string{"host", "sequence", "one_time_sequences", "tcpflags"}
-	for i := range p.keys {
-		names = append(names, p.keys[i].long)
-		if p.keys[i].long == name {
-			o = &p.keys[i]
+	i := slices.IndexFunc(p.keys, func(o option) bool { return o.long == name })
+	if i < 0 {
+		var names []string
+		for _, o := range p.keys {
+			names = append(names, o.long)
 		}
-	}
-	switch {
-	case o == nil && text == nil:
 		p.failUnknown(key, hasValue, names)
 		return
-	case p.open.seen[name] != 0:
-		p.fail("%s stands on line %d already: delete one of the two", name, p.open.seen[name])
 	}
-	p.open.seen[name] = p.line
+	if name == "tcpflags" {
+		name = "flags"
+	}
+	if before := p.note(name); before != 0 {
+		p.fail("%s stands on line %d already: delete one of the two", name, before)
+	}
 	value = withoutComment(value)
 	yes, ok := parseYes(value)
 	var err error
 	switch {
-	case text != nil:
-		*text = value
-	case o.arg != "" || yes:
-		err = o.set(value)
+	case p.keys[i].arg != "" || yes:
+		err = p.keys[i].set(value)
 	case !ok:
-		err = errYesOrNo
+		err = errors.New("yes or no is wanted")
 	}
 	if err != nil {
 		// What stands behind a wrong key may be a sequence.
@@ -108,22 +107,16 @@ func (p *parser) setKey(key, value string, hasValue bool) {
 	}
 }
 
-var errYesOrNo = errors.New("yes or no is wanted")
-
-// finishProfile reads the sequence, and looks at what needs the whole section.
-func (p *parser) finishProfile(to *profile) {
-	p.open, p.line = &to.section, to.seen["sequence"]
-	wrong := to.wrong
+// finish reads the sequence, and looks at what needs the whole section.
+func (p *profileParser) finish(s *section, to *profile) {
+	wrong := s.wrong
 	if to.ports != "" {
-		p.eachKnock(to.ports, func(item string) error {
-			k, err := to.parseSentKnock(item)
-			to.sequence = append(to.sequence, k)
-			return err
-		})
+		p.at(s, "sequence")
+		to.sequence = readSequence(&p.ini, to.ports, to.parseSentKnock)
 	}
-	p.line = to.line
+	p.at(s, "")
 	to.host = strings.TrimSuffix(strings.TrimPrefix(to.host, "["), "]")
-	_, notPort := parseKnock(to.host, tcp)
+	_, notPort := parseKnock(to.host)
 	err := to.contradictions(to.host, to.sequence, nil)
 	switch {
 	case wrong: // what is missing may be the line that is
@@ -136,19 +129,12 @@ func (p *parser) finishProfile(to *profile) {
 	}
 }
 
-// home is the user's folder.
-func home() string {
-	if runtime.GOOS == "windows" {
-		return os.Getenv("USERPROFILE")
-	}
-	return os.Getenv("HOME")
-}
-
 // besideFile is a path that stands in a file: relative to its folder, or behind ~/ to the user's.
 func besideFile(file, path string) string {
 	folder := filepath.Dir(file)
 	if rest, ok := strings.CutPrefix(path, "~/"); ok {
-		folder, path = home(), rest
+		folder, _ = os.UserHomeDir()
+		path = rest
 	}
 	if path == "" || filepath.IsAbs(path) {
 		return path
@@ -165,7 +151,8 @@ func readProfiles(warnings io.Writer) (file string, profiles []*profile, err err
 			return "", nil, errors.New("looking for profiles: %AppData% is not set")
 		}
 	case !filepath.IsAbs(folder): // a relative path is to be ignored (XDG Base Directory Specification)
-		folder = home() + "/.config"
+		home, _ := os.UserHomeDir()
+		folder = home + "/.config"
 	}
 	file = filepath.Join(folder, "sesame", "profiles")
 	f, err := os.Open(file)
@@ -239,7 +226,7 @@ func (o *knockOptions) parse(e env, args []string, command bool) (*profile, erro
 		if p.name == name {
 			p.oneTime = besideFile(file, p.oneTime)
 			checkPrivate(warnings, p.oneTime)
-			return p, o.over(p, opts, args, command)
+			return p, o.over(p.knockOptions, opts, args, command)
 		}
 		names = append(names, p.name)
 	}
@@ -251,30 +238,6 @@ func (o *knockOptions) parse(e env, args []string, command bool) (*profile, erro
 		hint = ", which is not there"
 	}
 	return nil, usageError(fmt.Sprintf("no profile %q in %s%s; else %s", name, file, hint, wrong))
-}
-
-// over has the options of the command line, which opts set in o, win over those of the profile.
-func (o *knockOptions) over(p *profile, opts []option, args []string, command bool) error {
-	given := *o
-	*o = p.knockOptions
-	_, err := getopt(args, opts)
-	// Of what excludes each other, the command line has no way to take back what the profile has.
-	if given.ipv4 || given.ipv6 {
-		o.ipv4, o.ipv6 = given.ipv4, given.ipv6
-	}
-	if given.quiet || given.verbose {
-		o.quiet, o.verbose = given.quiet, given.verbose
-	}
-	if given.port != 0 || command {
-		o.stdio = given.stdio
-	}
-	switch {
-	case given.udp:
-		o.flags = given.flags
-	case given.flags != flagSYN:
-		o.udp = given.udp
-	}
-	return err
 }
 
 // use returns what is to be knocked. A sequence of a one-time file is marked there as used before, on the disk, and is

@@ -191,8 +191,9 @@ func (m *Matcher) addDecoys(door uint32, k Knock) {
 	if !m.doors[door].hasDecoys() {
 		return
 	}
-	for _, port := range []int{max(int(k.Port)-decoyReach, 0), int(k.Port), min(int(k.Port)+decoyReach, math.MaxUint16)} {
-		place := decoyPlace(Knock{uint16(port), k.Proto})
+	lowest, highest := k.decoys()
+	for _, port := range []uint16{lowest, k.Port, highest} {
+		place := decoyPlace(Knock{port, k.Proto})
 		if there := m.near[place]; len(there) == 0 || there[len(there)-1] != door {
 			m.near[place] = append(there, door)
 		}

@@ -88,7 +88,7 @@ func runScript(t *testing.T, m *Matcher, script string) {
 			got = strconv.Itoa(m.live)
 		default:
 			port, stray := strings.CutPrefix(words[2], "~")
-			knock, err := parseKnock(port, tcp)
+			knock, err := parseKnock(port)
 			if err != nil {
 				t.Fatalf("%s: %v", in, err)
 			}

@@ -4,13 +4,20 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"slices"
-	"strings"
 	"time"
 )
 
+// A one-time file has one sequence a line. The first line that is neither empty nor a comment (#) is in force. Once it
+// has been knocked, a # is written before it, and the next one is in force. The file is what counts, not the memory of
+// the daemon: it may be edited at any time, and a line that is not in it any more opens nothing.
+
 const (
+	// maxOneTimeSize bounds a one-time file, in bytes.
+	maxOneTimeSize = 1 << 20
 	// maxReplaced is how often a file that is replaced while it is marked is marked anew.
 	maxReplaced = 10
 	// lockTime is how long another daemon's lock on the file is waited for, a while for one that marks a line. Anybody
@@ -25,51 +32,20 @@ type oneTimeLine struct {
 	at       int // offset of the line in the file
 }
 
-var (
-	errUsed = errors.New("its sequence has been used, or taken out of the file")
-)
+var errUsed = errors.New("its sequence has been used, or taken out of the file")
 
 // parseOneTime reads the lines not yet used, and says what is wrong with others. name stands in messages.
 func parseOneTime(name string, text []byte) (unused []oneTimeLine, mistakes configErrors) {
-	p := parser{config: &Config{File: name}}
-	at := 0
-	if bytes.HasPrefix(text, []byte(byteOrderMark)) {
-		at = len(byteOrderMark)
-		text = text[at:]
-	}
-	for line := range bytes.Lines(text) {
-		p.line++
-		if s := strings.TrimSpace(string(line)); s != "" && s[0] != '#' {
-			before := len(p.errors)
-			sequence := p.parseSequence(s)
-			if len(p.errors) == before {
-				unused = append(unused, oneTimeLine{sequence, at})
-			}
-			p.errors = p.errors[:min(len(p.errors), maxConfigErrors)]
+	p := ini{file: name}
+	for at, line := range p.lines(text) {
+		before := len(p.errors)
+		sequence := readSequence(&p, line, parseKnock)
+		if len(p.errors) == before {
+			unused = append(unused, oneTimeLine{sequence, at})
 		}
-		at += len(line)
+		p.forget()
 	}
 	return unused, p.errors
-}
-
-// oneTimeFiles reads the one-time files of all doors. Beside the mistakes in them it returns what is wrong with a file
-// as a whole, each with the line of the door that names it.
-func (c *Config) oneTimeFiles() (unused map[string][]oneTimeLine, mistakes, unreadable configErrors) {
-	unused = map[string][]oneTimeLine{}
-	for _, d := range c.Doors {
-		if _, known := unused[d.OneTime]; known || d.OneTime == "" {
-			continue
-		}
-		unused[d.OneTime] = nil
-		text, err := readOneTime(d.OneTime)
-		if err != nil {
-			unreadable = append(unreadable, configError{text: fmt.Sprintf("%s:%d: door %q: One_Time_Sequences: %v", c.File, d.Line, d.Name, err)})
-			continue
-		}
-		lines, wrong := parseOneTime(d.OneTime, text)
-		unused[d.OneTime], mistakes = lines, append(mistakes, wrong...)
-	}
-	return unused, mistakes, unreadable
 }
 
 // inForce returns the doors with their sequences: those of one-time files as copies with the line in force, and apart
@@ -97,6 +73,14 @@ func readOneTime(path string) ([]byte, error) {
 	}
 	defer f.Close()
 	return readAll(f)
+}
+
+func readAll(r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxOneTimeSize+1))
+	if err == nil && len(text) > maxOneTimeSize {
+		err = fmt.Errorf("a file of one-time sequences is at most %d bytes", maxOneTimeSize)
+	}
+	return text, err
 }
 
 func openOneTime(path string, flag int) (*os.File, error) {
@@ -204,6 +188,25 @@ func lockOneTime(path string) (*os.File, error) {
 			return nil, fmt.Errorf("locking %s: another program has held it for %v: lsof %[1]s names it", path, lockTime)
 		}
 	}
+}
+
+// unchanged returns errReplaced unless f still is in place and has that text.
+func unchanged(f *os.File, text []byte) error {
+	if err := inPlace(f.Name(), f); err != nil {
+		return err
+	}
+	now, err := readAll(io.NewSectionReader(f, 0, math.MaxInt64))
+	if err != nil || !bytes.Equal(now, text) {
+		return errReplaced
+	}
+	return nil
+}
+
+// replaceFile puts another file with the next text in f's place, of the same owner and mode, in one step, unless f has
+// another text than was by now. With an error too, replaced says whether it did.
+func replaceFile(f *os.File, was, next []byte) (replaced bool, err error) {
+	// As late as can be: what an editor saves from now on until the rename would be lost.
+	return writeFile(f.Name(), next, f, func() error { return unchanged(f, was) })
 }
 
 // overwriteBlank puts a # in the place of the blank that the line at that offset begins with.
