@@ -27,7 +27,6 @@ type Plan struct {
 	captures []*Capture // those that the reader has too stay, with a new filter
 	spec     FilterSpec // what counts
 	ignored  []Knock    // Ignore_Ports
-	ring     int        // bytes of all captures together
 	wide     bool       // the filter lets more through, for -D
 	matcher  *Matcher   // nil: the one it has
 	links    map[int]*Link
@@ -96,7 +95,7 @@ func (r *Reader) run() {
 		}
 		r.batchTime = r.now()
 		for _, c := range r.plan.captures {
-			c.read(r.take)
+			c.read(r.receive)
 		}
 		r.report(r.plan.matcher.Expire(r.batchTime))
 		r.tell()
@@ -151,7 +150,7 @@ func (r *Reader) follow(plan Plan) {
 	r.servedAt = 0
 	for _, c := range r.plan.captures {
 		if !slices.Contains(plan.captures, c) {
-			c.read(r.take) // what came before its link went
+			c.read(r.receive) // what came before its link went
 			c.close()
 		}
 	}
@@ -203,8 +202,8 @@ func (r *Reader) isServed(k Knock) bool {
 	return r.servedNow[k]
 }
 
-// take looks at one packet. Nothing is allocated or logged for one that counts nowhere.
-func (r *Reader) take(f *Frame) {
+// receive looks at one packet. Nothing is allocated or logged for one that counts nowhere.
+func (r *Reader) receive(f *Frame) {
 	r.counts.Packets++
 	if f.Outgoing || len(f.Bytes) == 0 {
 		return

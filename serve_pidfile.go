@@ -47,9 +47,9 @@ func (e *heldError) Error() string {
 	return fmt.Sprintf("%s is held by another daemon, process %s", e.path, e.holder)
 }
 
-// takePidFile writes the process number into the file, and locks another one beside it. A file that another daemon holds
+// claimPidFile writes the process number into the file, and locks another one beside it. A file that another daemon holds
 // is refused, unless that one is ending: it is waited for. A file that holds something else than a number is refused, too.
-func takePidFile(path string, patience time.Duration) (*PidFile, error) {
+func claimPidFile(path string, patience time.Duration) (*PidFile, error) {
 	p, err := lockPidFile(path+".lock", patience)
 	if err == nil {
 		if err = p.write(); err != nil {

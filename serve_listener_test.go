@@ -448,24 +448,27 @@ func TestReloadFailsAuto(t *testing.T) {
 	dir := t.TempDir()
 	e := realEnv()
 	e.socket = "/dev/null/none/control" // no place for the firewall's lock
-	d := daemon{env: e, linksChanged: make(chan struct{}, 1)}
-	d.options.config = dir + "/knockd.conf"
-	w.must(os.WriteFile(d.options.config, []byte(linkDoors+"[options]\n\tInterface = auto\n\tStateDir = "+dir+"\n"), 0o600))
+	file := dir + "/knockd.conf"
+	w.must(os.WriteFile(file, []byte(linkDoors+"[options]\n\tInterface = auto\n\tStateDir = "+dir+"\n"), 0o600))
+	var options serveOptions
+	c, err := options.readConfig(file)
+	w.must(err)
+	base, err := newListener(false, false)
+	w.must(err)
+	inForce := &Setup{env: e, options: &options, config: c, state: &State{}}
 	w.must(n.do(func() (err error) {
-		if d.config, err = d.readConfig(d.options.config); err == nil {
-			err = d.watch(d.config)
-		}
+		inForce.listener, err = base.bring(c, nil)
 		return err
 	}))
-	defer d.stopLinks()
+	defer inForce.listener.close(base)
 	w.must(n.run("sh", "-ec", "ip link add wan type bridge; ip link set wan up; ip route add default dev wan"))
 	w.must(n.do(func() error {
-		if _, err := d.prepare(); err == nil || len(d.auto) > 0 {
-			t.Errorf("got %v, auto %v, want an error and no link", err, d.auto)
+		if _, err := inForce.bring(c, ""); err == nil || len(inForce.listener.auto) > 0 {
+			t.Errorf("got %v, auto %v, want an error and no link", err, inForce.listener.auto)
 		}
-		links, err := d.readLinks(d.config)
-		if len(links) != 2 || len(d.auto) != 1 {
-			t.Errorf("got %d links, auto %v, want 2 and wan", len(links), d.auto)
+		err := inForce.listener.readLinks()
+		if len(inForce.listener.links) != 2 || len(inForce.listener.auto) != 1 {
+			t.Errorf("got %d links, auto %v, want 2 and wan", len(inForce.listener.links), inForce.listener.auto)
 		}
 		return err
 	}))
@@ -476,18 +479,25 @@ func TestWatchRoutesToo(t *testing.T) {
 	needRoot(t)
 	w := &world{T: t}
 	n := w.netns()
-	d := daemon{linksChanged: make(chan struct{}, 1)}
-	watch := func(list string) error {
-		return n.do(func() error { return d.watch(&Config{Interfaces: []string{list}}) })
+	base, err := newListener(false, false)
+	w.must(err)
+	bring := func(l *Listener, list string) (next *Listener) {
+		w.must(n.do(func() (err error) {
+			next, err = l.bring(&Config{Interfaces: []string{list}}, nil)
+			return err
+		}))
+		return next
 	}
-	w.must(watch("eth0"))
-	defer func() { d.stopLinks() }()
+	l := bring(base, "eth0")
 	w.must(n.run("ip", "link", "set", "lo", "down"))
-	<-d.linksChanged
+	<-l.changed
 	w.must(n.run("ip", "link", "set", "lo", "up")) // in the pause after the news before
-	w.must(watch(autoInterface))
+	next := bring(l, autoInterface)
+	defer next.close(base)
+	go func() { <-l.plans }()
+	next.replace(l)
 	select {
-	case <-d.linksChanged:
+	case <-l.changed:
 	case <-time.After(quietTime):
 		t.Error("the last change is not told")
 	}
