@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,11 +30,7 @@ func flushAll(e env, args []string) error {
 		return usageError(fmt.Sprintf("%q is one argument too many: a file is named by -c", rest[0]))
 	}
 	config := &Config{}
-	file := o.config
-	if file == "" {
-		file = defaultConfigFile
-	}
-	switch c, err := openConfig(file); {
+	switch c, err := openConfig(cmp.Or(o.config, defaultConfigFile)); {
 	case c != nil: // also with mistakes in it: they are no reason to leave doors open
 		config = c
 	case o.config != "" || !errors.Is(err, fs.ErrNotExist):

@@ -18,7 +18,7 @@ type daemon struct {
 	env
 	options  serveOptions
 	notifier Notifier
-	hangups  chan os.Signal
+	hangups  chan os.Signal // SIGHUP alone, so that many of them do not push out a SIGTERM
 	ends     chan os.Signal
 	pid      *PidFile // with -d
 	force    *Setup   // what is in force
@@ -32,7 +32,10 @@ type daemon struct {
 }
 
 func serve(e env, args []string) error {
-	d := daemon{env: e, settings: make(chan doorSettings, 1), used: make(chan struct{}, 1)}
+	d := daemon{
+		env: e, hangups: make(chan os.Signal, 1), ends: make(chan os.Signal, 2),
+		settings: make(chan doorSettings, 1), used: make(chan struct{}, 1),
+	}
 	rest, err := getopt(args, d.options.options())
 	if err != nil {
 		return err
@@ -70,8 +73,10 @@ func (d *daemon) live(caller *os.File) error {
 			return err
 		}
 	}
-	stop := d.catchSignals()
-	defer stop()
+	// From here on no signal ends the daemon half-way. SIGPIPE is taken, and not ignored, as commands would inherit that.
+	signal.Notify(d.hangups, unix.SIGHUP)
+	signal.Notify(d.ends, unix.SIGTERM, unix.SIGINT)
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	closeOnExec()
 	defer func() {
 		if d.pid != nil {
@@ -91,19 +96,6 @@ func (d *daemon) live(caller *os.File) error {
 	}
 	closed := d.start(next)
 	return d.end(d.followNews(), closed)
-}
-
-// catchSignals lets no signal end the daemon half-way from here on. SIGHUP has a channel of its own, so that many of them
-// do not push out a SIGTERM. SIGPIPE is taken, and not ignored, as commands would inherit that.
-func (d *daemon) catchSignals() (stop func()) {
-	d.hangups, d.ends = make(chan os.Signal, 1), make(chan os.Signal, 2)
-	signal.Notify(d.hangups, unix.SIGHUP)
-	signal.Notify(d.ends, unix.SIGTERM, unix.SIGINT)
-	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
-	return func() {
-		signal.Stop(d.hangups)
-		signal.Stop(d.ends)
-	}
 }
 
 // begin brings the first configuration. Where the one asked for does not work, it is the one that was kept when it last
@@ -230,9 +222,9 @@ func (d *daemon) followNews() (ending os.Signal) {
 		case <-d.hangups:
 			d.reload()
 		case <-d.force.listener.changed:
-			d.followLinks()
+			d.force.followLinks(d.settings)
 		case <-d.force.listener.retry:
-			d.followLinks()
+			d.force.followLinks(d.settings)
 		case <-d.used:
 			d.force.nextSequences(d.logs.log)
 		case ending = <-d.ends:
@@ -275,13 +267,6 @@ func (d *daemon) commit(next *Setup) {
 		next.listener.replace(before.listener)
 	}
 	next.keep(d.logs.log)
-}
-
-// followLinks has the doors know of what has changed of the links.
-func (d *daemon) followLinks() {
-	if changes, any := d.force.followLinks(); any {
-		d.settings <- changes
-	}
 }
 
 // end closes all doors. closed is closed when they are.

@@ -95,12 +95,13 @@ func (s *Setup) refuse(log *Log, err error) {
 	s.refused = withoutSecrets(err).Error()
 }
 
-// followLinks takes up what has changed of the links. It returns what changes for the doors, unless that is nothing.
-func (s *Setup) followLinks() (changes doorSettings, ok bool) {
+// followLinks takes up what has changed of the links, and tells the doors.
+func (s *Setup) followLinks(doors chan<- doorSettings) {
 	auto, rules := s.listener.auto, s.listener.rules()
 	if !s.listener.follow(s.now()) {
-		return changes, false
+		return
 	}
+	changes := doorSettings{about: s.status()}
 	if s.state.lock != nil && !slices.Equal(auto, s.listener.auto) {
 		if err := s.state.journal.markFirewall(s.listener.auto); err != nil {
 			s.listener.log.printf(s.now(), "%v", err)
@@ -109,8 +110,7 @@ func (s *Setup) followLinks() (changes doorSettings, ok bool) {
 	if next := s.listener.rules(); fmt.Sprint(next) != fmt.Sprint(rules) {
 		changes.rules = &next
 	}
-	changes.about = s.status()
-	return changes, true
+	doors <- changes
 }
 
 // sequences returns the doors that can be knocked at, with the next line of one-time files, and those that have no line

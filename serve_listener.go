@@ -134,9 +134,7 @@ func (l *Listener) end() {
 }
 
 func (l *Listener) wakeReader() {
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	_, _ = unix.Write(l.wake, one[:])
+	_, _ = unix.Write(l.wake, binary.NativeEndian.AppendUint64(nil, 1))
 }
 
 func (l *Listener) newMatcher() *Matcher {
@@ -295,21 +293,13 @@ func (l *Listener) named() (named [][]string) {
 // logLinks tells what becomes of the links that are named.
 func (l *Listener) logLinks(now time.Duration, links map[int]*Link) {
 	before, after := linkStates(l.named(), l.links), linkStates(l.named(), links)
-	state := func(all []LinkState, name string) string {
-		for _, s := range all {
-			if s.Name == name {
-				return s.String()
-			}
-		}
-		return ""
-	}
 	for _, s := range before {
-		if s.State != absent && state(after, s.Name) == "" {
+		if s.State != absent && !slices.ContainsFunc(after, func(a LinkState) bool { return a.Name == s.Name }) {
 			l.log.printf(now, "interface %s is gone", s.Name)
 		}
 	}
 	for _, s := range after {
-		if s.String() != state(before, s.Name) {
+		if !slices.ContainsFunc(before, func(b LinkState) bool { return b.Name == s.Name && b.String() == s.String() }) {
 			l.log.printf(now, "%s", s.news())
 		}
 	}

@@ -15,18 +15,15 @@ import (
 )
 
 const (
+	// defaultPidFile is where -d writes its process number (knockd's).
+	defaultPidFile = "/var/run/knockd.pid"
 	// stopDeadline is how long the daemon waits for commands when it stops.
 	stopDeadline = 10 * time.Second
+	// endTime is how long a daemon that has been told to end may take: for its commands, and its log.
+	endTime = stopDeadline + lastWords + time.Second
+	// pidPause is the pause between two looks at the pid file of a daemon that is ending.
+	pidPause = 20 * time.Millisecond
 )
-
-// defaultPidFile is where -d writes its process number (knockd's).
-const defaultPidFile = "/var/run/knockd.pid"
-
-// endTime is how long a daemon that has been told to end may take: for its commands, and its log.
-const endTime = stopDeadline + lastWords + time.Second
-
-// pidPause is the pause between two looks at the pid file of a daemon that is ending.
-const pidPause = 20 * time.Millisecond
 
 // PidFile holds the daemon's process number in decimal and a newline. As long as the daemon lives it has the file
 // locked (flock(2)), so that one that was left behind by a crash is told from one in use. The file of a daemon that is

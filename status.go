@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -95,20 +94,15 @@ func (s LinkState) news() string {
 }
 
 // Meter is where the reader tells its counts to whoever asks.
-type Meter struct{ packets, drops, hits, attempts, grants atomic.Uint64 }
+type Meter struct{ latest atomic.Pointer[Counters] }
 
-func (m *Meter) set(c Counters) {
-	m.packets.Store(c.Packets)
-	m.drops.Store(c.KernelDrops)
-	m.hits.Store(c.Hits)
-	m.attempts.Store(c.Attempts)
-	m.grants.Store(c.Grants)
-}
+func (m *Meter) set(c Counters) { m.latest.Store(&c) }
 
 func (m *Meter) read() Counters {
-	return Counters{
-		Packets: m.packets.Load(), KernelDrops: m.drops.Load(), Hits: m.hits.Load(), Attempts: m.attempts.Load(), Grants: m.grants.Load(),
+	if c := m.latest.Load(); c != nil {
+		return *c
 	}
+	return Counters{}
 }
 
 // Status is what `sesame status` shows. Who makes one gives it away: nothing in it may change any more.
@@ -158,13 +152,11 @@ type Counters struct {
 // sorted is the status with its lists by door and source.
 func (s Status) sorted() Status {
 	s.Open, s.Failed = slices.Clone(s.Open), slices.Clone(s.Failed)
-	sort.SliceStable(s.Open, func(i, j int) bool {
-		a, b := &s.Open[i], &s.Open[j]
-		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link)) < 0
+	slices.SortStableFunc(s.Open, func(a, b OpenDoor) int {
+		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link))
 	})
-	sort.SliceStable(s.Failed, func(i, j int) bool {
-		a, b := &s.Failed[i], &s.Failed[j]
-		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source)) < 0
+	slices.SortStableFunc(s.Failed, func(a, b FailedClose) int {
+		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source))
 	})
 	return s
 }
