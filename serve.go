@@ -21,7 +21,7 @@ type daemon struct {
 	hangups  chan os.Signal // SIGHUP alone, so that many of them do not push out a SIGTERM
 	ends     chan os.Signal
 	pid      *PidFile // with -d
-	force    *Setup   // what is in force
+	setup    *Setup   // what is in force
 	logs     *Logs
 	doors    *Doors
 	settings chan doorSettings
@@ -106,7 +106,7 @@ func (d *daemon) begin(background bool) (*Setup, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.force = &Setup{env: d.env, options: &d.options, listener: listener, state: &State{}}
+	d.setup = &Setup{env: d.env, options: &d.options, listener: listener, state: &State{}}
 	next, first := d.beginWith(d.options.config, "", background)
 	if first == nil || d.options.keep == "" {
 		return next, first
@@ -135,7 +135,7 @@ func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error
 			return nil, err
 		}
 	}
-	next, err := d.force.bring(c, trouble)
+	next, err := d.setup.bring(c, trouble)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error
 		}
 	}
 	if err != nil {
-		next.close(d.force)
+		next.close(d.setup)
 		return nil, err
 	}
 	d.listenControl()
@@ -221,12 +221,12 @@ func (d *daemon) followNews() (ending os.Signal) {
 		select {
 		case <-d.hangups:
 			d.reload()
-		case <-d.force.listener.changed:
-			d.force.followLinks(d.settings)
-		case <-d.force.listener.retry:
-			d.force.followLinks(d.settings)
+		case <-d.setup.listener.changed:
+			d.setup.followLinks(d.settings)
+		case <-d.setup.listener.retry:
+			d.setup.followLinks(d.settings)
 		case <-d.used:
-			d.force.nextSequences(d.logs.log)
+			d.setup.nextSequences(d.logs.log)
 		case ending = <-d.ends:
 			return ending
 		}
@@ -239,15 +239,15 @@ func (d *daemon) reload() {
 	var next *Setup
 	c, err := d.options.readConfig(d.options.config)
 	if err == nil {
-		if c.StateDir != d.force.config.StateDir {
+		if c.StateDir != d.setup.config.StateDir {
 			d.logs.log.printf("warning: another StateDir is taken up at the next start")
 		}
-		next, err = d.force.bring(c, "")
+		next, err = d.setup.bring(c, "")
 	}
 	if err != nil {
-		d.logs.reopen(d.force.config)
-		d.force.refuse(d.logs.log, err)
-		d.settings <- doorSettings{about: d.force.status()}
+		d.logs.reopen(d.setup.config)
+		d.setup.refuse(d.logs.log, err)
+		d.settings <- doorSettings{about: d.setup.status()}
 		return
 	}
 	d.logs.reopen(c)
@@ -256,8 +256,8 @@ func (d *daemon) reload() {
 
 // commit brings next into force, and keeps its configuration for the next start.
 func (d *daemon) commit(next *Setup) {
-	before := d.force
-	d.force = next
+	before := d.setup
+	d.setup = next
 	started := before.config != nil // else reader and doors begin with it
 	if started {
 		d.settings <- next.settings(before)
@@ -278,15 +278,15 @@ func (d *daemon) end(ending os.Signal, closed <-chan struct{}) error {
 	if d.pid != nil {
 		d.pid.retire()
 	}
-	d.force.state.retire()
-	d.force.listener.end()
+	d.setup.state.retire()
+	d.setup.listener.end()
 	for {
 		select {
 		case <-closed:
-			if d.doors.flushed && d.force.state.journal != nil {
-				d.force.state.journal.unmarkFirewall()
+			if d.doors.flushed && d.setup.state.journal != nil {
+				d.setup.state.journal.unmarkFirewall()
 			}
-			if d.force.config.hides() && ending != unix.SIGINT {
+			if d.setup.config.hides() && ending != unix.SIGINT {
 				d.logs.log.printf("shutting down: hidden ports stay hidden, and sesame flush removes every trace")
 			} else {
 				d.logs.log.printf("shutting down")

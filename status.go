@@ -255,44 +255,7 @@ func columns(rows [][]string) string {
 }
 
 // json is the status for programs: one object on one line. Names and places stay; new ones may be added. Times are RFC
-// 3339, durations whole seconds, lists never null.
-//
-//	version             string
-//	pid                 number
-//	uptime_seconds      number
-//	listening           string  interface names, or any (all interfaces but lo: ...)
-//	links               list of the interfaces listened on, or waited for
-//	  name              string  or, waited for, as it is configured: ppp*, auto
-//	  state             string  up, down or absent
-//	  addresses         list of strings
-//	  port_of           string  the bridge, bond, team or VRF that its packets come in on, if that one is not named; else ""
-//	config              string  file
-//	config_read         time
-//	config_error        string  why it runs with the kept configuration; "" if it does not
-//	reload_error        string  of the last reload; "" if it went well
-//	firewall            string  which one and why; "" if no door needs one
-//	open                list of
-//	  door              string
-//	  source            string  address
-//	  link              string  the interface that it was knocked on
-//	  state             string  opening, open, closing, or failed: not open for all we know, as its start command failed
-//	  start_error       string  how it failed: status 1, signal 9, not run; "" if it did not. The ports may be open
-//	  ports             list of strings like 22:tcp
-//	  since_seconds     number  since it was opened
-//	  closes_in_seconds number  0: at once, or no time is set
-//	failed              list of closings that were given up
-//	  door              string
-//	  source            string
-//	  since_seconds     number  since it was given up
-//	  tries             number
-//	  error             string  of the last try
-//	counters            object: since the start
-//	  packets           number  that the filter let through
-//	  kernel_drops      number  that the ring had no room for
-//	  hits              number
-//	  attempts          number  in progress now
-//	  grants            number
-//	  command_failures  number
+// 3339, durations whole seconds, lists never null. The manual, sesame(8), says what each member is.
 func (s Status) json() string {
 	s = s.sorted()
 	var links, open, failed []string
@@ -324,8 +287,8 @@ func (s Status) json() string {
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
 }
 
-// quoteJSON makes s a JSON string (RFC 8259, section 7). What is no UTF-8 becomes U+FFFD. encoding/json would do the
-// same and make the program 200 KB larger.
+// quoteJSON makes s a JSON string (RFC 8259, section 7). What is no UTF-8 becomes U+FFFD. encoding/json leaves the C1
+// control characters as they are, and makes the program 220 KB larger.
 func quoteJSON(s string) string {
 	var b strings.Builder
 	b.WriteByte('"')
