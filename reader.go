@@ -57,12 +57,13 @@ type Reader struct {
 	servedAt  time.Duration           // not asked before
 	servedNow map[Knock]bool          // the latest answer, as far as it is near knocks, and Ignore_Ports
 	drops     Throttle
-	counts    Counters
 	meter     *Meter // where the counts are told
 	statsAt   time.Duration
 	pollFds   [1 + maxCaptures]unix.PollFd
 	hit       Hit
 	batchTime time.Duration
+
+	packets, lost, hits, sent uint64 // sent: grants; lost: by the kernel
 }
 
 // run reads until plans is closed. It closes grants when it ends.
@@ -110,17 +111,18 @@ func (r *Reader) run() {
 // tell publishes the counts, once a batch. The kernel's own are asked for once a second at most.
 func (r *Reader) tell() {
 	if r.batchTime >= r.statsAt {
-		was := r.counts.KernelDrops
+		was := r.lost
 		for _, c := range r.plan.captures {
-			r.counts.KernelDrops += c.drops()
+			r.lost += c.drops()
 		}
-		if lost := r.counts.KernelDrops - was; lost > 0 {
+		if lost := r.lost - was; lost > 0 {
 			r.drops.printf(r.batchTime, "%d packets lost: there was no room for them: a larger Ring_Size has more", lost)
 		}
 		r.statsAt = r.batchTime + time.Second
 	}
-	r.counts.Attempts = uint64(r.plan.matcher.UnderWay())
-	r.meter.set(r.counts)
+	r.meter.set(Counters{
+		Packets: r.packets, KernelDrops: r.lost, Hits: r.hits, Grants: r.sent, Attempts: uint64(r.plan.matcher.UnderWay()),
+	})
 }
 
 // timeout is how long there is nothing to do without a packet, in milliseconds, -1 for ever.
@@ -204,7 +206,7 @@ func (r *Reader) isServed(k Knock) bool {
 
 // receive looks at one packet. Nothing is allocated or logged for one that counts nowhere.
 func (r *Reader) receive(f *Frame) {
-	r.counts.Packets++
+	r.packets++
 	if f.Outgoing || len(f.Bytes) == 0 {
 		return
 	}
@@ -245,7 +247,7 @@ func (r *Reader) receive(f *Frame) {
 	var steps []Step
 	switch {
 	case r.plan.spec.lets(&r.hit):
-		r.counts.Hits++
+		r.hits++
 		r.hit.Served = r.plan.spec.Strict && r.isServed(r.hit.Knock)
 		steps = r.plan.matcher.Observe(&r.hit)
 	case r.plan.spec.stray(&r.hit) && !r.isServed(r.hit.Knock):
@@ -291,7 +293,7 @@ func (r *Reader) report(steps []Step) {
 			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].input(r.plan.links).Name, When: r.batchTime, Hit: s.Hit}
 			select {
 			case r.grants <- grant:
-				r.counts.Grants++
+				r.sent++
 			default:
 				// The doors are busy with hundreds of grants; to wait would lose packets.
 				opened.printfNamed(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)

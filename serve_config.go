@@ -69,15 +69,21 @@ func (s *Setup) close(inForce *Setup) {
 
 // settings are what changes for the doors when s comes into force after another one.
 func (s *Setup) settings(before *Setup) doorSettings {
-	rules := s.listener.rules()
-	changes := doorSettings{reload: true, about: s.status(), rules: &rules}
-	if s.state.journal != before.state.journal {
-		changes.save, changes.recovered = s.state.journal.write, s.state.recovered
+	var (
+		rules = s.listener.rules()
+		state = s.state
+		save  func([]Entry) error
+		work  func(wallWork, func(error))
+	)
+	if state.journal != before.state.journal {
+		save = state.journal.write
 	}
-	if s.state.wall != before.state.wall {
-		changes.work, changes.watched = s.state.wall.inBackground, s.state.told && !s.state.silent
+	if state.wall != before.state.wall {
+		work = state.wall.inBackground
 	}
-	return changes
+	return doorSettings{
+		reload: true, about: s.status(), rules: &rules, work: work, watched: state.told && !state.silent, save: save, recovered: state.recovered,
+	}
 }
 
 // status is what the daemon says of itself, but for what the doors know.
@@ -101,16 +107,16 @@ func (s *Setup) followLinks(doors chan<- doorSettings) {
 	if !s.listener.follow(s.now()) {
 		return
 	}
-	changes := doorSettings{about: s.status()}
 	if s.state.lock != nil && !slices.Equal(auto, s.listener.auto) {
 		if err := s.state.journal.markFirewall(s.listener.auto); err != nil {
 			s.listener.log.printf(s.now(), "%v", err)
 		}
 	}
+	var changed *Ruleset
 	if next := s.listener.rules(); fmt.Sprint(next) != fmt.Sprint(rules) {
-		changes.rules = &next
+		changed = &next
 	}
-	doors <- changes
+	doors <- doorSettings{about: s.status(), rules: changed}
 }
 
 // sequences returns the doors that can be knocked at, with the next line of one-time files, and those that have no line
