@@ -137,20 +137,16 @@ func writes(pid string, f *os.File) bool {
 func (p *PidFile) holder() string {
 	b := make([]byte, 32)
 	n, _ := p.file.ReadAt(b, 0)
-	if text := string(bytes.TrimSpace(b[:n])); text != "" && isNumber(text) {
-		return text
+	text := string(bytes.TrimSpace(b[:n]))
+	if _, err := strconv.ParseUint(text, 10, 31); err != nil {
+		return "?"
 	}
-	return "?"
+	return text
 }
 
 func (p *PidFile) empty() bool {
 	info, err := p.file.Stat()
 	return err == nil && info.Size() == 0
-}
-
-func isNumber(s string) bool {
-	_, err := strconv.ParseUint(s, 10, 31)
-	return err == nil
 }
 
 // write puts the process number into the file, unless that holds something else than a number.

@@ -312,6 +312,17 @@ func (r *Reader) ignored(f *Frame, why string) {
 	}
 }
 
+// outcomes are for -D what became of a hit, where there is no more to say of it.
+var outcomes = map[StepKind]string{
+	Opened:    "the sequence is complete",
+	Copied:    "a copy of a SYN that has counted: ignored",
+	Unfit:     "TCPFlags do not fit: ignored",
+	Elsewhere: "it is to another address than this door's, or on another interface, or its source is not in Allow: ignored",
+	Cooling:   "Seq_Cooldown is not over: ignored",
+	Evicted:   "discarded: there are too many attempts",
+	Barred:    "the source has hit a decoy: ignored",
+}
+
 // explain says for -D why a hit counted or did not.
 func (r *Reader) explain(steps []Step) {
 	h := &r.hit
@@ -323,32 +334,18 @@ func (r *Reader) explain(steps []Step) {
 		r.debug.printf("%s: ignored: no attempt waits for such a packet, and no door begins with one", what)
 	}
 	for _, s := range steps {
-		var why string
+		why := outcomes[s.Kind]
 		switch s.Kind {
 		case Advanced:
 			why = fmt.Sprintf("stage %d of %d", s.Stage, len(s.Door.Sequence))
-		case Opened:
-			why = "the sequence is complete"
 		case Repeated:
 			why = fmt.Sprintf("a repeat of the knock just matched: still at stage %d", s.Stage)
-		case Copied:
-			why = "a copy of a SYN that has counted: ignored"
 		case Discarded:
 			why = fmt.Sprintf("a wrong knock, %v is next: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case TimedOut:
 			why = fmt.Sprintf("Seq_Timeout is over, and %v did not come: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
-		case Unfit:
-			why = "TCPFlags do not fit: ignored"
-		case Elsewhere:
-			why = "it is to another address than this door's, or on another interface, or its source is not in Allow: ignored"
-		case Cooling:
-			why = "Seq_Cooldown is not over: ignored"
-		case Evicted:
-			why = "discarded: there are too many attempts"
 		case Scanned:
 			why = fmt.Sprintf("a decoy, near a knock: no knock counts for %v", s.Door.SeqTimeout)
-		case Barred:
-			why = "the source has hit a decoy: ignored"
 		}
 		r.debug.printf("%s: %s: %v: %s", what, s.Door.Name, s.source(), why)
 	}

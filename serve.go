@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,8 +42,8 @@ func serve(e env, args []string) error {
 	if len(rest) > 0 {
 		return usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
 	}
-	if err := d.options.parseInterfaces(); err != nil {
-		return usageError("option -i: " + err.Error())
+	if d.options.notOn != nil {
+		return usageError("option -i: " + d.options.notOn.Error())
 	}
 	if d.options.checking {
 		return withoutSecrets(check(e, []string{"-c", d.options.config}))
@@ -198,9 +197,7 @@ func (d *daemon) listenControl() {
 // have ended.
 func (d *daemon) start(first *Setup) (closed <-chan struct{}) {
 	d.logs.log.printf("starting up, listening on %v", first.listener)
-	for line := range strings.Lines(first.trouble) {
-		d.logs.log.printf("warning: %s", strings.TrimSuffix(line, "\n"))
-	}
+	logLines(d.logs.log, "warning: ", first.trouble)
 	d.commit(first)
 	if d.logs.debug != nil {
 		d.logs.debug.printf("packets to ports that are no door's knock or decoy are not seen, and not shown here")

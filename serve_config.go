@@ -96,9 +96,9 @@ func (s *Setup) status() Status {
 
 // refuse notes what was wrong with another configuration: s stays in force.
 func (s *Setup) refuse(log *Log, err error) {
-	logMistakes(log, err)
-	log.printf("the configuration stays as it was")
 	s.refused = withoutSecrets(err).Error()
+	logLines(log, "", s.refused)
+	log.printf("the configuration stays as it was")
 }
 
 // followLinks takes up what has changed of the links, and tells the doors.
@@ -135,7 +135,7 @@ func sequences(c *Config) (on, off []*Door, err error) {
 func (s *Setup) nextSequences(log *Log) {
 	on, off, err := sequences(s.config)
 	if err != nil {
-		logMistakes(log, err)
+		logLines(log, "", withoutSecrets(err).Error())
 	}
 	logDisabled(log, off, s.off)
 	s.off = off
@@ -165,10 +165,10 @@ func logDisabled(log *Log, off, before []*Door) {
 	}
 }
 
-// logMistakes logs each line of err, without what may be a secret.
-func logMistakes(log *Log, err error) {
-	for line := range strings.Lines(withoutSecrets(err).Error()) {
-		log.printf("%s", strings.TrimSuffix(line, "\n"))
+// logLines logs each line of a text.
+func logLines(log *Log, prefix, text string) {
+	for line := range strings.Lines(text) {
+		log.printf("%s%s", prefix, strings.TrimSuffix(line, "\n"))
 	}
 }
 

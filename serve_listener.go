@@ -250,11 +250,13 @@ func (l *Listener) follow(now time.Duration) bool {
 	l.retry = nil
 	next := *l
 	if err := next.readLinks(); err != nil {
-		l.tryAgain(now, err)
+		l.log.printf(now, "%v", err)
+		l.retry = time.After(linkRetry)
 		return false
 	}
 	if err := next.openCaptures(); err != nil {
-		l.tryAgain(now, err)
+		l.log.printf(now, "%v", err)
+		l.retry = time.After(linkRetry)
 	}
 	same := len(next.links) == len(l.links)
 	for index, link := range next.links {
@@ -272,12 +274,6 @@ func (l *Listener) follow(now time.Duration) bool {
 		l.retry = time.After(linkRetry)
 	}
 	return !same
-}
-
-// tryAgain logs why the links cannot be followed now, and has them read once more.
-func (l *Listener) tryAgain(now time.Duration, err error) {
-	l.log.printf(now, "%v", err)
-	l.retry = time.After(linkRetry)
 }
 
 // named are the lists that do not just name all links: these are of interest to who reads the log.

@@ -10,10 +10,9 @@ import (
 
 // serveOptions is the daemon's command line. Where the configuration says something else, the command line wins.
 type serveOptions struct {
-	config, interfaces, logFile, pidFile     string
-	socket, keep                             string
-	named                                    bool     // interfaces are
-	on                                       []string // the interfaces named
+	config, logFile, pidFile, socket, keep   string
+	on                                       []string // the interfaces that -i names; nil without it
+	notOn                                    error    // why it names none
 	dir                                      string   // where the caller of -d was: what paths are relative to
 	checking                                 bool
 	daemon, verbose, debug, lookup, onlyIPv4 bool
@@ -24,7 +23,7 @@ func (o *serveOptions) options() []option {
 	return append([]option{
 		stringOption('c', "config", "FILE", "configuration (default "+defaultConfigFile+")", &o.config),
 		{'i', "interface", "NAME,...", "listen on these interfaces (default: Interface of the configuration, or any)", func(v string) error {
-			o.interfaces, o.named = v, true
+			o.on, o.notOn = parseInterfaces(v)
 			return nil
 		}},
 		flagOption('d', "daemon", "go to the background, once it listens", &o.daemon),
@@ -38,14 +37,6 @@ func (o *serveOptions) options() []option {
 		stringOption(0, "keep", "FILE", "for services: keep each configuration that works in FILE, and start with that one where the configuration is missing or wrong", &o.keep),
 		stringOption('s', "socket", "PATH", "socket for sesame status and sesame close (default "+defaultControl+")", &o.socket),
 	}, helpOptions()...)
-}
-
-// parseInterfaces reads what -i names.
-func (o *serveOptions) parseInterfaces() (err error) {
-	if o.named {
-		o.on, err = parseInterfaces(o.interfaces)
-	}
-	return err
 }
 
 // leaveDir makes the paths of options and configuration mean the same after the daemon has left the caller's folder.
@@ -73,7 +64,7 @@ func (o *serveOptions) readConfig(file string) (*Config, error) {
 	}
 	c.LogFile = o.resolve(cmp.Or(o.logFile, c.LogFile))
 	c.PidFile = o.resolve(cmp.Or(o.pidFile, c.PidFile, defaultPidFile))
-	if o.named {
+	if o.on != nil {
 		c.Interfaces = o.on
 	}
 	for _, door := range c.Doors {

@@ -32,9 +32,6 @@ func TestServeReadConfig(t *testing.T) {
 			if _, err := getopt(test.args, o.options()); err != nil {
 				t.Fatal(err)
 			}
-			if err := o.parseInterfaces(); err != nil {
-				t.Fatal(err)
-			}
 			c, err := o.readConfig(file)
 			if err != nil {
 				t.Fatal(err)
