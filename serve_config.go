@@ -82,15 +82,17 @@ func (s *Setup) settings(before *Setup) doorSettings {
 		work = state.wall.inBackground
 	}
 	return doorSettings{
-		reload: true, about: s.status(), rules: &rules, work: work, watched: state.told && !state.silent, save: save, recovered: state.recovered,
+		reload: true, about: s.status(), rules: &rules, work: work, watched: state.told && !state.silent,
+		save: save, recovered: state.recovered,
 	}
 }
 
 // status is what the daemon says of itself, but for what the doors know.
 func (s *Setup) status() Status {
 	return Status{
-		Version: versionName(), Pid: os.Getpid(), Config: s.config.File, ConfigRead: s.read, ConfigError: s.trouble, ReloadError: s.refused,
-		Listening: s.listener.String(), Links: linkStates(s.listener.lists(), s.listener.links), Firewall: s.state.firewall,
+		Version: versionName(), Pid: os.Getpid(), Firewall: s.state.firewall,
+		Listening: s.listener.String(), Links: linkStates(s.listener.lists(), s.listener.links),
+		Config: s.config.File, ConfigRead: s.read, ConfigError: s.trouble, ReloadError: s.refused,
 	}
 }
 
@@ -150,7 +152,8 @@ func (s *Setup) logWarnings(log *Log) {
 	}
 	for _, door := range s.config.Doors {
 		if s.options.onlyIPv4 && door.Target.Is6() {
-			log.printf("warning: %s:%d: door %q: Target is an IPv6 address, of which -4 takes no notice: it cannot open", s.config.File, door.Line, door.Name)
+			log.printf("warning: %s:%d: door %q: Target is an IPv6 address, of which -4 takes no notice: it cannot open",
+				s.config.File, door.Line, door.Name)
 		}
 	}
 	logDisabled(log, s.off, nil)

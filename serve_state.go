@@ -13,7 +13,7 @@ type State struct {
 	journal   *Journal  // nil if there is no place for it, and nothing to write
 	recovered Recovered // what was in it when it was opened
 	lock      *PidFile  // on the firewall; nil: it is not ours
-	marked    bool      // the mark on the disk that it is changed came with the lock
+	marked    bool      // not by an earlier daemon already, before lock was taken
 	wall      *Wall     // the doors' goroutine has it work; nil: no door needs one
 	firewall  string    // which one and why; "": no door needs one
 	told      bool      // of the firewall's changes, by the kernel
