@@ -772,7 +772,7 @@ func benchTake(doors []*Door, sources int, port uint16) func(b *testing.B) {
 			r.batchTime += 100 * time.Microsecond // 10,000 a second
 			binary.BigEndian.PutUint32(f.Bytes[ipv4OffSource:], 0x0b000001+uint32(n%sources))
 			binary.BigEndian.PutUint32(f.Bytes[ipv4MinLen+tcpOffSeq:], uint32(n))
-			r.take(&f)
+			r.receive(&f)
 		}
 	}
 }

@@ -85,7 +85,7 @@ func TestADay(t *testing.T) {
 		p.from = netip.AddrFrom4([4]byte{10, byte(from >> 16), byte(from >> 8), byte(from)}).String()
 		p.knock, p.flags, p.seq, p.fromPort = k, flags, random.Uint32(), uint16(random.Uint32())
 		b := p.bytes()
-		r.take(&Frame{Bytes: b, Len: len(b), Protocol: unix.ETH_P_IP, Link: 1})
+		r.receive(&Frame{Bytes: b, Len: len(b), Protocol: unix.ETH_P_IP, Link: 1})
 		counts["packets"]++
 	}
 	heap := func() uint64 {

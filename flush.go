@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,29 +26,26 @@ func flushAll(e env, args []string) error {
 		return err
 	}
 	config := &Config{}
-	file := o.config
-	if file == "" {
-		file = defaultConfigFile
-	}
-	switch c, err := openConfig(file); {
+	switch c, err := openConfig(cmp.Or(o.config, defaultConfigFile)); {
 	case c != nil: // also with mistakes in it: they are no reason to leave doors open
 		config = c
 	case o.config != "" || !errors.Is(err, fs.ErrNotExist):
 		return withoutSecrets(err)
 	}
-	d := daemon{env: e, log: &Log{out: e.stderr, date: e.date}, config: config}
-	recovered, err := d.openJournal(config)
+	journal, recovered, err := readJournal(config, e.stateDir)
+	if journal != nil {
+		defer journal.close()
+	}
 	if err != nil {
 		return err
 	}
-	defer d.journal.close()
 	lock, err := lockFirewall(filepath.Dir(e.socket))
 	if err != nil {
 		return err
 	}
 	defer lock.remove()
-	doors := newDoors(e.now, d.log, Command.start)
-	doors.save = d.journal.write
+	doors := newDoors(e.now, &Log{out: e.stderr, date: e.date}, Command.start)
+	doors.save = journal.write
 	doors.work = newWall(config).inBackground
 	doors.resume(e.now(), recovered)
 	doors.flushing.Store(true)
@@ -57,7 +55,7 @@ func flushAll(e env, args []string) error {
 	if !doors.flushed || len(doors.left) > 0 {
 		return errors.New("not everything could be closed: see above")
 	}
-	d.journal.unmarkFirewall()
+	journal.unmarkFirewall()
 	if recovered.Lost != "" {
 		return errors.New(recovered.Lost)
 	}

@@ -101,7 +101,7 @@ func TestGuestLearnsNothing(t *testing.T) {
 				sent = append(sent, p)
 				b := p.bytes()
 				if size, err := vm.Run(b); err == nil && size > 0 {
-					reader.take(&Frame{Bytes: b, Len: len(b), Protocol: unix.ETH_P_IP, Link: 1})
+					reader.receive(&Frame{Bytes: b, Len: len(b), Protocol: unix.ETH_P_IP, Link: 1})
 				}
 				for len(grants) > 0 {
 					if g := <-grants; strings.HasPrefix(g.Door.Name, "guest") {

@@ -34,6 +34,12 @@ type Log struct {
 	lost   atomic.Int64 // lines that the queue had no room for
 }
 
+type logLine struct {
+	at   time.Time
+	text string
+	who  netip.Addr // whose host name it shows, if anybody's
+}
+
 // outlets are the places where lines go.
 type outlets struct {
 	file *os.File // may be nil
@@ -72,15 +78,12 @@ func (l *Log) run() {
 	for {
 		select {
 		case line := <-l.queue:
-			l.turn()
 			l.write(line)
 		case to := <-l.change:
 			l.turnTo(to)
 		case <-l.stop:
 			for len(l.queue) > 0 {
-				line := <-l.queue
-				l.turn()
-				l.write(line)
+				l.write(<-l.queue)
 			}
 			return
 		}
@@ -120,7 +123,7 @@ func (l *Log) open(path string, syslog *Syslog) error {
 		}})
 	}
 	if syslog != nil {
-		to.all = append(to.all, &outlet{kind: "syslog", put: syslog.send})
+		to.all = append(to.all, &outlet{kind: "syslog", put: func(line logLine) bool { return syslog.send(line.at, line.text) }})
 	}
 	if to.all != nil && l.copy != nil {
 		to.all = append(to.all, &outlet{kind: "copy", put: func(line logLine) bool { return write(l.copy, line.text) }})
@@ -136,15 +139,6 @@ func (l *Log) open(path string, syslog *Syslog) error {
 	}
 	l.change <- to
 	return nil
-}
-
-// turn takes up a change that waits. A line taken from the queue after open was called goes where open said.
-func (l *Log) turn() {
-	select {
-	case to := <-l.change:
-		l.turnTo(to)
-	default:
-	}
 }
 
 // turnTo makes the lines go to others from now on. What one of them lost is told by the next of its kind, or else by
@@ -205,6 +199,11 @@ func (l *Log) print(who netip.Addr, text string) {
 }
 
 func (l *Log) write(line logLine) {
+	select { // a line taken from the queue after open was called goes where open said
+	case to := <-l.change:
+		l.turnTo(to)
+	default:
+	}
 	if l.names != nil && line.who.IsValid() {
 		if name := l.names.of(line.who, len(l.queue) <= maxNameWait); name != "" {
 			addr := line.who.String()
@@ -266,7 +265,7 @@ func (t *Throttle) printfNamed(now time.Duration, format string, a ...any) {
 // allow reports whether a line may be logged now; if not, it counts as left out. Who asks before making the line saves
 // its memory.
 func (t *Throttle) allow(now time.Duration) bool {
-	if !t.take(now) {
+	if !t.spend(now) {
 		t.leftOut++
 		return false
 	}
@@ -274,8 +273,8 @@ func (t *Throttle) allow(now time.Duration) bool {
 	return true
 }
 
-// take is the generic cell rate algorithm: a line costs interval, and at most burst lines are paid in advance.
-func (t *Throttle) take(now time.Duration) bool {
+// spend is the generic cell rate algorithm: a line costs interval, and at most burst lines are paid in advance.
+func (t *Throttle) spend(now time.Duration) bool {
 	spent := max(t.spent, now) + t.interval
 	if spent-now > time.Duration(t.burst)*t.interval {
 		return false
@@ -286,7 +285,7 @@ func (t *Throttle) take(now time.Duration) bool {
 
 // flush says how many lines were left out, once there is room for that.
 func (t *Throttle) flush(now time.Duration) {
-	if t.leftOut > 0 && t.take(now) {
+	if t.leftOut > 0 && t.spend(now) {
 		t.finish()
 	}
 }

@@ -32,7 +32,7 @@ func openSyslog(ident string) (*Syslog, error) {
 }
 
 // send writes the line as syslog(3) does: <29>Nov 22 15:38:59 knockd: line. It reports whether a daemon took it.
-func (s *Syslog) send(line logLine) bool {
-	text := fmt.Sprintf("<%d>%s %s: %s", syslogPriority, line.at.Format(time.Stamp), s.ident, line.text)
+func (s *Syslog) send(at time.Time, line string) bool {
+	text := fmt.Sprintf("<%d>%s %s: %s", syslogPriority, at.Format(time.Stamp), s.ident, line)
 	return unix.Sendto(s.fd, []byte(text), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: s.socket}) == nil
 }

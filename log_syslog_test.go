@@ -105,7 +105,7 @@ func TestSyslogLine(t *testing.T) {
 	defer unix.Close(s.fd)
 	s.socket = filepath.Join(t.TempDir(), "log")
 	line := logLine{at: autumn(), text: "10.9.0.2: openSSH: Stage 1"}
-	if s.send(line) {
+	if s.send(line.at, line.text) {
 		t.Error("nobody is there, yet the line was taken")
 	}
 	for range 2 {
@@ -113,7 +113,7 @@ func TestSyslogLine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !s.send(line) {
+		if !s.send(line.at, line.text) {
 			t.Error("the line was not taken")
 		}
 		b := make([]byte, 1000)
@@ -123,7 +123,7 @@ func TestSyslogLine(t *testing.T) {
 		}
 		busy := false
 		for range 10000 {
-			busy = busy || !s.send(line)
+			busy = busy || !s.send(line.at, line.text)
 		}
 		if !busy {
 			t.Error("a daemon that reads nothing took 10000 lines")

@@ -27,7 +27,6 @@ type Plan struct {
 	captures []*Capture // those that the reader has too stay, with a new filter
 	spec     FilterSpec // what counts
 	ignored  []Knock    // Ignore_Ports
-	ring     int        // bytes of all captures together
 	wide     bool       // the filter lets more through, for -D
 	matcher  *Matcher   // nil: the one it has
 	links    map[int]*Link
@@ -58,12 +57,13 @@ type Reader struct {
 	servedAt  time.Duration           // not asked before
 	servedNow map[Knock]bool          // the latest answer, as far as it is near knocks, and Ignore_Ports
 	drops     Throttle
-	counts    Counters
 	meter     *Meter // where the counts are told
 	statsAt   time.Duration
 	pollFds   [1 + maxCaptures]unix.PollFd
 	hit       Hit
 	batchTime time.Duration
+
+	packets, lost, hits, sent uint64 // sent: grants; lost: by the kernel
 }
 
 // run reads until plans is closed. It closes grants when it ends.
@@ -96,7 +96,7 @@ func (r *Reader) run() {
 		}
 		r.batchTime = r.now()
 		for _, c := range r.plan.captures {
-			c.read(r.take)
+			c.read(r.receive)
 		}
 		r.report(r.plan.matcher.Expire(r.batchTime))
 		r.tell()
@@ -111,17 +111,18 @@ func (r *Reader) run() {
 // tell publishes the counts, once a batch. The kernel's own are asked for once a second at most.
 func (r *Reader) tell() {
 	if r.batchTime >= r.statsAt {
-		was := r.counts.KernelDrops
+		was := r.lost
 		for _, c := range r.plan.captures {
-			r.counts.KernelDrops += c.drops()
+			r.lost += c.drops()
 		}
-		if lost := r.counts.KernelDrops - was; lost > 0 {
+		if lost := r.lost - was; lost > 0 {
 			r.drops.printf(r.batchTime, "%d packets lost: there was no room for them: a larger Ring_Size has more", lost)
 		}
 		r.statsAt = r.batchTime + time.Second
 	}
-	r.counts.Attempts = uint64(r.plan.matcher.UnderWay())
-	r.meter.set(r.counts)
+	r.meter.set(Counters{
+		Packets: r.packets, KernelDrops: r.lost, Hits: r.hits, Grants: r.sent, Attempts: uint64(r.plan.matcher.UnderWay()),
+	})
 }
 
 // timeout is how long there is nothing to do without a packet, in milliseconds, -1 for ever.
@@ -151,7 +152,7 @@ func (r *Reader) follow(plan Plan) {
 	r.servedAt = 0
 	for _, c := range r.plan.captures {
 		if !slices.Contains(plan.captures, c) {
-			c.read(r.take) // what came before its link went
+			c.read(r.receive) // what came before its link went
 			c.close()
 		}
 	}
@@ -203,9 +204,9 @@ func (r *Reader) isServed(k Knock) bool {
 	return r.servedNow[k]
 }
 
-// take looks at one packet. Nothing is allocated or logged for one that counts nowhere.
-func (r *Reader) take(f *Frame) {
-	r.counts.Packets++
+// receive looks at one packet. Nothing is allocated or logged for one that counts nowhere.
+func (r *Reader) receive(f *Frame) {
+	r.packets++
 	if f.Outgoing || len(f.Bytes) == 0 {
 		return
 	}
@@ -246,7 +247,7 @@ func (r *Reader) take(f *Frame) {
 	verdict, steps := r.plan.matcher.Observe(&r.hit, r.isServed)
 	switch verdict {
 	case Counted:
-		r.counts.Hits++
+		r.hits++
 	case Ignored:
 		if r.debug != nil {
 			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not for its source, at this address or interface, or with these flags (%s)",
@@ -288,7 +289,7 @@ func (r *Reader) report(steps []Step) {
 			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].input(r.plan.links).Name, When: r.batchTime, Hit: s.Hit}
 			select {
 			case r.grants <- grant:
-				r.counts.Grants++
+				r.sent++
 			default:
 				// The doors are busy with hundreds of grants; to wait would lose packets.
 				opened.printfNamed(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)
@@ -307,6 +308,17 @@ func (r *Reader) ignored(f *Frame, why string) {
 	}
 }
 
+// outcomes are for -D what became of a hit, where there is no more to say of it.
+var outcomes = map[StepKind]string{
+	Opened:  "the sequence is complete",
+	Copied:  "a copy of a SYN that has counted: ignored",
+	Unfit:   "TCPFlags do not fit: ignored",
+	Unheard: "it is to another address than this door's, or on another interface, or its source is not in Allow: ignored",
+	Cooling: "Seq_Cooldown is not over: ignored",
+	Evicted: "discarded: there are too many attempts",
+	Barred:  "the source has hit a decoy: ignored",
+}
+
 // explain says for -D why a hit counted or did not.
 func (r *Reader) explain(steps []Step) {
 	h := &r.hit
@@ -318,32 +330,18 @@ func (r *Reader) explain(steps []Step) {
 		r.debug.printf("%s: ignored: no attempt waits for such a packet, and no door begins with one", what)
 	}
 	for _, s := range steps {
-		var why string
+		why := outcomes[s.Kind]
 		switch s.Kind {
 		case Advanced:
 			why = fmt.Sprintf("stage %d of %d", s.Stage, len(s.Door.Sequence))
-		case Opened:
-			why = "the sequence is complete"
 		case Repeated:
 			why = fmt.Sprintf("a repeat of the knock just matched: still at stage %d", s.Stage)
-		case Copied:
-			why = "a copy of a SYN that has counted: ignored"
 		case Discarded:
 			why = fmt.Sprintf("a wrong knock, %v is next: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case TimedOut:
 			why = fmt.Sprintf("Seq_Timeout is over, and %v did not come: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
-		case Unfit:
-			why = "TCPFlags do not fit: ignored"
-		case Unheard:
-			why = "it is to another address than this door's, or on another interface, or its source is not in Allow: ignored"
-		case Cooling:
-			why = "Seq_Cooldown is not over: ignored"
-		case Evicted:
-			why = "discarded: there are too many attempts"
 		case Scanned:
 			why = fmt.Sprintf("a decoy, near a knock: no knock counts for %v", s.Door.SeqTimeout)
-		case Barred:
-			why = "the source has hit a decoy: ignored"
 		}
 		r.debug.printf("%s: %s: %v: %s", what, s.Door.Name, s.source(), why)
 	}

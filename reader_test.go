@@ -23,7 +23,7 @@ func testLinks(list ...string) map[int]*Link {
 }
 
 // newTestReader makes a reader of two links, 2 being a port of 1, and lo (3), with one door of one knock for each
-// protocol. It has no socket: frames are given to take.
+// protocol. It has no socket: frames are given to receive.
 func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
 	doors := []*Door{
 		{Name: "tcp", Sequence: []Knock{{7000, tcp}}, SeqTimeout: time.Second, Start: "true", Start6: "true"},
@@ -45,7 +45,7 @@ func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
 	}
 }
 
-func TestReaderTake(t *testing.T) {
+func TestReaderReceive(t *testing.T) {
 	v4, v6 := testSYN4.bytes(), testSYN6.bytes()
 	for _, tt := range []struct {
 		name   string
@@ -82,7 +82,7 @@ func TestReaderTake(t *testing.T) {
 				r.plan.links = testLinks(tt.only)
 			}
 			tt.frame.Len = len(tt.frame.Bytes)
-			r.take(&tt.frame)
+			r.receive(&tt.frame)
 			got := ""
 			select {
 			case g := <-grants:
@@ -102,7 +102,7 @@ func TestReaderTake(t *testing.T) {
 func TestReaderNeverWaits(t *testing.T) {
 	var log strings.Builder
 	r := newTestReader(&log, make(chan Grant))
-	r.take(&Frame{Bytes: testSYN4.bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1})
+	r.receive(&Frame{Bytes: testSYN4.bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1})
 	want := "192.0.2.7: tcp: Stage 1\n192.0.2.7: tcp: OPEN SESAME\n192.0.2.7: tcp: not opened: too many are waiting\n"
 	if log.String() != want {
 		t.Errorf("log: got %q, want %q", log.String(), want)
@@ -120,7 +120,7 @@ func TestReaderAllocates(t *testing.T) {
 		"a late fragment": testSYN4.with(func(p *testPacket) { p.fragment = 1 }),
 	} {
 		f := Frame{Bytes: p.bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1}
-		if n := testing.AllocsPerRun(100, func() { r.take(&f) }); n != 0 {
+		if n := testing.AllocsPerRun(100, func() { r.receive(&f) }); n != 0 {
 			t.Errorf("%s: got %v allocations a packet, want 0", name, n)
 		}
 	}
@@ -138,7 +138,7 @@ func TestReaderFlood(t *testing.T) {
 	flood := func() {
 		for i := range byte(200) {
 			f.Bytes[ipv4OffSource+3] = i
-			r.take(&f)
+			r.receive(&f)
 		}
 	}
 	flood()
@@ -181,7 +181,7 @@ func TestReaderExplains(t *testing.T) {
 		func(p *testPacket) { p.knock.Port = 7001 },
 		func(p *testPacket) { p.knock = Knock{7000, udp} },
 	} {
-		r.take(&Frame{Bytes: testSYN4.with(change).bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1})
+		r.receive(&Frame{Bytes: testSYN4.with(change).bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1})
 	}
 	want := `hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: the sequence is complete
 hit: 192.0.2.7:40001 -> 7000:tcp (syn): tcp: 192.0.2.7: a copy of a SYN that has counted: ignored
@@ -201,7 +201,7 @@ func TestReaderNumbersHits(t *testing.T) {
 	r.plan.matcher = newMatcher([]*Door{{Name: "a", Sequence: one, SeqTimeout: time.Second}, {Name: "b", Sequence: one, SeqTimeout: time.Second}}, 16)
 	for seq := range uint32(2) {
 		p := testSYN4.with(func(p *testPacket) { p.seq = seq })
-		r.take(&Frame{Bytes: p.bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1})
+		r.receive(&Frame{Bytes: p.bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1})
 	}
 	for hit := range uint64(2) {
 		for range 2 {
@@ -224,7 +224,7 @@ func TestReaderStray(t *testing.T) {
 	send := func(from string, k Knock, flags uint8) {
 		p := testSYN4.with(func(p *testPacket) { p.from, p.knock, p.flags = from, k, flags })
 		b := p.bytes()
-		r.take(&Frame{Bytes: b, Len: len(b), Protocol: unix.ETH_P_IP, Link: 1})
+		r.receive(&Frame{Bytes: b, Len: len(b), Protocol: unix.ETH_P_IP, Link: 1})
 	}
 	want := ""
 	check := func(what string, line string, times int) {
@@ -259,10 +259,10 @@ func TestReaderStray(t *testing.T) {
 	f.Len = len(f.Bytes)
 	for i := range byte(20) { // until the table is full
 		f.Bytes[ipv4OffSource+3] = i
-		r.take(&f)
+		r.receive(&f)
 	}
 	r.steps.spent = 1 << 60 // no line is left
-	if n := testing.AllocsPerRun(100, func() { f.Bytes[ipv4OffSource+3]++; r.take(&f) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { f.Bytes[ipv4OffSource+3]++; r.receive(&f) }); n != 0 {
 		t.Errorf("got %v allocations a decoy, want 0", n)
 	}
 }

@@ -635,7 +635,7 @@ func TestCapturedPackets(t *testing.T) {
 		}
 		opened := false
 		for _, f.Bytes = range [][]byte{b[:min(n, len(b)):min(n, len(b))], b} { // what the kernel shows of it, and all
-			r.take(&f)
+			r.receive(&f)
 			if len(grants) > 0 {
 				<-grants
 				opened = true

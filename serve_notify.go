@@ -8,30 +8,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Manager is the socket of a service manager that waits to be told how far the daemon is (sd_notify(3)): a path, or a name
+// Notifier is the socket of a service manager that waits to be told how far the daemon is (sd_notify(3)): a path, or a name
 // without file that begins with @. "" is none.
-type Manager string
+type Notifier string
 
-// takeManager is the manager that has started this process. It is not the environment's any more: commands have no say.
+// newNotifier is that of the manager that has started this process. It is not the environment's any more: commands have no say.
 // Who is not its child has got the variable from somebody who is.
-func takeManager() Manager {
+func newNotifier() Notifier {
 	name := os.Getenv("NOTIFY_SOCKET")
 	_ = os.Unsetenv("NOTIFY_SOCKET")
 	if os.Getppid() != 1 {
 		return ""
 	}
-	return Manager(name)
+	return Notifier(name)
 }
 
 // tell sends a line such as READY=1. A manager that cannot be told ends the daemon, and its log says why it waited.
-func (m Manager) tell(state string) {
-	if m == "" {
+func (n Notifier) tell(state string) {
+	if n == "" {
 		return
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
-	_ = unix.Sendto(fd, []byte(state), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: string(m)})
+	_ = unix.Sendto(fd, []byte(state), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: string(n)})
 	_ = unix.Close(fd)
 }

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// TestManager tells managers of both kinds how far the daemon is, and one that is not there.
-func TestManager(t *testing.T) {
+// TestNotifier tells managers of both kinds how far the daemon is, and one that is not there.
+func TestNotifier(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	for _, name := range []string{path, "@sesame-test-" + filepath.Base(os.Getenv("SESAME_TEST_ROOT"))} {
 		conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
@@ -19,7 +19,7 @@ func TestManager(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		Manager(name).tell("READY=1")
+		Notifier(name).tell("READY=1")
 		buf := make([]byte, 100)
 		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 		n, err := conn.Read(buf)
@@ -27,14 +27,14 @@ func TestManager(t *testing.T) {
 			t.Errorf("%s: got %q, %v", name, got, err)
 		}
 	}
-	Manager(path + "-none").tell("READY=1")
-	Manager("").tell("READY=1")
+	Notifier(path + "-none").tell("READY=1")
+	Notifier("").tell("READY=1")
 }
 
-// TestManagerOfOthers wants a variable that was set for another process to be left alone, and not to be handed on.
-func TestManagerOfOthers(t *testing.T) {
+// TestNotifierOfOthers wants a variable that was set for another process to be left alone, and not to be handed on.
+func TestNotifierOfOthers(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "/nonexistent")
-	if m := takeManager(); m != "" {
+	if m := newNotifier(); m != "" {
 		t.Errorf("got %q: this process was not started by process 1", m)
 	}
 	if v, set := os.LookupEnv("NOTIFY_SOCKET"); set {

@@ -94,20 +94,15 @@ func (s LinkState) news() string {
 }
 
 // Meter is where the reader tells its counts to whoever asks.
-type Meter struct{ packets, drops, hits, attempts, grants atomic.Uint64 }
+type Meter struct{ latest atomic.Pointer[Counters] }
 
-func (m *Meter) set(c Counters) {
-	m.packets.Store(c.Packets)
-	m.drops.Store(c.KernelDrops)
-	m.hits.Store(c.Hits)
-	m.attempts.Store(c.Attempts)
-	m.grants.Store(c.Grants)
-}
+func (m *Meter) set(c Counters) { m.latest.Store(&c) }
 
 func (m *Meter) read() Counters {
-	return Counters{
-		Packets: m.packets.Load(), KernelDrops: m.drops.Load(), Hits: m.hits.Load(), Attempts: m.attempts.Load(), Grants: m.grants.Load(),
+	if c := m.latest.Load(); c != nil {
+		return *c
 	}
+	return Counters{}
 }
 
 // Status is what `sesame status` shows. Who makes one gives it away: nothing in it may change any more.
@@ -261,44 +256,7 @@ func columns(rows [][]string) string {
 }
 
 // json is the status for programs: one object on one line. Names and places stay; new ones may be added. Times are RFC
-// 3339, durations whole seconds, lists never null.
-//
-//	version             string
-//	pid                 number
-//	uptime_seconds      number
-//	listening           string  interface names, or any (all interfaces but lo: ...)
-//	links               list of the interfaces listened on, or waited for
-//	  name              string  or, waited for, as it is configured: ppp*, auto
-//	  state             string  up, down or absent
-//	  addresses         list of strings
-//	  port_of           string  the bridge, bond, team or VRF that its packets come in on, if that one is not named; else ""
-//	config              string  file
-//	config_read         time
-//	config_error        string  why it runs with the kept configuration; "" if it does not
-//	reload_error        string  of the last reload; "" if it went well
-//	firewall            string  which one and why; "" if no door needs one
-//	open                list of
-//	  door              string
-//	  source            string  address
-//	  link              string  the interface that it was knocked on
-//	  state             string  opening, open, closing, or failed: not open for all we know, as its start command failed
-//	  start_error       string  how it failed: status 1, signal 9, not run; "" if it did not. The ports may be open
-//	  ports             list of strings like 22:tcp
-//	  since_seconds     number  since it was opened
-//	  closes_in_seconds number  0: at once, or no time is set
-//	failed              list of closings that were given up
-//	  door              string
-//	  source            string
-//	  since_seconds     number  since it was given up
-//	  tries             number
-//	  error             string  of the last try
-//	counters            object: since the start
-//	  packets           number  that the filter let through
-//	  kernel_drops      number  that the ring had no room for
-//	  hits              number
-//	  attempts          number  in progress now
-//	  grants            number
-//	  command_failures  number
+// 3339, durations whole seconds, lists never null. The manual, sesame(8), says what each member is.
 func (s Status) json() string {
 	s = s.sorted()
 	var links, open, failed []string

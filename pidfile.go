@@ -15,18 +15,15 @@ import (
 )
 
 const (
+	// defaultPidFile is where -d writes its process number (knockd's).
+	defaultPidFile = "/var/run/knockd.pid"
 	// stopDeadline is how long the daemon waits for commands when it stops.
 	stopDeadline = 10 * time.Second
+	// endTime is how long a daemon that has been told to end may take: for its commands, and its log.
+	endTime = stopDeadline + lastWords + time.Second
+	// pidPause is the pause between two looks at the pid file of a daemon that is ending.
+	pidPause = 20 * time.Millisecond
 )
-
-// defaultPidFile is where -d writes its process number (knockd's).
-const defaultPidFile = "/var/run/knockd.pid"
-
-// endTime is how long a daemon that has been told to end may take: for its commands, and its log.
-const endTime = stopDeadline + lastWords + time.Second
-
-// pidPause is the pause between two looks at the pid file of a daemon that is ending.
-const pidPause = 20 * time.Millisecond
 
 // PidFile holds the daemon's process number in decimal and a newline. As long as the daemon lives it has the file
 // locked (flock(2)), so that one that was left behind by a crash is told from one in use. The file of a daemon that is
@@ -47,9 +44,9 @@ func (e *heldError) Error() string {
 	return fmt.Sprintf("%s is held by another daemon, process %s", e.path, e.holder)
 }
 
-// takePidFile writes the process number into the file, and locks another one beside it. A file that another daemon holds
+// claimPidFile writes the process number into the file, and locks another one beside it. A file that another daemon holds
 // is refused, unless that one is ending: it is waited for. A file that holds something else than a number is refused, too.
-func takePidFile(path string, patience time.Duration) (*PidFile, error) {
+func claimPidFile(path string, patience time.Duration) (*PidFile, error) {
 	p, err := lockPidFile(path+".lock", patience)
 	if err == nil {
 		if err = p.write(); err != nil {
@@ -140,20 +137,16 @@ func writes(pid string, f *os.File) bool {
 func (p *PidFile) holder() string {
 	b := make([]byte, 32)
 	n, _ := p.file.ReadAt(b, 0)
-	if text := string(bytes.TrimSpace(b[:n])); text != "" && isNumber(text) {
-		return text
+	text := string(bytes.TrimSpace(b[:n]))
+	if _, err := strconv.ParseUint(text, 10, 31); err != nil {
+		return "?"
 	}
-	return "?"
+	return text
 }
 
 func (p *PidFile) empty() bool {
 	info, err := p.file.Stat()
 	return err == nil && info.Size() == 0
-}
-
-func isNumber(s string) bool {
-	_, err := strconv.ParseUint(s, 10, 31)
-	return err == nil
 }
 
 // write puts the process number into the file, unless that holds something else than a number.

@@ -377,40 +377,6 @@ func TestAnyInterface(t *testing.T) {
 	d.stop()
 }
 
-// TestCapabilities runs it with those capabilities alone that it needs, and without each of them.
-func TestCapabilities(t *testing.T) {
-	for _, test := range []struct{ name, have, want string }{
-		{"both", "+net_raw,+net_admin", ""},
-		{"no CAP_NET_RAW", "+net_admin", "sesame serve: missing: CAP_NET_RAW (to see packets): run it as root, or give it what is missing\n"},
-		{"no CAP_NET_ADMIN", "+net_raw", "sesame serve: missing: CAP_NET_ADMIN (for Open_Ports): run it as root, or give it what is missing\n"},
-		{"none", "+kill", "sesame serve: missing: CAP_NET_RAW (to see packets) and CAP_NET_ADMIN (for Open_Ports): run it as root, or give it what is missing\n"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			n := newLinkTest(t, "eth0")
-			file := n.dir + "/knockd.conf"
-			n.must(os.WriteFile(file, []byte(n.config), 0o600))
-			cmd := sesame("sesame", "serve", "-c", file, "-i", "eth0", "-g", n.dir+"/log", "-s", n.socket)
-			limited := exec.Command("setpriv", append([]string{"--bounding-set=-all," + test.have, "--inh-caps=-all", "--",
-				"/bin/sh", "-c", `exec -a sesame "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)...)
-			limited.Args[4], limited.Args[5] = "/bin/bash", "-c" // exec -a is bash's
-			limited.Env = cmd.Env
-			var out strings.Builder
-			limited.Stderr = &out
-			d := n.daemon(limited, file, n.dir+"/log")
-			if test.want == "" {
-				d.await("starting up, listening on eth0")
-				n.opens(0, hostAddr)
-				d.stop()
-				return
-			}
-			d.wantExit(1)
-			if out.String() != test.want {
-				t.Errorf("got %q, want %q", out.String(), test.want)
-			}
-		})
-	}
-}
-
 // TestReloadInterfaces moves a door from one interface to another, and to all, in the middle of an attempt.
 func TestReloadInterfaces(t *testing.T) {
 	n := newLinkTest(t, "eth0")
@@ -440,53 +406,29 @@ func TestReloadInterfaces(t *testing.T) {
 	d.stop()
 }
 
-// TestReloadFailsAuto: a default route that a reload sees which fails afterwards is still news.
-func TestReloadFailsAuto(t *testing.T) {
-	needRoot(t)
-	w := &world{T: t}
-	n := w.netns()
-	dir := t.TempDir()
-	e := realEnv()
-	e.socket = "/dev/null/none/control" // no place for the firewall's lock
-	d := daemon{env: e, linksChanged: make(chan struct{}, 1)}
-	d.options.config = dir + "/knockd.conf"
-	w.must(os.WriteFile(d.options.config, []byte(linkDoors+"[options]\n\tInterface = auto\n\tStateDir = "+dir+"\n"), 0o600))
-	w.must(n.do(func() (err error) {
-		if d.config, err = d.readConfig(d.options.config); err == nil {
-			err = d.watch(d.config)
-		}
-		return err
-	}))
-	defer d.stopLinks()
-	w.must(n.run("sh", "-ec", "ip link add wan type bridge; ip link set wan up; ip route add default dev wan"))
-	w.must(n.do(func() error {
-		if _, err := d.prepare(); err == nil || len(d.auto) > 0 {
-			t.Errorf("got %v, auto %v, want an error and no link", err, d.auto)
-		}
-		links, err := d.readLinks(d.config)
-		if len(links) != 2 || len(d.auto) != 1 {
-			t.Errorf("got %d links, auto %v, want 2 and wan", len(links), d.auto)
-		}
-		return err
-	}))
-}
-
 // TestWatchRoutesToo: no change is lost when the default routes are followed from then on, too.
 func TestWatchRoutesToo(t *testing.T) {
 	needRoot(t)
 	w := &world{T: t}
 	n := w.netns()
-	d := daemon{linksChanged: make(chan struct{}, 1)}
-	watch := func(list string) error {
-		return n.do(func() error { return d.watch(&Config{Interfaces: []string{list}}) })
+	base, err := newListener(false, false)
+	w.must(err)
+	bring := func(l *Listener, list string) (next *Listener) {
+		w.must(n.do(func() (err error) {
+			next, err = l.bring(&Config{Interfaces: []string{list}}, nil)
+			return err
+		}))
+		return next
 	}
-	w.must(watch("eth0"))
-	defer func() { d.stopLinks() }()
+	l := bring(base, "eth0")
 	w.must(n.run("ip", "link", "set", "lo", "down"))
-	<-d.linksChanged
+	<-l.changed
 	w.must(n.run("ip", "link", "set", "lo", "up")) // in the pause after the news before
-	w.must(watch(autoInterface))
-	if !told(d.linksChanged, true) {
+	next := bring(l, autoInterface)
+	defer next.close(base)
+	go func() { <-l.plans }()
+	next.replace(l)
+	if !told(l.changed, true) {
 		t.Error("the last change is not told")
 	}
 }

@@ -23,14 +23,14 @@ func TestPidFile(t *testing.T) {
 		if err := os.WriteFile(path, []byte(before), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		p, err := takePidFile(path, 0)
+		p, err := claimPidFile(path, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got, _ := os.ReadFile(path); string(got) != ours {
 			t.Errorf("after %q: got %q, want %q", before, got, ours)
 		}
-		_, err = takePidFile(path, 0)
+		_, err = claimPidFile(path, 0)
 		if want := fmt.Sprintf("%s is held by another daemon, process %d: ", path, os.Getpid()); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("taken twice: got %v, want %s...", err, want)
 		}
@@ -49,7 +49,7 @@ func TestPidFileIsNone(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		_, err := takePidFile(path, 0)
+		_, err := claimPidFile(path, 0)
 		if want := path + " is no pid file, and stays as it is: -p names another one"; err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", name, err, want)
 		}
@@ -60,7 +60,7 @@ func TestPidFileIsNone(t *testing.T) {
 		if err := os.Rename(path, path+".pid.lock"); err != nil {
 			t.Fatal(err)
 		}
-		_, err = takePidFile(path+".pid", 0)
+		_, err = claimPidFile(path+".pid", 0)
 		if want := path + ".pid.lock is no pid file, and stays as it is: -p names another one"; err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", name, err, want)
 		}
@@ -72,7 +72,7 @@ func TestPidFileIsNone(t *testing.T) {
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := takePidFile(pipe, 0); err == nil {
+	if _, err := claimPidFile(pipe, 0); err == nil {
 		t.Error("a pipe: got no error")
 	}
 	if info, err := os.Stat(pipe); err != nil || info.Mode().Type() != os.ModeNamedPipe {
@@ -82,13 +82,13 @@ func TestPidFileIsNone(t *testing.T) {
 	if err := os.Symlink(target, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := takePidFile(filepath.Join(dir, "link"), 0); err == nil {
+	if _, err := claimPidFile(filepath.Join(dir, "link"), 0); err == nil {
 		t.Error("a link: got no error")
 	}
 	if _, err := os.Stat(filepath.Join(dir, "link.lock")); err == nil {
 		t.Error("a link: its lock is left")
 	}
-	if _, err := takePidFile(filepath.Join(dir, "none", "pid"), 0); err == nil || !strings.Contains(err.Error(), "no such file or directory: -p names another one") {
+	if _, err := claimPidFile(filepath.Join(dir, "none", "pid"), 0); err == nil || !strings.Contains(err.Error(), "no such file or directory: -p names another one") {
 		t.Errorf("no such folder: got %v", err)
 	}
 }
@@ -96,7 +96,7 @@ func TestPidFileIsNone(t *testing.T) {
 // TestPidFileOfAnother is not taken away by the one whose file it no longer is.
 func TestPidFileOfAnother(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pid")
-	p, err := takePidFile(path, 0)
+	p, err := claimPidFile(path, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestPidFileOfAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	q, err := takePidFile(path, 0)
+	q, err := claimPidFile(path, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestPidFileOfEarlierVersion(t *testing.T) {
 	}
 	old := hold("1\n", "<>")
 	for range 2 {
-		_, err := takePidFile(path, 0)
+		_, err := claimPidFile(path, 0)
 		if want := fmt.Sprintf("%s is held by another daemon, process %d: stop that one first, or name another file by -p", path, old.Process.Pid); err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
@@ -164,7 +164,7 @@ func TestPidFileOfEarlierVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer before.Close()
-	p, err := takePidFile(path, 0)
+	p, err := claimPidFile(path, 0)
 	if err != nil {
 		t.Fatalf("locked by a reader: %v", err)
 	}
@@ -175,7 +175,7 @@ func TestPidFileOfEarlierVersion(t *testing.T) {
 
 	// One that is ending has emptied it.
 	hold("", "<>")
-	if p, err = takePidFile(path, 0); err != nil {
+	if p, err = claimPidFile(path, 0); err != nil {
 		t.Fatalf("ending: %v", err)
 	}
 	p.remove()
@@ -184,17 +184,17 @@ func TestPidFileOfEarlierVersion(t *testing.T) {
 // TestPidFileRetired has a daemon that is ending: the next one waits for it, but not for ever.
 func TestPidFileRetired(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pid")
-	p, err := takePidFile(path, 0)
+	p, err := claimPidFile(path, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.retire()
-	_, err = takePidFile(path, 3*pidPause)
+	_, err = claimPidFile(path, 3*pidPause)
 	if want := path + " is held by a daemon that was about to end, and has not: stop that one first, or name another file by -p"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	time.AfterFunc(3*pidPause, p.remove)
-	q, err := takePidFile(path, endTime)
+	q, err := claimPidFile(path, endTime)
 	if err != nil {
 		t.Fatal(err)
 	}

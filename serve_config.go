@@ -1,0 +1,210 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Setup is a configuration with all that it needs. One is in force; another is brought, and then committed or closed.
+type Setup struct {
+	env
+	options  *serveOptions
+	config   *Config // nil before the start
+	off      []*Door // those of it that have no one-time sequence left
+	listener *Listener
+	state    *State
+	read     time.Time // the configuration
+	trouble  string    // why it is the kept one, without secrets; "": it is not
+	refused  string    // what was wrong at the last reload, as trouble
+}
+
+// bring gets ready what a configuration needs; s, which is in force, stays as it is. With an error nothing is left of it.
+// trouble is why it is the kept one.
+func (s *Setup) bring(c *Config, trouble string) (*Setup, error) {
+	if err := missingCapability(c); err != nil {
+		return nil, err
+	}
+	on, off, err := sequences(c)
+	if err != nil && c.File != s.options.keep { // whose one-time files may have mistakes: its other doors are to open
+		return nil, err
+	}
+	next := &Setup{env: s.env, options: s.options, config: c, off: off, state: s.state, read: s.date(), trouble: trouble}
+	if next.listener, err = s.listener.bring(c, on); err == nil {
+		err = next.open(s)
+	}
+	if err != nil {
+		next.close(s)
+		return nil, err
+	}
+	return next, nil
+}
+
+// open opens captures, journal and firewall, in the order that loses or doubles no knock.
+func (s *Setup) open(inForce *Setup) (err error) {
+	first := inForce.config == nil
+	if first { // a knock counts that comes while an earlier daemon is ending, and has the journal
+		if err = s.listener.openCaptures(); err != nil {
+			return err
+		}
+	}
+	if s.state, err = inForce.state.bring(s.env, s.listener, first); err != nil || first {
+		return err
+	}
+	return s.listener.openCaptures() // last: what comes while old and new ones are there counts twice
+}
+
+// close gives up what s has and the one in force has not.
+func (s *Setup) close(inForce *Setup) {
+	s.state.close(inForce.state)
+	s.listener.close(inForce.listener)
+}
+
+// settings are what changes for the doors when s comes into force after another one.
+func (s *Setup) settings(before *Setup) doorSettings {
+	var (
+		rules = s.listener.rules()
+		state = s.state
+		save  func([]Entry) error
+		work  func(wallWork, func(error))
+	)
+	if state.journal != before.state.journal {
+		save = state.journal.write
+	}
+	if state.wall != before.state.wall {
+		work = state.wall.inBackground
+	}
+	return doorSettings{
+		reload: true, about: s.status(), rules: &rules, work: work, watched: state.told && !state.silent,
+		save: save, recovered: state.recovered,
+	}
+}
+
+// status is what the daemon says of itself, but for what the doors know.
+func (s *Setup) status() Status {
+	return Status{
+		Version: versionName(), Pid: os.Getpid(), Firewall: s.state.firewall,
+		Listening: s.listener.String(), Links: linkStates(s.listener.lists(), s.listener.links),
+		Config: s.config.File, ConfigRead: s.read, ConfigError: s.trouble, ReloadError: s.refused,
+	}
+}
+
+// refuse notes what was wrong with another configuration: s stays in force.
+func (s *Setup) refuse(log *Log, err error) {
+	s.refused = withoutSecrets(err).Error()
+	logLines(log, "", s.refused)
+	log.printf("the configuration stays as it was")
+}
+
+// followLinks takes up what has changed of the links, and tells the doors.
+func (s *Setup) followLinks(doors chan<- doorSettings) {
+	auto, rules := s.listener.auto, s.listener.rules()
+	if !s.listener.follow(s.now()) {
+		return
+	}
+	if s.state.lock != nil && !slices.Equal(auto, s.listener.auto) {
+		if err := s.state.journal.markFirewall(s.listener.auto); err != nil {
+			s.listener.log.printf(s.now(), "%v", err)
+		}
+	}
+	var changed *Ruleset
+	if next := s.listener.rules(); fmt.Sprint(next) != fmt.Sprint(rules) {
+		changed = &next
+	}
+	doors <- doorSettings{about: s.status(), rules: changed}
+}
+
+// sequences returns the doors that can be knocked at, with the next line of one-time files, and those that have no line
+// left. With an error they are what could be read.
+func sequences(c *Config) (on, off []*Door, err error) {
+	unused, mistakes, unreadable := c.oneTimeFiles()
+	if mistakes = append(mistakes, unreadable...); mistakes != nil {
+		err = mistakes
+	}
+	on, off = inForce(c.Doors, unused)
+	return on, off, err
+}
+
+// nextSequences brings the next one-time sequences into force after one was used. A file that cannot be read disables
+// its doors, and a line with a mistake is passed over: nobody could knock it.
+func (s *Setup) nextSequences(log *Log) {
+	on, off, err := sequences(s.config)
+	if err != nil {
+		logLines(log, "", withoutSecrets(err).Error())
+	}
+	logDisabled(log, off, s.off)
+	s.off = off
+	s.listener.knockAt(on)
+}
+
+// logWarnings tells of what may surprise.
+func (s *Setup) logWarnings(log *Log) {
+	s.listener.logOdd(log)
+	for _, w := range s.config.Warnings {
+		log.printf("warning: %s", w)
+	}
+	for _, door := range s.config.Doors {
+		if s.options.onlyIPv4 && door.Target.Is6() {
+			log.printf("warning: %s:%d: door %q: Target is an IPv6 address, of which -4 takes no notice: it cannot open",
+				s.config.File, door.Line, door.Name)
+		}
+	}
+	logDisabled(log, s.off, nil)
+}
+
+// logDisabled names, once and in knockd's words, the doors that have no one-time sequence left.
+func logDisabled(log *Log, off, before []*Door) {
+	for _, door := range off {
+		if !slices.Contains(before, door) {
+			log.printf("no more sequences left in the one time sequences file for door %s --> disabling the door", door.Name)
+		}
+	}
+}
+
+// logLines logs each line of a text.
+func logLines(log *Log, prefix, text string) {
+	for line := range strings.Lines(text) {
+		log.printf("%s%s", prefix, strings.TrimSuffix(line, "\n"))
+	}
+}
+
+// keep keeps the configuration for a start at which the one asked for does not work. What is there already is not written
+// again: a router's flash wears out, and the file's time says since when it has worked.
+func (s *Setup) keep(log *Log) {
+	if s.options.keep == "" || s.config.File == s.options.keep {
+		return
+	}
+	if was, err := os.ReadFile(s.options.keep); err == nil && bytes.Equal(was, s.config.text) {
+		return
+	}
+	if _, err := writeFile(s.options.keep, s.config.text, nil, nil); err != nil {
+		log.printf("warning: keeping the configuration: %v: with a mistake in it, the next start fails", err)
+	}
+}
+
+// missingCapability names what the process lacks (capabilities(7)). As root in a container it may have less than root.
+func missingCapability(c *Config) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if unix.Capget(&header, &have[0]) != nil {
+		return nil // what needs it will tell
+	}
+	var missing []string
+	if have[0].Effective&(1<<unix.CAP_NET_RAW) == 0 {
+		missing = append(missing, "CAP_NET_RAW (to see packets)")
+	}
+	if have[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 && c.native() {
+		missing = append(missing, "CAP_NET_ADMIN (for Open_Ports)")
+	}
+	if missing == nil {
+		return nil
+	}
+	return fmt.Errorf("missing: %s: run it as root, or give it what is missing", strings.Join(missing, " and "))
+}
