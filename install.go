@@ -35,6 +35,8 @@ func (o *installOptions) options() []option {
 	}, helpOptions()...)
 }
 
+const otherText = "is there, has other text, and stays as it is"
+
 // installer puts items in place, or takes them back.
 type installer struct {
 	env
@@ -113,7 +115,7 @@ func (i *installer) items() (items []item, err error) {
 		}
 		add(t.kind, t.path, i.moved(t.text), t.mode)
 	}
-	if _, err := os.Lstat(wantedUnits + "knockd.service"); err == nil && i.init.name == "systemd" && i.destdir == "" {
+	if _, err := os.Lstat(wantedUnits + "knockd.service"); err == nil && i.init.name == "systemd" && i.destdir == "" && !i.otherUnit() {
 		add(kindLink, wantedUnits+"sesame.service", "/etc/systemd/system/sesame.service", 0)
 	}
 	if i.init.name == "procd" { // sysupgrade keeps what is named in such a file
@@ -125,6 +127,12 @@ func (i *installer) items() (items []item, err error) {
 		add(kindFile, path, strings.Join(keep, "\n")+"\n", 0o644)
 	}
 	return items, nil
+}
+
+// otherUnit is whether somebody has a knockd.service of their own, which starts a daemon.
+func (i *installer) otherUnit() bool {
+	why, _ := i.skipReason(item{kind: kindFile, path: knockdUnit, sum: strings.TrimSpace(checksum(systemdForward))})
+	return why == otherText
 }
 
 // moved is a text that names the daemon, for where it is to be.
@@ -194,7 +202,14 @@ func (i *installer) put(items []item) error {
 	if _, err := os.Stat(knockdDropIns); err == nil && i.init.name == "systemd" {
 		fmt.Fprintf(i.stdout, "  mv %s /etc/systemd/system/sesame.service.d\n  systemctl daemon-reload\n", knockdDropIns)
 	}
-	fmt.Fprintf(i.stdout, "  %s\n", i.moved(i.init.next))
+	next := i.moved(i.init.next)
+	switch {
+	case i.init.name == "systemd" && i.otherUnit():
+		next = strings.Replace(next, "systemctl stop knockd", "systemctl disable --now knockd", 1)
+	case i.init.name == "sysv" && i.packaged("/usr/sbin/knockd"): // whose script does not know it any more
+		next = "start-stop-daemon -K -o -x /usr/sbin/knockd.distrib\n  " + next
+	}
+	fmt.Fprintf(i.stdout, "  %s\n", next)
 	return nil
 }
 
@@ -227,7 +242,7 @@ func (i *installer) skipReason(t item) (why string, err error) {
 		(t.kind == kindLink || t.kind == kindFile) && i.packaged(t.path):
 		return "", nil
 	case t.kind == kindFile:
-		return "is there, has other text, and stays as it is", nil
+		return otherText, nil
 	}
 	return "", fmt.Errorf("%s is there, and is something else: move it away, or -p names another folder", t.path)
 }

@@ -45,15 +45,16 @@ type initSystem struct {
 // name, and what stands under the package's forwards to it.
 const (
 	knockdInitScript = "/etc/init.d/knockd"
+	knockdUnit       = "/etc/systemd/system/knockd.service"
 	wantedUnits      = "/etc/systemd/system/multi-user.target.wants/"
-	knockdDropIns    = "/etc/systemd/system/knockd.service.d"
+	knockdDropIns    = knockdUnit + ".d"
 )
 
 var initSystems = []initSystem{
 	{"systemd", "/run/systemd/system", "/usr/local", []item{
 		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
 		{kindFile, "/etc/systemd/system/sesame.service", systemdUnit, 0o644, ""},
-		{kindFile, "/etc/systemd/system/knockd.service", systemdForward, 0o644, ""},
+		{kindFile, knockdUnit, systemdForward, 0o644, ""},
 	}, []string{wantedUnits + "sesame.service", wantedUnits + "knockd.service"}, []string{"systemctl", "daemon-reload"},
 		"systemctl stop sesame", "systemctl stop knockd\n  systemctl enable sesame\n  systemctl restart sesame"},
 	{"procd", "/sbin/procd", "/usr", []item{
@@ -72,7 +73,7 @@ var initSystems = []initSystem{
 		{kindFile, "/etc/init.d/sesame", sysvScript, 0o755, ""},
 	}, nil, nil,
 		"take its line out of /etc/inittab and kill -HUP 1, or /etc/init.d/sesame stop",
-		"echo ::respawn:/usr/sbin/knockd --keep /var/lib/sesame/good.conf >> /etc/inittab\n  kill -HUP 1"},
+		"sed -i '\\|/usr/sbin/knockd|d' /etc/inittab\n  echo ::respawn:/usr/sbin/knockd --keep /var/lib/sesame/good.conf >> /etc/inittab\n  kill -HUP 1"},
 	{"sysv", "/etc/inittab", "/usr/local", []item{
 		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
 		{kindFile, "/etc/init.d/sesame", sysvScript, 0o755, ""},

@@ -124,7 +124,8 @@ func TestBesideDebianPackage(t *testing.T) {
 	m.run(newKnockd)
 	m.run("cp /machine/knockd.conf /etc/knockd.conf && systemctl start knockd && systemctl enable knockd && /machine/sesame install")
 	// multi-user.target would start what else is on this machine.
-	m.run("mkdir -p /etc/systemd/system/machine.target.wants && ln -s ../sesame.service /etc/systemd/system/machine.target.wants")
+	const wanted = "/etc/systemd/system/multi-user.target.wants/sesame.service"
+	m.run("mkdir -p /etc/systemd/system/machine.target.wants && ln -s " + wanted + " /etc/systemd/system/machine.target.wants")
 	m.run("systemctl stop knockd && systemctl restart sesame")
 	opens := func(what string) {
 		t.Helper()
@@ -147,7 +148,7 @@ func TestBesideDebianPackage(t *testing.T) {
 		if got := m.run("systemctl show -p MainPID --value sesame"); got != pid || pid == "0\n" {
 			t.Errorf("%s: process: got %s, want %s", command, got, pid)
 		}
-		m.want(command+": the service", m.run("systemctl is-active sesame; systemctl is-enabled sesame"), "active\nenabled\n")
+		m.want(command+": the service", m.run("systemctl is-active sesame; ls "+wanted), "active\n"+wanted+"\n")
 		w.wantPort(0, hostSSH, reached)
 		w.wantPort(1, hostSSH, filtered)
 		m.reboot()
@@ -181,11 +182,21 @@ func TestKnockdForwards(t *testing.T) {
 	if out, err := m.output("systemctl reload knockd"); err == nil {
 		t.Errorf("a reload of a bad file: got %s", out)
 	}
-	m.run("systemctl stop sesame; systemctl restart knockd")
+	m.run("systemctl stop sesame; systemctl start knockd")
 	w.eventually("a start with a bad file", func() bool {
 		out, _ := m.output("sesame status")
 		return strings.Contains(out, "; running with the configuration of ")
 	})
+	// Whoever stops sesame can start it by knockd's name again: the forwarder's own stop goes with it.
+	m.run("systemctl stop sesame; cp /machine/knockd.conf /etc/knockd.conf; systemctl start knockd")
+	w.eventually("a start after a stop", func() bool { _, err := m.output("sesame status"); return err == nil })
+	// A unit of one's own stays, and is not to start a second daemon.
+	m.run("cp /etc/systemd/system/knockd.service /tmp/ours; systemctl enable knockd; rm -f /etc/systemd/system/multi-user.target.wants/sesame.service; " +
+		"echo '# mine' >> /etc/systemd/system/knockd.service")
+	if got := m.run("/machine/sesame install"); !strings.Contains(got, "\n  systemctl disable --now knockd\n  systemctl enable sesame\n") || strings.Contains(got, "link /etc/systemd") {
+		t.Errorf("install beside a unit of one's own: got %s", got)
+	}
+	m.run("cp /tmp/ours /etc/systemd/system/knockd.service")
 	// Settings of one's own for the unit belong to the other one now.
 	m.run("mkdir /etc/systemd/system/knockd.service.d")
 	if got := m.run("/machine/sesame install"); !strings.Contains(got, "next:\n  mv /etc/systemd/system/knockd.service.d /etc/systemd/system/sesame.service.d\n  systemctl daemon-reload\n  systemctl stop") {

@@ -316,6 +316,7 @@ func TestBadFileUnderOpenwrt(t *testing.T) {
 	o.badFiles(w, []spoiled{
 		{"sed -i \"s/option hide '1'/option hide 'yez'/\" /etc/config/sesame", `/var/etc/sesame.conf:9: door "ssh": Hide is yes or no, not "yez": Hide = yes`},
 		{"sed -i \"s/option hide 'yez'/option hide 'a$(printf '\\r')b'/\" /etc/config/sesame", `/var/etc/sesame.conf:9: door "ssh": "Hide: a value is one line" is no directive`},
+		{"sed -i \"s/option enabled '1'/option enabled '1 list network wan'/\" /etc/config/sesame", "opening the configuration: open /var/etc/sesame.conf: no such file or directory"},
 		{"rm /etc/config/sesame", "opening the configuration: open /var/etc/sesame.conf: no such file or directory"},
 	}, start)
 	if said := o.run("cat /tmp/logd"); !strings.Contains(said, "/etc/config/sesame: it is missing\n") {
