@@ -58,9 +58,16 @@ func servedPorts(folder string) (ports []Knock, err error) {
 //	sl  local_address rem_address   st tx_queue ...
 //	 0: 0100007F:0016 00000000:0000 0A 00000000:00000000 ...
 func readServed(r io.Reader, proto Protocol, state string, ports []Knock) ([]Knock, error) {
-	lines := bufio.NewScanner(io.LimitReader(r, maxServedTable))
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
+	lines := bufio.NewReader(io.LimitReader(r, maxServedTable))
+	for {
+		line, err := lines.ReadString('\n')
+		if err == io.EOF { // what is cut off is no line
+			return ports, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		fields := strings.Fields(line)
 		switch {
 		case len(fields) < 4 || fields[0] == "sl":
 			continue
@@ -76,5 +83,4 @@ func readServed(r io.Reader, proto Protocol, state string, ports []Knock) ([]Kno
 		}
 		ports = append(ports, Knock{uint16(port), proto})
 	}
-	return ports, lines.Err()
 }
