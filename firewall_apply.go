@@ -10,23 +10,23 @@ import (
 	"time"
 )
 
-// wallWork is something to do with the firewall.
-type wallWork struct {
-	kind   wallKind
+// firewallTask is something to do with the firewall.
+type firewallTask struct {
+	kind   taskKind
 	rules  Ruleset // all that is to be in force afterwards
-	pass   Pass    // for workOpen and workClose
+	pass   Pass    // for taskOpen and taskClose
 	others []Pass  // that the same source has
-	told   bool    // workCheck because somebody has changed the firewall
+	told   bool    // taskCheck because somebody has changed the firewall
 }
 
-type wallKind uint8
+type taskKind uint8
 
 const (
-	workOpen wallKind = iota
-	workClose
-	workBuild // everything anew
-	workCheck // look whether everything is in place, and put it right
-	workFlush // leave no trace
+	taskOpen taskKind = iota
+	taskClose
+	taskBuild // everything anew
+	taskCheck // look whether everything is in place, and put it right
+	taskFlush // leave no trace
 )
 
 // callLimit bounds each call of the firewall. Who holds its lock for ever must not hold up everything else.
@@ -35,49 +35,49 @@ const callLimit = 4 * time.Second
 // errPutRight is no failure: something was not as it was left, and is so again.
 var errPutRight = errors.New("somebody has changed the firewall")
 
-// Wall carries out what is to be done with the firewall. One goroutine at a time uses it.
-type Wall struct {
+// Applier carries out what is to be done with the firewall. One goroutine at a time uses it.
+type Applier struct {
 	option  string // Firewall of the configuration
 	mark    uint32
 	run     func(argv []string, input string) (stdout string, err error)
 	inspect func() Inspection
 	choice  Choice
-	before  *Wall // the one before a reload, whose rules are to go when this one's are there; or nil
-	silent  bool  // iptables-legacy is there: nobody tells of its changes
+	before  *Applier // the one before a reload, whose rules are to go when this one's are there; or nil
+	silent  bool     // iptables-legacy is there: nobody tells of its changes
 }
 
-// newWall is the real one, for a configuration.
-func newWall(c *Config) *Wall {
-	return &Wall{option: c.Firewall, mark: c.FirewallMark, inspect: inspectHost, run: func(argv []string, input string) (string, error) {
+// newApplier is the real one, for a configuration.
+func newApplier(c *Config) *Applier {
+	return &Applier{option: c.Firewall, mark: c.FirewallMark, inspect: inspectHost, run: func(argv []string, input string) (string, error) {
 		stdout, _, err := execute(argv, input, callLimit)
 		return stdout, err
 	}}
 }
 
 // after makes w the one that follows another after a reload.
-func (w *Wall) after(before *Wall) *Wall {
+func (w *Applier) after(before *Applier) *Applier {
 	w.before = before
 	return w
 }
 
 // inBackground does it in another goroutine.
-func (w *Wall) inBackground(work wallWork, done func(error)) { go func() { done(w.do(work)) }() }
+func (w *Applier) inBackground(work firewallTask, done func(error)) { go func() { done(w.do(work)) }() }
 
 // do carries out one piece of work.
-func (w *Wall) do(work wallWork) error {
-	if w.choice.Firewall == nil && work.kind != workFlush {
+func (w *Applier) do(work firewallTask) error {
+	if w.choice.Firewall == nil && work.kind != taskFlush {
 		return w.build(work.rules)
 	}
 	switch work.kind {
-	case workOpen:
+	case taskOpen:
 		if w.calls(w.choice.open(work.pass, work.others)) == nil {
 			return nil
 		}
-	case workClose:
+	case taskClose:
 		if w.calls(w.choice.close(work.pass, work.others)) == nil {
 			return nil
 		}
-	case workCheck:
+	case taskCheck:
 		was := fmt.Sprint(w.choice.Firewall)
 		if work.told { // there may be chains now that drop what we let in
 			if err := w.choose(work.rules); err != nil {
@@ -91,7 +91,7 @@ func (w *Wall) do(work wallWork) error {
 			return err
 		}
 		return errPutRight
-	case workFlush:
+	case taskFlush:
 		in := w.inspect()
 		if in.Unknown != nil {
 			return fmt.Errorf("reading the firewall's rules: %w", in.Unknown)
@@ -105,7 +105,7 @@ func (w *Wall) do(work wallWork) error {
 }
 
 // choose looks which firewall fits.
-func (w *Wall) choose(r Ruleset) error {
+func (w *Applier) choose(r Ruleset) error {
 	if err := r.fits(); err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (w *Wall) choose(r Ruleset) error {
 }
 
 // used is the firewall that has our rules now, or nil.
-func (w *Wall) used() Firewall {
+func (w *Applier) used() Firewall {
 	if w.choice.Firewall == nil && w.before != nil {
 		return w.before.used()
 	}
@@ -131,7 +131,7 @@ func (w *Wall) used() Firewall {
 }
 
 // build chooses anew, as chains may have come and gone, and makes everything anew.
-func (w *Wall) build(r Ruleset) error {
+func (w *Applier) build(r Ruleset) error {
 	if err := w.choose(r); err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (w *Wall) build(r Ruleset) error {
 }
 
 // calls runs calls in their order, up to the first that fails.
-func (w *Wall) calls(calls []Call) error {
+func (w *Applier) calls(calls []Call) error {
 	for _, c := range calls {
 		if c.Unless != nil {
 			out, err := w.run(c.Unless, "")

@@ -51,17 +51,17 @@ func flushAll(e env, args []string) error {
 	}
 	defer lock.remove()
 	doors := newDoors(e.now, d.log, Command.start)
-	doors.save = d.journal.write
-	doors.work = newWall(config).inBackground
+	doors.journal.save = d.journal.write
+	doors.firewall.work = newApplier(config).inBackground
 	doors.resume(e.now(), recovered)
-	doors.flushing.Store(true)
+	doors.firewall.flushing.Store(true)
 	nobody := make(chan Grant)
 	close(nobody)
 	doors.serve(nobody)
-	if !doors.flushed || len(doors.left) > 0 {
+	if !doors.firewall.flushed || len(doors.journal.left) > 0 {
 		return errors.New("not everything could be closed: see above")
 	}
-	d.journal.unmarkFirewall()
+	d.journal.forgetFirewall()
 	if recovered.Lost != "" {
 		return errors.New(recovered.Lost)
 	}

@@ -94,13 +94,13 @@ func (f iptablesFirewall) close(p Pass, others []Pass) (calls []Call) {
 
 func (f iptablesFirewall) present(r Ruleset) (calls []Call) {
 	for _, t := range f.tools {
-		full, less := essence(inChain("-A", t.rules(r, true))), essence(inChain("-A", t.rules(r, false)))
+		full, less := normalForm(inChain("-A", t.rules(r, true))), normalForm(inChain("-A", t.rules(r, false)))
 		calls = append(calls, Call{
 			Argv: t.argv("-C INPUT -j " + ourChain),
 		}, Call{
 			Argv: t.argv("-S " + ourChain),
 			Holds: func(output string) bool {
-				got := essence(output)
+				got := normalForm(output)
 				return got == full || got == less
 			},
 		})
@@ -202,9 +202,9 @@ func inChain(command string, rules []string) string {
 	return s.String()
 }
 
-// essence is what counts of the rules of our chain, a line for each, sorted: for whom, for which port, and what is done.
+// normalForm is what counts of the rules of our chain, a line for each, sorted: for whom, for which port, and what is done.
 // How iptables prints the rest of a rule depends on its version.
-func essence(rules string) string {
+func normalForm(rules string) string {
 	var lines []string
 	for _, line := range strings.Split(rules, "\n") {
 		words := strings.Fields(line)

@@ -77,7 +77,7 @@ type daemon struct {
 	doors        *Doors
 	settings     chan doorSettings
 	about        Status
-	wall         *Wall    // the doors' goroutine has it work; nil: no door needs one
+	wall         *Applier // the doors' goroutine has it work; nil: no door needs one
 	firewall     *PidFile // the lock on it; nil: it is not ours
 	pid          *PidFile // with -d
 	off          []*Door  // that have no one-time sequence at the start
@@ -198,7 +198,7 @@ func (d *daemon) live(caller *os.File) error {
 	}
 	d.manager.tell("STOPPING=1")
 	// Who tries it out by hand wants no trace of it. Else closed is the safe side.
-	d.doors.flushing.Store(ending == unix.SIGINT)
+	d.doors.firewall.flushing.Store(ending == unix.SIGINT)
 	// A daemon that is started now is to wait for this one's end.
 	for _, lock := range []*PidFile{d.pid, d.firewall} {
 		if lock != nil {
@@ -213,8 +213,8 @@ func (d *daemon) live(caller *os.File) error {
 	for {
 		select {
 		case <-closed:
-			if d.doors.flushed && d.journal != nil {
-				d.journal.unmarkFirewall()
+			if d.doors.firewall.flushed && d.journal != nil {
+				d.journal.forgetFirewall()
 			}
 			if d.config.hides() && ending != unix.SIGINT {
 				d.log.printf("shutting down: hidden ports stay hidden, and sesame flush removes every trace")
@@ -349,7 +349,7 @@ func (d *daemon) keepConfig() {
 // what watches the firewall.
 func (d *daemon) setUpDoors() (stop func(), err error) {
 	d.doors = newDoors(d.now, d.log, Command.start)
-	d.doors.use, d.doors.used = useOneTime, d.used
+	d.doors.oneTime.use, d.doors.oneTime.used = useOneTime, d.used
 	d.doors.settings, d.doors.crash = d.settings, d.crash
 	d.doors.counters, d.doors.began = d.meter.read, d.now()
 	recovered, err := d.openJournal(d.config)
@@ -357,7 +357,7 @@ func (d *daemon) setUpDoors() (stop func(), err error) {
 		return nil, err
 	}
 	if d.journal != nil {
-		d.doors.save = d.journal.write
+		d.doors.journal.save = d.journal.write
 	}
 	d.doors.resume(d.now(), recovered)
 	if err := d.setUpFirewall(d.config); err != nil {
@@ -374,9 +374,9 @@ func (d *daemon) setUpDoors() (stop func(), err error) {
 	} else {
 		stopWatching = func() {}
 	}
-	d.doors.watched = d.watching && !d.silent
-	if d.doors.work != nil && !d.doors.watched {
-		d.doors.checkAt = d.now() + checkEvery
+	d.doors.firewall.watched = d.watching && !d.silent
+	if d.doors.firewall.work != nil && !d.doors.firewall.watched {
+		d.doors.firewall.checkAt = d.now() + checkEvery
 	}
 	return d.setUpControl(stopWatching), nil
 }
@@ -429,7 +429,7 @@ func (d *daemon) doorSettings(c *Config, links map[int]*Link) (s doorSettings, e
 		s.save = d.journal.write
 	}
 	if c.native() {
-		wall := newWall(c)
+		wall := newApplier(c)
 		if err := wall.choose(rules); err != nil {
 			return s, fmt.Errorf("setting up the firewall: %w", err)
 		}
@@ -437,7 +437,7 @@ func (d *daemon) doorSettings(c *Config, links map[int]*Link) (s doorSettings, e
 			return s, err
 		}
 		s.about.Firewall = wall.choice.Reason
-		d.wall = newWall(c).after(d.wall)
+		d.wall = newApplier(c).after(d.wall)
 		s.work, s.watched = d.wall.inBackground, d.watching && !wall.silent
 	}
 	return s, nil
@@ -464,9 +464,9 @@ func (d *daemon) setUpFirewall(c *Config) error {
 	}
 	d.doors.rules = d.rules(c, d.links)
 	rules := d.doors.ruleset(d.now(), nil)
-	wall := newWall(c)
+	wall := newApplier(c)
 	if !c.native() && len(rules.Open) == 0 {
-		if d.journal == nil || !d.journal.marksFirewall() {
+		if d.journal == nil || !d.journal.notesFirewall() {
 			return nil
 		}
 		lock, err := lockFirewall(filepath.Dir(d.socket))
@@ -476,13 +476,13 @@ func (d *daemon) setUpFirewall(c *Config) error {
 		}
 		defer lock.remove()
 		d.log.printf("firewall: no door needs it any more: what is left there is removed")
-		if err := wall.do(wallWork{kind: workFlush}); err != nil {
+		if err := wall.do(firewallTask{kind: taskFlush}); err != nil {
 			return fmt.Errorf("removing what is left in the firewall: %w", err)
 		}
-		d.journal.unmarkFirewall()
+		d.journal.forgetFirewall()
 		return nil
 	}
-	hidden := d.journal.marksFirewall() // by an earlier daemon
+	hidden := d.journal.notesFirewall() // by an earlier daemon
 	if err := d.takeFirewall(); err != nil {
 		return err
 	}
@@ -491,8 +491,8 @@ func (d *daemon) setUpFirewall(c *Config) error {
 		if hidden {
 			return fmt.Errorf("%w: what is hidden stays hidden: sesame flush leaves no trace", err)
 		}
-		_ = wall.do(wallWork{kind: workFlush})
-		d.journal.unmarkFirewall()
+		_ = wall.do(firewallTask{kind: taskFlush})
+		d.journal.forgetFirewall()
 		return err
 	}
 	d.log.printf("firewall: %s", wall.choice.Reason)
@@ -500,7 +500,7 @@ func (d *daemon) setUpFirewall(c *Config) error {
 		d.log.printf("warning: firewall: %s", w)
 	}
 	d.about.Firewall, d.silent = wall.choice.Reason, wall.silent
-	d.wall, d.doors.work = wall, wall.inBackground
+	d.wall, d.doors.firewall.work = wall, wall.inBackground
 	return nil
 }
 
@@ -511,7 +511,7 @@ func (d *daemon) takeFirewall() (err error) {
 			return err
 		}
 	}
-	return d.journal.markFirewall(d.auto)
+	return d.journal.noteFirewall(d.auto)
 }
 
 // resolve makes a path absolute that is relative to where the caller of -d was.
@@ -724,7 +724,7 @@ func (d *daemon) prepare() (next prepared, err error) {
 }
 
 // undo takes back what doorSettings has done.
-func (d *daemon) undo(s doorSettings, wall *Wall) {
+func (d *daemon) undo(s doorSettings, wall *Applier) {
 	d.wall = wall
 	if s.save != nil {
 		d.journal.close()

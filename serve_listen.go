@@ -198,7 +198,7 @@ func (d *daemon) followLinks() {
 	d.send(plan)
 	settings := doorSettings{}
 	if d.firewall != nil && !slices.Equal(auto, d.auto) {
-		if err := d.journal.markFirewall(d.auto); err != nil {
+		if err := d.journal.noteFirewall(d.auto); err != nil {
 			d.linkLog.printf(now, "%v", err)
 		}
 	}
