@@ -104,7 +104,11 @@ func (d *Doors) serve(grants <-chan Grant) {
 // tick does what the time asks for: doors to close, commands to end and to start, the journal, and the firewall.
 func (d *Doors) tick(now time.Duration) {
 	d.closeDue(now)
-	d.terminateLate(now)
+	for j := range d.commands.running {
+		if j.limit != 0 && j.limit <= now {
+			d.terminate(now, j)
+		}
+	}
 	d.launch(now)
 	d.commit(now)
 	d.apply(now)

@@ -96,6 +96,14 @@ func (o *opening) overdue() bool {
 	return o.state == Starting && o.inside && !o.leaving() && o.job != nil
 }
 
+// closesAt is when its time is up: also of one whose start command has not ended, or not even begun.
+func (o *opening) closesAt() time.Duration {
+	if o.state == Open || o.overdue() {
+		return o.until
+	}
+	return never
+}
+
 // failedToOpen is whether the only thing that could open it has failed.
 func (o *opening) failedToOpen() bool { return o.startError != "" && !o.native() }
 
@@ -178,10 +186,10 @@ func (d *openings) admitAgain(now time.Duration, o *opening) {
 		d.printf(now, o, "start command failed (%s): running stop and start command", o.startError)
 		o.again = true
 		d.close(now, o)
-	case until-o.until < leastGain && (o.state == Open || o.overdue()):
+	case o.closesAt() != never && until-o.until < leastGain:
 		// A knock every moment is not to wear out a disk.
 		d.printf(now, o, "open already: %v from now on", (o.until - now).Round(time.Second))
-	case o.state == Open || o.overdue():
+	case o.closesAt() != never:
 		o.until = until
 		d.journal.touch()
 		if o.native() {
@@ -266,13 +274,7 @@ func (d *openings) retry(now time.Duration, o *opening, c Command, pause time.Du
 // closeDue closes the doors whose time is up.
 func (d *openings) closeDue(now time.Duration) {
 	for _, o := range d.open {
-		switch {
-		case o.until > now:
-		case o.state == Open:
-			d.printf(now, o, "command timeout")
-			d.close(now, o)
-		case o.overdue():
-			// Its start command has not ended, or not even begun. The door closes in time all the same.
+		if o.closesAt() <= now {
 			d.printf(now, o, "command timeout")
 			d.shut(now, o)
 		}
@@ -283,9 +285,7 @@ func (d *openings) closeDue(now time.Duration) {
 func (d *openings) nextDue() time.Duration {
 	next := never
 	for _, o := range d.open {
-		if o.state == Open || o.overdue() {
-			next = min(next, o.until)
-		}
+		next = min(next, o.closesAt())
 	}
 	return next
 }
@@ -324,15 +324,13 @@ func (d *openings) commit(now time.Duration) {
 	}
 	for _, c := range slices.Clone(d.firewall.waiting) {
 		if d.unsaved(c) {
-			d.refuse(now, d.open[c.key])
+			d.printf(now, d.open[c.key], notRecorded)
 			d.forget(d.open[c.key])
 		}
 	}
 }
 
-func (d *openings) refuse(now time.Duration, o *opening) {
-	d.printf(now, o, "not opened: what closes it cannot be written down")
-}
+const notRecorded = "not opened: what closes it cannot be written down"
 
 // close begins to close a door.
 func (d *openings) close(now time.Duration, o *opening) {
@@ -455,15 +453,7 @@ func (d *openings) start(now time.Duration, j *job) {
 	}
 }
 
-// terminateLate ends the commands whose time is up.
-func (d *openings) terminateLate(now time.Duration) {
-	for j := range d.commands.running {
-		if j.limit != 0 && j.limit <= now {
-			d.terminate(now, j)
-		}
-	}
-}
-
+// terminate ends a command, by force at the second call.
 func (d *openings) terminate(now time.Duration, j *job) {
 	if j.terminate(now) {
 		d.logs.printf(now, j.key.door, "%s: ending a command that has run for %v", j.key.door, (now - j.began).Round(time.Second))
@@ -478,7 +468,7 @@ func (d *openings) end(now time.Duration, j *job, out Outcome) {
 	o.job = nil
 	d.touch(o)
 	if j.abandoned {
-		d.refuse(now, o)
+		d.printf(now, o, notRecorded)
 		o.started = j.again
 		d.drop(now, o)
 		return
@@ -660,28 +650,23 @@ func (d *openings) applied(now time.Duration, done firewallDone) {
 
 // ruleChanged goes on with an opening after the firewall has made a change for it, or failed to.
 func (d *openings) ruleChanged(now time.Duration, o *opening, c *ruleChange, err error) {
-	switch {
-	case err == nil:
-		o.inside = c.allow
-	case c.allow:
-		o.inside = true // in part, for all we know
+	if o.inside = c.allow || o.inside && err != nil; o.change != c { // it waits for something else meanwhile
+		return
 	}
-	switch {
-	case o.change != c: // it waits for something else meanwhile
-	case err != nil && !c.allow && d.closing:
-		c.postpone(now + retryClosing)
-	case err != nil && !c.allow:
-		pause, again := d.failedClosing(now, o, err.Error())
-		if c.postpone(now + pause); !again {
-			d.dropChange(o)
-			d.finish(now, o)
+	if err != nil && !c.allow {
+		pause, again := retryClosing, true
+		if !d.closing {
+			pause, again = d.failedClosing(now, o, err.Error())
 		}
-	case !c.allow:
-		d.dropChange(o)
-		d.finish(now, o)
-	default:
-		d.dropChange(o)
+		if again {
+			c.postpone(now + pause)
+			return
+		}
+	}
+	if d.dropChange(o); c.allow {
 		d.letIn(now, o, err)
+	} else {
+		d.finish(now, o)
 	}
 }
 
