@@ -289,39 +289,33 @@ func parseScope(line string) (at scope, version uint64) {
 	return unknownScope, 0
 }
 
-// parseEntry reads an entry's line without its checksum. ok says whether all of it makes sense.
+// parseEntry reads an entry's line without its checksum. ok says whether all of it makes sense: written again, it is the
+// same.
 func parseEntry(line string) (e Entry, ok bool) {
 	fields := strings.Split(line, "\t")
 	if len(fields) != 12 {
 		return e, false
 	}
-	ok = true
-	must := func(err error) { ok = ok && err == nil }
-	text := func(s string) string {
-		s, err := strconv.Unquote(s)
-		must(err)
+	text := func(i int) string {
+		s, _ := strconv.Unquote(fields[i])
 		return s
 	}
-	number := func(s string, bits int) uint64 {
-		n, err := strconv.ParseUint(s, 10, bits)
-		must(err)
+	number := func(i, bits int) uint64 {
+		n, _ := strconv.ParseUint(fields[i], 10, bits)
 		return n
 	}
-	source, err := netip.ParseAddr(fields[1])
-	must(err)
+	source, _ := netip.ParseAddr(fields[1])
 	state := slices.Index(openingStates, fields[3])
 	e = Entry{
-		Door: text(fields[0]), Source: source, Link: text(fields[2]), State: OpeningState(state),
-		Since: time.Duration(number(fields[4], 63)), Until: time.Duration(number(fields[5], 63)),
-		Start: text(fields[6]), Stop: text(fields[7]),
-		Tries: int(number(fields[9], 31)), Pid: int(number(fields[10], 31)), Began: number(fields[11], 64),
+		Door: text(0), Source: source, Link: text(2), State: OpeningState(max(state, 0)),
+		Since: time.Duration(number(4, 63)), Until: time.Duration(number(5, 63)),
+		Start: text(6), Stop: text(7), Tries: int(number(9, 31)), Pid: int(number(10, 31)), Began: number(11, 64),
 	}
 	for _, word := range strings.Fields(fields[8]) {
-		port, err := parseKnock(word, tcp)
-		must(err)
+		port, _ := parseKnock(word, tcp)
 		e.Ports = append(e.Ports, port)
 	}
-	return e, ok && source.Zone() == "" && state >= 0
+	return e, source.IsValid() && source.Zone() == "" && e.line() == sealed(line)
 }
 
 // Journal is the journal in a folder that no other daemon uses as long as this one lives.
@@ -362,15 +356,11 @@ func openJournal(dir string) (*Journal, error) {
 
 // removeLeftovers removes what writeFile has left behind when it was killed.
 func removeLeftovers(dir string) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return
-	}
-	defer d.Close()
-	names, _ := d.Readdirnames(-1)
-	for _, name := range names {
-		if whose := strings.TrimRight(name, "0123456789"); slices.Contains([]string{"journal.", "journal.damaged.", "firewall.", "good.conf."}, whose) {
-			_ = os.Remove(filepath.Join(dir, name))
+	files, _ := os.ReadDir(dir)
+	for _, f := range files {
+		switch strings.TrimRight(f.Name(), "0123456789") {
+		case "journal.", "journal.damaged.", "firewall.", "good.conf.":
+			_ = os.Remove(filepath.Join(dir, f.Name()))
 		}
 	}
 }

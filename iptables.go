@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
 	"strings"
 )
 
@@ -126,7 +125,7 @@ func (t iptables) rules(r Ruleset, conntrack bool) (rules []string) {
 			if except.Bits() == 0 {
 				from = "" // as -S prints it
 			}
-			rules = append(rules, hidden(h, from, "", "", "RETURN")...)
+			rules = append(rules, hiddenRules(h, from, "", "", "RETURN")...)
 		}
 	}
 	stray := ""
@@ -134,13 +133,13 @@ func (t iptables) rules(r Ruleset, conntrack bool) (rules []string) {
 		stray = " -m conntrack ! --ctstate RELATED,ESTABLISHED"
 	}
 	for _, h := range r.Hidden {
-		rules = append(rules, hidden(h, "", " --tcp-flags FIN,SYN,RST,ACK SYN", stray, "DROP")...)
+		rules = append(rules, hiddenRules(h, "", " --tcp-flags FIN,SYN,RST,ACK SYN", stray, "DROP")...)
 	}
 	return rules
 }
 
-// hidden are rules for each of the hidden ports on each link.
-func hidden(h Hidden, from, moreTCP, moreUDP, target string) (rules []string) {
+// hiddenRules are rules for each of the hidden ports on each link.
+func hiddenRules(h Hidden, from, moreTCP, moreUDP, target string) (rules []string) {
 	links := []string{"! -i lo "}
 	if len(h.Links) > 0 {
 		links = nil
@@ -226,6 +225,6 @@ func normalForm(rules string) string {
 		}
 		lines = append(lines, kept)
 	}
-	sort.SliceStable(lines, func(i, j int) bool { return lines[i] < lines[j] })
+	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }
