@@ -142,7 +142,7 @@ func (q *firewallQueue) next(closing bool) time.Duration {
 			next = q.flushAt
 		}
 	default:
-		if q.checkAt != 0 {
+		if q.checkAt != 0 && !closing {
 			next = q.checkAt
 		}
 		for _, c := range q.waiting {

@@ -201,7 +201,7 @@ func (d *openings) admitAgain(now time.Duration, o *opening) {
 	case o.state == Closing && o.job != nil && !o.job.runs && o.tries > 0 && o.change == nil:
 		// Its closing has failed, and waits to be tried again.
 		d.dequeue(o)
-		o.state, o.tries, o.since = Starting, 0, now
+		o.state, o.again, o.tries, o.since = Starting, false, 0, now
 		d.journal.touch()
 		d.begin(now, o)
 	case o.state == Closing:

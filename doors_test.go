@@ -511,6 +511,17 @@ func TestDoors(t *testing.T) {
 			+21s   tick                => close 192.0.2.7
 			+21s   end close 192.0.2.7 =>
 			+21s   next                => never`},
+		{"what was granted while it closed is opened once", a, `
+			+0s    grant a 192.0.2.7    => open 192.0.2.7
+			+0s    end open 192.0.2.7   =>
+			+10s   tick                 => close 192.0.2.7
+			+10s   grant a 192.0.2.7    =>
+			+10s   fail close 192.0.2.7 =>
+			+10.5s grant a 192.0.2.7    => open 192.0.2.7
+			+11s   end open 192.0.2.7   =>
+			+21s   tick                 => close 192.0.2.7
+			+21s   end close 192.0.2.7  =>
+			+21s   next                 => never`},
 		{"the doors take turns, and closing goes first", a + b + c, `
 			+0s    grant a 192.0.2.7  => open 192.0.2.7
 			+0s    end open 192.0.2.7 =>
@@ -721,6 +732,12 @@ func TestDoorsNative(t *testing.T) {
 			+1s   worked            => <close >
 			+1s   worked            =>
 			+1s   journal           =>`},
+		{"a change of the firewall is not looked at while all close", c, `
+			+0s   grant c 192.0.2.1 => open
+			+0s   end open          =>
+			+1s   close             => shut
+			+1s   changed           =>
+			+2s   tick              =>`},
 		{"all close at once", n, `
 			+0s   grant n 192.0.2.1 => <open n 192.0.2.1 10s>
 			+0s   worked            =>
