@@ -267,3 +267,30 @@ func FuzzParseJournal(f *testing.F) {
 		}
 	})
 }
+
+// TestJournalWriter has a disk that is full for a while.
+func TestJournalWriter(t *testing.T) {
+	full := errors.New("no space left on device")
+	var w journalWriter
+	w.touch()
+	if w.due(0, true) || w.next() != never {
+		t.Error("without a journal there is something to write")
+	}
+	var written []Entry
+	answer := full
+	w.configure(func(entries []Entry) error {
+		written = entries
+		return answer
+	})
+	w.leave(Entry{Door: "left"})
+	if !w.due(0, false) || w.write(0, nil) != full || w.next() != retryAfter || w.due(retryAfter-1, false) || !w.due(retryAfter-1, true) {
+		t.Errorf("a full disk: next at %v, want another try at %v, or for a new opening", w.next(), retryAfter)
+	}
+	answer = nil
+	if err := w.write(retryAfter, []Entry{{Door: "open"}}); err != nil || w.next() != never || w.due(time.Hour, true) {
+		t.Errorf("got %v, and it is to be written at %v", err, w.next())
+	}
+	if len(written) != 2 || written[1].Door != "left" {
+		t.Errorf("got %v, want what was left beside what is open", written)
+	}
+}
