@@ -174,10 +174,7 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 	if s.rules == nil || d.closing {
 		return
 	}
-	d.rules = *s.rules
-	if s.reload {
-		d.givenUp = nil
-	}
+	d.setRules(*s.rules, s.reload)
 	if s.save != nil {
 		d.journal.configure(s.save)
 		d.resume(now, s.recovered)

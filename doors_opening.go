@@ -150,6 +150,13 @@ func (d *openings) printf(now time.Duration, o *opening, format string, a ...any
 	d.logs.printf(now, o.key.door, "%v: %s: "+format, append([]any{o.key.source, o.key.door}, a...)...)
 }
 
+// setRules takes up what is to be hidden now. reload is whether the configuration is another one.
+func (d *openings) setRules(rules Ruleset, reload bool) {
+	if d.rules = rules; reload {
+		d.givenUp = nil
+	}
+}
+
 // grant opens the door for the source, or lengthens its time.
 func (d *openings) grant(now time.Duration, g Grant) {
 	if d.closing {
@@ -252,8 +259,9 @@ func (d *openings) dropChange(o *opening) {
 }
 
 func (d *openings) enqueue(o *opening, line string, stop bool) {
-	o.job = &job{key: o.key, stop: stop, again: o.started, command: doorCommand(line, o.grant)}
-	o.job.command.Gated = o.journaled() && d.journal.save != nil
+	c := doorCommand(line, o.grant)
+	c.Gated = o.journaled() && d.journal.save != nil
+	o.job = &job{key: o.key, stop: stop, again: o.started, command: c}
 	d.commands.add(o.job)
 }
 
