@@ -20,8 +20,10 @@ func TestOneTimeUses(t *testing.T) {
 	if err := u.useUp(Grant{Door: &Door{}, Hit: 1}); err != nil || marked > 0 {
 		t.Errorf("another door: got %v, and %d lines marked", err, marked)
 	}
-	if use(1, 7) != nil || use(1, 7) != nil || marked != 1 || len(told) != 1 {
-		t.Errorf("got %d lines marked by a hit, want one", marked)
+	for range 2 {
+		if err := use(1, 7); err != nil || marked != 1 || len(told) != 1 {
+			t.Errorf("got %v, and %d lines marked by a hit, want one", err, marked)
+		}
 	}
 	if use(1, 8) != nil || use(2, 8) != nil || marked != 3 {
 		t.Errorf("got %d lines marked, want one by each hit and sequence", marked)

@@ -181,7 +181,7 @@ func (d *openings) admit(now time.Duration, g Grant) {
 		d.printf(now, o, "not opened: it is open for %d sources already", d.count[o.key.door])
 	default:
 		d.add(o)
-		d.begin(now, o)
+		d.begin(o)
 	}
 }
 
@@ -210,7 +210,7 @@ func (d *openings) admitAgain(now time.Duration, o *opening) {
 		d.dequeue(o)
 		o.state, o.again, o.tries, o.since = Starting, false, 0, now
 		d.journal.touch()
-		d.begin(now, o)
+		d.begin(o)
 	case o.state == Closing:
 		if o.again = true; o.change != nil {
 			o.change.postpone(0) // a closing that failed is tried again now
@@ -234,7 +234,7 @@ func (d *openings) touch(o *opening) {
 }
 
 // begin lets the source in, or runs the start command of a door that does not.
-func (d *openings) begin(now time.Duration, o *opening) {
+func (d *openings) begin(o *opening) {
 	if o.native() {
 		d.changeRule(o, true)
 	} else {

@@ -54,102 +54,102 @@ func newApplier(c *Config) *Applier {
 	}}
 }
 
-// after makes w the one that follows another after a reload.
-func (w *Applier) after(before *Applier) *Applier {
-	w.before = before
-	return w
+// after makes a the one that follows another after a reload.
+func (a *Applier) after(before *Applier) *Applier {
+	a.before = before
+	return a
 }
 
 // inBackground does it in another goroutine.
-func (w *Applier) inBackground(work firewallTask, done func(error)) { go func() { done(w.do(work)) }() }
+func (a *Applier) inBackground(task firewallTask, done func(error)) { go func() { done(a.do(task)) }() }
 
-// do carries out one piece of work.
-func (w *Applier) do(work firewallTask) error {
-	if w.choice.Firewall == nil && work.kind != taskFlush {
-		return w.build(work.rules)
+// do carries out one task.
+func (a *Applier) do(task firewallTask) error {
+	if a.choice.Firewall == nil && task.kind != taskFlush {
+		return a.build(task.rules)
 	}
-	switch work.kind {
+	switch task.kind {
 	case taskOpen:
-		if w.calls(w.choice.open(work.pass, work.others)) == nil {
+		if a.calls(a.choice.open(task.pass, task.others)) == nil {
 			return nil
 		}
 	case taskClose:
-		if w.calls(w.choice.close(work.pass, work.others)) == nil {
+		if a.calls(a.choice.close(task.pass, task.others)) == nil {
 			return nil
 		}
 	case taskCheck:
-		was := fmt.Sprint(w.choice.Firewall)
-		if work.told { // there may be chains now that drop what we let in
-			if err := w.choose(work.rules); err != nil {
+		was := fmt.Sprint(a.choice.Firewall)
+		if task.told { // there may be chains now that drop what we let in
+			if err := a.choose(task.rules); err != nil {
 				return err
 			}
 		}
-		if fmt.Sprint(w.choice.Firewall) == was && w.calls(w.choice.present(work.rules)) == nil {
+		if fmt.Sprint(a.choice.Firewall) == was && a.calls(a.choice.present(task.rules)) == nil {
 			return nil
 		}
-		if err := w.build(work.rules); err != nil {
+		if err := a.build(task.rules); err != nil {
 			return err
 		}
 		return errPutRight
 	case taskFlush:
-		in := w.inspect()
+		in := a.inspect()
 		if in.Unknown != nil {
 			return fmt.Errorf("reading the firewall's rules: %w", in.Unknown)
 		}
-		if err := in.answers(w.used()); err != nil {
+		if err := in.answers(a.used()); err != nil {
 			return err
 		}
-		return w.calls(flush(in, nil))
+		return a.calls(flush(in, nil))
 	}
-	return w.build(work.rules)
+	return a.build(task.rules)
 }
 
 // choose looks which firewall fits.
-func (w *Applier) choose(r Ruleset) error {
+func (a *Applier) choose(r Ruleset) error {
 	if err := r.fits(); err != nil {
 		return err
 	}
-	in := w.inspect()
-	choice, err := chooseFirewall(w.option, in, w.mark)
+	in := a.inspect()
+	choice, err := chooseFirewall(a.option, in, a.mark)
 	if err == nil {
 		// What does not answer now may hold rules of ours: they would be forgotten.
-		err = in.answers(w.used())
+		err = in.answers(a.used())
 	}
 	if err == nil {
-		w.choice = choice
-		w.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
+		a.choice = choice
+		a.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
 	}
 	return err
 }
 
 // used is the firewall that has our rules now, or nil.
-func (w *Applier) used() Firewall {
-	if w.choice.Firewall == nil && w.before != nil {
-		return w.before.used()
+func (a *Applier) used() Firewall {
+	if a.choice.Firewall == nil && a.before != nil {
+		return a.before.used()
 	}
-	return w.choice.Firewall
+	return a.choice.Firewall
 }
 
 // build chooses anew, as chains may have come and gone, and makes everything anew.
-func (w *Applier) build(r Ruleset) error {
-	if err := w.choose(r); err != nil {
+func (a *Applier) build(r Ruleset) error {
+	if err := a.choose(r); err != nil {
 		return err
 	}
-	if err := w.calls(w.choice.build(r)); err != nil {
+	if err := a.calls(a.choice.build(r)); err != nil {
 		return err
 	}
-	if err := w.calls(flush(w.inspect(), w.choice.Firewall)); err != nil {
+	if err := a.calls(flush(a.inspect(), a.choice.Firewall)); err != nil {
 		return err
 	}
-	w.before = nil
+	a.before = nil
 	return nil
 }
 
 // calls runs calls in their order, up to the first that fails.
-func (w *Applier) calls(calls []Call) error {
+func (a *Applier) calls(calls []Call) error {
 	for _, c := range calls {
 		if c.Unless != nil {
-			out, err := w.run(c.Unless, "")
+			out, err := a.run(c.Unless, "")
 			if err == nil && (c.Holds == nil || c.Holds(out)) {
 				continue
 			}
@@ -158,9 +158,9 @@ func (w *Applier) calls(calls []Call) error {
 				return err
 			}
 		}
-		out, err := w.run(c.Argv, c.Input)
+		out, err := a.run(c.Argv, c.Input)
 		if err != nil && c.Otherwise != "" {
-			out, err = w.run(c.Argv, c.Otherwise)
+			out, err = a.run(c.Argv, c.Otherwise)
 		}
 		if err != nil {
 			return err
