@@ -41,7 +41,7 @@ func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome
 		openings: openings{
 			open:     map[openKey]*opening{},
 			count:    map[string]int{},
-			oneTime:  oneTimeUses{uses: map[oneTimeUse]bool{}},
+			oneTime:  oneTimeUses{uses: map[[2]string]bool{}},
 			commands: commandQueue{run: run, ended: make(chan endedJob), running: map[*job]bool{}, turn: map[string]time.Duration{}},
 			firewall: firewallQueue{done: make(chan firewallDone, 1)},
 			logs:     doorLogs{log, map[string]*Throttle{}},

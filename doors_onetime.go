@@ -7,17 +7,12 @@ import (
 	"path/filepath"
 )
 
-// oneTimeUse is a one-time sequence that a hit has used: the hit opens every door that has the same file.
-type oneTimeUse struct {
-	file, sequence string // the file without symbolic links, as doors may name it by different ones
-}
-
-// oneTimeUses are the one-time sequences that the latest hit has used.
+// oneTimeUses are the one-time sequences that the latest hit has used: it opens every door that has the same file.
 type oneTimeUses struct {
 	use  func(file string, sequence []Knock) error // marks a sequence as used
 	used chan<- struct{}                           // told that one was
 	hit  uint64                                    // the number of the hit
-	uses map[oneTimeUse]bool
+	uses map[[2]string]bool                        // by file and sequence
 }
 
 // useUp marks the sequence that was knocked as used, if the door has one-time sequences: with an error it must not open.
@@ -26,9 +21,9 @@ func (u *oneTimeUses) useUp(g Grant) error {
 	if g.Door.OneTime == "" {
 		return nil
 	}
-	use := oneTimeUse{g.Door.OneTime, g.Door.sequence()}
-	if file, err := filepath.EvalSymlinks(use.file); err == nil {
-		use.file = file
+	use := [2]string{g.Door.OneTime, g.Door.sequence()}
+	if file, err := filepath.EvalSymlinks(g.Door.OneTime); err == nil { // doors may name it by different links
+		use[0] = file
 	}
 	if g.Hit != u.hit {
 		u.hit = g.Hit

@@ -10,7 +10,7 @@ import (
 // TestOneTimeUses has one hit open several doors by a line, and the next one need another.
 func TestOneTimeUses(t *testing.T) {
 	marked, answer, told := 0, error(nil), make(chan struct{}, 1)
-	u := oneTimeUses{used: told, uses: map[oneTimeUse]bool{}, use: func(string, []Knock) error {
+	u := oneTimeUses{used: told, uses: map[[2]string]bool{}, use: func(string, []Knock) error {
 		marked++
 		return answer
 	}}

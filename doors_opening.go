@@ -307,7 +307,7 @@ func (d *openings) unsaved(c *ruleChange) bool {
 // commit writes the journal if something has changed, and then lets the commands go that wait for it. What cannot be
 // written down is not opened; what closes goes on.
 func (d *openings) commit(now time.Duration) {
-	opens := len(d.commands.gated) > 0 || slices.ContainsFunc(d.firewall.waiting, d.unsaved)
+	opens := d.journal.dirty && (len(d.commands.gated) > 0 || slices.ContainsFunc(d.firewall.waiting, d.unsaved))
 	var err error
 	if d.journal.due(now, opens) {
 		var entries []Entry
