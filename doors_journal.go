@@ -125,17 +125,17 @@ func currentScope() (scope, error) {
 	if err != nil {
 		return scope{}, fmt.Errorf("telling this boot from others: %w: /proc must be mounted", err)
 	}
-	p := scope{boot: strings.TrimSpace(string(boot))}
+	at := scope{boot: strings.TrimSpace(string(boot))}
 	// Not /proc/self: that is the first thread, which may be one that has gone elsewhere and never come back (onThread).
 	var ns unix.Stat_t
 	switch err := unix.Stat("/proc/thread-self/ns/net", &ns); err {
 	case nil:
-		p.netns = ns.Ino
+		at.netns = ns.Ino
 	case unix.ENOENT: // built without CONFIG_NET_NS
 	default:
 		return scope{}, fmt.Errorf("telling this network namespace from others: %w", err)
 	}
-	return p, nil
+	return at, nil
 }
 
 // checksum is FNV-1a of 64 bits, in hexadecimal, and the end of the line. Each step of it maps states one to one, so

@@ -109,7 +109,7 @@ func TestJournalElsewhere(t *testing.T) {
 	dir, j := testDir(t)
 	here := j.at
 	if len(here.boot) != 36 || here.netns == 0 {
-		t.Errorf("this place: got %+v", here)
+		t.Errorf("this scope: got %+v", here)
 	}
 	for name, at := range map[string]scope{"another boot": {"another", here.netns}, "another network namespace": {here.boot, here.netns + 1}, "nowhere": unknownScope} {
 		j.at = at
