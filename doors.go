@@ -177,9 +177,13 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 	d.setRules(*s.rules, s.reload)
 	if s.save != nil {
 		d.journal.configure(s.save)
+		d.journal.touch()
 		d.resume(now, s.recovered)
 	}
-	d.firewall.configure(s.work, s.watched)
+	if s.work != nil {
+		d.firewall.configure(s.work, s.watched)
+	}
+	d.firewall.makeAnew()
 }
 
 // resume takes up what an earlier daemon has left open: what is overdue, or not known to be open, is closed now, and so

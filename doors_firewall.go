@@ -120,12 +120,19 @@ func (q *firewallQueue) changed(now time.Duration) {
 	q.told = true
 }
 
-// configure takes up another firewall, if there is one, and has everything made anew.
+// configure takes up a firewall that is as it must be, or another one.
 func (q *firewallQueue) configure(work func(firewallTask, func(error)), watched bool) {
-	if work != nil {
-		q.work, q.watched = work, watched
+	q.work, q.watched = work, watched
+}
+
+// makeAnew has everything made anew.
+func (q *firewallQueue) makeAnew() { q.rebuild = q.work != nil }
+
+// watch says whether changes of the firewall are told of. If not, it is looked at again and again.
+func (q *firewallQueue) watch(now time.Duration, watched bool) {
+	if q.watched = watched; q.work != nil && !watched {
+		q.checkAt = now + checkEvery
 	}
-	q.rebuild = q.work != nil
 }
 
 // finished is whether there is no more to wait for when all doors are closed.

@@ -58,6 +58,7 @@ func TestFirewallQueueEnd(t *testing.T) {
 	var done func(error)
 	q := firewallQueue{watched: true, done: make(chan firewallDone, 1)}
 	q.configure(func(_ firewallTask, d func(error)) { done = d }, true)
+	q.makeAnew()
 	// do does what is to be done at a time, and reports whether there was something.
 	do := func(now time.Duration, closing bool, err error) bool {
 		task, batch, ok := q.choose(now, closing, nil)

@@ -85,8 +85,8 @@ type journalWriter struct {
 func (w *journalWriter) touch()        { w.dirty = true }
 func (w *journalWriter) leave(e Entry) { w.left = append(w.left, e) }
 
-// configure takes up another journal.
-func (w *journalWriter) configure(save func([]Entry) error) { w.save, w.dirty = save, true }
+// configure takes up a journal, or another one.
+func (w *journalWriter) configure(save func([]Entry) error) { w.save = save }
 
 // due is whether the journal is to be written now. opens is whether something waits for that.
 func (w *journalWriter) due(now time.Duration, opens bool) bool {

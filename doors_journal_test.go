@@ -272,8 +272,7 @@ func FuzzParseJournal(f *testing.F) {
 func TestJournalWriter(t *testing.T) {
 	full := errors.New("no space left on device")
 	var w journalWriter
-	w.touch()
-	if w.due(0, true) || w.next() != never {
+	if w.touch(); w.due(0, true) || w.next() != never {
 		t.Error("without a journal there is something to write")
 	}
 	var written []Entry

@@ -15,6 +15,11 @@ type oneTimeUses struct {
 	uses map[[2]string]bool                        // by file and sequence
 }
 
+// configure says what marks a sequence, and whom to tell of it.
+func (u *oneTimeUses) configure(use func(file string, sequence []Knock) error, used chan<- struct{}) {
+	u.use, u.used = use, used
+}
+
 // useUp marks the sequence that was knocked as used, if the door has one-time sequences: with an error it must not open.
 // It tells of sequences that are no longer the one in force.
 func (u *oneTimeUses) useUp(g Grant) error {

@@ -83,8 +83,15 @@ func askGeneration(fd int) error {
 	if err != nil {
 		return err
 	}
-	if !anyMessage(answer[:n], func(kind uint16, _ []byte) bool { return kind == newGeneration }) {
-		return unix.EPROTO
-	}
-	return nil
+	err = unix.EPROTO
+	anyMessage(answer[:n], func(kind uint16, body []byte) bool {
+		switch {
+		case kind == newGeneration:
+			err = nil
+		case kind == unix.NLMSG_ERROR && len(body) >= 4: // struct nlmsgerr begins with the negative error number
+			err = unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
+		}
+		return false
+	})
+	return err
 }

@@ -51,8 +51,8 @@ func flushAll(e env, args []string) error {
 	}
 	defer lock.remove()
 	doors := newDoors(e.now, d.log, Command.start)
-	doors.journal.save = d.journal.write
-	doors.firewall.work = newApplier(config).inBackground
+	doors.journal.configure(d.journal.write)
+	doors.firewall.configure(newApplier(config).inBackground, false)
 	doors.resume(e.now(), recovered)
 	doors.firewall.flushing.Store(true)
 	nobody := make(chan Grant)

@@ -349,7 +349,7 @@ func (d *daemon) keepConfig() {
 // what watches the firewall.
 func (d *daemon) setUpDoors() (stop func(), err error) {
 	d.doors = newDoors(d.now, d.log, Command.start)
-	d.doors.oneTime.use, d.doors.oneTime.used = useOneTime, d.used
+	d.doors.oneTime.configure(useOneTime, d.used)
 	d.doors.settings, d.doors.crash = d.settings, d.crash
 	d.doors.counters, d.doors.began = d.meter.read, d.now()
 	recovered, err := d.openJournal(d.config)
@@ -357,7 +357,7 @@ func (d *daemon) setUpDoors() (stop func(), err error) {
 		return nil, err
 	}
 	if d.journal != nil {
-		d.doors.journal.save = d.journal.write
+		d.doors.journal.configure(d.journal.write)
 	}
 	d.doors.resume(d.now(), recovered)
 	if err := d.setUpFirewall(d.config); err != nil {
@@ -374,10 +374,7 @@ func (d *daemon) setUpDoors() (stop func(), err error) {
 	} else {
 		stopWatching = func() {}
 	}
-	d.doors.firewall.watched = d.watching && !d.silent
-	if d.doors.firewall.work != nil && !d.doors.firewall.watched {
-		d.doors.firewall.checkAt = d.now() + checkEvery
-	}
+	d.doors.firewall.watch(d.now(), d.watching && !d.silent)
 	return d.setUpControl(stopWatching), nil
 }
 
@@ -462,7 +459,7 @@ func (d *daemon) setUpFirewall(c *Config) error {
 	if d.journal != nil {
 		d.addAuto(d.journal.autoLinks())
 	}
-	d.doors.rules = d.rules(c, d.links)
+	d.doors.setRules(d.rules(c, d.links), false)
 	rules := d.doors.ruleset(d.now(), nil)
 	wall := newApplier(c)
 	if !c.native() && len(rules.Open) == 0 {
@@ -500,7 +497,8 @@ func (d *daemon) setUpFirewall(c *Config) error {
 		d.log.printf("warning: firewall: %s", w)
 	}
 	d.about.Firewall, d.silent = wall.choice.Reason, wall.silent
-	d.wall, d.doors.firewall.work = wall, wall.inBackground
+	d.wall = wall
+	d.doors.firewall.configure(wall.inBackground, false)
 	return nil
 }
 
