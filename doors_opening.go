@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -454,7 +453,7 @@ func (d *openings) start(now time.Duration, j *job) {
 		o.started = true
 		d.touch(o) // it is to have the process
 	case j.stop:
-		d.logOutcome(now, o.key.door, Outcome{Err: err})
+		d.logs.outcome(now, o.key.door, Outcome{Err: err})
 		d.retry(now, o, j.command, retryAfter)
 	default:
 		d.end(now, j, Outcome{Err: err})
@@ -481,7 +480,7 @@ func (d *openings) end(now time.Duration, j *job, out Outcome) {
 		d.drop(now, o)
 		return
 	}
-	d.logOutcome(now, o.key.door, out)
+	d.logs.outcome(now, o.key.door, out)
 	why := out.failure()
 	if why != "" {
 		d.failures++
@@ -563,25 +562,6 @@ func (d *openings) nowOpen(now time.Duration, o *opening) {
 		o.until = now + o.grant.Door.CmdTimeout
 	}
 	d.journal.touch()
-}
-
-func (d *openings) logOutcome(now time.Duration, door string, out Outcome) {
-	for line := range strings.Lines(out.Output) {
-		d.logs.printf(now, door, "%s: command output: %s", door, strings.TrimRight(line, "\n"))
-	}
-	if out.More > 0 {
-		d.logs.printf(now, door, "%s: command output: %d bytes more", door, out.More)
-	}
-	switch {
-	case out.Err != nil:
-		d.logs.printf(now, door, "%s: command not run: %v", door, out.Err)
-		return
-	case out.Signal != 0:
-		d.logs.printf(now, door, "%s: command ended by signal %d (%v)", door, out.Signal, out.Signal)
-	case out.Status != 0:
-		d.logs.printf(now, door, "%s: command returned non-zero status code (%d)", door, out.Status)
-	}
-	d.logs.printf(now, door, "%s: command took %v", door, out.Took.Round(time.Millisecond))
 }
 
 // apply gives the firewall the next thing to do. A new opening waits for the journal.
