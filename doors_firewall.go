@@ -130,7 +130,8 @@ func (q *firewallQueue) makeAnew() { q.rebuild = q.work != nil }
 
 // watch says whether changes of the firewall are told of. If not, it is looked at again and again.
 func (q *firewallQueue) watch(now time.Duration, watched bool) {
-	if q.watched = watched; q.work != nil && !watched {
+	q.watched = watched
+	if q.work != nil && !watched {
 		q.checkAt = now + checkEvery
 	}
 }

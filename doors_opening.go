@@ -151,7 +151,8 @@ func (d *openings) printf(now time.Duration, o *opening, format string, a ...any
 
 // setRules takes up what is to be hidden now. reload is whether the configuration is another one.
 func (d *openings) setRules(rules Ruleset, reload bool) {
-	if d.rules = rules; reload {
+	d.rules = rules
+	if reload {
 		d.givenUp = nil
 	}
 }
@@ -211,7 +212,8 @@ func (d *openings) admitAgain(now time.Duration, o *opening) {
 		d.journal.touch()
 		d.begin(o)
 	case o.state == Closing:
-		if o.again = true; o.change != nil {
+		o.again = true
+		if o.change != nil {
 			o.change.postpone(0) // a closing that failed is tried again now
 		}
 	case !o.journaled():
@@ -638,7 +640,8 @@ func (d *openings) applied(now time.Duration, done firewallDone) {
 
 // ruleChanged goes on with an opening after the firewall has made a change for it, or failed to.
 func (d *openings) ruleChanged(now time.Duration, o *opening, c *ruleChange, err error) {
-	if o.inside = c.allow || o.inside && err != nil; o.change != c { // it waits for something else meanwhile
+	o.inside = c.allow || o.inside && err != nil // let in, even where that failed: in part, for all we know
+	if o.change != c {                           // it waits for something else meanwhile
 		return
 	}
 	if err != nil && !c.allow {
@@ -651,7 +654,8 @@ func (d *openings) ruleChanged(now time.Duration, o *opening, c *ruleChange, err
 			return
 		}
 	}
-	if d.dropChange(o); c.allow {
+	d.dropChange(o)
+	if c.allow {
 		d.letIn(now, o, err)
 	} else {
 		d.finish(now, o)
