@@ -46,7 +46,7 @@ func TestADay(t *testing.T) {
 		for ; len(grants) > 0; counts["grants"]++ {
 			d.grant(now, <-grants)
 		}
-		for j := range d.running {
+		for j := range d.commands.running {
 			if took := now - j.began; took >= time.Second {
 				outcome := Outcome{}
 				if random.IntN(50) == 0 {
@@ -66,7 +66,7 @@ func TestADay(t *testing.T) {
 			if end, ok := m.NextEnd(); ok {
 				at = min(at, end)
 			}
-			for j := range d.running {
+			for j := range d.commands.running {
 				at = min(at, j.began+time.Second)
 			}
 			if at > end || at == math.MaxInt64 {
@@ -150,7 +150,7 @@ func TestADay(t *testing.T) {
 	until(now + 2*day)
 	checkMatcher(t, m)
 	d.check(now)
-	if left := fmt.Sprint(m.live, len(d.open), len(d.running), len(d.queue), len(d.count)); left != "0 0 0 0 0" {
+	if left := fmt.Sprint(m.live, len(d.open), len(d.commands.running), len(d.commands.waiting), len(d.count)); left != "0 0 0 0 0" {
 		t.Errorf("attempts, openings, commands, waiting ones and doors left: got %s, want none", left)
 	}
 	if r.timeout() != -1 {

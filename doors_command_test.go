@@ -218,9 +218,9 @@ func TestCommandThatCannotBeStarted(t *testing.T) {
 // A real command that ignores SIGTERM is killed, and then its door is closed.
 func TestDoorsKill(t *testing.T) {
 	d := newDoorsTest(t, "[a] Start_Command = trap '' TERM; echo ready; while :; do sleep 60 >/dev/null 2>&1; done | Stop_Command = close | Cmd_Timeout = 1")
-	fake := d.Doors.run
+	fake := d.commands.run
 	ready := make(chan string, 1)
-	d.Doors.run = func(c Command, ended func(Outcome)) (Process, error) {
+	d.commands.run = func(c Command, ended func(Outcome)) (Process, error) {
 		if c.Line == "close" {
 			return fake(c, ended)
 		}
@@ -234,7 +234,7 @@ func TestDoorsKill(t *testing.T) {
 	d.run(`
 		+61s tick =>
 		+62s tick =>`)
-	e := receive(t, d.Doors.ended)
+	e := receive(t, d.commands.ended)
 	if e.outcome.Signal != syscall.SIGKILL {
 		t.Errorf("got %+v, want it ended by signal 9", e.outcome)
 	}

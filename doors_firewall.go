@@ -4,179 +4,159 @@ package main
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
-// wallDone is how it ended. batch are the openings whose wishes it fulfils.
-type wallDone struct {
-	work  wallWork
-	batch []fulfilled
+const (
+	// checkEvery is how often the firewall is looked at where nobody tells of its changes, and checkAfter how long after
+	// somebody did: changes come in crowds.
+	checkEvery = 10 * time.Second
+	checkAfter = 200 * time.Millisecond
+	// maxSingly is how many openings and closings may wait for the firewall before they are done all at once.
+	maxSingly = 4
+	// retryClosing is the pause before a closing that has failed is tried again while the daemon stops.
+	retryClosing = 100 * time.Millisecond
+)
+
+// ruleChange is what an opening waits for at the firewall.
+type ruleChange struct {
+	key   openKey
+	allow bool          // let the source in, or lengthen its time; else shut it out
+	after time.Duration // not tried before
+}
+
+// firewallDone is how a task ended.
+type firewallDone struct {
+	task  firewallTask
+	batch []*ruleChange // what it was for
 	err   error
 }
 
-// fulfilled is an opening's wish as it was when the work began.
-type fulfilled struct {
-	opening *opening
-	wish    wish
-	wished  int
+// firewallQueue says what is to be done with the firewall next: one task at a time, in another goroutine.
+type firewallQueue struct {
+	work     func(task firewallTask, done func(error)) // nil: there are no native doors
+	done     chan firewallDone
+	working  bool
+	waiting  []*ruleChange
+	rebuild  bool          // everything is to be made anew
+	checkAt  time.Duration // when the firewall is to be looked at; 0: not
+	told     bool          // because somebody has changed it
+	watched  bool          // changes of the firewall are told of
+	flushing atomic.Bool   // no trace is to be left at the end
+	flushed  bool          // and none is
+	flushAt  time.Duration // not tried before
 }
 
-// launchWork gives the firewall the next thing to do. A few openings are done one by one, in the order of their
-// grants; many that wait, or anything that is not as it should be, at once.
-func (d *Doors) launchWork(now time.Duration) {
-	if d.work == nil || d.working {
-		return
+// add has a change wait, in the place of old, if that waits.
+func (q *firewallQueue) add(c, old *ruleChange) {
+	if i := slices.Index(q.waiting, old); i >= 0 {
+		q.waiting[i] = c
+	} else {
+		q.waiting = append(q.waiting, c)
 	}
-	if d.closing && d.flushing.Load() {
-		if !d.flushed && now >= d.flushAt {
-			d.working = true
-			d.work(wallWork{kind: workFlush}, func(err error) { d.worked <- wallDone{wallWork{kind: workFlush}, nil, err} })
+}
+
+func (q *firewallQueue) remove(c *ruleChange) {
+	q.waiting = slices.DeleteFunc(q.waiting, func(other *ruleChange) bool { return other == c })
+}
+
+func (c *ruleChange) postpone(until time.Duration) { c.after = until }
+
+// choose says what is to be done now, if anything, and for which changes. A few are done one by one, in the order of their
+// grants; many that wait, or anything that is not as it should be, at once. ready is whether a source may be let in.
+func (q *firewallQueue) choose(now time.Duration, closing bool, ready func(*ruleChange) bool) (task firewallTask, batch []*ruleChange, ok bool) {
+	if q.work == nil || q.working {
+		return task, nil, false
+	}
+	for _, c := range q.waiting {
+		if now >= c.after && (!c.allow || ready(c)) {
+			batch = append(batch, c)
 		}
-		return
 	}
-	var batch []fulfilled
-	for _, o := range d.wishes {
-		// A new opening waits for the journal.
-		if now >= o.after && (o.wish == shutOut || o.saved || d.save == nil) {
-			batch = append(batch, fulfilled{o, o.wish, o.wished})
-		}
-	}
-	var w wallWork
 	switch {
-	case d.rebuild || len(batch) > maxSingly:
-		w.kind = workBuild
-	case d.checkAt != 0 && now >= d.checkAt && !d.closing:
+	case closing && q.flushing.Load():
+		return firewallTask{kind: taskFlush}, nil, !q.flushed && now >= q.flushAt
+	case q.rebuild || len(batch) > maxSingly:
+		return firewallTask{kind: taskBuild}, batch, true
+	case q.checkAt != 0 && now >= q.checkAt && !closing:
 		// Before openings and closings, or many of them would put it off for ever.
-		w.kind, w.told = workCheck, d.told
-		batch = nil
-	case len(batch) > 0:
-		batch = batch[:1]
-		o := batch[0].opening
-		w.kind = workOpen
-		if o.wish == shutOut {
-			w.kind = workClose
-		}
-		w.pass = o.pass(now)
-	default:
-		return
+		return firewallTask{kind: taskCheck, told: q.told}, nil, true
+	case len(batch) == 0:
+		return task, nil, false
+	case batch[0].allow:
+		return firewallTask{kind: taskOpen}, batch[:1], true
 	}
-	if w.kind == workBuild || w.kind == workCheck {
-		d.rebuild, d.checkAt, d.told = false, 0, false
-	}
-	for _, f := range batch {
-		if f.wish == letIn && f.opening.state == starting {
-			f.opening.until = now + f.opening.grant.Door.CmdTimeout
-		}
-	}
-	if w.kind == workOpen {
-		w.pass = batch[0].opening.pass(now)
-	}
-	w.rules = d.ruleset(now, batch)
-	for _, o := range d.open {
-		if o.native() && o.inside && o.key.source == w.pass.Source && o.state != stopping && o.wish != shutOut && (len(batch) == 0 || o != batch[0].opening) {
-			w.others = append(w.others, o.pass(now))
-		}
-	}
-	d.crash("work begins")
-	d.working = true
-	d.work(w, func(err error) { d.worked <- wallDone{w, batch, err} })
+	return firewallTask{kind: taskClose}, batch[:1], true
 }
 
-// ruleset is what is to be in force once the batch is done.
-func (d *Doors) ruleset(now time.Duration, batch []fulfilled) Ruleset {
-	r := Ruleset{Hidden: d.rules.Hidden, Kept: d.rules.Kept}
-	for _, o := range d.open {
-		coming := slices.ContainsFunc(batch, func(f fulfilled) bool { return f.opening == o && f.wish == letIn })
-		if o.native() && o.state != stopping && o.wish != shutOut && (o.inside || coming) {
-			r.Open = append(r.Open, o.pass(now))
-		}
+// begin has a task done.
+func (q *firewallQueue) begin(task firewallTask, batch []*ruleChange) {
+	if task.kind == taskBuild || task.kind == taskCheck {
+		q.rebuild, q.checkAt, q.told = false, 0, false
 	}
-	return r
+	q.working = true
+	q.work(task, func(err error) { q.done <- firewallDone{task, batch, err} })
 }
 
-// workEnded goes on with the openings whose wishes were fulfilled, or were not.
-func (d *Doors) workEnded(now time.Duration, done wallDone) {
-	d.crash("work ended")
-	d.working = false
-	if done.err == errPutRight {
-		d.printf(now, "firewall", "firewall: somebody has changed it: put right")
-		done.err = nil
-	}
-	if done.work.kind == workFlush {
-		d.workFlushed(now, done.err)
-		return
-	}
-	if done.err != nil {
-		d.failures++
-		d.printf(now, "firewall", "firewall: %v", done.err)
-	}
-	if (!d.watched || done.err != nil) && !d.closing && d.checkAt == 0 {
-		d.checkAt = now + checkEvery
-	}
-	for _, f := range done.batch {
-		o := f.opening
-		if d.open[o.key] != o {
-			continue
-		}
-		if done.err == nil {
-			o.inside = f.wish == letIn
-		} else if f.wish == letIn {
-			o.inside = true // in part, for all we know
-		}
-		switch {
-		case o.wished != f.wished: // it has wished for something else meanwhile
-		case done.err == nil || f.wish == letIn:
-			d.fulfil(o)
-			d.goOn(now, o, f.wish, done.err)
-		case d.closing:
-			o.after = now + retryClosing
-		default:
-			pause, again := d.failedClosing(now, o, done.err.Error())
-			if o.after = now + pause; !again {
-				d.fulfil(o)
-				d.settle(now, o)
-			}
-		}
-	}
-}
-
-// workFlushed takes note that no trace is left in the firewall, so that there is nothing more to do there.
-func (d *Doors) workFlushed(now time.Duration, err error) {
-	if err != nil {
-		d.printf(now, "firewall", "firewall: removing what is there: %v", err)
-		d.flushAt = now + retryClosing
-		return
-	}
-	d.flushed = true
-	for _, o := range d.open {
-		o.inside = false
-		d.fulfil(o)
-		d.settle(now, o)
-	}
-}
-
-func (d *Doors) fulfil(o *opening) {
-	o.wish = settled
-	d.wishes = slices.DeleteFunc(d.wishes, func(w *opening) bool { return w == o })
-}
-
-// goOn takes an opening further after the firewall has done what it wished for, or, with err, could not let it in.
-func (d *Doors) goOn(now time.Duration, o *opening, w wish, err error) {
+// end takes note of how a task ended.
+func (q *firewallQueue) end(now time.Duration, done firewallDone, closing bool) {
+	q.working = false
 	switch {
-	case w == shutOut:
-		d.settle(now, o)
-	case o.job != nil: // its time is longer, while its start command runs
-	case err != nil && o.state == starting:
-		d.printf(now, o.key.door, "%v: %s: not opened: the firewall does not do it", o.key.source, o.key.door)
-		d.close(now, o)
-	case o.state == starting:
-		o.entered = true
-		d.printf(now, o.key.door, "%v: %s: open for %v: %s", o.key.source, o.key.door, o.grant.Door.CmdTimeout, o.key.ports)
-		if o.key.start != "" {
-			d.enqueue(o, o.key.start)
-			break
-		}
-		o.started = true
-		d.nowOpen(now, o)
+	case done.task.kind == taskFlush && done.err != nil:
+		q.flushAt = now + retryClosing
+	case done.task.kind == taskFlush:
+		q.flushed = true
+	case (!q.watched || done.err != nil) && !closing && q.checkAt == 0:
+		q.checkAt = now + checkEvery
 	}
+}
+
+// changed takes note that somebody has changed the firewall.
+func (q *firewallQueue) changed(now time.Duration) {
+	if soon := now + checkAfter; q.checkAt == 0 || q.checkAt > soon {
+		q.checkAt = soon
+	}
+	q.told = true
+}
+
+// configure takes up a firewall that is as it must be, or another one.
+func (q *firewallQueue) configure(work func(firewallTask, func(error)), watched bool) {
+	q.work, q.watched = work, watched
+}
+
+// makeAnew has everything made anew.
+func (q *firewallQueue) makeAnew() { q.rebuild = q.work != nil }
+
+// watch says whether changes of the firewall are told of. If not, it is looked at again and again.
+func (q *firewallQueue) watch(now time.Duration, watched bool) {
+	q.watched = watched
+	if q.work != nil && !watched {
+		q.checkAt = now + checkEvery
+	}
+}
+
+// finished is whether there is no more to wait for when all doors are closed.
+func (q *firewallQueue) finished() bool {
+	return !q.working && (q.flushed || q.work == nil || !q.flushing.Load())
+}
+
+// next is when choose will have something to say.
+func (q *firewallQueue) next(closing bool) time.Duration {
+	next := never
+	switch {
+	case q.work == nil || q.working:
+	case closing && q.flushing.Load():
+		if !q.flushed {
+			next = q.flushAt
+		}
+	default:
+		if q.checkAt != 0 && !closing {
+			next = q.checkAt
+		}
+		for _, c := range q.waiting {
+			next = min(next, c.after)
+		}
+	}
+	return next
 }

@@ -39,7 +39,7 @@ type Entry struct {
 	Door         string
 	Source       netip.Addr // no zone
 	Link         string     // the interface that the knock came in on
-	State        EntryState
+	State        OpeningState
 	Since, Until time.Duration // CLOCK_BOOTTIME
 	Start, Stop  string        // shell lines as the configuration has them; "" is none
 	Ports        []Knock       // of a native door
@@ -48,45 +48,94 @@ type Entry struct {
 	Began        uint64        // when that process was started, in clock ticks since boot (proc_pid_stat(5), starttime)
 }
 
-// EntryState is how far an entry's opening is.
-type EntryState uint8
+// OpeningState is how far an opening is.
+type OpeningState uint8
 
 const (
-	Starting EntryState = iota
-	Open
-	Closing
+	Starting OpeningState = iota // let in by the firewall, then the start command
+	Open                         // until the time is up
+	Closing                      // shut out by the firewall, and the stop command
 )
 
-var entryStates = []string{Starting: "starting", Open: "open", Closing: "closing"}
+var openingStates = []string{Starting: "starting", Open: "open", Closing: "closing"}
 
-func (s EntryState) String() string { return entryStates[s] }
+func (s OpeningState) String() string { return openingStates[s] }
 
-// place is where a journal's times, processes and rules mean something.
-type place struct {
+// openKey tells openings apart. It has what is done and not the door, so that a door is still the same one after a
+// reload, unless that has changed.
+type openKey struct {
+	door, start, stop, ports string
+	source                   netip.Addr
+	link                     string // of a link-local source
+}
+
+// retryAfter is the pause before a journal that could not be written is tried again, and a stop command that could not be
+// started (no memory, no process).
+const retryAfter = time.Second
+
+// journalWriter says when the journal is to be written.
+type journalWriter struct {
+	save  func([]Entry) error // nil: there is none
+	dirty bool                // it is not what it should be
+	after time.Duration       // not written before, after it could not be, except for a new opening
+	left  []Entry             // closings that failed when all closed: the next daemon's
+}
+
+// touch takes note that the journal is to have something else, leave that this stays in it.
+func (w *journalWriter) touch()        { w.dirty = true }
+func (w *journalWriter) leave(e Entry) { w.left = append(w.left, e) }
+
+// configure takes up a journal, or another one.
+func (w *journalWriter) configure(save func([]Entry) error) { w.save = save }
+
+// due is whether the journal is to be written now. opens is whether something waits for that.
+func (w *journalWriter) due(now time.Duration, opens bool) bool {
+	return w.save != nil && w.dirty && (now >= w.after || opens)
+}
+
+// next is when it will be.
+func (w *journalWriter) next() time.Duration {
+	if w.save == nil || !w.dirty {
+		return never
+	}
+	return w.after
+}
+
+// write has the entries written, and what is left beside them.
+func (w *journalWriter) write(now time.Duration, entries []Entry) error {
+	err := w.save(append(entries, w.left...))
+	if w.dirty = err != nil; w.dirty {
+		w.after = now + retryAfter
+	}
+	return err
+}
+
+// scope is where a journal's times, processes and rules mean something.
+type scope struct {
 	boot  string // the kernel's random number for this boot
 	netns uint64 // the network namespace's inode; 0: this kernel has none
 }
 
-// noPlace stands for one that cannot be read.
-var noPlace = place{boot: "unknown"}
+// unknownScope stands for one that cannot be read.
+var unknownScope = scope{boot: "unknown"}
 
-// presentPlace is where the daemon runs.
-func presentPlace() (place, error) {
+// currentScope is where the daemon runs.
+func currentScope() (scope, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return place{}, fmt.Errorf("telling this boot from others: %w: /proc must be mounted", err)
+		return scope{}, fmt.Errorf("telling this boot from others: %w: /proc must be mounted", err)
 	}
-	p := place{boot: strings.TrimSpace(string(boot))}
+	at := scope{boot: strings.TrimSpace(string(boot))}
 	// Not /proc/self: that is the first thread, which may be one that has gone elsewhere and never come back (onThread).
 	var ns unix.Stat_t
 	switch err := unix.Stat("/proc/thread-self/ns/net", &ns); err {
 	case nil:
-		p.netns = ns.Ino
+		at.netns = ns.Ino
 	case unix.ENOENT: // built without CONFIG_NET_NS
 	default:
-		return place{}, fmt.Errorf("telling this network namespace from others: %w", err)
+		return scope{}, fmt.Errorf("telling this network namespace from others: %w", err)
 	}
-	return p, nil
+	return at, nil
 }
 
 // checksum is FNV-1a of 64 bits, in hexadecimal, and the end of the line. Each step of it maps states one to one, so
@@ -100,7 +149,7 @@ func checksum(s string) string {
 func sealed(line string) string { return line + "\t" + checksum(line) }
 
 // formatJournal writes a journal.
-func formatJournal(at place, entries []Entry) []byte {
+func formatJournal(at scope, entries []Entry) []byte {
 	text := []byte(at.line())
 	for _, e := range entries {
 		text = append(text, e.line()...)
@@ -109,8 +158,8 @@ func formatJournal(at place, entries []Entry) []byte {
 	return fmt.Appendf(text, "\t%s", checksum(string(text)))
 }
 
-func (p place) line() string {
-	return sealed(fmt.Sprintf("sesame journal %d %s %d", journalVersion, p.boot, p.netns))
+func (s scope) line() string {
+	return sealed(fmt.Sprintf("sesame journal %d %s %d", journalVersion, s.boot, s.netns))
 }
 
 func (e Entry) line() string {
@@ -159,8 +208,8 @@ func (d *damagedJournal) lose(line string) {
 }
 
 // parseJournal reads a journal. Where its error is an errNewer, nothing has been read. Any other is a damagedJournal; what
-// could be read is returned, noPlace if it was not that.
-func parseJournal(text []byte) (at place, entries []Entry, err error) {
+// could be read is returned, unknownScope if it was not that.
+func parseJournal(text []byte) (at scope, entries []Entry, err error) {
 	s := string(text)
 	number, start, ended := 0, 0, false
 	var damage damagedJournal
@@ -169,7 +218,7 @@ func parseJournal(text []byte) (at place, entries []Entry, err error) {
 			damage.first = fmt.Sprintf("line %d: %s", number, what)
 		}
 	}
-	at = noPlace
+	at = unknownScope
 	for line := range strings.Lines(s) {
 		number++
 		if ended {
@@ -180,8 +229,8 @@ func parseJournal(text []byte) (at place, entries []Entry, err error) {
 		switch {
 		case number == 1:
 			var version uint64
-			if at, version = parsePlace(line); version > journalVersion {
-				return noPlace, nil, fmt.Errorf("%w (journal %d)", errNewer, version)
+			if at, version = parseScope(line); version > journalVersion {
+				return unknownScope, nil, fmt.Errorf("%w (journal %d)", errNewer, version)
 			} else if version != journalVersion {
 				note("it is not the first line of a journal")
 				if strings.Count(line, "\t") > 1 { // an entry, too
@@ -218,13 +267,13 @@ func parseJournal(text []byte) (at place, entries []Entry, err error) {
 	return at, entries, err
 }
 
-// parsePlace reads the first line. version 0 is a damaged one. Of a newer version nothing more than that is read.
-func parsePlace(line string) (at place, version uint64) {
+// parseScope reads the first line. version 0 is a damaged one. Of a newer version nothing more than that is read.
+func parseScope(line string) (at scope, version uint64) {
 	rest, ok := strings.CutPrefix(strings.TrimRight(line, "\n"), "sesame journal ")
 	word, rest, _ := strings.Cut(rest, " ")
 	version, err := strconv.ParseUint(word, 10, 31)
 	if !ok || err != nil {
-		return noPlace, 0
+		return unknownScope, 0
 	}
 	at.boot, word, _ = strings.Cut(rest, " ")
 	word, _, _ = strings.Cut(word, "\t")
@@ -233,53 +282,47 @@ func parsePlace(line string) (at place, version uint64) {
 	case line == ours:
 		return at, version
 	case strings.HasSuffix(ours, " "+rest+"\n"): // by the checksum a 1, which has become another number
-		return noPlace, 0
+		return unknownScope, 0
 	case version > journalVersion:
-		return noPlace, version
+		return unknownScope, version
 	}
-	return noPlace, 0
+	return unknownScope, 0
 }
 
-// parseEntry reads an entry's line without its checksum. ok says whether all of it makes sense.
+// parseEntry reads an entry's line without its checksum. ok says whether all of it makes sense: written again, it is the
+// same.
 func parseEntry(line string) (e Entry, ok bool) {
 	fields := strings.Split(line, "\t")
 	if len(fields) != 12 {
 		return e, false
 	}
-	ok = true
-	must := func(err error) { ok = ok && err == nil }
-	text := func(s string) string {
-		s, err := strconv.Unquote(s)
-		must(err)
+	text := func(i int) string {
+		s, _ := strconv.Unquote(fields[i])
 		return s
 	}
-	number := func(s string, bits int) uint64 {
-		n, err := strconv.ParseUint(s, 10, bits)
-		must(err)
+	number := func(i, bits int) uint64 {
+		n, _ := strconv.ParseUint(fields[i], 10, bits)
 		return n
 	}
-	source, err := netip.ParseAddr(fields[1])
-	must(err)
-	state := slices.Index(entryStates, fields[3])
+	source, _ := netip.ParseAddr(fields[1])
+	state := slices.Index(openingStates, fields[3])
 	e = Entry{
-		Door: text(fields[0]), Source: source, Link: text(fields[2]), State: EntryState(state),
-		Since: time.Duration(number(fields[4], 63)), Until: time.Duration(number(fields[5], 63)),
-		Start: text(fields[6]), Stop: text(fields[7]),
-		Tries: int(number(fields[9], 31)), Pid: int(number(fields[10], 31)), Began: number(fields[11], 64),
+		Door: text(0), Source: source, Link: text(2), State: OpeningState(max(state, 0)),
+		Since: time.Duration(number(4, 63)), Until: time.Duration(number(5, 63)),
+		Start: text(6), Stop: text(7), Tries: int(number(9, 31)), Pid: int(number(10, 31)), Began: number(11, 64),
 	}
 	for _, word := range strings.Fields(fields[8]) {
-		port, err := parseKnock(word)
-		must(err)
+		port, _ := parseKnock(word)
 		e.Ports = append(e.Ports, port)
 	}
-	return e, ok && source.Zone() == "" && state >= 0
+	return e, source.IsValid() && source.Zone() == "" && e.line() == sealed(line)
 }
 
 // Journal is the journal in a folder that no other daemon uses as long as this one lives.
 type Journal struct {
 	path string
 	lock *PidFile
-	at   place
+	at   scope
 }
 
 // otherDir is the remedy for a folder that does not do.
@@ -288,7 +331,7 @@ const otherDir = "StateDir names another folder"
 // openJournal makes the folder if there is none, and locks it. A full disk does not keep it from that: what the journal
 // has must be closed all the same.
 func openJournal(dir string) (*Journal, error) {
-	at, err := presentPlace()
+	at, err := currentScope()
 	if err != nil {
 		return nil, err
 	}
@@ -313,15 +356,11 @@ func openJournal(dir string) (*Journal, error) {
 
 // removeLeftovers removes what writeFile has left behind when it was killed.
 func removeLeftovers(dir string) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return
-	}
-	defer d.Close()
-	names, _ := d.Readdirnames(-1)
-	for _, name := range names {
-		if whose := strings.TrimRight(name, "0123456789"); slices.Contains([]string{"journal.", "journal.damaged.", "firewall.", "good.conf."}, whose) {
-			_ = os.Remove(filepath.Join(dir, name))
+	files, _ := os.ReadDir(dir)
+	for _, f := range files {
+		switch strings.TrimRight(f.Name(), "0123456789") {
+		case "journal.", "journal.damaged.", "firewall.", "good.conf.":
+			_ = os.Remove(filepath.Join(dir, f.Name()))
 		}
 	}
 }
@@ -351,11 +390,11 @@ func makeStateDir(dir string) error {
 // Recovered is what an earlier daemon has left.
 type Recovered struct {
 	Entries []Entry
-	// Elsewhere: it was written before a reboot, in another network namespace, or where is not known. Its times and
+	// Stale: it was written before a reboot, in another network namespace, or where is not known. Its times and
 	// processes mean nothing then.
-	Elsewhere bool
-	Damage    string // what is wrong with the journal, and what became of it; Entries are what could be read. "": nothing
-	Lost      string // which doors nobody can close, as what closes them was damaged; "": none
+	Stale  bool
+	Damage string // what is wrong with the journal, and what became of it; Entries are what could be read. "": nothing
+	Lost   string // which doors nobody can close, as what closes them was damaged; "": none
 }
 
 // read reads the journal. A damaged one is copied to journal.damaged, and holds then what could be read of it. It
@@ -372,7 +411,7 @@ func (j *Journal) read() (Recovered, error) {
 	if errors.Is(err, errNewer) {
 		return Recovered{}, fmt.Errorf("%s: %w: run that one, for it knows how to close what is open; or, if nothing is, delete the file", j.path, err)
 	}
-	r := Recovered{Entries: entries, Elsewhere: at != j.at}
+	r := Recovered{Entries: entries, Stale: at != j.at}
 	if damage, ok := err.(*damagedJournal); ok {
 		// Not by renaming it: what could be read is on the disk at every moment.
 		aside := j.path + ".damaged"
@@ -414,19 +453,19 @@ func (j *Journal) write(entries []Entry) error {
 	return nil
 }
 
-// firewallMark is a file that stands in the folder as long as something of ours may be in the firewall: hidden ports
+// firewallNote is a file that stands in the folder as long as something of ours may be in the firewall: hidden ports
 // stay there when the daemon ends. In it are the links where "auto" has hidden them, one on a line: the next daemon may
 // start while there is no default route.
-func (j *Journal) firewallMark() string { return filepath.Join(filepath.Dir(j.path), "firewall") }
+func (j *Journal) firewallNote() string { return filepath.Join(filepath.Dir(j.path), "firewall") }
 
-func (j *Journal) marksFirewall() bool {
-	_, err := os.Stat(j.firewallMark())
+func (j *Journal) notesFirewall() bool {
+	_, err := os.Stat(j.firewallNote())
 	return err == nil
 }
 
 // autoLinks are the links in it. What is damaged there is forgotten.
 func (j *Journal) autoLinks() (names []string) {
-	text, _ := os.ReadFile(j.firewallMark())
+	text, _ := os.ReadFile(j.firewallNote())
 	for _, name := range strings.Fields(string(text)) {
 		if plainLink(name) && len(names) < maxAutoLinks {
 			names = append(names, name)
@@ -435,14 +474,14 @@ func (j *Journal) autoLinks() (names []string) {
 	return names
 }
 
-func (j *Journal) markFirewall(auto []string) error {
-	if _, err := writeFile(j.firewallMark(), []byte(strings.Join(auto, "\n")), nil, nil); err != nil {
+func (j *Journal) noteFirewall(auto []string) error {
+	if _, err := writeFile(j.firewallNote(), []byte(strings.Join(auto, "\n")), nil, nil); err != nil {
 		return fmt.Errorf("noting that the firewall is changed: %w: %s", err, otherDir)
 	}
 	return nil
 }
 
-func (j *Journal) unmarkFirewall() { _ = os.Remove(j.firewallMark()) }
+func (j *Journal) forgetFirewall() { _ = os.Remove(j.firewallNote()) }
 
 // close lets another daemon have the folder.
 func (j *Journal) close() { _ = j.lock.file.Close() }
@@ -453,7 +492,7 @@ const maxAutoLinks = 32
 // lockFirewall keeps a second daemon of this network namespace off the firewall, as each would take the other's rules
 // for somebody's mistake. folder is where the sockets are.
 func lockFirewall(folder string) (*PidFile, error) {
-	at, err := presentPlace()
+	at, err := currentScope()
 	if err == nil {
 		err = os.MkdirAll(folder, 0o700)
 	}

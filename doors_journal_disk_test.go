@@ -109,14 +109,14 @@ func TestJournalElsewhere(t *testing.T) {
 	dir, j := testDir(t)
 	here := j.at
 	if len(here.boot) != 36 || here.netns == 0 {
-		t.Errorf("this place: got %+v", here)
+		t.Errorf("this scope: got %+v", here)
 	}
-	for name, at := range map[string]place{"another boot": {"another", here.netns}, "another network namespace": {here.boot, here.netns + 1}, "nowhere": noPlace} {
+	for name, at := range map[string]scope{"another boot": {"another", here.netns}, "another network namespace": {here.boot, here.netns + 1}, "nowhere": unknownScope} {
 		j.at = at
 		mustWrite(t, j, testEntries())
 		j.at = here
 		got, err := j.read()
-		if want := (Recovered{Entries: testEntries(), Elsewhere: true}); err != nil || !reflect.DeepEqual(got, want) {
+		if want := (Recovered{Entries: testEntries(), Stale: true}); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %+v, %v", name, got, err)
 		}
 	}
@@ -136,14 +136,14 @@ func TestJournalElsewhere(t *testing.T) {
 		if err := j.write(testEntries()); err != nil {
 			return err
 		}
-		if r, err := j.read(); err != nil || r.Elsewhere {
+		if r, err := j.read(); err != nil || r.Stale {
 			t.Errorf("inside: got %+v, %v", r, err)
 		}
 		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	wantRead(t, mustOpen(t, dir), Recovered{Entries: testEntries(), Elsewhere: true})
+	wantRead(t, mustOpen(t, dir), Recovered{Entries: testEntries(), Stale: true})
 }
 
 func TestJournalDamaged(t *testing.T) {
@@ -188,7 +188,7 @@ func TestJournalDamaged(t *testing.T) {
 			t.Errorf("%s: what was kept is not what was there", tt.name)
 		}
 		// What could be read is on the disk still, should the daemon be killed now.
-		wantRead(t, j, Recovered{Entries: tt.entries, Elsewhere: tt.elsewhere})
+		wantRead(t, j, Recovered{Entries: tt.entries, Stale: tt.elsewhere})
 		wantFiles(t, dir, "journal", "journal.damaged")
 		if info, err := os.Stat(j.path + ".damaged"); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: journal.damaged: got %v, %v, want mode 600", tt.name, info.Mode(), err)
@@ -329,7 +329,7 @@ func TestJournalDiskFull(t *testing.T) {
 			return err
 		}
 		r, err := j.read()
-		if err != nil || len(r.Entries) != 3 || !r.Elsewhere || !strings.HasSuffix(r.Damage, "no space left on device") {
+		if err != nil || len(r.Entries) != 3 || !r.Stale || !strings.HasSuffix(r.Damage, "no space left on device") {
 			t.Errorf("full and damaged: got %+v, %v", r, err)
 		}
 		wantFiles(t, dir, "filler", "journal")
@@ -412,8 +412,8 @@ func TestJournalKilled(t *testing.T) {
 		_ = cmd.Wait()
 		j := mustOpen(t, dir)
 		r, err := j.read()
-		if err != nil || r.Damage != "" || r.Elsewhere || len(r.Entries) == 0 {
-			t.Fatalf("after %q: got %d entries, %q, %v, %v", last, len(r.Entries), r.Damage, r.Elsewhere, err)
+		if err != nil || r.Damage != "" || r.Stale || len(r.Entries) == 0 {
+			t.Fatalf("after %q: got %d entries, %q, %v, %v", last, len(r.Entries), r.Damage, r.Stale, err)
 		}
 		var written int
 		_, _ = fmt.Sscan(last, &written)

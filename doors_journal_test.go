@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-var testPlace = place{"2c8a1d5e-7f3b-4b0a-9c53-0c2f6f1e0d11", 4026531840}
+var testScope = scope{"2c8a1d5e-7f3b-4b0a-9c53-0c2f6f1e0d11", 4026531840}
 
 // testEntries is one entry of each kind.
 func testEntries() []Entry {
@@ -53,12 +53,12 @@ func seal(text string) []byte {
 
 // TestJournalFormat holds version 1 fast: daemons to come must read it.
 func TestJournalFormat(t *testing.T) {
-	got := formatJournal(testPlace, testEntries())
+	got := formatJournal(testScope, testEntries())
 	if want := seal(testJournal); !bytes.Equal(got, want) {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
 	const want = "sesame journal 1 b 7\t73e6b66105056a90\nend 0\t14182b6888c27b1c\n"
-	if got := string(formatJournal(place{"b", 7}, nil)); got != want {
+	if got := string(formatJournal(scope{"b", 7}, nil)); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -79,7 +79,7 @@ func TestJournalRoundTrip(t *testing.T) {
 		var want []Entry
 		for range random.IntN(20) {
 			e := Entry{
-				Door: text(), Link: text(), Start: text(), Stop: text(), State: EntryState(random.IntN(3)),
+				Door: text(), Link: text(), Start: text(), Stop: text(), State: OpeningState(random.IntN(3)),
 				Since: time.Duration(random.Int64()), Until: time.Duration(random.Int64()),
 				Tries: random.IntN(math.MaxInt32), Pid: random.IntN(math.MaxInt32), Began: random.Uint64(),
 			}
@@ -95,9 +95,9 @@ func TestJournalRoundTrip(t *testing.T) {
 			}
 			want = append(want, e)
 		}
-		at, got, err := parseJournal(formatJournal(testPlace, want))
-		if err != nil || at != testPlace || !reflect.DeepEqual(got, want) {
-			t.Fatalf("got %v, %+v, %v\nwant %v, %+v", at, got, err, testPlace, want)
+		at, got, err := parseJournal(formatJournal(testScope, want))
+		if err != nil || at != testScope || !reflect.DeepEqual(got, want) {
+			t.Fatalf("got %v, %+v, %v\nwant %v, %+v", at, got, err, testScope, want)
 		}
 	}
 }
@@ -122,7 +122,7 @@ func wantPart(t *testing.T, what string, got, entries []Entry, lost int) {
 // line that it is in, or two where they become one.
 func TestJournalByteChanged(t *testing.T) {
 	entries := testEntries()
-	text := formatJournal(testPlace, entries)
+	text := formatJournal(testScope, entries)
 	for i, was := range text {
 		for change := 1; change < 256; change++ {
 			if testing.Short() && change&(change-1) != 0 {
@@ -134,7 +134,7 @@ func TestJournalByteChanged(t *testing.T) {
 			if err == nil || errors.Is(err, errNewer) {
 				t.Fatalf("%s: got error %v, want damage", what, err)
 			}
-			if at != testPlace && at != noPlace {
+			if at != testScope && at != unknownScope {
 				t.Fatalf("%s: got %v", what, at)
 			}
 			lost := 1
@@ -149,7 +149,7 @@ func TestJournalByteChanged(t *testing.T) {
 
 func TestJournalCut(t *testing.T) {
 	entries := testEntries()
-	text := formatJournal(testPlace, entries)
+	text := formatJournal(testScope, entries)
 	for size := range text {
 		at, got, err := parseJournal(text[:size])
 		if err == nil || errors.Is(err, errNewer) {
@@ -157,7 +157,7 @@ func TestJournalCut(t *testing.T) {
 		}
 		lines := bytes.Count(text[:size], []byte("\n"))
 		want := entries[:max(lines-1, 0)]
-		if len(got) != len(want) || lines > 0 && at != testPlace {
+		if len(got) != len(want) || lines > 0 && at != testScope {
 			t.Fatalf("%d bytes: got %v and %d entries, want %d", size, at, len(got), len(want))
 		}
 		wantPart(t, fmt.Sprint(size, " bytes"), got, want, 0)
@@ -167,7 +167,7 @@ func TestJournalCut(t *testing.T) {
 // TestJournalLines loses, doubles and swaps whole lines, whose checksums are right.
 func TestJournalLines(t *testing.T) {
 	entries := testEntries()
-	lines := strings.SplitAfter(string(formatJournal(testPlace, entries)), "\n")
+	lines := strings.SplitAfter(string(formatJournal(testScope, entries)), "\n")
 	lines = lines[:len(lines)-1]
 	try := func(what string, lost int, parts ...[]string) {
 		t.Helper()
@@ -193,7 +193,7 @@ func TestJournalLines(t *testing.T) {
 		}
 	}
 	// The end of another journal with as many entries.
-	other := formatJournal(testPlace, []Entry{entries[0], entries[0], entries[0]})
+	other := formatJournal(testScope, []Entry{entries[0], entries[0], entries[0]})
 	try("another end", 0, lines[:4], []string{string(other[bytes.LastIndex(other, []byte("end ")):])})
 }
 
@@ -224,10 +224,10 @@ func TestJournalNonsense(t *testing.T) {
 		{"a field less", "\t0\t0\t0\t", "\t0\t0\t"},
 	} {
 		entries := []Entry{good, good, good}
-		text := strings.Replace(string(formatJournal(testPlace, entries)), was, strings.Replace(was, tt.from, tt.to, 1), 1)
+		text := strings.Replace(string(formatJournal(testScope, entries)), was, strings.Replace(was, tt.from, tt.to, 1), 1)
 		at, got, err := parseJournal(seal(text))
 		want := "line 2: what it says makes no sense"
-		if err == nil || err.Error() != want || at != testPlace || !reflect.DeepEqual(got, entries[1:]) {
+		if err == nil || err.Error() != want || at != testScope || !reflect.DeepEqual(got, entries[1:]) {
 			t.Errorf("%s: got %v, %d entries, %v, want 2 and %s", tt.name, at, len(got), err, want)
 		}
 	}
@@ -254,7 +254,7 @@ func FuzzParseJournal(f *testing.F) {
 			text = seal(string(text))
 		}
 		at, entries, err := parseJournal(text)
-		if errors.Is(err, errNewer) && (at != noPlace || entries != nil) {
+		if errors.Is(err, errNewer) && (at != unknownScope || entries != nil) {
 			t.Fatalf("%v, yet %v and %d entries", err, at, len(entries))
 		}
 		again := formatJournal(at, entries)
@@ -266,4 +266,30 @@ func FuzzParseJournal(f *testing.F) {
 			t.Fatalf("%d entries in %q", len(entries), text)
 		}
 	})
+}
+
+// TestJournalWriter has a disk that is full for a while.
+func TestJournalWriter(t *testing.T) {
+	full := errors.New("no space left on device")
+	var w journalWriter
+	if w.touch(); w.due(0, true) || w.next() != never {
+		t.Error("without a journal there is something to write")
+	}
+	var written []Entry
+	answer := full
+	w.configure(func(entries []Entry) error {
+		written = entries
+		return answer
+	})
+	w.leave(Entry{Door: "left"})
+	if !w.due(0, false) || w.write(0, nil) != full || w.next() != retryAfter || w.due(retryAfter-1, false) || !w.due(retryAfter-1, true) {
+		t.Errorf("a full disk: next at %v, want another try at %v, or for a new opening", w.next(), retryAfter)
+	}
+	answer = nil
+	if err := w.write(retryAfter, []Entry{{Door: "open"}}); err != nil || w.next() != never || w.due(time.Hour, true) {
+		t.Errorf("got %v, and it is to be written at %v", err, w.next())
+	}
+	if len(written) != 2 || written[1].Door != "left" {
+		t.Errorf("got %v, want what was left beside what is open", written)
+	}
 }

@@ -36,11 +36,11 @@ type doorsTest struct {
 // withFirewall gives the doors a firewall and a journal that only seem to be there. What the firewall is to do stands
 // among the commands that are started.
 func (d *doorsTest) withFirewall() *doorsTest {
-	d.work = func(w wallWork, done func(error)) {
+	d.firewall.work = func(w firewallTask, done func(error)) {
 		d.started = append(d.started, describeWork(w))
 		d.done = done
 	}
-	d.save = func(entries []Entry) error {
+	d.Doors.journal.save = func(entries []Entry) error {
 		if d.full {
 			return errors.New("no space left on device")
 		}
@@ -53,7 +53,7 @@ func (d *doorsTest) withFirewall() *doorsTest {
 }
 
 // describeWork prints what the firewall is to do, and who is in afterwards.
-func describeWork(w wallWork) string {
+func describeWork(w firewallTask) string {
 	var in []string
 	for _, p := range w.rules.Open {
 		in = append(in, fmt.Sprintf("%s %v %v", p.Door, p.Source, p.Left))
@@ -121,7 +121,7 @@ func (d *doorsTest) configure(config string) {
 
 // job finds the running command with that line.
 func (d *doorsTest) job(line string) *job {
-	for j := range d.running {
+	for j := range d.commands.running {
 		if j.command.Line == line {
 			return j
 		}
@@ -177,13 +177,13 @@ func (d *doorsTest) run(script string) {
 			case "close":
 				d.closeAll(now)
 			case "flush":
-				d.flushing.Store(true)
+				d.firewall.flushing.Store(true)
 				d.closeAll(now)
 			case "worked", "failed", "right":
 				d.done(map[string]error{"failed": errors.New("no such chain"), "right": errPutRight}[words[1]])
-				d.workEnded(now, <-d.worked)
+				d.applied(now, <-d.firewall.done)
 			case "changed":
-				d.checkAt, d.told = now+checkAfter, true
+				d.firewall.changed(now)
 			case "full", "room":
 				d.full = words[1] == "full"
 			case "shut": // as sesame close does
@@ -213,26 +213,26 @@ func (d *doorsTest) check(now time.Duration) {
 		d.t.Errorf("at %v: next says %v: a busy loop", now, at)
 	}
 	count := map[string]int{}
-	jobs := map[*opening]int{}
-	for j := range d.running {
-		jobs[j.opening]++
+	jobs := map[openKey]int{}
+	for j := range d.commands.running {
+		jobs[j.key]++
 	}
-	for _, j := range d.queue {
-		jobs[j.opening]++
+	for _, j := range d.commands.waiting {
+		jobs[j.key]++
 	}
 	for key, o := range d.open {
 		count[key.door]++
-		tasks := jobs[o]
-		if (tasks > 0) != (o.job != nil) || (o.wish != settled) != slices.Contains(d.wishes, o) {
-			d.t.Errorf("at %v: %v: %d commands and %d wishes, and it knows of others", now, key, tasks, o.wish)
+		tasks := jobs[key]
+		if (tasks > 0) != (o.job != nil) || (o.change != nil) != slices.Contains(d.firewall.waiting, o.change) {
+			d.t.Errorf("at %v: %v: %d commands and %+v for the firewall, and it knows of others", now, key, tasks, o.change)
 		}
-		if o.wish != settled {
+		if o.change != nil {
 			tasks++
 		}
-		if (tasks == 0) != (o.state == opened) && !o.native() || tasks > 2 || o.key != key {
+		if (tasks == 0) != (o.state == Open) && !o.native() || tasks > 2 || o.key != key {
 			d.t.Errorf("at %v: %v in state %d waits for %d things", now, key, o.state, tasks)
 		}
-		delete(jobs, o)
+		delete(jobs, key)
 	}
 	if fmt.Sprint(count) != fmt.Sprint(d.count) || len(jobs) > 0 {
 		d.t.Errorf("at %v: got %v open, counted as %v, and commands of %d forgotten ones", now, count, d.count, len(jobs))
@@ -511,6 +511,17 @@ func TestDoors(t *testing.T) {
 			+21s   tick                => close 192.0.2.7
 			+21s   end close 192.0.2.7 =>
 			+21s   next                => never`},
+		{"what was granted while it closed is opened once", a, `
+			+0s    grant a 192.0.2.7    => open 192.0.2.7
+			+0s    end open 192.0.2.7   =>
+			+10s   tick                 => close 192.0.2.7
+			+10s   grant a 192.0.2.7    =>
+			+10s   fail close 192.0.2.7 =>
+			+10.5s grant a 192.0.2.7    => open 192.0.2.7
+			+11s   end open 192.0.2.7   =>
+			+21s   tick                 => close 192.0.2.7
+			+21s   end close 192.0.2.7  =>
+			+21s   next                 => never`},
 		{"the doors take turns, and closing goes first", a + b + c, `
 			+0s    grant a 192.0.2.7  => open 192.0.2.7
 			+0s    end open 192.0.2.7 =>
@@ -721,6 +732,12 @@ func TestDoorsNative(t *testing.T) {
 			+1s   worked            => <close >
 			+1s   worked            =>
 			+1s   journal           =>`},
+		{"a change of the firewall is not looked at while all close", c, `
+			+0s   grant c 192.0.2.1 => open
+			+0s   end open          =>
+			+1s   close             => shut
+			+1s   changed           =>
+			+2s   tick              =>`},
 		{"all close at once", n, `
 			+0s   grant n 192.0.2.1 => <open n 192.0.2.1 10s>
 			+0s   worked            =>
@@ -768,7 +785,7 @@ func TestDoorsNative(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDoorsTest(t, test.config).withFirewall()
-			d.watched = true
+			d.firewall.watched = true
 			d.run(test.script)
 		})
 	}
@@ -776,7 +793,7 @@ func TestDoorsNative(t *testing.T) {
 
 // TestDoorsResume takes up what an earlier daemon has left.
 func TestDoorsResume(t *testing.T) {
-	entry := func(source string, state EntryState, until time.Duration) Entry {
+	entry := func(source string, state OpeningState, until time.Duration) Entry {
 		return Entry{Door: "c", Source: netip.MustParseAddr(source), State: state, Until: until, Start: "open", Stop: "shut %IP%"}
 	}
 	native := Entry{Door: "n", Source: netip.MustParseAddr("192.0.2.9"), State: Open, Since: 5 * time.Second, Until: 30 * time.Second, Ports: []Knock{{22, tcp}}}
@@ -791,17 +808,17 @@ func TestDoorsResume(t *testing.T) {
 	}
 	resumed := func(r Recovered) *doorsTest {
 		d := newDoorsTest(t, "").withFirewall()
-		d.watched = true
+		d.firewall.watched = true
 		d.resume(10*time.Second, r)
 		return d
 	}
 	stops := func(d *doorsTest) string {
 		var all []string
-		for len(d.queue) > 0 {
+		for len(d.commands.waiting) > 0 {
 			d.started = nil
 			d.tick(20 * time.Second)
 			all = append(all, d.started...)
-			for j := range d.running {
+			for j := range d.commands.running {
 				d.end(20*time.Second, j, Outcome{})
 			}
 		}
@@ -810,7 +827,7 @@ func TestDoorsResume(t *testing.T) {
 		return strings.Join(all, ", ")
 	}
 	d := resumed(Recovered{Entries: left})
-	if got, want := describeWork(wallWork{kind: workBuild, rules: d.ruleset(10*time.Second, nil)}), "<build n 192.0.2.9 20s>"; got != want {
+	if got, want := describeWork(firewallTask{kind: taskBuild, rules: d.ruleset(10*time.Second, nil)}), "<build n 192.0.2.9 20s>"; got != want {
 		t.Errorf("firewall: got %s, want %s", got, want)
 	}
 	if got, want := stops(d), "shut 192.0.2.2, shut 192.0.2.3, shut 192.0.2.4"; got != want {
@@ -820,7 +837,7 @@ func TestDoorsResume(t *testing.T) {
 		+20s journal => c 192.0.2.1 open until 30s; n 192.0.2.9 open until 30s
 		+30s tick    => shut 192.0.2.1, <close >`)
 
-	for name, r := range map[string]Recovered{"after a reboot": {Entries: left, Elsewhere: true}, "damaged": {Entries: left, Damage: "line 3"}} {
+	for name, r := range map[string]Recovered{"after a reboot": {Entries: left, Stale: true}, "damaged": {Entries: left, Damage: "line 3"}} {
 		d := resumed(r)
 		if got, want := stops(d), "shut 192.0.2.1, shut 192.0.2.2, shut 192.0.2.3, shut 192.0.2.4"; got != want {
 			t.Errorf("%s: closed: got %q, want %q", name, got, want)
@@ -830,7 +847,7 @@ func TestDoorsResume(t *testing.T) {
 		}
 	}
 	// After a reboot there is one try.
-	d = resumed(Recovered{Entries: left[:1], Elsewhere: true})
+	d = resumed(Recovered{Entries: left[:1], Stale: true})
 	d.run(`
 		+20s tick                => shut 192.0.2.1
 		+20s fail shut 192.0.2.1 =>
@@ -897,8 +914,8 @@ func TestDoorsBounds(t *testing.T) {
 			d.grant(now, Grant{Door: d.config[fmt.Sprint(door)], Source: netip.MustParseAddr(source(1000 + n))})
 		}
 	}
-	if got := hundredHeadStarts(); len(got) != maxRunning-maxRunningDoor || len(d.running) != maxRunning {
-		t.Errorf("got %d commands more and %d at once, want %d at once", len(got), len(d.running), maxRunning)
+	if got := hundredHeadStarts(); len(got) != maxRunning-maxRunningDoor || len(d.commands.running) != maxRunning {
+		t.Errorf("got %d commands more and %d at once, want %d at once", len(got), len(d.commands.running), maxRunning)
 	}
 	// One that ends makes room for the next, and its stop command needs none.
 	d.end(now, d.job("open0 "+source(0)), Outcome{})
@@ -920,7 +937,7 @@ func TestDoorsCloseInTime(t *testing.T) {
 		d.started = nil
 		now := time.Second
 		d.closeAll(now)
-		for d.tick(now); len(d.queue) > 0 && now < time.Minute; d.tick(now) {
+		for d.tick(now); len(d.commands.waiting) > 0 && now < time.Minute; d.tick(now) {
 			d.check(now)
 			now = d.next(now)
 		}
@@ -981,7 +998,7 @@ func TestDoorsNext(t *testing.T) {
 			}
 			closing := 0
 			for _, o := range d.Doors.open {
-				if o.state == opened && o.until <= now {
+				if o.state == Open && o.until <= now {
 					closing++
 				}
 			}

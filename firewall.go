@@ -7,7 +7,6 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 )
@@ -55,20 +54,19 @@ type Pass struct {
 // source is the pass's source without zone, IPv4 not mapped.
 func (p Pass) source() netip.Addr { return p.Source.Unmap().WithZone("") }
 
-// link is the interface that the pass is bound to, or "". Only IPv6 gives an address on one link to somebody else on
-// another.
+// onLink is whether the pass is bound to an interface. Only IPv6 gives an address on one link to somebody else on another.
+func (p Pass) onLink() bool { return p.source().Is6() && p.source().IsLinkLocalUnicast() }
+
+// link is that interface, or "".
 func (p Pass) link() string {
-	if p.source().Is6() && p.source().IsLinkLocalUnicast() {
+	if p.onLink() {
 		return p.Link
 	}
 	return ""
 }
 
 // usable says whether a pass can be put into rules.
-func (p Pass) usable() bool {
-	needsLink := p.source().Is6() && p.source().IsLinkLocalUnicast()
-	return p.Source.IsValid() && (!needsLink || plainLink(p.Link))
-}
+func (p Pass) usable() bool { return p.Source.IsValid() && (!p.onLink() || plainLink(p.Link)) }
 
 // Call is a process to run. It succeeds with exit status 0 if Holds is nil or true for its standard output.
 type Call struct {
@@ -134,24 +132,13 @@ func (r Ruleset) fits() error {
 
 // prefixes returns those of one family, masked, and none that another one contains: nft refuses overlapping ones.
 func prefixes(all []netip.Prefix, is4 bool) (kept []netip.Prefix) {
-	for _, p := range all {
-		if p = p.Masked(); p.Addr().Is4() == is4 {
-			kept = append(kept, p)
-		}
-	}
-	sort.SliceStable(kept, func(i, j int) bool {
-		c := kept[i].Addr().Compare(kept[j].Addr())
-		return c < 0 || c == 0 && kept[i].Bits() < kept[j].Bits()
-	})
 	// Two prefixes are apart, or one contains the other and comes before it.
-	n := 0
-	for _, p := range kept {
-		if n == 0 || !kept[n-1].Overlaps(p) {
-			kept[n] = p
-			n++
+	for _, p := range slices.SortedFunc(slices.Values(all), netip.Prefix.Compare) {
+		if p.Addr().Is4() == is4 && (kept == nil || !kept[len(kept)-1].Overlaps(p)) {
+			kept = append(kept, p.Masked())
 		}
 	}
-	return kept[:n]
+	return kept
 }
 
 // ruleset is what our part of the firewall must be while nothing is open. general are the interfaces of doors that have
@@ -199,6 +186,6 @@ func inputs(named []string, links map[int]*Link) (more []string) {
 			}
 		}
 	}
-	sort.SliceStable(more, func(i, j int) bool { return more[i] < more[j] })
+	slices.Sort(more)
 	return more
 }

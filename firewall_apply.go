@@ -10,23 +10,23 @@ import (
 	"time"
 )
 
-// wallWork is something to do with the firewall.
-type wallWork struct {
-	kind   wallKind
+// firewallTask is something to do with the firewall.
+type firewallTask struct {
+	kind   taskKind
 	rules  Ruleset // all that is to be in force afterwards
-	pass   Pass    // for workOpen and workClose
+	pass   Pass    // for taskOpen and taskClose
 	others []Pass  // that the same source has
-	told   bool    // workCheck because somebody has changed the firewall
+	told   bool    // taskCheck because somebody has changed the firewall
 }
 
-type wallKind uint8
+type taskKind uint8
 
 const (
-	workOpen wallKind = iota
-	workClose
-	workBuild // everything anew
-	workCheck // look whether everything is in place, and put it right
-	workFlush // leave no trace
+	taskOpen taskKind = iota
+	taskClose
+	taskBuild // everything anew
+	taskCheck // look whether everything is in place, and put it right
+	taskFlush // leave no trace
 )
 
 // callLimit bounds each call of the firewall. Who holds its lock for ever must not hold up everything else.
@@ -35,121 +35,121 @@ const callLimit = 4 * time.Second
 // errPutRight is no failure: something was not as it was left, and is so again.
 var errPutRight = errors.New("somebody has changed the firewall")
 
-// Wall carries out what is to be done with the firewall. One goroutine at a time uses it.
-type Wall struct {
+// Applier carries out what is to be done with the firewall. One goroutine at a time uses it.
+type Applier struct {
 	option  string // Firewall of the configuration
 	mark    uint32
 	run     func(argv []string, input string) (stdout string, err error)
 	inspect func() Inspection
 	choice  Choice
-	before  *Wall // the one before a reload, whose rules are to go when this one's are there; or nil
-	silent  bool  // iptables-legacy is there: nobody tells of its changes
+	before  *Applier // the one before a reload, whose rules are to go when this one's are there; or nil
+	silent  bool     // iptables-legacy is there: nobody tells of its changes
 }
 
-// newWall is the real one, for a configuration.
-func newWall(c *Config) *Wall {
-	return &Wall{option: c.Firewall, mark: c.FirewallMark, inspect: inspectHost, run: func(argv []string, input string) (string, error) {
+// newApplier is the real one, for a configuration.
+func newApplier(c *Config) *Applier {
+	return &Applier{option: c.Firewall, mark: c.FirewallMark, inspect: inspectHost, run: func(argv []string, input string) (string, error) {
 		stdout, _, err := execute(argv, input, callLimit)
 		return stdout, err
 	}}
 }
 
-// after makes w the one that follows another after a reload.
-func (w *Wall) after(before *Wall) *Wall {
-	w.before = before
-	return w
+// after makes a the one that follows another after a reload.
+func (a *Applier) after(before *Applier) *Applier {
+	a.before = before
+	return a
 }
 
 // inBackground does it in another goroutine.
-func (w *Wall) inBackground(work wallWork, done func(error)) { go func() { done(w.do(work)) }() }
+func (a *Applier) inBackground(task firewallTask, done func(error)) { go func() { done(a.do(task)) }() }
 
-// do carries out one piece of work.
-func (w *Wall) do(work wallWork) error {
-	if w.choice.Firewall == nil && work.kind != workFlush {
-		return w.build(work.rules)
+// do carries out one task.
+func (a *Applier) do(task firewallTask) error {
+	if a.choice.Firewall == nil && task.kind != taskFlush {
+		return a.build(task.rules)
 	}
-	switch work.kind {
-	case workOpen:
-		if w.calls(w.choice.open(work.pass, work.others)) == nil {
+	switch task.kind {
+	case taskOpen:
+		if a.calls(a.choice.open(task.pass, task.others)) == nil {
 			return nil
 		}
-	case workClose:
-		if w.calls(w.choice.close(work.pass, work.others)) == nil {
+	case taskClose:
+		if a.calls(a.choice.close(task.pass, task.others)) == nil {
 			return nil
 		}
-	case workCheck:
-		was := fmt.Sprint(w.choice.Firewall)
-		if work.told { // there may be chains now that drop what we let in
-			if err := w.choose(work.rules); err != nil {
+	case taskCheck:
+		was := fmt.Sprint(a.choice.Firewall)
+		if task.told { // there may be chains now that drop what we let in
+			if err := a.choose(task.rules); err != nil {
 				return err
 			}
 		}
-		if fmt.Sprint(w.choice.Firewall) == was && w.calls(w.choice.present(work.rules)) == nil {
+		if fmt.Sprint(a.choice.Firewall) == was && a.calls(a.choice.present(task.rules)) == nil {
 			return nil
 		}
-		if err := w.build(work.rules); err != nil {
+		if err := a.build(task.rules); err != nil {
 			return err
 		}
 		return errPutRight
-	case workFlush:
-		in := w.inspect()
+	case taskFlush:
+		in := a.inspect()
 		if in.Unknown != nil {
 			return fmt.Errorf("reading the firewall's rules: %w", in.Unknown)
 		}
-		if err := in.answers(w.used()); err != nil {
+		if err := in.answers(a.used()); err != nil {
 			return err
 		}
-		return w.calls(flush(in, nil))
+		return a.calls(flush(in, nil))
 	}
-	return w.build(work.rules)
+	return a.build(task.rules)
 }
 
 // choose looks which firewall fits.
-func (w *Wall) choose(r Ruleset) error {
+func (a *Applier) choose(r Ruleset) error {
 	if err := r.fits(); err != nil {
 		return err
 	}
-	in := w.inspect()
-	choice, err := chooseFirewall(w.option, in, w.mark)
+	in := a.inspect()
+	choice, err := chooseFirewall(a.option, in, a.mark)
 	if err == nil {
 		// What does not answer now may hold rules of ours: they would be forgotten.
-		err = in.answers(w.used())
+		err = in.answers(a.used())
 	}
 	if err == nil {
-		w.choice = choice
-		w.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
+		a.choice = choice
+		a.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
 	}
 	return err
 }
 
 // used is the firewall that has our rules now, or nil.
-func (w *Wall) used() Firewall {
-	if w.choice.Firewall == nil && w.before != nil {
-		return w.before.used()
+func (a *Applier) used() Firewall {
+	if a.choice.Firewall == nil && a.before != nil {
+		return a.before.used()
 	}
-	return w.choice.Firewall
+	return a.choice.Firewall
 }
 
 // build chooses anew, as chains may have come and gone, and makes everything anew.
-func (w *Wall) build(r Ruleset) error {
-	if err := w.choose(r); err != nil {
+func (a *Applier) build(r Ruleset) error {
+	if err := a.choose(r); err != nil {
 		return err
 	}
-	if err := w.calls(w.choice.build(r)); err != nil {
+	if err := a.calls(a.choice.build(r)); err != nil {
 		return err
 	}
-	if err := w.calls(flush(w.inspect(), w.choice.Firewall)); err != nil {
+	if err := a.calls(flush(a.inspect(), a.choice.Firewall)); err != nil {
 		return err
 	}
-	w.before = nil
+	a.before = nil
 	return nil
 }
 
 // calls runs calls in their order, up to the first that fails.
-func (w *Wall) calls(calls []Call) error {
+func (a *Applier) calls(calls []Call) error {
 	for _, c := range calls {
 		if c.Unless != nil {
-			out, err := w.run(c.Unless, "")
+			out, err := a.run(c.Unless, "")
 			if err == nil && (c.Holds == nil || c.Holds(out)) {
 				continue
 			}
@@ -158,9 +158,9 @@ func (w *Wall) calls(calls []Call) error {
 				return err
 			}
 		}
-		out, err := w.run(c.Argv, c.Input)
+		out, err := a.run(c.Argv, c.Input)
 		if err != nil && c.Otherwise != "" {
-			out, err = w.run(c.Argv, c.Otherwise)
+			out, err = a.run(c.Argv, c.Otherwise)
 		}
 		if err != nil {
 			return err

@@ -78,8 +78,8 @@ func (in Inspection) answers(used Firewall) error {
 	return nil
 }
 
-// deciding are the input chains that can drop: by their policy, by a rule, or in a chain that a rule leads to.
-func deciding(all []chain) (found []chain) {
+// chainsThatDrop are the input chains that can drop: by their policy, by a rule, or in a chain that a rule leads to.
+func chainsThatDrop(all []chain) (found []chain) {
 	for _, c := range all {
 		if c.input && canDrop(c, all, map[string]bool{ourChain: true}) {
 			found = append(found, c)
@@ -130,7 +130,7 @@ const nothingDrops = "no chain can drop packets to this host"
 // nft) names. mark is the bit for nft.
 func chooseFirewall(option string, in Inspection, mark uint32) (c Choice, err error) {
 	var nft, ipt []chain
-	for _, d := range deciding(in.chains()) {
+	for _, d := range chainsThatDrop(in.chains()) {
 		switch {
 		case d.priority <= ourPriority:
 			c.Warnings = append(c.Warnings, fmt.Sprintf("%v comes so early (priority %d) that it can drop what sesame lets in", d, d.priority))
@@ -140,57 +140,77 @@ func chooseFirewall(option string, in Inspection, mark uint32) (c Choice, err er
 			nft = append(nft, d)
 		}
 	}
-	both := append(append([]chain(nil), nft...), ipt...)
 	tools, agree := in.toolsFor(ipt)
+	if err := in.lacks(option, tools); err != nil {
+		return c, err
+	}
+	reason := "the configuration says so"
+	if option != "nft" && option != "iptables" {
+		option, reason = in.preferred(nft, ipt, agree)
+	}
+	c.Reason = option + ": " + reason
+	if option == "nft" {
+		c.Firewall, err = in.nftFirewall(mark, slices.Concat(nft, ipt))
+		return c, err
+	}
+	c.Firewall = iptablesFirewall{tools}
+	for _, d := range nft {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("%v can drop what iptables lets in: Firewall = nft would put a rule there", d))
+	}
+	if !agree {
+		c.Warnings = append(c.Warnings, "two kinds of iptables can drop here, and only one is used")
+	}
+	if len(tools) == 1 && !(tools[0].is4() && in.NoIPv6) {
+		c.Warnings = append(c.Warnings, fmt.Sprintf("only %s works here: the other family's packets are let through", tools[0].name))
+	}
+	return c, nil
+}
+
+// lacks is why nothing can be chosen here, if that is so.
+func (in Inspection) lacks(option string, tools []iptables) error {
 	switch {
 	case in.Unknown != nil:
-		return c, fmt.Errorf("reading the firewall's rules: %w", in.Unknown)
+		return fmt.Errorf("reading the firewall's rules: %w", in.Unknown)
 	case in.NFTError != nil && len(tools) == 0:
-		return c, errors.New("neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)")
+		return errors.New("neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)")
 	case option == "nft" && in.NFTError != nil:
-		return c, fmt.Errorf("Firewall = nft: nft does not work here: %w", in.NFTError)
+		return fmt.Errorf("Firewall = nft: nft does not work here: %w", in.NFTError)
 	case option == "iptables" && len(tools) == 0:
-		return c, errors.New("Firewall = iptables: iptables does not work here: install it, or write Firewall = auto")
-	case option == "nft", option == "iptables":
-		c.Reason = "the configuration says so"
+		return errors.New("Firewall = iptables: iptables does not work here: install it, or write Firewall = auto")
+	}
+	return nil
+}
+
+// preferred is the option that auto stands for, and why. nft and ipt are the chains that can drop; agree is that of
+// toolsFor.
+func (in Inspection) preferred(nft, ipt []chain, agree bool) (option, reason string) {
+	switch {
 	case in.NFTError != nil:
-		option, c.Reason = "iptables", "nft does not work here"
+		return "iptables", "nft does not work here"
 	case len(ipt)+len(nft) == 0:
-		option, c.Reason = "nft", nothingDrops
+		return "nft", nothingDrops
 	case len(nft) == 0 && agree:
-		option, c.Reason = "iptables", describeChains(ipt)+" can drop, and its rules are iptables'"
+		return "iptables", describeChains(ipt) + " can drop, and its rules are iptables'"
 	case len(ipt) == 0:
-		option, c.Reason = "nft", describeChains(nft)+" can drop, and its rules are nft's"
-	default:
-		option, c.Reason = "nft", describeChains(both)+" can drop, in rules of different kinds"
+		return "nft", describeChains(nft) + " can drop, and its rules are nft's"
 	}
-	c.Reason = option + ": " + c.Reason
-	if option == "iptables" {
-		c.Firewall = iptablesFirewall{tools}
-		for _, d := range nft {
-			c.Warnings = append(c.Warnings, fmt.Sprintf("%v can drop what iptables lets in: Firewall = nft would put a rule there", d))
-		}
-		if !agree {
-			c.Warnings = append(c.Warnings, "two kinds of iptables can drop here, and only one is used")
-		}
-		if len(tools) == 1 && !(tools[0].is4() && in.NoIPv6) {
-			c.Warnings = append(c.Warnings, fmt.Sprintf("only %s works here: the other family's packets are let through", tools[0].name))
-		}
-		return c, nil
-	}
-	var accepts []acceptChain
-	for _, d := range both {
+	return "nft", describeChains(slices.Concat(nft, ipt)) + " can drop, in rules of different kinds"
+}
+
+// nftFirewall is the one that has a rule in each chain that can drop.
+func (in Inspection) nftFirewall(mark uint32, drop []chain) (Firewall, error) {
+	f := nftFirewall{mark: mark}
+	for _, d := range drop {
 		switch {
 		case d.owned:
-			return c, fmt.Errorf("%v lets no other program change it (flags owner): with firewalld write NftablesTableOwner=no in "+
+			return nil, fmt.Errorf("%v lets no other program change it (flags owner): with firewalld write NftablesTableOwner=no in "+
 				"/etc/firewalld/firewalld.conf and run firewall-cmd --reload, or open by firewall-cmd in Start_Command", d)
 		case d.tool.name == "" && in.madeByIptables(d):
-			return c, fmt.Errorf("iptables has made %v, and nft's rules would do harm there: install iptables", d)
+			return nil, fmt.Errorf("iptables has made %v, and nft's rules would do harm there: install iptables", d)
 		}
-		accepts = append(accepts, d.acceptChain)
+		f.accepts = append(f.accepts, d.acceptChain)
 	}
-	c.Firewall = nftFirewall{mark, accepts}
-	return c, nil
+	return f, nil
 }
 
 // madeByIptables is whether nft says so. It does where a table has matches that are not nft's own.

@@ -61,34 +61,30 @@ func inspect(ask func(argv ...string) (string, error), file func(name string) st
 	_, err := run("ip6tables", "--version")
 	in.NoIPv6 = err != nil && file("/proc/net/if_inet6") == ""
 	for _, family := range []string{"ip", "ip6"} {
-		usual, ok := inspectTool(run, family+"tables")
-		if ok {
-			in.Tools = append(in.Tools, usual)
-		}
+		usual, ok := in.addTool(run, family+"tables")
 		// To ask iptables-legacy makes its table, where there is none.
 		if (!ok || !usual.Legacy) && strings.Contains(file("/proc/net/"+family+"_tables_names"), "filter") {
-			if t, ok := inspectTool(run, family+"tables-legacy"); ok {
-				in.Tools = append(in.Tools, t)
-			}
+			in.addTool(run, family+"tables-legacy")
 		}
 		if (!ok || usual.Legacy) && strings.Contains(in.NFT, "table "+family+" filter {") {
-			if t, ok := inspectTool(run, family+"tables-nft"); ok {
-				in.Tools = append(in.Tools, t)
-			}
+			in.addTool(run, family+"tables-nft")
 		}
 	}
 	return in
 }
 
-func inspectTool(run func(argv ...string) (string, error), name string) (t Tool, ok bool) {
+// addTool adds an iptables, if it works.
+func (in *Inspection) addTool(run func(argv ...string) (string, error), name string) (t Tool, ok bool) {
 	version, err := run(name, "--version") // iptables v1.8.9 (nf_tables)
 	if err != nil {
 		return t, false
 	}
-	t.iptables = iptables{name, restoreWaits(version)}
-	t.Legacy = !strings.Contains(version, "(nf_tables)")
-	t.Rules, err = run(t.argv("-S")...)
-	return t, err == nil
+	t = Tool{iptables: iptables{name, restoreWaits(version)}, Legacy: !strings.Contains(version, "(nf_tables)")}
+	if t.Rules, err = run(t.argv("-S")...); err != nil {
+		return t, false
+	}
+	in.Tools = append(in.Tools, t)
+	return t, true
 }
 
 func restoreWaits(version string) bool {

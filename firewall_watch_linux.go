@@ -68,7 +68,7 @@ func tellsFirewall(b []byte) bool {
 
 // askGeneration asks for the number of nf_tables' ruleset, and returns an error if it gets none.
 func askGeneration(fd int) error {
-	const kind = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN
+	const kind, newGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 	// struct nlmsghdr: length, type, flags, sequence and port; then struct nfgenmsg: family, version, resource.
 	request := make([]byte, unix.SizeofNlMsghdr+4)
 	binary.NativeEndian.PutUint32(request, uint32(len(request)))
@@ -83,17 +83,15 @@ func askGeneration(fd int) error {
 	if err != nil {
 		return err
 	}
-	if n < unix.SizeofNlMsghdr+4 {
-		return unix.EPROTO
-	}
-	switch kind := binary.NativeEndian.Uint16(answer[4:]); kind {
-	case unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN:
-		return nil
-	case unix.NLMSG_ERROR:
-		// struct nlmsgerr begins with the negative error number.
-		if errno := -int32(binary.NativeEndian.Uint32(answer[unix.SizeofNlMsghdr:])); errno > 0 {
-			return unix.Errno(errno)
+	err = unix.EPROTO
+	anyMessage(answer[:n], func(kind uint16, body []byte) bool {
+		switch {
+		case kind == newGeneration:
+			err = nil
+		case kind == unix.NLMSG_ERROR && len(body) >= 4: // struct nlmsgerr begins with the negative error number
+			err = unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
 		}
-	}
-	return unix.EPROTO
+		return false
+	})
+	return err
 }

@@ -45,17 +45,17 @@ func flushAll(e env, args []string) error {
 	}
 	defer lock.remove()
 	doors := newDoors(e.now, &Log{out: e.stderr, date: e.date}, Command.start)
-	doors.save = journal.write
-	doors.work = newWall(config).inBackground
+	doors.journal.configure(journal.write)
+	doors.firewall.configure(newApplier(config).inBackground, false)
 	doors.resume(e.now(), recovered)
-	doors.flushing.Store(true)
+	doors.firewall.flushing.Store(true)
 	nobody := make(chan Grant)
 	close(nobody)
 	doors.serve(nobody)
-	if !doors.flushed || len(doors.left) > 0 {
+	if !doors.firewall.flushed || len(doors.journal.left) > 0 {
 		return errors.New("not everything could be closed: see above")
 	}
-	journal.unmarkFirewall()
+	journal.forgetFirewall()
 	if recovered.Lost != "" {
 		return errors.New(recovered.Lost)
 	}

@@ -93,13 +93,13 @@ func (f iptablesFirewall) close(p Pass, others []Pass) (calls []Call) {
 
 func (f iptablesFirewall) present(r Ruleset) (calls []Call) {
 	for _, t := range f.tools {
-		full, less := essence(inChain("-A", t.rules(r, true))), essence(inChain("-A", t.rules(r, false)))
+		full, less := normalForm(inChain("-A", t.rules(r, true))), normalForm(inChain("-A", t.rules(r, false)))
 		calls = append(calls, Call{
 			Argv: t.argv("-C INPUT -j " + ourChain),
 		}, Call{
 			Argv: t.argv("-S " + ourChain),
 			Holds: func(output string) bool {
-				got := essence(output)
+				got := normalForm(output)
 				return got == full || got == less
 			},
 		})
@@ -125,7 +125,7 @@ func (t iptables) rules(r Ruleset, conntrack bool) (rules []string) {
 			if except.Bits() == 0 {
 				from = "" // as -S prints it
 			}
-			rules = append(rules, hidden(h, from, "", "", "RETURN")...)
+			rules = append(rules, hiddenRules(h, from, "", "", "RETURN")...)
 		}
 	}
 	stray := ""
@@ -133,13 +133,13 @@ func (t iptables) rules(r Ruleset, conntrack bool) (rules []string) {
 		stray = " -m conntrack ! --ctstate RELATED,ESTABLISHED"
 	}
 	for _, h := range r.Hidden {
-		rules = append(rules, hidden(h, "", " --tcp-flags FIN,SYN,RST,ACK SYN", stray, "DROP")...)
+		rules = append(rules, hiddenRules(h, "", " --tcp-flags FIN,SYN,RST,ACK SYN", stray, "DROP")...)
 	}
 	return rules
 }
 
-// hidden are rules for each of the hidden ports on each link.
-func hidden(h Hidden, from, moreTCP, moreUDP, target string) (rules []string) {
+// hiddenRules are rules for each of the hidden ports on each link.
+func hiddenRules(h Hidden, from, moreTCP, moreUDP, target string) (rules []string) {
 	links := []string{"! -i lo "}
 	if len(h.Links) > 0 {
 		links = nil
@@ -201,9 +201,9 @@ func inChain(command string, rules []string) string {
 	return s.String()
 }
 
-// essence is what counts of the rules of our chain, a line for each, sorted: for whom, for which port, and what is done.
+// normalForm is what counts of the rules of our chain, a line for each, sorted: for whom, for which port, and what is done.
 // How iptables prints the rest of a rule depends on its version.
-func essence(rules string) string {
+func normalForm(rules string) string {
 	var lines []string
 	for _, line := range strings.Split(rules, "\n") {
 		words := strings.Fields(line)

@@ -129,14 +129,14 @@ func TestIptablesWithoutConntrack(t *testing.T) {
 `)
 }
 
-// essence is the same for rules as different versions print them.
+// normalForm is the same for rules as different versions print them.
 func TestEssence(t *testing.T) {
 	for _, two := range [][2]string{
 		{`-A SESAME -s ::102:304/128 -p tcp -m tcp --dport 22 -m comment --comment "sesame: ssh" -j ACCEPT`,
 			`-A SESAME -s ::1.2.3.4/128 -p tcp -m comment --comment "sesame: ssh" -m tcp --dport 22 -j ACCEPT`},
 		{"-N SESAME\n-A SESAME ! -i lo -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -j DROP", "-A SESAME ! -i lo -p tcp -m tcp --dport 22 --syn -j DROP"},
 	} {
-		if a, b := essence(two[0]), essence(two[1]); a != b || a == "" {
+		if a, b := normalForm(two[0]), normalForm(two[1]); a != b || a == "" {
 			t.Errorf("got %q and %q, want them alike", a, b)
 		}
 	}

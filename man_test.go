@@ -432,7 +432,7 @@ func TestManFiles(t *testing.T) {
 	if _, err := j.read(); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.markFirewall(nil); err != nil {
+	if err := j.noteFirewall(nil); err != nil {
 		t.Fatal(err)
 	}
 	folder := t.TempDir()

@@ -38,10 +38,6 @@ type acceptChain struct {
 	tool                iptables // which has made it; the zero value: nft
 }
 
-func (c acceptChain) list() []string {
-	return []string{"nft", "list", "chain", c.family, c.table, c.name}
-}
-
 func (f nftFirewall) acceptComment() string { return fmt.Sprintf("sesame 0x%08x", f.mark) }
 
 // build makes table and rules in one transaction, and then the accepts. A table that is added first can be deleted
@@ -53,22 +49,26 @@ func (f nftFirewall) build(r Ruleset) []Call {
 		Otherwise: "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, false),
 	}}
 	for _, c := range f.accepts {
-		if c.tool.name != "" {
-			calls = append(calls, Call{
-				Unless: c.tool.argv("-C " + c.name + f.iptablesAccept()),
-				Argv:   c.tool.argv("-I " + c.name + " 1" + f.iptablesAccept()),
-			})
-			continue
-		}
-		calls = append(calls, Call{
-			Unless: c.list(),
-			Holds:  f.accepted,
-			Argv:   nftScript,
-			Input: fmt.Sprintf("insert rule %s %s %s meta mark & 0x%08x == 0x%08x accept comment \"%s\"\n",
-				c.family, c.table, c.name, f.mark, f.mark, f.acceptComment()),
-		})
+		calls = append(calls, f.accept(c))
 	}
 	return calls
+}
+
+// accept puts the rule into a chain that lacks it.
+func (f nftFirewall) accept(c acceptChain) Call {
+	if c.tool.name != "" {
+		return Call{
+			Unless: c.tool.argv("-C " + c.name + f.iptablesAccept()),
+			Argv:   c.tool.argv("-I " + c.name + " 1" + f.iptablesAccept()),
+		}
+	}
+	return Call{
+		Unless: []string{"nft", "list", "chain", c.family, c.table, c.name},
+		Holds:  func(listing string) bool { return strings.Contains(listing, `accept comment "`+f.acceptComment()+`"`) },
+		Argv:   nftScript,
+		Input: fmt.Sprintf("insert rule %s %s %s meta mark & 0x%08x == 0x%08x accept comment \"%s\"\n",
+			c.family, c.table, c.name, f.mark, f.mark, f.acceptComment()),
+	}
 }
 
 // iptablesAccept is the rule for a chain that iptables has made. A rule of nft's there is read by iptables-save as one
@@ -77,22 +77,15 @@ func (f nftFirewall) iptablesAccept() string {
 	return fmt.Sprintf(` -m mark --mark 0x%x/0x%x -m comment --comment "%s" -j ACCEPT`, f.mark, f.mark, f.acceptComment())
 }
 
-func (f nftFirewall) accepted(listing string) bool {
-	return strings.Contains(listing, `accept comment "`+f.acceptComment()+`"`)
-}
-
 func (f nftFirewall) present(r Ruleset) []Call {
 	stamp := `comment "sesame ` + fingerprint(f.chainText(r, true)) + `"`
 	calls := []Call{{
-		Argv:  acceptChain{family: "inet", table: "sesame", name: "input"}.list(),
+		Argv:  []string{"nft", "list", "chain", "inet", "sesame", "input"},
 		Holds: func(listing string) bool { return strings.Contains(listing, stamp) },
 	}}
 	for _, c := range f.accepts {
-		if c.tool.name != "" {
-			calls = append(calls, Call{Argv: c.tool.argv("-C " + c.name + f.iptablesAccept())})
-		} else {
-			calls = append(calls, Call{Argv: c.list(), Holds: f.accepted})
-		}
+		rule := f.accept(c)
+		calls = append(calls, Call{Argv: rule.Unless, Holds: rule.Holds})
 	}
 	return calls
 }

@@ -91,8 +91,8 @@ func TestDoorsOneTime(t *testing.T) {
 	var marked []string
 	outcome := error(nil)
 	told := make(chan struct{}, 1)
-	d.used = told
-	d.use = func(file string, s []Knock) error {
+	d.oneTime.used = told
+	d.oneTime.use = func(file string, s []Knock) error {
 		marked = append(marked, fmt.Sprintf("%s %s after %d commands", file, (&Door{Sequence: s}).sequence(), len(d.started)))
 		return outcome
 	}
@@ -101,7 +101,7 @@ func TestDoorsOneTime(t *testing.T) {
 	grant := func(door, source string, hit uint64) {
 		d.Doors.grant(when, Grant{Door: d.config[door], Source: netip.MustParseAddr(source), When: when, Hit: hit})
 		d.tick(when)
-		for j := range d.running {
+		for j := range d.commands.running {
 			d.end(when, j, Outcome{})
 		}
 		d.tick(when)
@@ -159,14 +159,14 @@ func TestDoorsOneTimeFiles(t *testing.T) {
 	}
 	d := newDoorsTest(t, "[a] Start_Command = a | One_Time_Sequences = "+first+"\n[b] Start_Command = b | One_Time_Sequences = "+second+
 		"\n[c] Start_Command = c | One_Time_Sequences = "+link)
-	d.used, d.use = make(chan struct{}, 1), useOneTime
+	d.oneTime.used, d.oneTime.use = make(chan struct{}, 1), useOneTime
 	for hit := range uint64(3) {
 		d.started = nil
 		for _, name := range []string{"a", "b", "c"} {
 			d.config[name].Sequence = sequence(t, "7,8")
 			d.Doors.grant(1, Grant{Door: d.config[name], Source: netip.MustParseAddr("192.0.2.7"), Hit: hit + 1})
 			d.tick(1)
-			for j := range d.running {
+			for j := range d.commands.running {
 				d.end(1, j, Outcome{})
 			}
 			d.tick(1)

@@ -155,29 +155,27 @@ func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error
 // anything is let in.
 func (d *daemon) setUpDoors(next *Setup) error {
 	d.doors = newDoors(d.now, d.logs.log, Command.start)
-	d.doors.use, d.doors.used = useOneTime, d.used
+	d.doors.oneTime.configure(useOneTime, d.used)
 	d.doors.settings, d.doors.crash = d.settings, d.crash
 	d.doors.counters, d.doors.began = d.meter.read, d.now()
 	state := next.state
 	if state.journal != nil {
-		d.doors.save = state.journal.write
+		d.doors.journal.configure(state.journal.write)
 	}
 	d.doors.resume(d.now(), state.recovered)
-	d.doors.rules = next.listener.rules()
+	d.doors.setRules(next.listener.rules(), false)
 	if err := state.buildFirewall(d.env, d.logs.log, next.listener, d.doors.ruleset(d.now(), nil)); err != nil {
 		return err
 	}
 	if state.wall != nil {
-		d.doors.work = state.wall.inBackground
+		d.doors.firewall.configure(state.wall.inBackground, false)
 	}
 	d.doors.about = next.status()
 	// Where changes are not told of, the firewall is looked at again and again.
 	changed := make(chan struct{}, 1)
 	d.unwatch = state.watchFirewall(changed)
-	d.doors.changed, d.doors.watched = changed, state.told && !state.silent
-	if d.doors.work != nil && !d.doors.watched {
-		d.doors.checkAt = d.now() + checkEvery
-	}
+	d.doors.changed = changed
+	d.doors.firewall.watch(d.now(), state.told && !state.silent)
 	return nil
 }
 
@@ -270,7 +268,7 @@ func (d *daemon) commit(next *Setup) {
 func (d *daemon) end(ending os.Signal, closed <-chan struct{}) error {
 	d.notifier.tell("STOPPING=1")
 	// Who tries it out by hand wants no trace of it. Else closed is the safe side.
-	d.doors.flushing.Store(ending == unix.SIGINT)
+	d.doors.firewall.flushing.Store(ending == unix.SIGINT)
 	// A daemon that is started now is to wait for this one's end.
 	if d.pid != nil {
 		d.pid.retire()
@@ -280,8 +278,8 @@ func (d *daemon) end(ending os.Signal, closed <-chan struct{}) error {
 	for {
 		select {
 		case <-closed:
-			if d.doors.flushed && d.setup.state.journal != nil {
-				d.setup.state.journal.unmarkFirewall()
+			if d.doors.firewall.flushed && d.setup.state.journal != nil {
+				d.setup.state.journal.forgetFirewall()
 			}
 			if d.setup.config.hides() && ending != unix.SIGINT {
 				d.logs.log.printf("shutting down: hidden ports stay hidden, and sesame flush removes every trace")

@@ -73,7 +73,7 @@ func (s *Setup) settings(before *Setup) doorSettings {
 		rules = s.listener.rules()
 		state = s.state
 		save  func([]Entry) error
-		work  func(wallWork, func(error))
+		work  func(firewallTask, func(error))
 	)
 	if state.journal != before.state.journal {
 		save = state.journal.write
@@ -110,7 +110,7 @@ func (s *Setup) followLinks(doors chan<- doorSettings) {
 		return
 	}
 	if s.state.lock != nil && !slices.Equal(auto, s.listener.auto) {
-		if err := s.state.journal.markFirewall(s.listener.auto); err != nil {
+		if err := s.state.journal.noteFirewall(s.listener.auto); err != nil {
 			s.listener.log.printf(s.now(), "%v", err)
 		}
 	}

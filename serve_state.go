@@ -14,7 +14,7 @@ type State struct {
 	recovered Recovered // what was in it when it was opened
 	lock      *PidFile  // on the firewall; nil: it is not ours
 	marked    bool      // not by an earlier daemon already, before lock was taken
-	wall      *Wall     // the doors' goroutine has it work; nil: no door needs one
+	wall      *Applier  // the doors' goroutine has it work; nil: no door needs one
 	firewall  string    // which one and why; "": no door needs one
 	told      bool      // of the firewall's changes, by the kernel
 	silent    bool      // but not of all
@@ -46,11 +46,11 @@ func (s *State) bring(e env, l *Listener, first bool) (next *State, err error) {
 	if first || !l.config.native() {
 		return next, nil
 	}
-	wall := newWall(l.config)
+	wall := newApplier(l.config)
 	if err := wall.choose(l.rules()); err != nil {
 		return next, fmt.Errorf("setting up the firewall: %w", err)
 	}
-	next.wall, next.firewall, next.silent = newWall(l.config).after(s.wall), wall.choice.Reason, wall.silent
+	next.wall, next.firewall, next.silent = newApplier(l.config).after(s.wall), wall.choice.Reason, wall.silent
 	return next, next.takeFirewall(e, l.auto)
 }
 
@@ -59,7 +59,7 @@ func (s *State) bring(e env, l *Listener, first bool) (next *State, err error) {
 func (s *State) close(inForce *State) {
 	if s.lock != inForce.lock {
 		if s.marked {
-			s.journal.unmarkFirewall()
+			s.journal.forgetFirewall()
 		}
 		s.lock.remove()
 	}
@@ -74,15 +74,15 @@ func (s *State) takeFirewall(e env, auto []string) (err error) {
 		if s.lock, err = lockFirewall(filepath.Dir(e.socket)); err != nil {
 			return err
 		}
-		s.marked = !s.journal.marksFirewall()
+		s.marked = !s.journal.notesFirewall()
 	}
-	return s.journal.markFirewall(auto)
+	return s.journal.noteFirewall(auto)
 }
 
 // buildFirewall makes our part of the firewall at the start, if a door needs one, or else removes what is left of an
 // earlier configuration that needed one.
 func (s *State) buildFirewall(e env, log *Log, l *Listener, rules Ruleset) error {
-	wall := newWall(l.config)
+	wall := newApplier(l.config)
 	if !l.config.native() && len(rules.Open) == 0 {
 		return s.clearFirewall(e, log, wall)
 	}
@@ -94,7 +94,7 @@ func (s *State) buildFirewall(e env, log *Log, l *Listener, rules Ruleset) error
 		if !s.marked {
 			return fmt.Errorf("%w: what is hidden stays hidden: sesame flush leaves no trace", err)
 		}
-		_ = wall.do(wallWork{kind: workFlush})
+		_ = wall.do(firewallTask{kind: taskFlush})
 		return err
 	}
 	log.printf("firewall: %s", wall.choice.Reason)
@@ -106,8 +106,8 @@ func (s *State) buildFirewall(e env, log *Log, l *Listener, rules Ruleset) error
 }
 
 // clearFirewall removes what an earlier configuration has left, as no door needs the firewall any more.
-func (s *State) clearFirewall(e env, log *Log, wall *Wall) error {
-	if s.journal == nil || !s.journal.marksFirewall() {
+func (s *State) clearFirewall(e env, log *Log, wall *Applier) error {
+	if s.journal == nil || !s.journal.notesFirewall() {
 		return nil
 	}
 	lock, err := lockFirewall(filepath.Dir(e.socket))
@@ -117,10 +117,10 @@ func (s *State) clearFirewall(e env, log *Log, wall *Wall) error {
 	}
 	defer lock.remove()
 	log.printf("firewall: no door needs it any more: what is left there is removed")
-	if err := wall.do(wallWork{kind: workFlush}); err != nil {
+	if err := wall.do(firewallTask{kind: taskFlush}); err != nil {
 		return fmt.Errorf("removing what is left in the firewall: %w", err)
 	}
-	s.journal.unmarkFirewall()
+	s.journal.forgetFirewall()
 	return nil
 }
 

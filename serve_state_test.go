@@ -48,7 +48,7 @@ func TestStateJournal(t *testing.T) {
 
 // TestStateClose: of what is not committed nothing is left, and what the one in force has stays.
 func TestStateClose(t *testing.T) {
-	if _, err := presentPlace(); err != nil {
+	if _, err := currentScope(); err != nil {
 		t.Skip(err)
 	}
 	dir := t.TempDir()
