@@ -168,13 +168,21 @@ var directives = []directive{
 	{"Stop_Command", "", true, false, func(p *configParser, v string) { p.door.Stop = v }},
 	{"Stop_Command_6", "", true, false, func(p *configParser, v string) { p.door.Stop6 = v }},
 	{"Seq_Cooldown", "", true, false, func(p *configParser, v string) { p.setSeconds(&p.door.Cooldown, v) }},
-	{"Ignore_Ports", "", false, true, (*configParser).setIgnorePorts},
-	{"Ring_Size", "", false, true, (*configParser).setRingSize},
+	{"Ignore_Ports", "", false, true, func(p *configParser, v string) {
+		p.config.IgnorePorts = p.parsePorts(maxIgnorePorts, "let doors that are near them have Decoys = no", v)
+	}},
+	{"Ring_Size", "", false, true, func(p *configParser, v string) {
+		p.setNumber("how many megabytes of packets can wait", &p.config.RingSize, 1<<20, maxRingMB, v)
+	}},
 	{"Allow", "", true, false, func(p *configParser, v string) { p.door.Allow = p.parseNetworks(maxAllow, v) }},
 	{"Decoys", "", true, false, func(p *configParser, v string) { p.setYes(&p.door.Decoys, v) }},
 	{"Strict", "", true, false, func(p *configParser, v string) { p.setYes(&p.door.Strict, v) }},
-	{"Max_Open", "", true, false, (*configParser).setMaxOpen},
-	{"Open_Ports", "", true, false, (*configParser).setOpenPorts},
+	{"Max_Open", "", true, false, func(p *configParser, v string) {
+		p.setNumber("how many sources a door is open for at once", &p.door.MaxOpen, 1, maxMaxOpen, v)
+	}},
+	{"Open_Ports", "", true, false, func(p *configParser, v string) {
+		p.door.OpenPorts = p.parsePorts(maxOpenPorts, "put the rest into another door of the same sequence", v)
+	}},
 	{"Hide", "", true, false, func(p *configParser, v string) { p.setYes(&p.door.Hide, v) }},
 	{"Hide_Except", "", true, false, func(p *configParser, v string) { p.door.HideExcept = p.parseNetworks(maxHideExcept, v) }},
 }
@@ -339,14 +347,6 @@ func (p *configParser) setTarget(value string) {
 	p.door.Target = addr.Unmap()
 }
 
-func (p *configParser) setOpenPorts(value string) {
-	p.door.OpenPorts = p.parsePorts(maxOpenPorts, "put the rest into another door of the same sequence", value)
-}
-
-func (p *configParser) setIgnorePorts(value string) {
-	p.config.IgnorePorts = p.parsePorts(maxIgnorePorts, "let doors that are near them have Decoys = no", value)
-}
-
 // parsePorts reads ports with commas between them. They are no secret: whoever scans the host finds them open or not.
 func (p *configParser) parsePorts(most int, otherwise, value string) (ports []Knock) {
 	items := strings.Split(withoutComment(value), ",")
@@ -402,19 +402,11 @@ func (p *configParser) parseNetworks(most int, value string) (networks []netip.P
 	return networks
 }
 
-func (p *configParser) setMaxOpen(value string) {
-	p.setNumber("Max_Open is how many sources a door is open for at once", &p.door.MaxOpen, 1, maxMaxOpen, value)
-}
-
-func (p *configParser) setRingSize(value string) {
-	p.setNumber("Ring_Size is how many megabytes of packets can wait", &p.config.RingSize, 1<<20, maxRingMB, value)
-}
-
 // setNumber reads how many of a unit there are, from 1 up.
 func (p *configParser) setNumber(what string, to *int, unit, most int, value string) {
 	n, err := strconv.ParseUint(withoutComment(value), 10, 32)
 	if err != nil || n == 0 || n > uint64(most) {
-		p.fail("%s, from 1 to %d, not %q", what, most, value)
+		p.fail("%s is %s, from 1 to %d, not %q", p.name, what, most, value)
 		return
 	}
 	*to = int(n) * unit
@@ -455,19 +447,19 @@ func (p *configParser) finish() {
 		if d.Sequence == nil && !wrong && d.OneTime == "" { // else Sequence may be the line that is wrong
 			p.fail("a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000")
 		}
+	}
+	names, prefixes := nameSurprises(p.config.Doors), prefixSurprises(p.config.Doors)
+	for i, d := range p.config.Doors {
+		s, texts := p.doors[i], []string{prefixes[i], names[i]}
 		if !s.wrong { // else what surprises may come of that
-			for _, text := range d.surprises(s.seen["Cmd_Timeout"] != 0) {
-				p.warn("%s", text)
+			texts = append(d.surprises(s.seen["Cmd_Timeout"] != 0), texts...)
+		}
+		for _, text := range texts {
+			if text != "" {
+				p.at(s, "").warn("%s", text)
 			}
 		}
 		p.numberInterfaces(s, d)
-	}
-	for _, texts := range [][]string{prefixSurprises(p.config.Doors), nameSurprises(p.config.Doors)} {
-		for i, text := range texts {
-			if text != "" {
-				p.at(p.doors[i], "").warn("%s", text)
-			}
-		}
 	}
 	switch {
 	case p.doors != nil:

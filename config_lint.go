@@ -101,12 +101,12 @@ func prefixSurprises(doors []*Door) []string {
 	sort.SliceStable(byText, func(i, j int) bool { return texts[byText[i]] < texts[byText[j]] })
 	for n := 0; n+1 < len(byText); n++ {
 		i, j := byText[n], byText[n+1]
-		other := fmt.Sprintf("door %q (line %d)", doors[j].Name, doors[j].Line)
-		switch {
-		case texts[i] == texts[j]:
-			said[i] = "it has the same sequence as " + other + ": both open at once"
-		case strings.HasPrefix(texts[j], texts[i]):
-			said[i] = "its sequence is the beginning of that of " + other + ": it opens on the way"
+		format := "its sequence is the beginning of that of door %q (line %d): it opens on the way"
+		if texts[i] == texts[j] {
+			format = "it has the same sequence as door %q (line %d): both open at once"
+		}
+		if strings.HasPrefix(texts[j], texts[i]) {
+			said[i] = fmt.Sprintf(format, doors[j].Name, doors[j].Line)
 		}
 	}
 	return said

@@ -193,15 +193,11 @@ const (
 func parseKnock(s string) (Knock, error) {
 	port, proto, hasProto := strings.Cut(s, ":")
 	k := Knock{Proto: tcp}
-	if hasProto {
-		switch strings.ToLower(strings.TrimSpace(proto)) {
-		case "tcp":
-			k.Proto = tcp
-		case "udp":
-			k.Proto = udp
-		default:
-			return Knock{}, fmt.Errorf("a knock is PORT, PORT:tcp or PORT:udp")
-		}
+	switch proto = strings.ToLower(strings.TrimSpace(proto)); {
+	case proto == "udp":
+		k.Proto = udp
+	case proto != "tcp" && hasProto:
+		return Knock{}, fmt.Errorf("a knock is PORT, PORT:tcp or PORT:udp")
 	}
 	n, err := strconv.ParseUint(strings.TrimSpace(port), 10, 16)
 	if err != nil || n == 0 {
