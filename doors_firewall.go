@@ -65,7 +65,9 @@ func (c *ruleChange) postpone(until time.Duration) { c.after = until }
 
 // choose says what is to be done now, if anything, and for which changes. A few are done one by one, in the order of their
 // grants; many that wait, or anything that is not as it should be, at once. ready is whether a source may be let in.
-func (q *firewallQueue) choose(now time.Duration, closing bool, ready func(*ruleChange) bool) (task firewallTask, batch []*ruleChange, ok bool) {
+func (q *firewallQueue) choose(
+	now time.Duration, closing bool, ready func(*ruleChange) bool,
+) (task firewallTask, batch []*ruleChange, ok bool) {
 	if q.work == nil || q.working {
 		return task, nil, false
 	}
