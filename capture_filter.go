@@ -115,7 +115,7 @@ func mergeIntervals(lists ...[]interval) (out []interval) {
 	for _, list := range lists {
 		in = append(in, list...)
 	}
-	slices.SortFunc(in, func(a, b interval) int { return int(a.lo) - int(b.lo) })
+	sort.SliceStable(in, func(i, j int) bool { return in[i].lo < in[j].lo })
 	for _, iv := range in {
 		if n := len(out); n > 0 && int(iv.lo) <= int(out[n-1].hi)+1 {
 			out[n-1].hi = max(out[n-1].hi, iv.hi)
@@ -163,7 +163,7 @@ func coarsen(in []interval, n int) []interval {
 	for i := range byGap {
 		byGap[i] = i
 	}
-	slices.SortStableFunc(byGap, func(a, b int) int { return gap(a) - gap(b) })
+	sort.SliceStable(byGap, func(i, j int) bool { return gap(byGap[i]) < gap(byGap[j]) })
 	joined := make([]bool, len(in)) // interval i with i+1
 	for _, i := range byGap[:len(in)-n] {
 		joined[i] = true

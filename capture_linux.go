@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
@@ -182,11 +183,11 @@ func (c *Capture) drops() uint64 {
 // hears reports whether the capture is still bound to the link of that index. It is not after that has vanished, also if
 // there is another one of the same index (packet_notifier in net/packet/af_packet.c).
 func (c *Capture) hears(index int) bool {
-	bound, err := unix.Getsockname(c.fd)
+	bound, err := syscall.Getsockname(c.fd)
 	if err != nil {
 		return false
 	}
-	at, ok := bound.(*unix.SockaddrLinklayer)
+	at, ok := bound.(*syscall.SockaddrLinklayer)
 	return ok && at.Ifindex == index
 }
 

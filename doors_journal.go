@@ -356,11 +356,11 @@ func openJournal(dir string) (*Journal, error) {
 
 // removeLeftovers removes what writeFile has left behind when it was killed.
 func removeLeftovers(dir string) {
-	files, _ := os.ReadDir(dir)
+	files, _ := filepath.Glob(filepath.Join(dir, "*.[0-9]*"))
 	for _, f := range files {
-		switch strings.TrimRight(f.Name(), "0123456789") {
+		switch strings.TrimRight(filepath.Base(f), "0123456789") {
 		case "journal.", "journal.damaged.", "firewall.", "good.conf.":
-			_ = os.Remove(filepath.Join(dir, f.Name()))
+			_ = os.Remove(f)
 		}
 	}
 }

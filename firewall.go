@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 )
@@ -133,7 +134,9 @@ func (r Ruleset) fits() error {
 // prefixes returns those of one family, masked, and none that another one contains: nft refuses overlapping ones.
 func prefixes(all []netip.Prefix, is4 bool) (kept []netip.Prefix) {
 	// Two prefixes are apart, or one contains the other and comes before it.
-	for _, p := range slices.SortedFunc(slices.Values(all), netip.Prefix.Compare) {
+	all = slices.Clone(all)
+	sort.SliceStable(all, func(i, j int) bool { return all[i].Compare(all[j]) < 0 })
+	for _, p := range all {
 		if p.Addr().Is4() == is4 && (kept == nil || !kept[len(kept)-1].Overlaps(p)) {
 			kept = append(kept, p.Masked())
 		}

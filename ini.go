@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -44,7 +45,7 @@ func withoutSecrets(err error) error {
 }
 
 func (e configErrors) sort() {
-	slices.SortStableFunc(e, func(a, b configError) int { return a.line - b.line })
+	sort.SliceStable(e, func(i, j int) bool { return e[i].line < e[j].line })
 }
 
 // byteOrderMark is what some editors begin a file with.

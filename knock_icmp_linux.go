@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -66,11 +67,11 @@ func readError(fd int, packet []byte) (e icmpError, ok bool) {
 	// struct sock_extended_err of 16 bytes (linux/errqueue.h), and after it a sockaddr of who sent it.
 	const offOrigin, offKind, offCode, length = 4, 5, 6, 16
 	oob := make([]byte, 512)
-	_, n, _, _, err := unix.Recvmsg(fd, packet, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+	_, n, _, _, err := syscall.Recvmsg(fd, packet, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 	if err != nil {
 		return e, false
 	}
-	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	messages, err := syscall.ParseSocketControlMessage(oob[:n])
 	if err != nil {
 		return e, false
 	}

@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"os"
+	"syscall"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -63,11 +64,11 @@ func openRaw(to netip.Addr, way route, filter []bpf.Instruction) (r *rawTCP, err
 
 // localAddress is what a connected socket sends from.
 func localAddress(fd int) (netip.Addr, error) {
-	at, err := unix.Getsockname(fd)
+	at, err := syscall.Getsockname(fd)
 	switch at := at.(type) {
-	case *unix.SockaddrInet4:
+	case *syscall.SockaddrInet4:
 		return netip.AddrFrom4(at.Addr), nil
-	case *unix.SockaddrInet6:
+	case *syscall.SockaddrInet6:
 		return netip.AddrFrom16(at.Addr), nil
 	}
 	return netip.Addr{}, os.NewSyscallError("getsockname", err)

@@ -1,12 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -328,7 +328,7 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 			}
 		}
 	}
-	slices.SortFunc(on, func(a, b *Link) int { return cmp.Compare(a.Index, b.Index) })
+	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
 	return on
 }
 
@@ -367,7 +367,7 @@ func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
 			on = append(on, l)
 		}
 	}
-	slices.SortFunc(on, func(a, b *Link) int { return cmp.Compare(a.Index, b.Index) })
+	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
 	for _, l := range on {
 		s := LinkState{Name: l.Name, State: "down", Addresses: l.Addresses}
 		if l.Up {

@@ -1,11 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"hash/maphash"
 	"math"
 	"math/bits"
 	"slices"
+	"sort"
 	"time"
 )
 
@@ -384,10 +384,18 @@ func (m *Matcher) rank(a *attempt) *queue {
 
 // sorted are the steps by when their attempts were begun, and then as the doors stand in the configuration.
 func (m *Matcher) sorted() []Step {
-	slices.SortStableFunc(m.steps, func(a, b Step) int {
-		return cmp.Or(cmp.Compare(a.began, b.began), cmp.Compare(a.door, b.door))
-	})
+	sort.Stable((*stepOrder)(m))
 	return m.steps
+}
+
+// stepOrder is the matcher itself, so that sorting takes no memory.
+type stepOrder Matcher
+
+func (o *stepOrder) Len() int      { return len(o.steps) }
+func (o *stepOrder) Swap(i, j int) { o.steps[i], o.steps[j] = o.steps[j], o.steps[i] }
+func (o *stepOrder) Less(i, j int) bool {
+	a, b := &o.steps[i], &o.steps[j]
+	return a.began < b.began || a.began == b.began && a.door < b.door
 }
 
 // Expire ends the attempts whose time is up and says which. The steps are valid until the next call.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -126,10 +127,10 @@ func (p *PidFile) show(path string) error {
 // writes is whether another process has the file open for writing, as a daemon of an earlier version has, which locked
 // this file. Others may have it open for reading, and locked.
 func writes(pid string, f *os.File) bool {
-	fds, _ := os.ReadDir("/proc/" + pid + "/fd")
-	return pid != strconv.Itoa(os.Getpid()) && slices.ContainsFunc(fds, func(fd os.DirEntry) bool {
-		info, err := fd.Info()
-		return err == nil && info.Mode()&0o200 != 0 && inPlace("/proc/"+pid+"/fd/"+fd.Name(), f) == nil // proc_pid_fd(5)
+	fds, _ := filepath.Glob("/proc/" + pid + "/fd/*")
+	return pid != strconv.Itoa(os.Getpid()) && slices.ContainsFunc(fds, func(fd string) bool {
+		info, err := os.Lstat(fd)
+		return err == nil && info.Mode()&0o200 != 0 && inPlace(fd, f) == nil // proc_pid_fd(5)
 	})
 }
 

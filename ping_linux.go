@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -70,7 +71,7 @@ func (l *pingListener) listen() {
 		if e, ok := readError(l.raw.fd, b); ok && binary.BigEndian.Uint16(b[portOffDestination:]) == l.to.Port() {
 			l.tell(&heard{failed: fmt.Sprint(e), answer: answer{port: binary.BigEndian.Uint16(b[portOffSource:])}})
 		}
-		n, oobLen, _, _, err := unix.Recvmsg(l.raw.fd, b, oob, unix.MSG_DONTWAIT)
+		n, oobLen, _, _, err := syscall.Recvmsg(l.raw.fd, b, oob, unix.MSG_DONTWAIT)
 		// Else there is none, or the error has been read from its queue.
 		if err == nil && parseAnswer(b[:n], l.to, hopLimit(oob[:oobLen]), &h.answer) {
 			l.tell(h)

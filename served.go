@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 )
@@ -45,8 +46,8 @@ func servedPorts(folder string) (ports []Knock, err error) {
 			return nil, fmt.Errorf("%s%s: %w", folder, table.file, err)
 		}
 	}
-	slices.SortFunc(ports, func(a, b Knock) int {
-		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port))
+	sort.SliceStable(ports, func(i, j int) bool {
+		return cmp.Or(cmp.Compare(ports[i].Proto, ports[j].Proto), cmp.Compare(ports[i].Port, ports[j].Port)) < 0
 	})
 	return slices.Compact(ports), nil
 }

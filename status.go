@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -152,11 +153,13 @@ type Counters struct {
 // sorted is the status with its lists by door and source.
 func (s Status) sorted() Status {
 	s.Open, s.Failed = slices.Clone(s.Open), slices.Clone(s.Failed)
-	slices.SortStableFunc(s.Open, func(a, b OpenDoor) int {
-		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link))
+	sort.SliceStable(s.Open, func(i, j int) bool {
+		a, b := &s.Open[i], &s.Open[j]
+		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link)) < 0
 	})
-	slices.SortStableFunc(s.Failed, func(a, b FailedClose) int {
-		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source))
+	sort.SliceStable(s.Failed, func(i, j int) bool {
+		a, b := &s.Failed[i], &s.Failed[j]
+		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source)) < 0
 	})
 	return s
 }
