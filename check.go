@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -190,7 +189,7 @@ func hostWarnings(c *Config) (warnings []string) {
 		for _, l := range links {
 			there = append(there, l.Name)
 		}
-		sort.SliceStable(there, func(i, j int) bool { return there[i] < there[j] })
+		slices.Sort(there)
 		for i, list := range c.lists(c.Interfaces) {
 			at := c.InterfaceLine
 			if i > 0 {
