@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -372,22 +373,24 @@ func TestManCommands(t *testing.T) {
 
 // TestManStatus has each member of what status --json prints in sesame(8).
 func TestManStatus(t *testing.T) {
-	source, err := os.ReadFile("status.go")
-	if err != nil {
+	full := troubledStatus()
+	full.Links = testStatus().Links
+	var printed map[string]any
+	if err := json.Unmarshal([]byte(full.json()), &printed); err != nil {
 		t.Fatal(err)
 	}
-	_, comment, _ := strings.Cut(string(source), "\n// json is ")
-	comment, _, _ = strings.Cut(comment, "\nfunc ")
 	inCode, inPage := map[string]bool{}, map[string]bool{}
-	parent := ""
-	for _, m := range regexp.MustCompile(`(?m)^//\t( *)([a-z_]+) +\S`).FindAllStringSubmatch(comment, -1) {
-		if m[1] == "" {
-			parent = m[2]
-			inCode[parent] = true
-		} else {
-			inCode[parent+"."+m[2]] = true
+	for name, value := range printed {
+		inCode[name] = true
+		if list, ok := value.([]any); ok {
+			value = list[0]
+		}
+		members, _ := value.(map[string]any)
+		for member := range members {
+			inCode[name+"."+member] = true
 		}
 	}
+	parent := ""
 	depth := 0
 	for _, line := range readManPage(t, "sesame.8").under(t, "sesame status") {
 		name, isMember := cutMacro(line, "It Va")
@@ -404,7 +407,7 @@ func TestManStatus(t *testing.T) {
 		}
 	}
 	if len(inCode) < 25 {
-		t.Errorf("got %d members from the comment in status.go", len(inCode))
+		t.Errorf("got %d members", len(inCode))
 	}
 	for name := range inCode {
 		if !inPage[name] {
@@ -465,7 +468,7 @@ func TestManSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want []string
-	for _, m := range regexp.MustCompile(`signal\.Notify\(\w+, (.*)\)`).FindAllStringSubmatch(string(source), -1) {
+	for _, m := range regexp.MustCompile(`signal\.Notify\([\w.]+, (unix\..*)\)`).FindAllStringSubmatch(string(source), -1) {
 		want = append(want, strings.Split(strings.ReplaceAll(m[1], "unix.", ""), ", ")...)
 	}
 	page := readManPage(t, "sesame.8")
@@ -520,7 +523,7 @@ func TestManDiagnostics(t *testing.T) {
 			}
 			seen++
 			for _, part := range inManDiagnostics.Split(said, -1) {
-				if !strings.Contains(code.String(), part) {
+				if !strings.Contains(code.String(), strings.TrimPrefix(part, ": ")) { // the door's name may be put before it
 					t.Errorf("%s: %s: no code prints %q", name, said, part)
 				}
 			}
