@@ -171,7 +171,7 @@ func checkMatcher(t testing.TB, m *Matcher) {
 	if got := m.UnderWay(); got != underWay {
 		t.Fatalf("attempts under way: got %d, want %d", got, underWay)
 	}
-	if len(live) != m.live || m.live != m.live || m.live > len(m.attempts) {
+	if len(live) != m.live || m.live > len(m.attempts) {
 		t.Fatalf("%d attempts are in the buckets, live is %d, the bound %d", len(live), m.live, len(m.attempts))
 	}
 	walk := func(name string, q queue, of func(*attempt) *links) (list []int32) {
