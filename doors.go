@@ -32,6 +32,7 @@ type doorSettings struct {
 	save      func([]Entry) error
 	recovered Recovered
 	watched   bool
+	built     func() // told when the firewall is as it says; may be nil
 }
 
 func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome)) (Process, error)) *Doors {
@@ -183,6 +184,7 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 	if s.work != nil {
 		d.firewall.configure(s.work, s.watched)
 	}
+	d.built = s.built
 	d.firewall.makeAnew()
 }
 

@@ -16,8 +16,10 @@ const (
 
 	// maxTries is how often a closing is tried that fails, and maxTrying for how long, with closePauses between the tries:
 	// to delete a rule that is not there fails for ever.
-	maxTries  = 8
-	maxTrying = time.Hour
+	maxTries = 8
+	// maxTriesUnopened is the same after a start command that has failed, too.
+	maxTriesUnopened = 3
+	maxTrying        = time.Hour
 	// leastGain is by how much a knock must lengthen a door's time to do so.
 	leastGain = time.Second
 	// maxGivenUp is how many closings that were given up are remembered, for status.
@@ -142,6 +144,7 @@ type openings struct {
 	crash    func(point string)
 	failures uint64 // commands, and tasks of the firewall, that failed
 	givenUp  []FailedClose
+	built    func() // told when the firewall is as the rules say; nil: nobody is
 }
 
 // printf logs a line about an opening.
@@ -521,7 +524,8 @@ func (d *openings) startEnded(now time.Duration, o *opening, j *job, why string)
 func (d *openings) stopEnded(now time.Duration, o *opening, j *job, why string) {
 	var pause time.Duration
 	again := false
-	if why != "" && o.startError == "" { // else there may be nothing to stop
+	anew := o.startError != "" && o.again // there may have been nothing to stop, and whoever knocks is not to wait
+	if why != "" && !anew {
 		pause, again = d.failedClosing(now, o, why)
 	}
 	switch {
@@ -534,8 +538,8 @@ func (d *openings) stopEnded(now time.Duration, o *opening, j *job, why string) 
 		d.journal.leave(o.entry())
 	case again:
 		d.retry(now, o, j.command, pause)
-	case o.startError != "":
-		d.printf(now, o, "stop command failed (%s), as the start command had: not tried again", why)
+	case anew:
+		d.printf(now, o, "stop command failed (%s), as the start command had: starting anew", why)
 	}
 	d.finish(now, o)
 }
@@ -547,7 +551,11 @@ func (d *openings) failedClosing(now time.Duration, o *opening, why string) (pau
 	}
 	o.tries++
 	d.journal.touch()
-	if o.tries >= maxTries || now-o.failed >= maxTrying {
+	limit := maxTries
+	if o.startError != "" { // there may be nothing to close
+		limit = maxTriesUnopened
+	}
+	if o.tries >= limit || now-o.failed >= maxTrying {
 		d.printf(now, o, "closing it has failed %d times, the last time with %s: given up", o.tries, why)
 		if len(d.givenUp) < maxGivenUp {
 			d.givenUp = append(d.givenUp, FailedClose{Door: o.key.door, Source: o.key.source, Since: now, Tries: o.tries, Error: why})
@@ -624,6 +632,10 @@ func (d *openings) applied(now time.Duration, done firewallDone) {
 		d.logs.printf(now, "firewall", "firewall: %v", done.err)
 	}
 	d.firewall.end(now, done, d.closing)
+	if done.err == nil && (done.task.kind == taskBuild || done.task.kind == taskCheck) && d.built != nil {
+		d.built()
+		d.built = nil
+	}
 	if d.firewall.flushed { // there is nothing more to do there
 		for _, o := range d.open {
 			o.inside = false

@@ -356,9 +356,15 @@ func TestDoors(t *testing.T) {
 			+10s status              => a 192.0.2.7 closing
 			+10s drop
 			+10s fail close 192.0.2.7 =>
-			+10s log                 => a: command returned non-zero status code (1) | a: command took 0s | 192.0.2.7: a: stop command failed (status 1), as the start command had: not tried again
-			+10s status              =>
-			+10s next                => never`},
+			+10s log                 => a: command returned non-zero status code (1) | a: command took 0s
+			+11s tick                => close 192.0.2.7
+			+11s fail close 192.0.2.7 =>
+			+16s tick                => close 192.0.2.7
+			+16s drop
+			+16s fail close 192.0.2.7 =>
+			+16s log                 => a: command returned non-zero status code (1) | a: command took 0s | 192.0.2.7: a: closing it has failed 3 times, the last time with status 1: given up
+			+16s status              =>
+			+16s next                => never`},
 		{"knocking again after a start command that failed", a, `
 			+0s  grant a 192.0.2.7    => open 192.0.2.7
 			+0s  killed open 192.0.2.7 =>
@@ -383,7 +389,8 @@ func TestDoors(t *testing.T) {
 			+0s  fail open 192.0.2.7  =>
 			+1s  shut                 => close 192.0.2.7
 			+1s  fail close 192.0.2.7 =>
-			+1s  next                 => never`},
+			+1s  next                 => 2s
+			+2s  grant a 192.0.2.7    => open 192.0.2.7`},
 		{"all close after a start command that failed", a, `
 			+0s   grant a 192.0.2.7    => open 192.0.2.7
 			+0s   fail open 192.0.2.7  =>
@@ -394,7 +401,7 @@ func TestDoors(t *testing.T) {
 			+1.1s tick                 => close 192.0.2.7
 			+1.1s drop
 			+1.1s fail close 192.0.2.7 =>
-			+1.1s log                  => a: command returned non-zero status code (1) | a: command took 0s | 192.0.2.7: a: stop command failed (status 1), as the start command had: not tried again
+			+1.1s log                  => a: command returned non-zero status code (1) | a: command took 0s
 			+1.1s next                 => never`},
 		{"a start command that cannot be started", a + b, `
 			+0s  broken            =>
@@ -604,9 +611,11 @@ func TestDoorsNative(t *testing.T) {
 			+25s  tick              => stop, <close >
 			+25s  fail stop         =>
 			+25s  failed            =>
-			+26s  tick              => <close >
-			+26s  worked            =>
-			+26s  journal           =>`},
+			+26s  tick              => stop
+			+26s  end stop          =>
+			+30s  tick              => <close >
+			+30s  worked            =>
+			+30s  journal           =>`},
 		{"after a crash, a door whose start command failed is not taken up", c, `
 			+0s   grant c 192.0.2.7 => open
 			+0s   fail open         =>

@@ -26,7 +26,11 @@ func flushAll(e env, args []string) error {
 		return err
 	}
 	config := &Config{}
-	switch c, err := openConfig(cmp.Or(o.config, defaultConfigFile)); {
+	c, err := openConfig(cmp.Or(o.config, defaultConfigFile))
+	if kept := e.stateDir + "/good.conf"; o.config == "" && errors.Is(err, fs.ErrNotExist) {
+		c, err = openConfig(kept)
+	}
+	switch {
 	case c != nil: // also with mistakes in it: they are no reason to leave doors open
 		config = c
 	case o.config != "" || !errors.Is(err, fs.ErrNotExist):

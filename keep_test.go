@@ -122,7 +122,7 @@ func TestKeptInBackground(t *testing.T) {
 	d := &detachedDaemon{w: w, dir: w.TempDir()}
 	w.must(os.WriteFile(d.dir+"/good.conf", []byte(sshDoor("ssh", "7000,8000", 600)), 0o600))
 	w.must(os.WriteFile(d.dir+"/knockd.conf", []byte("oops\n"), 0o600))
-	if out, status := d.start("--keep", "good.conf"); status != 0 || out != "" {
+	if out, status := d.start("--keep", "good.conf"); status != 0 || !strings.HasPrefix(out, "knockd: warning: "+d.dir+"/knockd.conf:1: ") {
 		t.Fatalf("knockd -d: exit status %d, %q", status, out)
 	}
 	d.pid = strings.TrimSpace(d.read("pid"))
@@ -156,6 +156,67 @@ func TestKeptDoesNotWork(t *testing.T) {
 			t.Errorf("got %d, %s\nwant 1, %s", status, out.String(), tt.want)
 		}
 	}
+}
+
+// TestKeptMisused has an option that is wrong, which a service's file may have: it runs with the kept configuration.
+func TestKeptMisused(t *testing.T) {
+	n := newNativeTest(t, firewallHosts[0], fmt.Sprintf(nativeDoor, 600))
+	for _, wrong := range []string{"-z", "eth1", "--interface=eth0/1", "-i"} {
+		n.must(os.WriteFile(n.dir+"/good.conf", []byte(n.config), 0o600))
+		n.args = []string{"--keep", n.dir + "/good.conf", wrong}
+		d := n.start("")
+		d.await("; running with the configuration of ")
+		n.wantPort(0, hostSSH, filtered)
+		n.knockOnce(0)
+		n.awaitPort(0, hostSSH, reached)
+		d.stop()
+	}
+}
+
+// TestKeptWithoutLog has the folder of the log gone, which the kept configuration names, too.
+func TestKeptWithoutLog(t *testing.T) {
+	n := newNativeTest(t, firewallHosts[0], fmt.Sprintf(nativeDoor, 600))
+	n.must(os.WriteFile(n.dir+"/good.conf", []byte(n.config+"\tLogFile = /dev/null/log\n"), 0o600))
+	n.must(os.WriteFile(n.dir+"/knockd.conf", []byte(n.config+"\tLogFile = /dev/null/log\n"), 0o600))
+	cmd := sesame("sesame", "serve", "-c", n.dir+"/knockd.conf", "--keep", n.dir+"/good.conf", "-i", "eth0", "-s", n.socket)
+	log, err := os.Create(n.dir + "/log")
+	n.must(err)
+	defer log.Close()
+	cmd.Stderr = log
+	d := n.daemon(cmd, n.dir+"/knockd.conf", n.dir+"/log")
+	d.await("warning: opening the log file: open /dev/null/log: not a directory")
+	n.wantPort(0, hostSSH, filtered)
+	n.knockOnce(0)
+	n.awaitPort(0, hostSSH, reached)
+	d.stop()
+}
+
+// TestKeptWhenBuilt reloads a configuration that the firewall refuses: it is kept when the firewall has it in the end.
+func TestKeptWhenBuilt(t *testing.T) {
+	n := newNativeTest(t, firewallHosts[0], fmt.Sprintf(nativeDoor, 600))
+	kept := n.dir + "/new/good.conf" // in a folder that is made for it
+	n.args = []string{"--keep", kept}
+	mend := n.breaks("nft", "-f*", 1)
+	mend()
+	d := n.serve()
+	good := n.config
+	n.must(os.WriteFile(n.dir+"/broken", nil, 0o600))
+	d.write("# another\n" + good)
+	d.signal(unix.SIGHUP)
+	d.await("firewall: nft -f -: exit status 1")
+	if text, err := os.ReadFile(kept); err != nil || string(text) != good {
+		t.Errorf("kept: got %v, %q, want %q", err, text, good)
+	}
+	mend()
+	for deadline := time.Now().Add(2 * checkEvery); ; time.Sleep(100 * time.Millisecond) {
+		if text, _ := os.ReadFile(kept); string(text) == "# another\n"+good {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it is not kept once it is in force")
+		}
+	}
+	d.stop()
 }
 
 // TestKeepingFails has no place for the copy: the daemon runs, and says what that means.

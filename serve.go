@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -16,6 +17,7 @@ import (
 type daemon struct {
 	env
 	options  serveOptions
+	usage    error // what is wrong with the command line of a service; nil: nothing
 	notifier Notifier
 	hangups  chan os.Signal // SIGHUP alone, so that many of them do not push out a SIGTERM
 	ends     chan os.Signal
@@ -36,15 +38,17 @@ func serve(e env, args []string) error {
 		settings: make(chan doorSettings, 1), used: make(chan struct{}, 1),
 	}
 	rest, err := getopt(args, d.options.options())
-	if err != nil {
+	switch {
+	case err != nil:
+	case len(rest) > 0:
+		err = usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
+	case d.options.notOn != nil:
+		err = usageError("option -i: " + d.options.notOn.Error())
+	}
+	if _, misused := err.(usageError); err != nil && (!misused || d.options.keep == "") {
 		return err
 	}
-	if len(rest) > 0 {
-		return usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
-	}
-	if d.options.notOn != nil {
-		return usageError("option -i: " + d.options.notOn.Error())
-	}
+	d.usage = err
 	if d.options.checking {
 		return withoutSecrets(check(e, []string{"-c", d.options.config}))
 	}
@@ -89,6 +93,9 @@ func (d *daemon) live(caller *os.File) error {
 	}
 	defer d.finish()
 	if caller != nil {
+		if next.trouble != "" {
+			fmt.Fprintf(d.stderr, "%s: warning: %s\n", d.name, next.trouble)
+		}
 		if err := letGo(caller); err != nil {
 			return err
 		}
@@ -106,16 +113,21 @@ func (d *daemon) begin(background bool) (*Setup, error) {
 		return nil, err
 	}
 	d.setup = &Setup{env: d.env, options: &d.options, listener: listener, state: &State{}}
-	next, first := d.beginWith(d.options.config, "", background)
-	if first == nil || d.options.keep == "" {
-		return next, first
+	first := d.usage
+	if first == nil {
+		next, err := d.beginWith(d.options.config, "", background)
+		if _, isHeld := errors.AsType[*heldError](err); err == nil || isHeld || d.options.keep == "" {
+			return next, err
+		}
+		first = err
 	}
 	kept, err := os.Stat(d.options.keep)
 	if err != nil {
 		return nil, first
 	}
 	trouble := fmt.Sprintf("%v; running with the configuration of %s", withoutSecrets(first), kept.ModTime().Format(time.DateTime))
-	if next, err = d.beginWith(d.options.keep, trouble, background); err != nil {
+	next, err := d.beginWith(d.options.keep, trouble, background)
+	if err != nil {
 		fmt.Fprintf(d.stderr, "%s: the kept configuration does not work either: %v\n", d.name, withoutSecrets(err))
 		return nil, first
 	}
@@ -138,7 +150,13 @@ func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error
 	if err != nil {
 		return nil, err
 	}
-	if d.logs, err = openLogs(d.env, &d.options, c, background); err == nil {
+	d.logs, err = openLogs(d.env, &d.options, c, background)
+	if err != nil && trouble != "" { // a log is no reason to leave a port open
+		next.trouble += "\n" + err.Error()
+		c.LogFile, c.UseSyslog = "", false
+		d.logs, err = openLogs(d.env, &d.options, c, background)
+	}
+	if err == nil {
 		if err = d.setUpDoors(next); err != nil {
 			d.logs.finish()
 		}
@@ -167,8 +185,8 @@ func (d *daemon) setUpDoors(next *Setup) error {
 	if err := state.buildFirewall(d.env, d.logs.log, next.listener, d.doors.ruleset(d.now(), nil)); err != nil {
 		return err
 	}
-	if state.wall != nil {
-		d.doors.firewall.configure(state.wall.inBackground, false)
+	if state.applier != nil {
+		d.doors.firewall.configure(state.applier.inBackground, false)
 	}
 	d.doors.about = next.status()
 	// Where changes are not told of, the firewall is looked at again and again.
@@ -196,17 +214,17 @@ func (d *daemon) listenControl() {
 func (d *daemon) start(first *Setup) (closed <-chan struct{}) {
 	d.logs.log.printf("starting up, listening on %v", first.listener)
 	logLines(d.logs.log, "warning: ", first.trouble)
-	d.commit(first)
 	if d.logs.debug != nil {
 		d.logs.debug.printf("packets to ports that are no door's knock or decoy are not seen, and not shown here")
 	}
-	d.notifier.tell("READY=1")
 	grants := first.listener.start(d.now, d.logs.log, d.logs.debug, &d.meter)
 	ended := make(chan struct{})
 	go func() {
 		d.doors.serve(grants)
 		close(ended)
 	}()
+	d.notifier.tell("READY=1")
+	d.commit(first)
 	return ended
 }
 
@@ -253,15 +271,22 @@ func (d *daemon) reload() {
 func (d *daemon) commit(next *Setup) {
 	before := d.setup
 	d.setup = next
-	started := before.config != nil // else reader and doors begin with it
-	if started {
-		d.settings <- next.settings(before)
+	log := d.logs.log
+	if before.config == nil { // reader and doors have begun with it
+		next.logWarnings(log)
+		next.keep(log)
+		return
 	}
-	next.logWarnings(d.logs.log)
-	if started {
-		next.listener.replace(before.listener)
+	settings := next.settings(before)
+	if settings.work != nil { // what the firewall refuses is not in force
+		settings.built = func() { next.keep(log) }
 	}
-	next.keep(d.logs.log)
+	d.settings <- settings
+	next.logWarnings(log)
+	next.listener.replace(before.listener)
+	if settings.built == nil {
+		next.keep(log)
+	}
 }
 
 // end closes all doors. closed is closed when they are.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -78,8 +79,8 @@ func (s *Setup) settings(before *Setup) doorSettings {
 	if state.journal != before.state.journal {
 		save = state.journal.write
 	}
-	if state.wall != before.state.wall {
-		work = state.wall.inBackground
+	if state.applier != before.state.applier {
+		work = state.applier.inBackground
 	}
 	return doorSettings{
 		reload: true, about: s.status(), rules: &rules, work: work, watched: state.told && !state.silent,
@@ -184,8 +185,12 @@ func (s *Setup) keep(log *Log) {
 	if was, err := os.ReadFile(s.options.keep); err == nil && bytes.Equal(was, s.config.text) {
 		return
 	}
-	if _, err := writeFile(s.options.keep, s.config.text, nil, nil); err != nil {
-		log.printf("warning: keeping the configuration: %v: with a mistake in it, the next start fails", err)
+	err := makeStateDir(filepath.Dir(s.options.keep))
+	if err == nil {
+		_, err = writeFile(s.options.keep, s.config.text, nil, nil)
+	}
+	if err != nil {
+		log.printf("warning: keeping the configuration: %v: a start with a mistake in it takes an older one, or fails", err)
 	}
 }
 

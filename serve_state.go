@@ -14,7 +14,7 @@ type State struct {
 	recovered Recovered // what was in it when it was opened
 	lock      *PidFile  // on the firewall; nil: it is not ours
 	marked    bool      // not by an earlier daemon already, before lock was taken
-	wall      *Applier  // the doors' goroutine has it work; nil: no door needs one
+	applier   *Applier  // the doors' goroutine has it work; nil: no door needs one
 	firewall  string    // which one and why; "": no door needs one
 	told      bool      // of the firewall's changes, by the kernel
 	silent    bool      // but not of all
@@ -46,11 +46,11 @@ func (s *State) bring(e env, l *Listener, first bool) (next *State, err error) {
 	if first || !l.config.native() {
 		return next, nil
 	}
-	wall := newApplier(l.config)
-	if err := wall.choose(l.rules()); err != nil {
+	applier := newApplier(l.config)
+	if err := applier.choose(l.rules()); err != nil {
 		return next, fmt.Errorf("setting up the firewall: %w", err)
 	}
-	next.wall, next.firewall, next.silent = newApplier(l.config).after(s.wall), wall.choice.Reason, wall.silent
+	next.applier, next.firewall, next.silent = newApplier(l.config).after(s.applier), applier.choice.Reason, applier.silent
 	return next, next.takeFirewall(e, l.auto)
 }
 
@@ -82,31 +82,31 @@ func (s *State) takeFirewall(e env, auto []string) (err error) {
 // buildFirewall makes our part of the firewall at the start, if a door needs one, or else removes what is left of an
 // earlier configuration that needed one.
 func (s *State) buildFirewall(e env, log *Log, l *Listener, rules Ruleset) error {
-	wall := newApplier(l.config)
+	applier := newApplier(l.config)
 	if !l.config.native() && len(rules.Open) == 0 {
-		return s.clearFirewall(e, log, wall)
+		return s.clearFirewall(e, log, applier)
 	}
 	if err := s.takeFirewall(e, l.auto); err != nil {
 		return err
 	}
-	if err := wall.build(rules); err != nil {
+	if err := applier.build(rules); err != nil {
 		err = fmt.Errorf("setting up the firewall: %w", err)
 		if !s.marked {
 			return fmt.Errorf("%w: what is hidden stays hidden: sesame flush leaves no trace", err)
 		}
-		_ = wall.do(firewallTask{kind: taskFlush})
+		_ = applier.do(firewallTask{kind: taskFlush})
 		return err
 	}
-	log.printf("firewall: %s", wall.choice.Reason)
-	for _, w := range wall.choice.Warnings {
+	log.printf("firewall: %s", applier.choice.Reason)
+	for _, w := range applier.choice.Warnings {
 		log.printf("warning: firewall: %s", w)
 	}
-	s.wall, s.firewall, s.silent = wall, wall.choice.Reason, wall.silent
+	s.applier, s.firewall, s.silent = applier, applier.choice.Reason, applier.silent
 	return nil
 }
 
 // clearFirewall removes what an earlier configuration has left, as no door needs the firewall any more.
-func (s *State) clearFirewall(e env, log *Log, wall *Applier) error {
+func (s *State) clearFirewall(e env, log *Log, applier *Applier) error {
 	if s.journal == nil || !s.journal.notesFirewall() {
 		return nil
 	}
@@ -117,7 +117,7 @@ func (s *State) clearFirewall(e env, log *Log, wall *Applier) error {
 	}
 	defer lock.remove()
 	log.printf("firewall: no door needs it any more: what is left there is removed")
-	if err := wall.do(firewallTask{kind: taskFlush}); err != nil {
+	if err := applier.do(firewallTask{kind: taskFlush}); err != nil {
 		return fmt.Errorf("removing what is left in the firewall: %w", err)
 	}
 	s.journal.forgetFirewall()
