@@ -156,11 +156,12 @@ func (d *demonstration) prepare() error {
 	if d.client, err = newNetns(); err != nil {
 		return err
 	}
-	host := &Netns{}
 	// Not /proc/self: its first thread may be the one that made the client.
-	if host.file, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+	file, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
 		return err
 	}
+	host := &Netns{file}
 	if err := host.link("eth0", d.client, "eth0"); err != nil {
 		return err
 	}

@@ -14,14 +14,21 @@ import (
 // Doors is the goroutine that owns what is open: its timers, its commands, its place in the firewall and on the disk.
 type Doors struct {
 	openings
-	now      func() time.Duration
+	now func() time.Duration
+	doorNews
+	began time.Duration
+}
+
+// doorNews is what the doors hear beside grants, and what they say of the daemon.
+type doorNews struct {
 	changed  <-chan struct{} // somebody has changed the firewall
 	settings <-chan doorSettings
 	asks     <-chan Ask
 	about    Status // what the daemon says of itself
-	began    time.Duration
 	counters func() Counters
 }
+
+func (d *Doors) hear(news doorNews) { d.doorNews = news }
 
 // doorSettings is what a reload, or another set of links, changes for the doors; what is nil stays.
 type doorSettings struct {
@@ -38,7 +45,7 @@ type doorSettings struct {
 func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome)) (Process, error)) *Doors {
 	return &Doors{
 		now:      now,
-		counters: func() Counters { return Counters{} },
+		doorNews: doorNews{counters: func() Counters { return Counters{} }},
 		openings: openings{
 			open:     map[openKey]*opening{},
 			count:    map[string]int{},
@@ -54,6 +61,7 @@ func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome
 // serve opens doors for the grants until their channel is closed. Then it closes all doors, side by side, waits for
 // their commands for stopDeadline, and returns.
 func (d *Doors) serve(grants <-chan Grant) {
+	d.began = d.now()
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
 	defer signal.Stop(children)
@@ -184,7 +192,7 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 	if s.work != nil {
 		d.firewall.configure(s.work, s.watched)
 	}
-	d.built = s.built
+	d.whenBuilt(s.built)
 	d.firewall.makeAnew()
 }
 

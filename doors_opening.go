@@ -152,6 +152,12 @@ func (d *openings) printf(now time.Duration, o *opening, format string, a ...any
 	d.logs.printf(now, o.key.door, "%v: %s: "+format, append([]any{o.key.source, o.key.door}, a...)...)
 }
 
+// tellPoints has a test told how far things are.
+func (d *openings) tellPoints(crash func(point string)) { d.crash = crash }
+
+// whenBuilt has built called once, when the firewall is as the rules say; nil: nobody is told.
+func (d *openings) whenBuilt(built func()) { d.built = built }
+
 // setRules takes up what is to be hidden now. reload is whether the configuration is another one.
 func (d *openings) setRules(rules Ruleset, reload bool) {
 	d.rules = rules

@@ -242,8 +242,9 @@ func (k *knockClient) await(d *dialer, try int) *connection {
 		until := time.After(min(left, pause))
 		opened, timeUp := d.next(until)
 		if opened != nil {
-			opened.took = time.Since(began)
-			return opened
+			after := *opened
+			after.took = time.Since(began)
+			return &after
 		}
 		if !timeUp {
 			<-until

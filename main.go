@@ -16,17 +16,49 @@
 //
 // The configuration is knockd's (/etc/knockd.conf), and so are the options and the log lines.
 //
-// A packet goes down one line: capture_linux.go takes it from the kernel, packet.go parses it into a Hit, matcher.go
-// says which doors it advances or opens, doors.go keeps what is open, journal.go has it on the disk, wall.go has the
-// firewall do it (iptables.go, nft.go), and command.go runs the door's commands. status.go and control.go show it. The
-// reader goroutine (reader.go) owns capture and matcher, the doors goroutine (doors.go) what is open; grants cross one
-// channel. Neither waits for the log, whose goroutine writes the lines (log.go). serve.go starts them, follows signals,
-// and gives the reader new plans: after a reload, and when a one-time sequence was used (onetime.go). notify.go tells
-// systemd how far it is, and install.go puts it in place.
+// The words: a knock is a port and its protocol, a sequence of them is a door's secret. A hit is a packet that came, an
+// attempt a source's progress at a door, and a stage how many knocks of it have been matched. A grant is the matcher's
+// word that a door may open for a source, an opening a door that is open for one. A decoy is a port near a knock that no
+// honest client touches, and a link a network interface.
 //
-// The client goes down a line, too: knock.go reads what is asked for, from the command line and profiles.go, hit_*.go
-// sends a knock (raw_linux.go, where it is no mere SYN), verify.go sees whether a port opens, and join.go or become_*.go
-// hands over. It runs on macOS and Windows as well, where daemon_other.go stands for the rest.
+// A packet goes down one line, and nothing calls back up:
+//
+//	packet        Hit              Grant              changes
+//	ring --> parse --> matcher --> openings --> firewall, commands --> kernel
+//	         (goroutine of Reader)  (goroutine of Doors; in the journal on the disk before anything opens)
+//
+// There are two owners, one channel of grants between them, and no lock. Neither waits for the log, whose goroutine
+// writes the lines. What is pure (parser, filter, matcher, configuration, the firewalls' calls) knows no clock, socket or
+// process, and so can be tried in every state. The client goes down a line, too: it reads what is asked for, sends knocks,
+// and sees whether a port opens.
+//
+// The files, each of which uses only files below it or to its right; those with a * hold plain values, which are filled in
+// by whoever makes them. A test keeps this list true:
+//
+//	main.go                                                                  the commands
+//	serve.go serve_config.go                                                 the daemon's life; what is in force
+//	install.go flush.go check.go demo_linux.go daemon_other.go               the tools
+//	install_init.go install_item.go
+//	ping.go ping_linux.go ping_other.go ping_run.go ping_options.go*         ping
+//	knock.go knock_connect.go knock_profiles.go knock_options.go*            the client
+//	knock_send_unix.go knock_send_windows.go knock_raw_linux.go              how a knock is sent
+//	knock_socket_unix.go knock_send_linux.go knock_other.go
+//	knock_icmp_linux.go knock_segment.go* knock_outcome.go* knock_send.go*   and what comes back
+//	serve_state.go serve_listener.go serve_logs.go serve_options.go          the daemon's parts
+//	serve_detach.go serve_notify.go
+//	doors.go doors_opening.go doors_firewall.go doors_queue.go               what is open
+//	doors_onetime.go doors_journal.go doors_log.go doors_command.go
+//	control.go                                                               status and close ask here
+//	firewall_apply.go firewall_choose.go firewall_host.go                    what is done to the firewall
+//	nft.go* iptables.go firewall.go* firewall_watch_linux.go
+//	reader.go* capture_linux.go capture_filter.go* matcher.go*               from the packet to the grant
+//	links_linux.go* served.go netlink_linux.go capture_packet.go*            what this host has
+//	pidfile.go
+//	config.go* config_lint.go onetime.go ini.go*                             what is read
+//	status.go* log.go* log_names.go log_syslog.go                            what is said
+//	door.go*                                                                 the words
+//	exec.go exec_windows.go file.go file_unix.go file_windows.go             the ground
+//	netns_linux.go cli.go*
 //
 // Exit status: 0 done, 1 failed, 2 wrong usage, 3 the port that the client was to see open did not.
 package main

@@ -30,7 +30,7 @@ func ping(e env, args []string) error {
 	p := &pinger{env: e, pingOptions: o, to: netip.AddrPortFrom(addresses[0], o.port), heard: make(chan *heard), slots: make([]pingPacket, pingSlots)}
 	if err := p.openRaw(); err == errNoRaw && o.flags == flagSYN {
 		fmt.Fprintf(e.stderr, "%s ping: raw packets need %s: connections are timed instead\n", e.name, rawNeeds())
-		p.send = p.connect
+		p.sendBy(p.connect)
 	} else if err != nil {
 		return err
 	}

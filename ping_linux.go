@@ -26,7 +26,7 @@ func (p *pinger) openRaw() error {
 	if err != nil {
 		return os.NewSyscallError("setsockopt", err)
 	}
-	p.send = func(slot int) error { return raw.send(first+uint16(slot), p.to.Port(), p.flags) }
+	p.sendBy(func(slot int) error { return raw.send(first+uint16(slot), p.to.Port(), p.flags) })
 	l := &pingListener{pinger: p, raw: raw, first: first}
 	go l.listen()
 	return nil
@@ -81,8 +81,9 @@ func (l *pingListener) listen() {
 
 // tell gives what was heard for a packet from one of our ports.
 func (l *pingListener) tell(h *heard) {
-	if h.slot = int(h.port) - int(l.first); h.slot >= 0 && h.slot < pingSlots {
-		l.pinger.heard <- h
+	told := *h
+	if told.slot = int(h.port) - int(l.first); told.slot >= 0 && told.slot < pingSlots {
+		l.pinger.heard <- &told
 	}
 }
 

@@ -50,6 +50,8 @@ type heard struct {
 	answer
 }
 
+func (p *pinger) sendBy(send func(slot int) error) { p.send = send }
+
 // run sends and shows, until all have answered, or the time is up, or somebody ends it.
 func (p *pinger) run() {
 	ends := make(chan os.Signal, 1)

@@ -26,6 +26,7 @@ type daemon struct {
 	logs     *Logs
 	doors    *Doors
 	settings chan doorSettings
+	asks     chan Ask
 	used     chan struct{} // a one-time sequence was used
 	meter    Meter
 	control  *Control // nil: another daemon answers already
@@ -35,7 +36,7 @@ type daemon struct {
 func serve(e env, args []string) error {
 	d := daemon{
 		env: e, hangups: make(chan os.Signal, 1), ends: make(chan os.Signal, 2),
-		settings: make(chan doorSettings, 1), used: make(chan struct{}, 1),
+		settings: make(chan doorSettings, 1), asks: make(chan Ask), used: make(chan struct{}, 1),
 	}
 	rest, err := getopt(args, d.options.options())
 	switch {
@@ -152,7 +153,7 @@ func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error
 	}
 	d.logs, err = openLogs(d.env, &d.options, c, background)
 	if err != nil && trouble != "" { // a log is no reason to leave a port open
-		next.trouble += "\n" + err.Error()
+		next.addTrouble(err)
 		c.LogFile, c.UseSyslog = "", false
 		d.logs, err = openLogs(d.env, &d.options, c, background)
 	}
@@ -174,8 +175,7 @@ func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error
 func (d *daemon) setUpDoors(next *Setup) error {
 	d.doors = newDoors(d.now, d.logs.log, Command.start)
 	d.doors.oneTime.configure(useOneTime, d.used)
-	d.doors.settings, d.doors.crash = d.settings, d.crash
-	d.doors.counters, d.doors.began = d.meter.read, d.now()
+	d.doors.tellPoints(d.crash)
 	state := next.state
 	if state.journal != nil {
 		d.doors.journal.configure(state.journal.write)
@@ -188,11 +188,10 @@ func (d *daemon) setUpDoors(next *Setup) error {
 	if state.applier != nil {
 		d.doors.firewall.configure(state.applier.inBackground, false)
 	}
-	d.doors.about = next.status()
 	// Where changes are not told of, the firewall is looked at again and again.
 	changed := make(chan struct{}, 1)
 	d.unwatch = state.watchFirewall(changed)
-	d.doors.changed = changed
+	d.doors.hear(doorNews{changed, d.settings, d.asks, next.status(), d.meter.read})
 	d.doors.firewall.watch(d.now(), state.told && !state.silent)
 	return nil
 }
@@ -204,9 +203,7 @@ func (d *daemon) listenControl() {
 		d.logs.log.printf("warning: sesame status and sesame close will not work: %v", err)
 		return
 	}
-	asks := make(chan Ask)
-	d.doors.asks = asks
-	go d.control.serve(asks)
+	go d.control.serve(d.asks)
 }
 
 // start brings the first configuration into force, with reader and doors from then on. closed is closed when the doors

@@ -97,6 +97,8 @@ func (s *Setup) status() Status {
 	}
 }
 
+func (s *Setup) addTrouble(err error) { s.trouble += "\n" + err.Error() }
+
 // refuse notes what was wrong with another configuration: s stays in force.
 func (s *Setup) refuse(log *Log, err error) {
 	s.refused = withoutSecrets(err).Error()
