@@ -4,7 +4,7 @@ package main
 
 import (
 	"bufio"
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -52,7 +52,7 @@ const (
 // the number of bytes that follow, and then the text to show.
 type Control struct {
 	path     string
-	listener *net.UnixListener
+	listener *os.File
 	file     os.FileInfo // of the socket
 	ended    chan struct{}
 }
@@ -112,7 +112,7 @@ func listenControl(path string) (*Control, error) {
 	}
 	c := &Control{path: path, ended: make(chan struct{})}
 	if c.listener, err = listenUnix(path); err != nil {
-		return nil, fmt.Errorf("making the control socket: %w: -s names another", &os.PathError{Op: "listen", Path: path, Err: bare(err)})
+		return nil, fmt.Errorf("making the control socket: %w: -s names another", &os.PathError{Op: "listen", Path: path, Err: err})
 	}
 	if c.file, err = os.Lstat(path); err != nil {
 		_ = c.listener.Close()
@@ -121,21 +121,41 @@ func listenControl(path string) (*Control, error) {
 	return c, nil
 }
 
-// listenUnix is net.Listen for root alone, and Close leaves the file.
-func listenUnix(path string) (*net.UnixListener, error) {
+// listenUnix is net.Listen for root alone. net's would take 130 KB of a router's memory: measured on the emulated one.
+func listenUnix(path string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
 	// The file gets the mode of the socket's inode, less the umask (unix_bind in net/unix/af_unix.c): at no moment
 	// others can connect. A chmod of the file would be too late, and umask(2) is the whole process's.
-	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
-		_ = raw.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) })
-		return err
-	}}
-	l, err := config.Listen(context.Background(), "unix", path)
+	if err = unix.Fchmod(fd, 0o600); err == nil {
+		if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
+			err = unix.Listen(fd, unix.SOMAXCONN)
+		}
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil // as it does not block, Close ends an accept
+}
+
+// accept waits for a client.
+func (c *Control) accept() (*os.File, error) {
+	raw, err := c.listener.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	listener := l.(*net.UnixListener)
-	listener.SetUnlinkOnClose(false)
-	return listener, nil
+	fd := -1
+	waited := raw.Read(func(listener uintptr) bool {
+		fd, _, err = syscall.Accept4(int(listener), syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+		return err != syscall.EAGAIN
+	})
+	if err = cmp.Or(waited, err); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), c.path), nil
 }
 
 // socketPath checks the path of a socket, and makes it one that is not taken for a name without file (unix(7), abstract).
@@ -211,13 +231,14 @@ func (c *Control) close() {
 // daemon takes from asks, and waits for nothing here.
 func (c *Control) serve(asks chan<- Ask) {
 	for {
-		conn, err := c.listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil { // no descriptor is left, say
-			time.Sleep(100 * time.Millisecond)
-			continue
+		conn, err := c.accept()
+		if err != nil {
+			select {
+			case <-c.ended:
+				return
+			case <-time.After(100 * time.Millisecond): // no descriptor is left, say
+				continue
+			}
 		}
 		text, err := c.reply(conn, asks)
 		word := "ok"
@@ -231,7 +252,7 @@ func (c *Control) serve(asks chan<- Ask) {
 }
 
 // reply reads a client's request and returns what to show.
-func (c *Control) reply(conn net.Conn, asks chan<- Ask) (string, error) {
+func (c *Control) reply(conn *os.File, asks chan<- Ask) (string, error) {
 	_ = conn.SetReadDeadline(time.Now().Add(controlTime))
 	line, err := readRequest(conn)
 	if err != nil {

@@ -3,9 +3,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,16 +57,17 @@ func statusOf(err error) int {
 
 // printed is what a program prints, up to maxPrinted bytes. After that its pipe is closed.
 type printed struct {
-	text    strings.Builder
+	bytes.Buffer
 	tooMuch bool
 }
 
-func (p *printed) Write(b []byte) (int, error) {
-	if p.text.Len()+len(b) > maxPrinted {
-		p.tooMuch = true
-		return 0, errTooMuch
+// ReadFrom is what io.Copy makes use of, which would else take 32 KB for each pipe.
+func (p *printed) ReadFrom(pipe io.Reader) (n int64, err error) {
+	n, err = p.Buffer.ReadFrom(io.LimitReader(pipe, maxPrinted+1))
+	if n > maxPrinted {
+		p.tooMuch, err = true, errTooMuch
 	}
-	return p.text.Write(b)
+	return n, err
 }
 
 // execute runs a program to its end, without a shell and in English, and returns what it has printed. An error is for an
@@ -98,7 +101,7 @@ func execute(argv []string, input string, limit time.Duration) (stdout, stderr s
 	case errors.Is(err, exec.ErrWaitDelay):
 		err = errHeld
 	}
-	stdout, stderr = out.text.String(), complaint.text.String()
+	stdout, stderr = out.String(), complaint.String()
 	if err == nil {
 		return stdout, stderr, nil
 	}
