@@ -37,8 +37,9 @@ const printsPerKnock = 2
 // (tcp(7), tcp_syn_retries). Meanwhile the attempt is among those that make room first.
 const copyTime = 64 * time.Second
 
-// none ends the lists of attempts, which are linked by index.
-const none = -1
+// none ends the lists of attempts, which are linked by index. The attempt of that index is not used: an empty table is all
+// zeros, and its pages take no memory before they are.
+const none = 0
 
 // attempt is a source's progress at a door. It outlives the opening of the door by copyTime, to know copies of
 // the SYNs that opened it. Attempts hold no pointers, so that the collector need not look at the table.
@@ -132,7 +133,7 @@ type Matcher struct {
 	prints      []uint32
 	startsEach  int
 	printsEach  int
-	used        int      // slots of attempts ever used
+	used        int      // slots of attempts ever used, none among them
 	free        int32    // list of slots free again
 	live        int      // how many attempts there are
 	hits        uint64   // how many have been observed
@@ -144,23 +145,17 @@ type Matcher struct {
 // newMatcher makes a matcher for doors with sequences. bound is how many attempts it keeps at most.
 func newMatcher(doors []*Door, bound int) *Matcher {
 	m := &Matcher{
-		doors:   doors,
-		knocks:  map[Knock][]*Door{},
-		byFirst: map[Knock][]uint32{},
-		near:    map[Knock][]uint32{},
-		cooling: make([]time.Duration, len(doors)),
-		looked:  make([]uint64, len(doors)),
-		cheap:   queue{none, none, 0},
-		scans:   queue{none, none, 0},
-		seed:    maphash.MakeSeed(),
-		buckets: make([]int32, 1<<bits.Len(uint(bound-1))),
-		// Pages that no attempt has touched take no memory.
-		attempts: make([]attempt, bound),
-		free:     none,
+		doors:    doors,
+		knocks:   map[Knock][]*Door{},
+		byFirst:  map[Knock][]uint32{},
+		near:     map[Knock][]uint32{},
+		cooling:  make([]time.Duration, len(doors)),
+		looked:   make([]uint64, len(doors)),
+		seed:     maphash.MakeSeed(),
+		buckets:  make([]int32, 1<<bits.Len(uint(bound-1))),
+		attempts: make([]attempt, 1+bound),
+		used:     1,
 		steps:    make([]Step, 0, 64),
-	}
-	for i := range m.buckets {
-		m.buckets[i] = none
 	}
 	m.opened = m.queueFor(copyTime)
 	for i, d := range doors {
@@ -179,8 +174,8 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 		m.strict = m.strict || d.Strict
 		m.printsEach = max(m.printsEach, printsPerKnock*len(d.Sequence))
 	}
-	m.starts = make([]time.Duration, bound*m.startsEach)
-	m.prints = make([]uint32, bound*m.printsEach)
+	m.starts = make([]time.Duration, len(m.attempts)*m.startsEach)
+	m.prints = make([]uint32, len(m.attempts)*m.printsEach)
 	return m
 }
 
@@ -210,7 +205,7 @@ func (m *Matcher) queueFor(timeout time.Duration) uint8 {
 	}
 	if len(m.timeouts) < math.MaxUint8 {
 		m.timeouts = append(m.timeouts, timeout)
-		m.byEnd = append(m.byEnd, queue{none, none, 0})
+		m.byEnd = append(m.byEnd, queue{})
 	}
 	return uint8(len(m.timeouts) - 1)
 }
@@ -411,15 +406,13 @@ func (m *Matcher) Expire(now time.Duration) []Step {
 func (m *Matcher) adopt(old *Matcher) {
 	m.seed = old.seed // fingerprints and buckets are made with it
 	m.hits = old.hits
-	now := make([]int, len(old.doors))
-	for i := range now {
-		now[i] = none
-	}
+	const gone = -1
+	now := slices.Repeat([]int{gone}, len(old.doors))
 	taken := make([]bool, len(m.doors)) // two doors may be alike
 	for _, alike := range []func(was, is *Door) bool{(*Door).knockedAs, (*Door).nextOneTime} {
 		for i, was := range old.doors {
 			for j, d := range m.doors {
-				if now[i] == none && !taken[j] && alike(was, d) {
+				if now[i] == gone && !taken[j] && alike(was, d) {
 					now[i], taken[j] = j, true
 					m.cooling[j] = old.cooling[i]
 				}
@@ -429,9 +422,8 @@ func (m *Matcher) adopt(old *Matcher) {
 	moved := make([]int32, old.used)
 	for _, q := range old.byEnd {
 		for i := q.head; i != none; i = old.attempts[i].byEnd.next {
-			moved[i] = none
 			a := &old.attempts[i]
-			if now[a.door] != none && (!a.scan || m.doors[now[a.door]].hasDecoys()) && (a.bits == 0 || old.doors[a.door].knockedAs(m.doors[now[a.door]])) {
+			if now[a.door] != gone && (!a.scan || m.doors[now[a.door]].hasDecoys()) && (a.bits == 0 || old.doors[a.door].knockedAs(m.doors[now[a.door]])) {
 				moved[i] = m.adoptOne(old, i, uint32(now[a.door]))
 			}
 		}
@@ -642,7 +634,6 @@ func (m *Matcher) begin(key int32, door uint32, hit *Hit) int32 {
 		queue: m.queueOf[door],
 		until: hit.When + m.doors[door].SeqTimeout,
 		next:  m.buckets[key],
-		byEnd: links{none, none}, cheap: links{none, none},
 	}
 	m.buckets[key] = i
 	m.append(&m.byEnd[m.queueOf[door]], i, byEndLinks)
@@ -720,6 +711,6 @@ func (m *Matcher) unlink(q *queue, i int32, of func(*attempt) *links) {
 	} else {
 		q.tail = l.prev
 	}
-	*l = links{none, none}
+	*l = links{}
 	q.n--
 }
