@@ -574,7 +574,8 @@ func TestReloadRefusedAtLast(t *testing.T) {
 	n.must(err)
 	pages, err := strconv.Atoi(strings.Fields(string(maps))[0])
 	n.must(err)
-	limit(fmt.Sprint(pages*os.Getpagesize()+16<<20) + ":")
+	// Too little for the other ring of 32 MB, and enough for threads: with -race each has a stack of 8 MB.
+	limit(fmt.Sprint(pages*os.Getpagesize()+28<<20) + ":")
 	d.signal(unix.SIGHUP)
 	d.await("mapping the ring: cannot allocate memory")
 	d.await("the configuration stays as it was")
