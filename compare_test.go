@@ -601,14 +601,20 @@ func (c *compareCase) explain() (names []string, err error) {
 	return names, nil
 }
 
-// reason finds the fewest mends with which knockd would have opened at the same packet.
+// reason finds the fewest mends with which knockd would have opened at the same packet: by themselves, else with decoys,
+// where the case has them. An attempt that a decoy has ended may open later than it would have.
 func (c *compareCase) reason(o *seenOpening) (mend, bool) {
-	for size := range len(mendNames) + 1 {
-		for m := range mend(1) << len(mendNames) {
-			if bits.OnesCount(uint(m)) == size && slices.ContainsFunc(c.knockd(m, false).openings, func(theirs seenOpening) bool {
-				return theirs.sameAs(o) && theirs.last() == o.last()
-			}) {
-				return m, true
+	opens := func(m mend, decoys bool) bool {
+		return slices.ContainsFunc(c.knockd(m, decoys).openings, func(theirs seenOpening) bool {
+			return theirs.sameAs(o) && theirs.last() == o.last()
+		})
+	}
+	for _, decoys := range []bool{false, c.decoys} {
+		for size := range len(mendNames) + 1 {
+			for m := range mend(1) << len(mendNames) {
+				if bits.OnesCount(uint(m)) == size && opens(m, decoys) {
+					return m, true
+				}
 			}
 		}
 	}
