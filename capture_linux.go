@@ -52,7 +52,8 @@ const (
 type Capture struct {
 	fd    int
 	ring  []byte
-	block int // the next one to come
+	block int   // the next one to come
+	frame Frame // the one that read gives
 }
 
 // openCapture listens on the interface with that index, or on all of them for 0. No packet is queued before the filter
@@ -143,7 +144,7 @@ func attachFilter(fd int, program []bpf.RawInstruction) error {
 
 // read gives each packet in the blocks that the kernel has handed over to take, in their order.
 func (c *Capture) read(take func(*Frame)) {
-	var f Frame
+	f := &c.frame
 	for range len(c.ring) / blockSize {
 		block := c.ring[c.block*blockSize:][:blockSize]
 		status := (*uint32)(unsafe.Pointer(&block[blockOffStatus]))
@@ -163,7 +164,7 @@ func (c *Capture) read(take func(*Frame)) {
 			f.Foreign = frame[frameOffLink+linkOffType] == unix.PACKET_OTHERHOST
 			f.Tagged = binary.NativeEndian.Uint32(frame[frameOffStatus:])&unix.TP_STATUS_VLAN_VALID != 0 &&
 				binary.NativeEndian.Uint32(frame[frameOffVLAN:])&0xfff != 0
-			take(&f)
+			take(f)
 			at += binary.NativeEndian.Uint32(frame[frameOffNext:])
 		}
 		atomic.StoreUint32(status, unix.TP_STATUS_KERNEL)

@@ -94,16 +94,21 @@ func (s LinkState) news() string {
 	return fmt.Sprintf("there is no interface %s yet: it is waited for", s.Name)
 }
 
-// Meter is where the reader tells its counts to whoever asks.
-type Meter struct{ latest atomic.Pointer[Counters] }
+// Meter is where the reader tells its counts to whoever asks. To tell them allocates nothing.
+type Meter struct{ packets, drops, hits, attempts, grants atomic.Uint64 }
 
-func (m *Meter) set(c Counters) { m.latest.Store(&c) }
+func (m *Meter) set(c Counters) {
+	m.packets.Store(c.Packets)
+	m.drops.Store(c.KernelDrops)
+	m.hits.Store(c.Hits)
+	m.attempts.Store(c.Attempts)
+	m.grants.Store(c.Grants)
+}
 
 func (m *Meter) read() Counters {
-	if c := m.latest.Load(); c != nil {
-		return *c
+	return Counters{
+		Packets: m.packets.Load(), KernelDrops: m.drops.Load(), Hits: m.hits.Load(), Attempts: m.attempts.Load(), Grants: m.grants.Load(),
 	}
-	return Counters{}
 }
 
 // Status is what `sesame status` shows. Who makes one gives it away: nothing in it may change any more.
