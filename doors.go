@@ -192,7 +192,9 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 	if s.work != nil {
 		d.firewall.configure(s.work, s.watched)
 	}
-	d.whenBuilt(s.built)
+	if s.reload {
+		d.whenBuilt(s.built)
+	}
 	d.firewall.makeAnew()
 }
 

@@ -638,7 +638,8 @@ func (d *openings) applied(now time.Duration, done firewallDone) {
 		d.logs.printf(now, "firewall", "firewall: %v", done.err)
 	}
 	d.firewall.end(now, done, d.closing)
-	if done.err == nil && (done.task.kind == taskBuild || done.task.kind == taskCheck) && d.built != nil {
+	asRules := (done.task.kind == taskBuild || done.task.kind == taskCheck) && !d.firewall.rebuild
+	if done.err == nil && asRules && d.built != nil {
 		d.built()
 		d.built = nil
 	}

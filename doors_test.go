@@ -1040,3 +1040,29 @@ func TestDoorsNext(t *testing.T) {
 		t.Errorf("got %d commands compared, want many", compared)
 	}
 }
+
+// TestBuilt has a reload told of when the firewall is as it says: not by work that began before, and also when links
+// change meanwhile.
+func TestBuilt(t *testing.T) {
+	d := newDoorsTest(t, "").withFirewall()
+	built, work := 0, d.firewall.work
+	ended := func() {
+		d.done(nil)
+		d.applied(0, <-d.firewall.done)
+		d.tick(0)
+	}
+	d.firewall.makeAnew()
+	d.tick(0)
+	d.Doors.configure(0, doorSettings{reload: true, rules: &Ruleset{}, work: work, built: func() { built++ }})
+	d.Doors.configure(0, doorSettings{rules: &Ruleset{}})
+	if ended(); built != 0 {
+		t.Error("told by a build of the rules before")
+	}
+	for range 2 {
+		if ended(); built != 1 {
+			t.Errorf("told %d times, want once", built)
+		}
+		d.firewall.makeAnew()
+		d.tick(0)
+	}
+}
