@@ -285,7 +285,8 @@ func (w *world) counters(socket string) (packets, hits int) {
 	return packets, hits
 }
 
-// TestFloodByHping has hping3 send all it can to the first port, from addresses at random, while somebody knocks.
+// TestFloodByHping has hping3 send all it can to the first port, from addresses at random, while somebody knocks: who
+// knocks again, as people do, gets in although more comes than a slow machine can read, and loses packets of his too.
 func TestFloodByHping(t *testing.T) {
 	w := newWorld(t, 2)
 	w.hide()
@@ -295,8 +296,10 @@ func TestFloodByHping(t *testing.T) {
 	w.must(w.clients[0].start(flood))
 	defer kill(flood)
 	w.eventually("the flood", func() bool { return w.counted(socket) > 10000 })
-	w.knock(1, hostAddr, "7000", "8000", "9000")
-	d.await("10.9.0.3: ssh: OPEN SESAME")
+	w.eventually("an opening", func() bool {
+		w.knock(1, hostAddr, "7000", "8000", "9000")
+		return strings.Contains(d.logged(), "10.9.0.3: ssh: OPEN SESAME")
+	})
 	before := w.counted(socket)
 	w.eventually("more of the flood", func() bool { return w.counted(socket) > before })
 	w.awaitPort(1, hostSSH, reached)
