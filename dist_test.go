@@ -91,7 +91,9 @@ func TestService(t *testing.T) {
 chroot . /machine/sesame install -s systemd > /dev/null
 mkdir -p etc/knockd etc/ufw etc/systemd/system/machine.target.wants
 ln -s ../sesame.service etc/systemd/system/machine.target.wants
-echo "KNOCKD_OPTS=\"-i eth0 -d\"" > etc/default/knockd
+echo "KNOCKD_OPTS=\"-i eth0\"" > etc/default/knockd
+mkdir -p etc/sysconfig
+printf "%s\n" "OPTIONS=\"-d\"" "KNOCKD_OPTIONS=\"-v\"" > etc/sysconfig/knockd
 echo 7000,18004,9000 > etc/knockd/once
 chmod 600 etc/knockd/once
 cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchmod 600 etc/knockd.conf\n")
@@ -118,6 +120,8 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 	if got := m.run("journalctl -o cat -u sesame"); !strings.Contains(got, "knockd: warning: -d is passed over: systemd has the daemon in the background already\n") {
 		t.Errorf("-d: got %s", got)
 	}
+	m.want("the command line", m.run(`tr '\0' ' ' < /proc/$(systemctl show -p MainPID --value sesame)/cmdline`),
+		"/usr/local/sbin/knockd --keep /var/lib/sesame/good.conf -i eth0 -d -v ")
 	for _, port := range []string{"18000:udp", "18001", "18002", "18003", "18004"} {
 		w.knock(0, hostAddr, "7000", port, "9000")
 	}
@@ -194,6 +198,35 @@ func TestScripts(t *testing.T) {
 			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
 				t.Errorf("%v: %v: %s", argv, err, out)
 			}
+		}
+	}
+}
+
+// TestOpenRC has the script of OpenRC read as openrc-run does, with the options that packages of knockd have.
+func TestOpenRC(t *testing.T) {
+	needRoot(t)
+	script, err := filepath.Abs("dist/sesame.openrc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ knock, sesame, want string }{
+		{"", "", ""},
+		{"", "KNOCKD_OPTS='-i ppp0 -v'", "-i ppp0 -v "},
+		{"IFACE=eth1\nOPTS=''", "", "-i eth1 "},
+		{"OPTS='-d -i eth1 -v'", "KNOCKD_OPTS='-p /run/x'", "-i eth1 -v -p /run/x "},
+		{"OPTS='oops", "KNOCKD_OPTS=-v", "-v "},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(dir+"/knock", []byte(tt.knock), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("unshare", "-m", "busybox", "ash", "-euc", `OPTS='' KNOCKD_OPTS=''
+mount -t tmpfs tmpfs /mnt && mkdir -p /mnt/conf.d && cp "$1/knock" /mnt/conf.d && mount --bind /mnt /etc
+`+tt.sesame+`
+. "$2"
+echo "$command $command_args"`, "sh", dir, script).CombinedOutput()
+		if want := "/usr/local/sbin/knockd --keep /var/lib/sesame/good.conf " + tt.want + "\n"; err != nil || string(out) != want {
+			t.Errorf("%q, %q: got %v, %q, want %q", tt.knock, tt.sesame, err, out, want)
 		}
 	}
 }

@@ -341,8 +341,8 @@ func TestInstallForPackage(t *testing.T) {
 ./opt/x/sbin/sesame
 ExecStart=/bin/systemctl reload-or-restart --no-block sesame.service
 ExecReload=/bin/systemctl reload sesame.service
-ExecStart=/opt/x/sbin/knockd --keep /var/lib/sesame/good.conf $KNOCKD_OPTS
-ExecReload=/opt/x/sbin/knockd -t $KNOCKD_OPTS
+ExecStart=/opt/x/sbin/knockd --keep /var/lib/sesame/good.conf $KNOCKD_OPTS $OPTIONS $KNOCKD_OPTIONS
+ExecReload=/opt/x/sbin/knockd -t $KNOCKD_OPTS $OPTIONS $KNOCKD_OPTIONS
 ExecReload=/bin/kill -HUP $MAINPID
 `; err != nil || string(out) != want {
 		t.Errorf("%v: got\n%s\nwant\n%s", err, out, want)

@@ -303,7 +303,8 @@ func TestBadFileUnderBusybox(t *testing.T) {
 func TestBadFileUnderSysv(t *testing.T) {
 	w := newWorld(t, 2)
 	w.listen("22")
-	m := boot(t, w.host, noInit, "echo id:2:initdefault: > etc/inittab; rm -f etc/rc?.d/*")
+	m := boot(t, w.host, noInit, "echo id:2:initdefault: > etc/inittab; rm -f etc/rc?.d/*\n"+
+		`mkdir -p etc/sysconfig; printf "%s\n" "OPTIONS=\"-i eth0\"" "KNOCKD_OPTIONS=\"-v\"" > etc/sysconfig/knockd`)
 	m.run(newKnockd)
 	m.install(w, hiddenSSH)
 	// What runs the scripts at a boot (rc(8) of sysvinit) is not here.
@@ -312,6 +313,9 @@ func TestBadFileUnderSysv(t *testing.T) {
 	m.want("the links", m.run("cd /etc; ls -d rc?.d/S*sesame rc6.d/K*sesame | sed 's/[0-9][0-9]/NN/'"), "rc6.d/KNNsesame\nrcS.d/SNNsesame\n")
 	rc()
 	w.wantPort(0, hostSSH, filtered)
+	if got := m.run(`tr '\0' ' ' < /proc/$(cat /run/knockd.pid)/cmdline`); !strings.Contains(got, " -i eth0 -v -p /var/run/knockd.pid ") {
+		t.Errorf("the options of /etc/sysconfig/knockd: got %s", got)
+	}
 	m.badFiles(w, spoiledConfig, func(boot bool) {
 		if boot {
 			rc()
