@@ -319,6 +319,7 @@ func TestMistakes(t *testing.T) {
 		{"empty sequence", "[a]\nSequence =", empty},
 		{"comment instead of a sequence", "[a]\nSequence = # 7000", empty},
 		{"unknown protocol", "[a]\nSequence = 7000:icmp", `knockd.conf:2: door "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "7000:icmp"`},
+		{"protocol after a slash", "[a]\nSequence = 7000/udp", `knockd.conf:2: door "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "7000/udp"`},
 		{"empty protocol", "[a]\nSequence = 7000:", `knockd.conf:2: door "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "7000:"`},
 		{"too many knocks", "[a]\nSequence = 5" + strings.Repeat(",5", maxKnocks), `knockd.conf:2: door "a": Sequence: a sequence has 1 to 32 knocks, not 33`},
 		{"no sequence", "[a]\nCommand = open\n[b]\nSequence = 1", `knockd.conf:1: door "a": a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000`},

@@ -196,7 +196,7 @@ func parseKnock(s string) (Knock, error) {
 	switch proto = strings.ToLower(strings.TrimSpace(proto)); {
 	case proto == "udp":
 		k.Proto = udp
-	case proto != "tcp" && hasProto:
+	case proto != "tcp" && hasProto, strings.Contains(port, "/"):
 		return Knock{}, fmt.Errorf("a knock is PORT, PORT:tcp or PORT:udp")
 	}
 	n, err := strconv.ParseUint(strings.TrimSpace(port), 10, 16)

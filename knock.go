@@ -68,7 +68,7 @@ func knock(e env, args []string) error {
 	if err := o.contradictions(p.host, p.sequence, command); err != nil {
 		return usageError(err.Error())
 	}
-	k := &knockClient{env: e, knockOptions: o, say: e.stdout}
+	k := &knockClient{env: e, knockOptions: o, say: e.stdout, kept: make(chan struct{}, 2*maxKnocks)}
 	if o.stdio != "" || command != nil {
 		k.say = e.stderr // standard output is another's
 	}
@@ -106,6 +106,7 @@ func knock(e env, args []string) error {
 // visit knocks, and does what is to be done with the port.
 func (k *knockClient) visit() error {
 	if k.port == 0 {
+		defer k.settle()
 		return k.send(k.delay)
 	}
 	opened, err := k.open()
@@ -116,6 +117,9 @@ func (k *knockClient) visit() error {
 		return k.join(opened.conn)
 	}
 	_ = opened.conn.Close()
+	if opened.before { // which says nothing of the knocks
+		k.settle()
+	}
 	return nil
 }
 
@@ -125,12 +129,15 @@ type knockClient struct {
 	knockOptions
 	addresses []netip.Addr // to knock on
 	sequence  []sentKnock
-	to        []netip.Addr // to connect to, at port
-	say       io.Writer    // for what is no error
-	opened    bool         // the port was seen open
+	to        []netip.Addr  // to connect to, at port
+	say       io.Writer     // for what is no error
+	opened    bool          // the port was seen open
+	kept      chan struct{} // has an item for each connection of a knock that is kept, and room for those of any sequence
 }
 
 // send sends the sequence once to each address. The error is that of the first address, and nil if one of them got all.
+// The connections that it begins are kept for a while: a transparent proxy on the way, as mobile networks have them,
+// answers a knock itself, and sends it on only once that connection is made, and while it is there.
 func (k *knockClient) send(delay time.Duration) error {
 	failed := make([]error, len(k.addresses))
 	for i, knock := range k.sequence {
@@ -141,8 +148,16 @@ func (k *knockClient) send(delay time.Duration) error {
 			if k.verbose {
 				fmt.Fprintf(k.say, "hitting %v %v:%d\n", knock.Proto, addr, knock.Port)
 			}
-			if err := sendKnock(addr, knock, k.from); err != nil && failed[j] == nil {
+			keep, err := sendKnock(addr, knock, k.from)
+			if err != nil && failed[j] == nil {
 				failed[j] = fmt.Errorf("knocking on %v port %d: %w", addr, knock.Port, err)
+			}
+			if keep != nil {
+				k.kept <- struct{}{}
+				go func() {
+					keep()
+					<-k.kept
+				}()
 			}
 		}
 	}
@@ -152,6 +167,13 @@ func (k *knockClient) send(delay time.Duration) error {
 		}
 	}
 	return failed[0]
+}
+
+// settle waits until no connection of a knock is kept any more.
+func (k *knockClient) settle() {
+	for range cap(k.kept) {
+		k.kept <- struct{}{}
+	}
 }
 
 const (
@@ -168,6 +190,7 @@ const (
 func (k *knockClient) open() (opened *connection, err error) {
 	delay := k.delay
 	near := k.nearKnock()
+	began := time.Now()
 	var d *dialer
 	for try := range k.retries + 1 {
 		d = newDialer(k.to, k.port, k.from)
@@ -176,10 +199,14 @@ func (k *knockClient) open() (opened *connection, err error) {
 			opened, _ = d.next(time.After(beforePatience))
 		}
 		err = k.send(delay)
+		patience := k.patience(try, time.Since(began))
 		if err != nil && try < k.retries && passing(err) {
-			time.Sleep(k.timeout) // for the network to come back
+			if try == 0 {
+				fmt.Fprintf(k.stderr, "%v: waiting for the network\n", err)
+			}
+			time.Sleep(patience)
 		} else if err == nil && opened == nil {
-			opened = k.await(d, try)
+			opened = k.await(d, try, patience)
 		}
 		d.cancel()
 		switch {
@@ -200,7 +227,20 @@ func (k *knockClient) open() (opened *connection, err error) {
 	if near {
 		fmt.Fprintf(k.stderr, "port %d is near a knock, so that the daemon may take connections to it for a scan: Ignore_Ports or Decoys = no there\n", k.port)
 	}
+	if !k.quiet {
+		fmt.Fprintf(k.stderr, "port %d stayed shut: check the sequence and the port; after wrong knocks, the daemon ignores an address for a while, "+
+			"%.0f s by default; knocks may be lost on the way, or overtake each other (try -d 500): its log shows those that came\n", k.port, defaultSeqTimeout.Seconds())
+	}
 	return nil, statusShut
+}
+
+// patience is how long the port may take to open after a try; since is the time since the first one began. The last try
+// comes when a bar is over that the daemon has for wrong knocks made before, if the time for all tries allows that.
+func (o *knockOptions) patience(try int, since time.Duration) time.Duration {
+	if all := o.timeout * time.Duration(o.retries+1); try == o.retries-1 && all > defaultSeqTimeout {
+		return max(o.timeout, defaultSeqTimeout-since)
+	}
+	return o.timeout
 }
 
 // passing reports whether the network may be there again soon.
@@ -221,16 +261,16 @@ func (k *knockClient) tell(opened *connection) {
 	switch {
 	case k.quiet:
 	case opened.before:
-		fmt.Fprintf(k.say, "%v port %d: %s, as it was before the knock\n", opened.addr, k.port, reached)
+		fmt.Fprintf(k.say, "%v port %d: %s, as it was before the knock: still open, or a proxy on the way\n", opened.addr, k.port, reached)
 	default:
 		fmt.Fprintf(k.say, "%v port %d: %s in %d ms\n", opened.addr, k.port, reached, opened.took.Milliseconds())
 	}
 }
 
 // await connects again and again until a connection is open. It returns nil if the time is up.
-func (k *knockClient) await(d *dialer, try int) *connection {
+func (k *knockClient) await(d *dialer, try int, patience time.Duration) *connection {
 	began := time.Now()
-	end := began.Add(k.timeout)
+	end := began.Add(patience)
 	defer k.progress("")
 	for pause := firstPause; ; pause = min(pause*3/2, maxPause) {
 		left := time.Until(end)

@@ -27,7 +27,7 @@ const lookupTime = 10 * time.Second
 
 const (
 	defaultTimeout = 5 * time.Second
-	defaultRetries = 2
+	defaultRetries = 5 // so that the last try comes after defaultSeqTimeout
 	maxDelay       = time.Hour
 	maxTimeout     = time.Hour
 	maxRetries     = 100
@@ -54,7 +54,7 @@ func (o *knockOptions) options() []option {
 		flagOption('6', "ipv6", "knock over IPv6 only", &o.ipv6),
 		{'w', "verify", "PORT", "see whether this TCP port opens; if not, knock again", o.setVerify},
 		{0, "timeout", "SECONDS", "how long the port may take to open after each knock (default 5)", o.setTimeout},
-		{0, "retries", "N", "how often to knock again if it does not (default 2)", o.setRetries},
+		{0, "retries", "N", "how often to knock again if it does not (default 5)", o.setRetries},
 		{'W', "stdio", "HOST:PORT", "connect there, and join standard input and output to it", o.setStdio},
 		{0, "flags", "FLAGS", "TCP flags of the knocks, such as fin,urg, or none: needs root", o.setFlags},
 		{0, "source", "ADDRESS", "the address of this host to knock from", o.setSource},
@@ -76,9 +76,12 @@ func (o *knockOptions) setDelay(value string) error {
 }
 
 func (o *knockOptions) setVerify(value string) error {
-	port, err := strconv.ParseUint(value, 10, 16)
+	if strings.Contains(value, ",") {
+		return fmt.Errorf("it takes one port, not %q", value)
+	}
+	port, err := strconv.ParseUint(withoutService(value), 10, 16)
 	if err != nil || port == 0 {
-		return fmt.Errorf("a port is a number from 1 to 65535, not %q", value)
+		return fmt.Errorf("a port is a number from 1 to 65535, or the name of a service, not %q", value)
 	}
 	o.port = uint16(port)
 	return nil
@@ -287,11 +290,14 @@ func (o *knockOptions) sent(k Knock) sentKnock {
 	return sentKnock{k, o.flags}
 }
 
-// parseSentKnock reads PORT, PORT:PROTOCOL or PORT:tcp/FLAGS, with + between the flags. The error tells what is allowed,
-// and not what was given.
+// parseSentKnock reads PORT, PORT:PROTOCOL or PORT:tcp/FLAGS, with + between the flags; the name of a service stands for
+// its port. The error tells what is allowed, and not what was given.
 func (o *knockOptions) parseSentKnock(item string) (k sentKnock, err error) {
-	item, flags, own := strings.Cut(item, "/")
-	knock, err := parseKnock(item)
+	port, flags, own := strings.Cut(item, "/")
+	if strings.EqualFold(flags, "udp") || strings.EqualFold(flags, "tcp") {
+		port, own = item, false // it is not written so, as parseKnock says
+	}
+	knock, err := parseKnock(withoutService(port))
 	if err != nil {
 		return k, err
 	}
@@ -306,6 +312,21 @@ func (o *knockOptions) parseSentKnock(item string) (k sentKnock, err error) {
 		}
 	}
 	return k, nil
+}
+
+// withoutService has the number of a port in the place of the service's name that it begins with, if that is one
+// (services(5)).
+func withoutService(item string) string {
+	name, _, _ := strings.Cut(item, ":")
+	if strings.Trim(name, "+-0123456789") == "" { // what LookupPort takes for a number
+		return item
+	}
+	for _, network := range []string{"tcp", "udp"} {
+		if port, err := net.LookupPort(network, name); err == nil {
+			return strconv.Itoa(port) + item[len(name):]
+		}
+	}
+	return item
 }
 
 // resolve looks the name up once: an address, or the first one of each family asked for.

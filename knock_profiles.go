@@ -165,6 +165,24 @@ func readProfiles(warnings io.Writer) (file string, profiles []*profile, err err
 	return file, profiles, err
 }
 
+// findProfile returns the profile of that name, or nil, and the names of all.
+func findProfile(name string, warnings io.Writer) (found *profile, file string, names []string, err error) {
+	file, profiles, err := readProfiles(warnings)
+	for _, p := range profiles {
+		if p.name == name {
+			found = p
+		}
+		names = append(names, p.name)
+	}
+	return found, file, names, err
+}
+
+// noProfiles says how to make the first one.
+func noProfiles(file string) string {
+	return fmt.Sprintf("there are no profiles in %s: put lines such as these there, and let nobody else read it (chmod 600):\n%s",
+		file, "[home]\nhost = 192.0.2.1\nsequence = 7000, 18000:udp, 9000\nverify = 22")
+}
+
 // checkPrivate warns of a file that others can read.
 func checkPrivate(warnings io.Writer, path string) {
 	if info, err := os.Stat(path); err == nil && info.Mode()&0o044 != 0 && runtime.GOOS != "windows" {
@@ -175,11 +193,11 @@ func checkPrivate(warnings io.Writer, path string) {
 // listProfiles prints the name of each profile, its host, and the port that it verifies; nothing of its sequence.
 func listProfiles(e env) error {
 	file, profiles, err := readProfiles(e.stderr)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrNotExist) || err == nil && len(profiles) == 0:
+		return errors.New(noProfiles(file))
+	case err != nil:
 		return withoutSecrets(err)
-	}
-	if len(profiles) == 0 {
-		return fmt.Errorf("there are no profiles in %s", file)
 	}
 	for _, p := range profiles {
 		verifies := ""
@@ -209,26 +227,31 @@ func (o *knockOptions) parse(e env, args []string, command bool) (*profile, erro
 		return &profile{host: host, sequence: sequence}, nil
 	}
 	wrong := usageError(err.Error())
-	if len(rest) != 1 {
+	if len(rest) > 1 {
 		return nil, wrong
 	}
-	name := rest[0]
+	name := ""
+	if len(rest) == 1 {
+		name = rest[0]
+	}
 	warnings := e.stderr
 	if o.quiet {
 		warnings = io.Discard
 	}
-	file, profiles, err := readProfiles(warnings)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	p, file, names, err := findProfile(name, warnings)
+	switch {
+	case name == "" && len(names) > 0:
+		return nil, wrong + usageError("; or one of your profiles: "+strings.Join(names, ", "))
+	case name == "" && (err == nil || errors.Is(err, os.ErrNotExist)):
+		return nil, wrong + usageError("; "+noProfiles(file)+"\n")
+	case name == "":
+		return nil, wrong
+	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return nil, err
-	}
-	var names []string
-	for _, p := range profiles {
-		if p.name == name {
-			p.oneTime = besideFile(file, p.oneTime)
-			checkPrivate(warnings, p.oneTime)
-			return p, o.over(p.knockOptions, opts, args, command)
-		}
-		names = append(names, p.name)
+	case p != nil:
+		p.oneTime = besideFile(file, p.oneTime)
+		checkPrivate(warnings, p.oneTime)
+		return p, o.over(p.knockOptions, opts, args, command)
 	}
 	if strings.ContainsAny(name, ".:,") { // it was meant for a host
 		return nil, wrong

@@ -72,17 +72,19 @@ func TestParseProfiles(t *testing.T) {
 		{"host with ports", "[a]\nhost = h 7000 8000\nsequence = 7", `/etc/p:1: profile "a": one host is needed: host = 192.0.2.1, not "h 7000 8000"`},
 		{"empty host", "[a]\nhost =\nsequence = 7", `/etc/p:1: profile "a": one host is needed: host = 192.0.2.1`},
 		{"empty file", "[a]\nhost = h\none_time_sequences = # c", `/etc/p:1: profile "a": one of sequence and one_time_sequences is needed, and not both: sequence = 7000, 8000:udp, 9000`},
-		{"sequence", "[a]\nhost = h\nsequence = 7000, 0, , ssh, 8:icmp", `/etc/p:3: profile "a": Sequence: a port is a number from 1 to 65535, not "0"` + "\n" +
+		{"sequence", "[a]\nhost = h\nsequence = 7000, 0, , shh, 8:icmp", `/etc/p:3: profile "a": Sequence: a port is a number from 1 to 65535, not "0"` + "\n" +
 			`/etc/p:3: profile "a": Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports` + "\n" +
-			`/etc/p:3: profile "a": Sequence: a port is a number from 1 to 65535, not "ssh"` + "\n" +
+			`/etc/p:3: profile "a": Sequence: a port is a number from 1 to 65535, not "shh"` + "\n" +
 			`/etc/p:3: profile "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "8:icmp"`},
 		{"33 knocks", "[a]\nhost = h\nsequence = 7" + strings.Repeat(",7", 32), `/etc/p:3: profile "a": Sequence: a sequence has 1 to 32 knocks, not 33`},
 		{"values", "[a]\n" + least + "delay = fast\nverify = 0\nudp = maybe\nflags = x,y", `/etc/p:4: profile "a": delay: a delay is milliseconds, a number from 0 to 3600000, not "fast"` + "\n" +
-			`/etc/p:5: profile "a": verify: a port is a number from 1 to 65535, not "0"` + "\n" +
+			`/etc/p:5: profile "a": verify: a port is a number from 1 to 65535, or the name of a service, not "0"` + "\n" +
 			`/etc/p:6: profile "a": udp: yes or no is wanted, not "maybe"` + "\n" +
 			`/etc/p:7: profile "a": flags: flags are fin, syn, rst, psh, ack and urg with commas between them, or none, not "x,y"`},
 		{"no value", "[a]\n" + least + "delay\nverify =", `/etc/p:4: profile "a": delay: a delay is milliseconds, a number from 0 to 3600000` + "\n" +
-			`/etc/p:5: profile "a": verify: a port is a number from 1 to 65535`},
+			`/etc/p:5: profile "a": verify: a port is a number from 1 to 65535, or the name of a service`},
+		{"services", "[a]\nhost = h\nsequence = 7, http, domain:udp\nverify = ssh", "1 a: h 7:tcp,80:tcp,53:udp verify=22"},
+		{"two ports to verify", "[a]\n" + least + "verify = 22, 80", `/etc/p:4: profile "a": verify: it takes one port, not "22, 80"`},
 		{"unknown keys", "[a]\nhots = h\nsequence = 7\nlist = yes\nhelp\nversion = 1\nverif = 22\n7000,8000", `/etc/p:2: profile "a": unknown directive "hots" (did you mean host?)` + "\n" +
 			`/etc/p:4: profile "a": unknown directive "list" (did you mean host?)` + "\n" +
 			`/etc/p:5: profile "a": "help" is no directive: a line is [section], Directive = value or # comment` + "\n" +
@@ -119,7 +121,7 @@ func TestParseProfiles(t *testing.T) {
 					t.Errorf("got %#v, want configErrors", err)
 				}
 				said := strings.NewReplacer("sequence = 7000, 8000:udp, 9000", "", "such as 7000:tcp/fin+urg", "").Replace(withoutSecrets(err).Error())
-				for _, secret := range []string{"7000", "8000", "ssh", "icmp", "fin", "9:tcp"} {
+				for _, secret := range []string{"7000", "8000", "shh", "icmp", "fin", "9:tcp"} {
 					if strings.Contains(strings.ReplaceAll(said, "flags are fin,", ""), secret) {
 						t.Errorf("without secrets: got %q", said)
 					}
@@ -279,21 +281,40 @@ func TestProfilesFile(t *testing.T) {
 	}
 }
 
-// TestProfilesMissing says where profiles are looked for.
+// TestProfilesMissing says where profiles are looked for, and how to make one: what it says to write there works.
 func TestProfilesMissing(t *testing.T) {
 	h := newPerson(t, "# none\n")
 	const hint = " (sesame knock --help shows what there is)\n"
-	if got, want := h.run(h.command("--list")), (output{1, "", "sesame knock: there are no profiles in " + h.file + "\n"}); got != want {
-		t.Errorf("got %+v, want %+v", got, want)
-	}
-	if err := os.Remove(h.file); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := h.run(h.command("--list")), (output{1, "", "sesame knock: open " + h.file + ": no such file or directory\n"}); got != want {
-		t.Errorf("got %+v, want %+v", got, want)
+	const lines = "[home]\nhost = 192.0.2.1\nsequence = 7000, 18000:udp, 9000\nverify = 22\n"
+	const needed = "sesame knock: a host and its ports are needed: HOST 7000 8000:udp 9000"
+	for _, there := range []bool{true, false} {
+		if !there {
+			if err := os.Remove(h.file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := output{1, "", "sesame knock: there are no profiles in " + h.file + ": put lines such as these there, and let nobody else read it (chmod 600):\n" + lines}
+		if got := h.run(h.command("--list")); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+		want = output{2, "", needed + "; there are no profiles in " + h.file + ": put lines such as these there, and let nobody else read it (chmod 600):\n" + lines + hint}
+		if got := h.run(h.command()); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
 	}
 	want := output{2, "", `sesame knock: no profile "home" in ` + h.file + ", which is not there; else the ports to knock on are needed: home 7000 8000:udp 9000" + hint}
 	if got := h.run(h.command("home")); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	h.write(h.file, lines+strings.Replace(lines, "home", "office", 1))
+	if got, want := h.run(h.command()), (output{2, "", needed + "; or one of your profiles: home, office" + hint}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got, want := h.run(h.command("--list")), (output{0, "home            192.0.2.1 verifies port 22\noffice          192.0.2.1 verifies port 22\n", ""}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	h.write(h.file, "oops\n")
+	if got, want := h.run(h.command()), (output{2, "", needed + hint}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

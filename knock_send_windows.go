@@ -17,36 +17,45 @@ const errRefused = windows.WSAECONNREFUSED
 
 const (
 	fionbio = 0x8004667e // FIONBIO of winsock2.h
-	// sendingTime is how long a connection that has been begun is left alone, so that closing it does not take its first
-	// packet back. It is less than the 500 ms after which Windows sends that again when it was refused.
-	sendingTime = 10 * time.Millisecond
+	// keepTime is how long a connection is kept: less than the 500 ms after which Windows sends its first packet again
+	// when it was refused.
+	keepTime = 400 * time.Millisecond
 )
 
-// sendKnock sends one knock and does not wait for an answer.
-func sendKnock(addr netip.Addr, k sentKnock, from route) error {
+// sendKnock sends one knock and does not wait for an answer. Where that has begun a connection, keep keeps it for
+// keepTime.
+func sendKnock(addr netip.Addr, k sentKnock, from route) (keep func(), err error) {
 	if k.Proto == tcp && k.Flags != flagSYN {
-		return sendRaw(addr, k, from)
+		return nil, sendRaw(addr, k, from)
 	}
 	// Counted by the system, so that it may be done for each.
 	if err := windows.WSAStartup(0x202, new(windows.WSAData)); err != nil {
-		return os.NewSyscallError("WSAStartup", err)
+		return nil, os.NewSyscallError("WSAStartup", err)
 	}
-	defer windows.WSACleanup()
+	s := windows.InvalidHandle
+	end := func() {
+		_ = windows.Closesocket(s)
+		_ = windows.WSACleanup()
+	}
+	defer func() {
+		if keep == nil {
+			end()
+		}
+	}()
 	kind := int32(windows.SOCK_STREAM)
 	if k.Proto == udp {
 		kind = windows.SOCK_DGRAM
 	}
 	family, to, err := sockaddr(addr, k.Port)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s, err := windows.WSASocket(family, kind, 0, nil, 0, windows.WSA_FLAG_OVERLAPPED|windows.WSA_FLAG_NO_HANDLE_INHERIT)
+	s, err = windows.WSASocket(family, kind, 0, nil, 0, windows.WSA_FLAG_OVERLAPPED|windows.WSA_FLAG_NO_HANDLE_INHERIT)
 	if err != nil {
-		return os.NewSyscallError("WSASocket", err)
+		return nil, os.NewSyscallError("WSASocket", err)
 	}
-	defer windows.Closesocket(s)
 	if err := from.apply(0, addr.Is6()); err != nil {
-		return err
+		return nil, err
 	}
 	if from.source.IsValid() {
 		_, source, err := sockaddr(from.source, 0)
@@ -54,26 +63,28 @@ func sendKnock(addr netip.Addr, k sentKnock, from route) error {
 			err = windows.Bind(s, source)
 		}
 		if err == windows.WSAEADDRNOTAVAIL {
-			return fmt.Errorf("%v is not an address of this host", from.source)
+			return nil, fmt.Errorf("%v is not an address of this host", from.source)
 		}
 		if err != nil {
-			return os.NewSyscallError("bind", err)
+			return nil, os.NewSyscallError("bind", err)
 		}
 	}
 	if k.Proto == udp {
-		return os.NewSyscallError("sendto", windows.Sendto(s, []byte{0}, 0, to))
+		return nil, os.NewSyscallError("sendto", windows.Sendto(s, []byte{0}, 0, to))
 	}
 	on, done := uint32(1), uint32(0)
 	err = windows.WSAIoctl(s, fionbio, (*byte)(unsafe.Pointer(&on)), uint32(unsafe.Sizeof(on)), nil, 0, &done, nil, 0)
 	if err != nil {
-		return os.NewSyscallError("WSAIoctl", err)
+		return nil, os.NewSyscallError("WSAIoctl", err)
 	}
 	switch err := windows.Connect(s, to); err {
 	case windows.WSAEWOULDBLOCK, windows.WSAECONNREFUSED, nil:
-		time.Sleep(sendingTime)
-		return nil
+		return func() {
+			time.Sleep(keepTime)
+			end()
+		}, nil
 	default:
-		return os.NewSyscallError("connect", err)
+		return nil, os.NewSyscallError("connect", err)
 	}
 }
 

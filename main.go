@@ -92,7 +92,7 @@ func subcommands() []subcommand {
 			func() []option { return new(serveOptions).options() }, serve},
 		{"knock", "knock", "[options] HOST PORT[:tcp|:udp] ... | PROFILE [-- COMMAND ...]", "knock on a host's ports, see whether one opens, and hand over to a command",
 			func() []option { return new(knockOptions).options() }, knock},
-		{"ping", "", "[options] HOST", "see whether a host answers to TCP packets, and how fast",
+		{"ping", "", "[options] HOST | PROFILE", "see whether a host answers to TCP packets, and how fast",
 			func() []option { return new(pingOptions).options() }, ping},
 		{"status", "", "[-s PATH] [--json]", "show what is open, and how the daemon does",
 			func() []option { return new(statusOptions).options() }, showStatus},

@@ -1,11 +1,33 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 	"time"
 )
+
+// target is the host of the profile of that name, or else the name itself. The packets leave from where the profile's
+// knocks do.
+func (o *pingOptions) target(name string, warnings io.Writer) (host string, err error) {
+	if strings.Contains(name, ":") || strings.Trim(name, "0123456789.") == "" {
+		return name, nil // an address
+	}
+	p, _, _, err := findProfile(name, warnings)
+	if p == nil {
+		if _, mistakes := errors.AsType[configErrors](err); mistakes && !strings.Contains(name, ".") {
+			return "", withoutSecrets(err)
+		}
+		return name, nil
+	}
+	o.from = p.from
+	if !o.ipv4 && !o.ipv6 {
+		o.ipv4, o.ipv6 = p.ipv4, p.ipv6
+	}
+	return p.host, nil
+}
 
 // ping sends TCP packets to a port and shows the answers, in the form of hping. Without the right to do that, it has the
 // system connect, and times that.
@@ -22,7 +44,10 @@ func ping(e env, args []string) error {
 	case o.flags == 0:
 		o.flags = flagSYN
 	}
-	host := strings.Trim(rest[0], "[]")
+	host, err := o.target(strings.Trim(rest[0], "[]"), e.stderr)
+	if err != nil {
+		return err
+	}
 	addresses, err := o.resolve(host)
 	if err != nil {
 		return err

@@ -238,6 +238,30 @@ func TestPingEnds(t *testing.T) {
 	}
 }
 
+// TestPingProfile pings the host of a profile, from where its knocks leave; a file with mistakes is in nobody's way who
+// names a host.
+func TestPingProfile(t *testing.T) {
+	w := newWorld(t, 1)
+	w.must(w.clients[0].run("ip", "address", "add", "10.9.0.200/24", "dev", "eth0"))
+	h := newPerson(t, "[home]\nhost = "+hostAddr+"\nsequence = 7000\nsource = 10.9.0.200\n[six.lan]\nhost = "+hostAddr6+"\nsequence = 7000\nipv6 = yes\n")
+	ping := func(args ...string) clientRun {
+		cmd := h.command()
+		cmd.Args = append([]string{"sesame", "ping", "-c1"}, args...)
+		return w.callCmd(0, cmd)
+	}
+	answer := func(host, addr string) string {
+		return `PING ` + host + ` \(` + addr + `\): [^\n]*\n[^\n]* ip=` + addr + ` [^\n]*\n` + statisticOf(host, 1, 1, 0)
+	}
+	w.must(w.host.run("iptables", "-w", "-A", "INPUT", "!", "-s", "10.9.0.200", "-j", "DROP"))
+	w.wantCall(ping("home"), 0, answer(hostAddr, `10\.9\.0\.1`), "")
+	w.wantCall(ping("six.lan"), 0, answer(hostAddr6, hostAddr6), "")
+	w.wantCall(ping("six.lan", "-4"), 1, "", `sesame ping: fd00:9::1 is an address of the other family than -4 or -6 asks for\n`)
+	w.wantCall(ping(hostAddr), 1, `[^\n]*\n`+statisticOf(hostAddr, 1, 0, 100), "")
+	h.write(h.file, "[home]\nhost = 7001\n")
+	w.wantCall(ping("home"), 1, "", regexp.QuoteMeta(h.file)+`:1: profile "home": one host is needed: host = 192\.0\.2\.1\n`)
+	w.wantCall(ping("127.0.0.1"), 0, answer("127.0.0.1", `127\.0\.0\.1`), "")
+}
+
 // TestPingDuplicate has the host send its answer again, as the client's kernel does not tell it that it knows nothing of
 // the connection.
 func TestPingDuplicate(t *testing.T) {
@@ -364,7 +388,7 @@ func TestPingUsage(t *testing.T) {
 		{"-i fast 192.0.2.1", "option -i: " + fmt.Sprintf(interval, "fast")},
 		{"-c 0 192.0.2.1", `option -c: a number from 1 to 1073741824 is wanted, not "0"`},
 		{"-c x 192.0.2.1", `option -c: a number from 1 to 1073741824 is wanted, not "x"`},
-		{"-p 0 192.0.2.1", `option -p: a port is a number from 1 to 65535, not "0"`},
+		{"-p 0 192.0.2.1", `option -p: a port is a number from 1 to 65535, or the name of a service, not "0"`},
 		{"-4 -6 192.0.2.1", "-4 and -6 exclude each other"},
 		{"", "one host is wanted, not 0"},
 		{"192.0.2.1 80", "one host is wanted, not 2"},
