@@ -34,8 +34,8 @@ const compareSeeds = 300
 // TestBesideKnockd runs the real knockd and ours on one interface, with one configuration, and sends both the same
 // packets. What knockd says must be what a model of it says, and what we open must be what the matcher opens: so both
 // are known packet by packet. Whatever knockd opens we open between the first and the last of its packets, and whatever
-// only we open has one of the mends below as its reason. Half of the cases have decoys: there, who has hit one opens
-// nothing here.
+// only we open has one of the mends below as its reason. Half of the cases have decoys: there, one ends an attempt, and
+// whoever has hit two opens nothing here.
 func TestBesideKnockd(t *testing.T) {
 	first, n := envNumber(t, "SESAME_COMPARE_SEED", 1), envNumber(t, "SESAME_COMPARE_N", compareSeeds)
 	x := orderedWire(newWorld(t, 1))
@@ -48,7 +48,7 @@ func TestBesideKnockd(t *testing.T) {
 		}
 	}
 	t.Logf("seeds %d to %d: %d packets", first, first+n-1, packets)
-	wanted := []string{openedByBoth, copiesCounted, decoyHit, sameLines}
+	wanted := []string{openedByBoth, copiesCounted, decoyHit, sourceBarred, sameLines}
 	for m := mend(1); m <= allMends; m <<= 1 {
 		wanted = append(wanted, m.String())
 	}
@@ -82,8 +82,9 @@ func TestDifferentFromKnockd(t *testing.T) {
 		{mendCopies.String(), "[d] Sequence = 1,2,3", "a1 a2 a1= a3"},
 		{mendAnew.String(), "[d] Sequence = 1,2,3", "a1 a2 a1 a2 a3"},
 		{decoyHit, "[d] Sequence = 1,2,3", "a1 a2 a35 a3"},
-		{decoyHit, "[d] Sequence = 1,2,3", "a9 a1 a2 b9 a3"},
-		{openedByBoth, "[d] Sequence = 1,2,3", "a9 a1 a2 a35 a3"}, // with Decoys = no
+		{sourceBarred, "[d] Sequence = 1,2,3", "a9 a35 a1 a2 b9 b8 a3"},
+		{sourceBarred, "[d] Sequence = 1,2,3", "a9 a9 a9= a1 a9 a35 a2 a3"},
+		{openedByBoth, "[d] Sequence = 1,2,3", "a9 a10 a1 a2 a35 a3"}, // with Decoys = no
 		{openedByBoth, "[d] Sequence = 1 | TCPFlags = syn | [e] Sequence = 2,3", "a2 a1! a3"},
 	} {
 		var config strings.Builder
@@ -92,7 +93,7 @@ func TestDifferentFromKnockd(t *testing.T) {
 		}) {
 			config.WriteString(line + "\n")
 		}
-		c := &compareCase{config: config.String(), decoys: tt.name == decoyHit}
+		c := &compareCase{config: config.String(), decoys: tt.name == decoyHit || tt.name == sourceBarred}
 		c.parse(t)
 		latest := map[string]testPacket{}
 		for i, word := range strings.Fields(tt.packets) {
@@ -203,7 +204,8 @@ const (
 	openedByBoth  = "opened by both"
 	sameLines     = "same lines in the same order"
 	copiesCounted = "opened by knockd only: it counts copies of a SYN as knocks"
-	decoyHit      = "opened by knockd only: the source has hit a decoy"
+	decoyHit      = "opened by knockd only: a decoy was hit between the knocks"
+	sourceBarred  = "opened by knockd only: the source is barred, as two decoys were hit"
 )
 
 // mend is a set of what we do otherwise than knockd, each with its own effect on the model.
@@ -582,7 +584,9 @@ func (c *compareCase) explain() (names []string, err error) {
 			return o.sameAs(&theirs) && slices.Contains(theirs.packets, o.last())
 		}):
 			names = append(names, copiesCounted)
-		case all.barredBy(theirs.last(), theirs.from, theirs.door):
+		case all.barredFor(&theirs):
+			names = append(names, sourceBarred)
+		case all.decoyWithin(&theirs):
 			names = append(names, decoyHit)
 		default:
 			return nil, fmt.Errorf("knockd opens %s for %s by packets %v, and we do not", theirs.door, theirs.from, theirs.packets)
@@ -636,8 +640,10 @@ func alike(a, b []seenOpening) bool {
 
 // model is knockd as it behaves, with some of our mends. It has no clock: nothing takes long here.
 type model struct {
-	barred   map[modelKey]int // by which packet, on a decoy
-	decoys   bool             // doors of two knocks or more have them
+	hits     map[modelKey][]int // packets on decoys
+	warned   map[modelKey]Knock // by which decoy
+	barred   map[modelKey]int   // by which packet, on another one
+	decoys   bool               // doors of two knocks or more have them
 	mends    mend
 	doors    []*Door
 	attempts []*modelAttempt // in the order of their starts
@@ -666,10 +672,11 @@ type modelAttempt struct {
 	ended   bool // it has opened, or failed; the next packet finds it gone
 }
 
-// knockd runs the model. With decoys, a source that hits one has no attempts at the door from then on; and one that is
-// another door's knock ends the attempt.
+// knockd runs the model. With decoys, a hit on one ends the source's attempt at the door, and from the second one on no
+// sequence of the source opens the door; one that is another door's knock just ends the attempt.
 func (c *compareCase) knockd(mends mend, decoys bool) *model {
-	m := &model{mends: mends, decoys: decoys, doors: c.doors, prints: map[modelKey][]modelPrint{}, barred: map[modelKey]int{}}
+	m := &model{mends: mends, decoys: decoys, doors: c.doors, prints: map[modelKey][]modelPrint{},
+		hits: map[modelKey][]int{}, warned: map[modelKey]Knock{}, barred: map[modelKey]int{}}
 	for i := range c.packets {
 		if decoys {
 			m.bar(i, &c.packets[i])
@@ -703,17 +710,38 @@ func (m *model) bar(n int, p *testPacket) {
 	}
 	for i, d := range m.doors {
 		k := modelKey{p.from, i}
-		if _, already := m.barred[k]; !already && meant(d, p) && fits(d, p) && near(d, p) {
-			m.barred[k] = n
-			m.attempts = slices.DeleteFunc(m.attempts, func(a *modelAttempt) bool { return a.modelKey == k })
+		if !meant(d, p) || !fits(d, p) || !near(d, p) {
+			continue
 		}
+		m.hits[k] = append(m.hits[k], n)
+		m.attempts = slices.DeleteFunc(m.attempts, func(a *modelAttempt) bool {
+			if a.modelKey == k && !a.ended {
+				delete(m.prints, k)
+			}
+			return a.modelKey == k
+		})
+		_, already := m.barred[k]
+		if first, warned := m.warned[k]; warned && !already && first != p.knock {
+			m.barred[k] = n
+		}
+		m.warned[k] = p.knock
 	}
 }
 
-// barredBy says whether the source was barred from a door of the name when packet n came.
-func (m *model) barredBy(n int, from, door string) bool {
+// barredFor says whether the source was barred from the door before the opening was complete.
+func (m *model) barredFor(o *seenOpening) bool {
 	for k, by := range m.barred {
-		if k.from == from && m.doors[k.door].Name == door && by <= n {
+		if k.from == o.from && m.doors[k.door].Name == o.door && by <= o.last() {
+			return true
+		}
+	}
+	return false
+}
+
+// decoyWithin says whether the source has hit a decoy of the door between the knocks of the opening.
+func (m *model) decoyWithin(o *seenOpening) bool {
+	for k, hits := range m.hits {
+		if k.from == o.from && m.doors[k.door].Name == o.door && slices.ContainsFunc(hits, o.within) {
 			return true
 		}
 	}
@@ -757,7 +785,7 @@ func (m *model) observe(n int, p *testPacket) {
 	}
 	for i, d := range m.doors {
 		k := modelKey{p.from, i}
-		if _, barred := m.barred[k]; barred || under[i] || !meant(d, p) || !fits(d, p) {
+		if under[i] || !meant(d, p) || !fits(d, p) {
 			continue
 		}
 		if p.knock != d.Sequence[0] {
@@ -802,6 +830,9 @@ func (m *model) reach(n int, a *modelAttempt, at uint32) {
 		a.ended = true
 		if m.prints[a.modelKey] == nil {
 			m.prints[a.modelKey] = []modelPrint{} // not nil: there is a memory, with nothing in it yet
+		}
+		if _, barred := m.barred[a.modelKey]; barred {
+			return
 		}
 		m.lines = append(m.lines, fmt.Sprintf("%s: %s: OPEN SESAME", a.from, d.Name))
 		m.openings = append(m.openings, seenOpening{a.from, d.Name, a.packets})

@@ -38,6 +38,8 @@ const (
 	maxSocketPath = 107
 )
 
+var errBusy = fmt.Errorf("the daemon is busy: it has not answered within %v", answerTime)
+
 // Control is the unix socket behind `sesame status` and `sesame close`. On each connection a client sends one line, one
 // of
 //
@@ -227,9 +229,9 @@ func (c *Control) close() {
 	_ = c.listener.Close()
 }
 
-// serve answers clients until close, one after the other: who can connect is root, and who dawdles is cut off. The
-// daemon takes from asks, and waits for nothing here.
-func (c *Control) serve(asks chan<- Ask) {
+// serve answers clients until close, one after the other: who can connect is root, and who dawdles is cut off. bars asks
+// the reader, doors take from asks, and neither waits for anything here.
+func (c *Control) serve(bars func(Request) Answer, asks chan<- Ask) {
 	for {
 		conn, err := c.accept()
 		if err != nil {
@@ -240,7 +242,7 @@ func (c *Control) serve(asks chan<- Ask) {
 				continue
 			}
 		}
-		text, err := c.reply(conn, asks)
+		text, err := c.reply(conn, bars, asks)
 		word := "ok"
 		if err != nil {
 			word, text = "error", err.Error()
@@ -252,7 +254,7 @@ func (c *Control) serve(asks chan<- Ask) {
 }
 
 // reply reads a client's request and returns what to show.
-func (c *Control) reply(conn *os.File, asks chan<- Ask) (string, error) {
+func (c *Control) reply(conn *os.File, bars func(Request) Answer, asks chan<- Ask) (string, error) {
 	_ = conn.SetReadDeadline(time.Now().Add(controlTime))
 	line, err := readRequest(conn)
 	if err != nil {
@@ -262,21 +264,35 @@ func (c *Control) reply(conn *os.File, asks chan<- Ask) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	a, err := c.ask(request, asks)
-	if err == nil {
-		err = a.Err
+	barred := bars(request)
+	if barred.Err != nil {
+		return "", barred.Err
 	}
-	switch {
-	case err != nil:
+	a, err := c.ask(request, asks)
+	if err != nil {
 		return "", err
-	case !request.Close && json:
-		return a.Status.json(), nil
-	case !request.Close:
+	}
+	if !request.Close {
+		a.Status.Bars, a.Status.MoreBars = barred.Status.Bars, barred.Status.MoreBars
+		if json {
+			return a.Status.json(), nil
+		}
 		return a.Status.String(), nil
-	case a.Closing == 0:
+	}
+	var done []string
+	if a.Closing > 0 {
+		done = append(done, fmt.Sprintf("closing %d %s\n", a.Closing, plural(a.Closing, "opening")))
+	}
+	if barred.Lifted > 0 {
+		done = append(done, fmt.Sprintf("lifted %d %s\n", barred.Lifted, plural(barred.Lifted, "bar")))
+	}
+	if done == nil && a.Err == nil {
 		return "no door is open\n", nil
 	}
-	return fmt.Sprintf("closing %d %s\n", a.Closing, plural(a.Closing, "opening")), nil
+	if done == nil {
+		return "", a.Err
+	}
+	return strings.Join(done, ""), nil
 }
 
 // readRequest reads one line, and not more than maxRequest bytes.
@@ -303,7 +319,7 @@ func (c *Control) ask(r Request, asks chan<- Ask) (Answer, error) {
 		case a := <-ask.answer:
 			return a, nil
 		case <-timer.C:
-			return Answer{}, fmt.Errorf("the daemon is busy: it has not answered within %v", answerTime)
+			return Answer{}, errBusy
 		case <-c.ended:
 			return Answer{}, errors.New("the daemon is ending")
 		}

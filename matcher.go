@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"math"
 	"math/bits"
+	"net/netip"
 	"slices"
 	"sort"
 	"time"
@@ -21,8 +22,21 @@ import (
 //
 // What a hit does at a door does not depend on the sequences of other doors. If it did, whoever has one door could find
 // out the knocks of all others: send a port between one's own knocks, and see whether one's door still opens. The
-// exception is among the door's own decoys: there, a knock of another door ends the attempt but does not bar the source,
-// who may go on to knock at both.
+// exception is among the door's own decoys: there, a knock of another door ends the attempt but counts as no decoy, as
+// its source may go on to knock at both doors.
+//
+// The bar is one rule, above that line. A hit on a decoy ends its source's attempts at the door, and moves the source on:
+//
+//	         a decoy           a different decoy
+//	clear ------------> warned ------------------> barred --+
+//	  ^                   |                         |  ^    |
+//	  +-------------------+-------------------------+  +----+
+//	    Seq_Timeout later                    a different decoy: Seq_Timeout begins again
+//
+// One decoy is a typing mistake; two are a scan. The same decoy again does not count: its SYN may be a copy. Knocks go on
+// matching while a source is barred, but a sequence opens the door only if its first knock came after the bar's end. So
+// a scan gains nothing from a bar that ends between two knocks. Someone with an IPv6 /64 has an address for every scan:
+// the eighth address of a /64 that is barred bars the whole /64.
 
 // maxAttempts bounds the table. When it is full, what anybody can make goes first: the oldest scan, then the oldest attempt
 // at stage 1, or that has opened its door already; only without such ones the oldest of all. So a flood of first knocks
@@ -37,30 +51,47 @@ const printsPerKnock = 2
 // (tcp(7), tcp_syn_retries). Meanwhile the attempt is among those that make room first.
 const copyTime = 64 * time.Second
 
+// barFrom is how many different decoys bar a source, and how many barred addresses an IPv6 /64: each within Seq_Timeout of
+// the one before.
+var barFrom = [...]uint8{guard: 2, network: 8}
+
 // none ends the lists of attempts, which are linked by index. The attempt of that index is not used: an empty table is all
 // zeros, and its pages take no memory before they are.
 const none = 0
 
+// attemptKind says what an attempt in the table is: one, or what is known of hits on decoys by its source, or by an IPv6
+// /64, whose first address is from. There can be one of each at a door.
+type attemptKind uint8
+
+const (
+	attempting attemptKind = iota
+	guard                  // of a source
+	network                // of a /64
+)
+
 // attempt is a source's progress at a door. It outlives the opening of the door by copyTime, to know copies of
-// the SYNs that opened it. Attempts hold no pointers, so that the collector need not look at the table.
+// the SYNs that opened it. A guard outlives its time by Seq_Timeout, to know which attempts were begun before its end.
+// Attempts hold no pointers, so that the collector need not look at the table.
 type attempt struct {
 	from  [16]byte
 	link  uint32 // of a link-local source, else 0
 	door  uint32 // index in Matcher.doors
 	bits  uint32
-	stage uint8  // highest stage reached since the attempt began, for the log; 0 once it has opened
-	queue uint8  // the one of Matcher.byEnd that it is in
-	scan  bool   // it is none: the source has hit a decoy of the door, and its knocks do not count until the end
+	stage uint8 // highest stage reached since the attempt began, for the log; 0 once it has opened; of a guard, what barFrom counts
+	queue uint8 // the one of Matcher.byEnd that it is in
+	kind  attemptKind
+	told  bool   // of a guard: the log knows that it has kept a door shut
 	began uint64 // the number of the hit that began it
 	// prints is how many fingerprints of hits were noted since the attempt began.
 	prints uint32
+	decoy  Knock // of a guard: the latest that differed from the one before
 	// until is when its latest start is Seq_Timeout ago, or later: it is set anew when the attempt starts anew, and not
 	// when an older start is the one that leads on. Which bits are in time is looked at with every hit.
 	until time.Duration
 	// next is the next attempt in the same hash bucket, or free slot.
 	next int32
 	// byEnd links the attempts of doors with equal Seq_Timeout in the order of their ends; cheap links those at stage 1
-	// or 0 in the order of their last start or opening, and by themselves scans in the order of their last decoy.
+	// or 0 in the order of their last start or opening, and by themselves guards in the order of their latest decoy.
 	byEnd, cheap links
 }
 
@@ -86,8 +117,9 @@ const (
 	Unheard                   // it is to another address than the door's
 	Cooling                   // Seq_Cooldown is not over
 	Evicted                   // the table was full
-	Scanned                   // it was on a decoy: the source's knocks do not count for a time
-	Barred                    // that time is not over
+	Warned                    // it was on a decoy
+	Barred                    // it was on another one: from now on no sequence of the source, or its /64, opens the door for a time
+	Swallowed                 // the sequence is complete, and a bar keeps the door shut
 )
 
 // Verdict is what a hit is to all doors together.
@@ -104,10 +136,21 @@ type Step struct {
 	Kind  StepKind
 	Door  *Door
 	From  [16]byte
-	Stage int    // knocks matched so far; of an ended attempt, how far it had come
+	Stage int    // knocks matched so far; of an ended attempt, how far it had come; of Warned and Barred, what barFrom counts
 	Hit   uint64 // the number of the hit that did it
+	Told  bool   // not of interest to the log: it was told within Seq_Timeout
+	Net   bool   // From is an IPv6 /64
 	began uint64
 	door  uint32
+}
+
+// Bar is a source, or an IPv6 /64, for which no sequence opens a door.
+type Bar struct {
+	Door  *Door
+	From  netip.Prefix
+	Link  int   // of a link-local source, else 0
+	Decoy Knock // the latest that was hit
+	Left  time.Duration
 }
 
 // Matcher knows who is how far at which door. It has no clock, reads no socket and writes no log.
@@ -119,16 +162,17 @@ type Matcher struct {
 	near     map[Knock][]uint32 // doors that may have a decoy there, by decoyPlace
 	cooling  []time.Duration    // until when each door takes no notice
 	queueOf  []uint8            // index in byEnd for the attempts at each door
+	guardsOf []uint8            // the same for guards
 	opened   uint8              // the same for attempts that have opened
-	byEnd    []queue            // one for copyTime and for each different Seq_Timeout
+	byEnd    []queue            // one for copyTime, for each different Seq_Timeout, and for twice that
 	timeouts []time.Duration    // of each of byEnd
 	cheap    queue
-	scans    queue
+	guards   queue
 	seed     maphash.Seed
 	buckets  []int32
 	attempts []attempt
-	// starts has, for each attempt, the start that led to each set bit, lowest bit first; prints the fingerprints of
-	// its latest hits. Both are slabs with a fixed number for each attempt.
+	// starts has, for each attempt, the start that led to each set bit, lowest bit first, and of a guard when the log was
+	// told of the bar; prints the fingerprints of its latest hits. Both are slabs with a fixed number for each attempt.
 	starts      []time.Duration
 	prints      []uint32
 	startsEach  int
@@ -139,7 +183,7 @@ type Matcher struct {
 	hits        uint64   // how many have been observed
 	looked      []uint64 // for each door, the latest hit for which the source had an attempt there
 	steps       []Step
-	onlyChanges bool // leave out the steps that only -D shows: Repeated, Copied, Unfit, Unheard, Cooling
+	onlyChanges bool // leave out the steps that only -D shows: Repeated, Copied, Unfit, Unheard, Cooling, Warned, and what the log was told
 }
 
 // newMatcher makes a matcher for doors with sequences. bound is how many attempts it keeps at most.
@@ -162,6 +206,7 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 		m.byFirst[d.Sequence[0]] = append(m.byFirst[d.Sequence[0]], uint32(i))
 		m.cooling[i] = math.MinInt64
 		m.queueOf = append(m.queueOf, m.queueFor(d.SeqTimeout))
+		m.guardsOf = append(m.guardsOf, m.queueFor(2*d.SeqTimeout))
 		for _, k := range d.Sequence {
 			m.startsEach = max(m.startsEach, bits.OnesCount32(d.mask(k)))
 			m.addDecoys(uint32(i), k)
@@ -262,7 +307,7 @@ func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 		a := &m.attempts[i]
 		this := i
 		i = a.next
-		if a.from != hit.From || a.link != sourceLink(hit) {
+		if a.kind != attempting || a.from != hit.From || a.link != sourceLink(hit) {
 			continue
 		}
 		m.looked[a.door] = m.hits
@@ -270,7 +315,7 @@ func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 			m.wrong(this, hit, served)
 			continue
 		}
-		if why, deaf := m.deaf(a.door, a.scan, hit); deaf {
+		if why, deaf := m.deaf(a.door, hit); deaf {
 			m.remark(why, a.door, hit, 0)
 			continue
 		}
@@ -287,7 +332,7 @@ func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 		if m.looked[door] == m.hits {
 			continue // its attempt was looked at above
 		}
-		if why, deaf := m.deaf(door, false, hit); deaf {
+		if why, deaf := m.deaf(door, hit); deaf {
 			m.remark(why, door, hit, 0)
 			continue
 		}
@@ -300,13 +345,11 @@ func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 	return m.sorted()
 }
 
-// deaf says why a knock of a door's does nothing there, if so. The source may have scanned the door.
-func (m *Matcher) deaf(door uint32, scanned bool, hit *Hit) (why StepKind, deaf bool) {
+// deaf says why a knock of a door's does nothing there, if so.
+func (m *Matcher) deaf(door uint32, hit *Hit) (why StepKind, deaf bool) {
 	switch d := m.doors[door]; {
 	case !d.hears(hit):
 		return Unheard, true
-	case scanned:
-		return Barred, true
 	case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
 		return Unfit, true
 	case hit.When < m.cooling[door]:
@@ -315,8 +358,8 @@ func (m *Matcher) deaf(door uint32, scanned bool, hit *Hit) (why StepKind, deaf 
 	return 0, false
 }
 
-// stray takes a hit that counts at no door, on a port that nothing serves: on a decoy it bars the source from the door for
-// Seq_Timeout, and where a door is strict it ends the attempt.
+// stray takes a hit that counts at no door, on a port that nothing serves: it ends the source's attempts where it is on a
+// decoy, or the door is strict, and a decoy may bar the source.
 func (m *Matcher) stray(hit *Hit, served func(Knock) bool) []Step {
 	m.steps = m.steps[:0]
 	m.expire(hit.When)
@@ -326,22 +369,25 @@ func (m *Matcher) stray(hit *Hit, served func(Knock) bool) []Step {
 		a := &m.attempts[i]
 		this := i
 		i = a.next
-		if a.from != hit.From || a.link != sourceLink(hit) {
-			continue
-		}
-		d := m.doors[a.door]
-		m.looked[a.door] = m.hits
-		if d.decoy(hit) && d.hears(hit) {
-			m.bar(this, hit)
-		} else {
+		switch {
+		case a.kind == network || a.from != hit.From || a.link != sourceLink(hit):
+		case a.kind == attempting:
 			m.wrong(this, hit, served)
+		case m.doors[a.door].decoy(hit) && m.doors[a.door].hears(hit):
+			m.looked[a.door] = m.hits
+			m.guard(this, guard, hit)
 		}
 	}
 	for _, door := range m.near[decoyPlace(hit.Knock)] {
 		d := m.doors[door]
 		if m.looked[door] != m.hits && d.decoy(hit) && d.hears(hit) {
 			m.looked[door] = m.hits // it may stand there twice
-			m.bar(m.begin(key, door, hit), hit)
+			m.guard(m.begin(key, door, hit), guard, hit)
+		}
+	}
+	for _, s := range m.steps { // of now, and not those that are added here
+		if s.Kind == Barred && s.Stage == int(barFrom[guard]) {
+			m.guardNetwork(s.door, hit)
 		}
 	}
 	return m.sorted()
@@ -357,22 +403,109 @@ func (m *Matcher) wrong(i int32, hit *Hit, served func(Knock) bool) {
 	}
 }
 
-// bar makes attempt i a scan.
-func (m *Matcher) bar(i int32, hit *Hit) {
+// guard takes a hit on a decoy, for the guard of its source or for that of its network.
+func (m *Matcher) guard(i int32, kind attemptKind, hit *Hit) {
 	a := &m.attempts[i]
-	m.unlink(m.rank(a), i, cheapLinks)
-	if !a.scan {
-		a.scan, a.bits, a.stage, a.began = true, 0, 0, m.hits
-		m.step(Scanned, a, 0)
+	if over := hit.When >= m.guardEnd(a); over {
+		a.kind, a.stage = kind, 0
+	} else if kind == guard && a.decoy == hit.Knock {
+		return
 	}
-	m.append(&m.scans, i, cheapLinks)
-	m.requeue(i, m.queueOf[a.door], hit.When+m.doors[a.door].SeqTimeout)
+	timeout := m.doors[a.door].SeqTimeout
+	toldAt := &m.starts[int(i)*m.startsEach]
+	a.stage, a.decoy, a.began = min(a.stage+1, barFrom[kind]+1), hit.Knock, m.hits
+	s := Step{Kind: Warned, Stage: int(a.stage), Net: kind == network, Told: true}
+	if a.stage >= barFrom[kind] {
+		s.Kind, s.Told = Barred, a.stage > barFrom[kind] && hit.When-*toldAt < timeout
+	}
+	if !s.Told {
+		*toldAt, a.told = hit.When, false
+	}
+	m.stepOf(s, a)
+	m.unlink(&m.guards, i, cheapLinks)
+	m.append(&m.guards, i, cheapLinks)
+	m.requeue(i, m.guardsOf[a.door], hit.When+2*timeout)
+}
+
+// guardNetwork counts a source that has just been barred for its IPv6 /64.
+func (m *Matcher) guardNetwork(door uint32, hit *Hit) {
+	net, ok := networkOf(hit.From)
+	if !ok {
+		return
+	}
+	of := Hit{When: hit.When, From: net, Knock: hit.Knock}
+	i := m.guardOf(net, 0, door, network)
+	if i == none {
+		i = m.begin(m.bucketOf(&of), door, &of)
+	}
+	m.guard(i, network, &of)
+}
+
+// guardEnd is when a source is no longer warned or barred. Of an attempt that is to be a guard, it is when it was made.
+func (m *Matcher) guardEnd(a *attempt) time.Duration { return a.until - m.doors[a.door].SeqTimeout }
+
+// bars reports whether a guard is a bar.
+func (a *attempt) bars() bool { return a.stage >= barFrom[a.kind] }
+
+// guardOf is the guard of that kind at a door, or none.
+func (m *Matcher) guardOf(from [16]byte, link, door uint32, kind attemptKind) int32 {
+	i := m.buckets[m.bucketOf(&Hit{From: from})]
+	for ; i != none; i = m.attempts[i].next {
+		if a := &m.attempts[i]; a.kind == kind && a.from == from && a.link == link && a.door == door {
+			break
+		}
+	}
+	return i
+}
+
+// networkOf is the IPv6 /64 of a source; ok is false where a /64 is not one user's.
+func networkOf(from [16]byte) (net [16]byte, ok bool) {
+	addr := netip.AddrFrom16(from)
+	copy(net[:8], from[:8])
+	return net, !addr.Is4In6() && !addr.IsLinkLocalUnicast()
+}
+
+// barOn is the bar that keeps a sequence begun at start from opening attempt a's door, or none: the source's or its /64's.
+func (m *Matcher) barOn(a *attempt, start time.Duration) int32 {
+	holds := func(i int32) bool {
+		return i != none && m.attempts[i].bars() && start < m.guardEnd(&m.attempts[i])
+	}
+	if i := m.guardOf(a.from, a.link, a.door, guard); holds(i) {
+		return i
+	}
+	if net, ok := networkOf(a.from); ok {
+		if i := m.guardOf(net, 0, a.door, network); holds(i) {
+			return i
+		}
+	}
+	return none
+}
+
+// eachBar goes through the bars in force, the latest first, and lifts those for which visit says so.
+func (m *Matcher) eachBar(now time.Duration, visit func(Bar) (lift bool)) {
+	for i := m.guards.tail; i != none; {
+		a := &m.attempts[i]
+		this := i
+		i = a.cheap.prev
+		bar := Bar{Door: m.doors[a.door], Link: int(a.link), Decoy: a.decoy, Left: m.guardEnd(a) - now}
+		if !a.bars() || bar.Left <= 0 {
+			continue
+		}
+		addr := netip.AddrFrom16(a.from).Unmap()
+		bar.From = netip.PrefixFrom(addr, addr.BitLen())
+		if a.kind == network {
+			bar.From = netip.PrefixFrom(addr, 64)
+		}
+		if visit(bar) {
+			m.drop(this)
+		}
+	}
 }
 
 // rank is the queue that an attempt is in by its cheap links, if it is in one.
 func (m *Matcher) rank(a *attempt) *queue {
-	if a.scan {
-		return &m.scans
+	if a.kind != attempting {
+		return &m.guards
 	}
 	return &m.cheap
 }
@@ -423,12 +556,12 @@ func (m *Matcher) adopt(old *Matcher) {
 	for _, q := range old.byEnd {
 		for i := q.head; i != none; i = old.attempts[i].byEnd.next {
 			a := &old.attempts[i]
-			if now[a.door] != gone && (!a.scan || m.doors[now[a.door]].hasDecoys()) && (a.bits == 0 || old.doors[a.door].knockedAs(m.doors[now[a.door]])) {
+			if now[a.door] != gone && (a.kind == attempting || m.doors[now[a.door]].hasDecoys()) && (a.bits == 0 || old.doors[a.door].knockedAs(m.doors[now[a.door]])) {
 				moved[i] = m.adoptOne(old, i, uint32(now[a.door]))
 			}
 		}
 	}
-	for _, q := range []queue{old.scans, old.cheap} {
+	for _, q := range []queue{old.guards, old.cheap} {
 		for i := q.head; i != none; i = old.attempts[i].cheap.next {
 			if moved[i] != none {
 				m.append(m.rank(&m.attempts[moved[i]]), moved[i], cheapLinks)
@@ -442,12 +575,16 @@ func (m *Matcher) adoptOne(old *Matcher, was int32, door uint32) int32 {
 	hit := Hit{From: a.from, Link: int(a.link)}
 	i := m.begin(m.bucketOf(&hit), door, &hit)
 	queue := m.queueOf[door]
-	if a.queue == old.opened {
+	switch {
+	case a.kind != attempting:
+		queue = m.guardsOf[door]
+	case a.queue == old.opened:
 		queue = m.opened
 	}
 	m.requeue(i, queue, a.until)
-	m.attempts[i].bits, m.attempts[i].stage, m.attempts[i].began, m.attempts[i].scan = a.bits, a.stage, a.began, a.scan
-	copy(m.starts[int(i)*m.startsEach:], old.starts[int(was)*old.startsEach:][:bits.OnesCount32(a.bits)])
+	is := &m.attempts[i]
+	is.bits, is.stage, is.began, is.kind, is.told, is.decoy = a.bits, a.stage, a.began, a.kind, a.told, a.decoy
+	copy(m.starts[int(i)*m.startsEach:], old.starts[int(was)*old.startsEach:][:max(bits.OnesCount32(a.bits), 1)])
 	known := old.printsOf(was)
 	for n := a.prints - min(a.prints, uint32(len(known))); n < a.prints; n++ { // oldest first
 		m.note(i, known[int(n)%len(known)])
@@ -466,8 +603,8 @@ func (m *Matcher) NextEnd() (at time.Duration, ok bool) {
 	return at, ok
 }
 
-// UnderWay is how many attempts have not opened their door, and are no scans.
-func (m *Matcher) UnderWay() int { return m.live - m.byEnd[m.opened].n - m.scans.n }
+// UnderWay is how many attempts have not opened their door, and are no guards.
+func (m *Matcher) UnderWay() int { return m.live - m.byEnd[m.opened].n - m.guards.n }
 
 func (m *Matcher) expire(now time.Duration) {
 	for q := range m.byEnd {
@@ -519,12 +656,18 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 	stage := uint8(bits.Len32(a.bits))
 	switch last := uint32(1) << (len(d.Sequence) - 1); {
 	case a.bits&last != 0:
-		m.step(Opened, a, len(d.Sequence))
+		if bar := m.barOn(a, starts[bits.OnesCount32(a.bits)-1]); bar != none {
+			b := &m.attempts[bar]
+			m.stepOf(Step{Kind: Swallowed, Stage: len(d.Sequence), Told: b.told}, a)
+			b.told = true
+		} else {
+			m.step(Opened, a, len(d.Sequence))
+			if d.Cooldown > 0 {
+				m.cooling[a.door] = hit.When + d.Cooldown
+			}
+		}
 		a.bits, a.stage = 0, 0
 		m.requeue(i, m.opened, hit.When+copyTime)
-		if d.Cooldown > 0 {
-			m.cooling[a.door] = hit.When + d.Cooldown
-		}
 	case a.bits == 0:
 		if was > 0 {
 			m.step(Discarded, a, int(a.stage))
@@ -554,13 +697,21 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 }
 
 func (m *Matcher) step(kind StepKind, a *attempt, stage int) {
-	m.steps = append(m.steps, Step{kind, m.doors[a.door], a.from, stage, m.hits, a.began, a.door})
+	m.stepOf(Step{Kind: kind, Stage: stage}, a)
+}
+
+// stepOf is a step of an attempt, which fills in whose it is.
+func (m *Matcher) stepOf(s Step, a *attempt) {
+	if !s.Told || !m.onlyChanges {
+		s.Door, s.From, s.Hit, s.began, s.door = m.doors[a.door], a.from, m.hits, a.began, a.door
+		m.steps = append(m.steps, s)
+	}
 }
 
 // remark is a step that changes nothing.
 func (m *Matcher) remark(kind StepKind, door uint32, hit *Hit, stage int) {
 	if !m.onlyChanges {
-		m.steps = append(m.steps, Step{kind, m.doors[door], hit.From, stage, m.hits, m.hits, door})
+		m.steps = append(m.steps, Step{Kind: kind, Door: m.doors[door], From: hit.From, Stage: stage, Hit: m.hits, began: m.hits, door: door})
 	}
 }
 
@@ -641,7 +792,7 @@ func (m *Matcher) begin(key int32, door uint32, hit *Hit) int32 {
 }
 
 func (m *Matcher) evict() {
-	oldest := m.scans.head
+	oldest := m.guards.head
 	if oldest == none {
 		oldest = m.cheap.head
 	}

@@ -38,20 +38,23 @@ func numbered(n int) (a [16]byte) {
 	return a
 }
 
-var stepWords = []string{"stage", "opens", "repeat", "copy", "discard", "timeout", "unfit", "unheard", "cooling", "evict", "scan", "barred"}
+var stepWords = []string{"stage", "opens", "repeat", "copy", "discard", "timeout", "unfit", "unheard", "cooling", "evict", "warn", "bar", "swallow"}
 
 // describe prints steps as "a stage 1, b opens"; with their source where it is not from.
 func describe(steps []Step, from [16]byte) string {
-	steps = slices.Clone(steps)
+	steps = slices.DeleteFunc(slices.Clone(steps), func(s Step) bool { return s.Net && s.Kind == Warned })
 	slices.SortStableFunc(steps, func(a, b Step) int { return strings.Compare(a.Door.Name, b.Door.Name) })
 	var s []string
 	for _, step := range steps {
 		text := step.Door.Name + " " + stepWords[step.Kind]
-		if step.Kind != Opened && step.Stage > 0 {
+		if step.Kind != Opened && step.Kind < Warned && step.Stage > 0 {
 			text += " " + strconv.Itoa(step.Stage)
 		}
-		if step.From != from {
-			text = step.source().String() + " " + text
+		if step.Told && step.Kind != Warned {
+			text += " told"
+		}
+		if step.Net || step.From != from {
+			text = step.who() + " " + text
 		}
 		s = append(s, text)
 	}
@@ -63,7 +66,7 @@ func describe(steps []Step, from [16]byte) string {
 //	+1.5s 192.0.2.7 7000:tcp flags=syn,ack seq=1 port=2 link=3 to=198.51.100.1 => a stage 1
 //
 // where all behind the knock may be left out, and a ~ before it says that it is no door's knock: a SYN with a sequence number of its own. Instead of a source and a knock
-// it can be expire, next (what NextEnd says) or attempts.
+// it can be expire, next (what NextEnd says), attempts, bars, or lift and a source.
 func runScript(t *testing.T, m *Matcher, script string) {
 	t.Helper()
 	seq := uint32(1000)
@@ -86,6 +89,13 @@ func runScript(t *testing.T, m *Matcher, script string) {
 			}
 		case "attempts":
 			got = strconv.Itoa(m.live)
+		case "bars", "lift":
+			var list []string
+			m.eachBar(when, func(b Bar) bool {
+				list = append(list, fmt.Sprint(b.Door.Name, " ", b.From, " ", b.Decoy, " ", b.Left))
+				return words[1] == "lift" && b.From.Contains(netip.MustParseAddr(words[2]))
+			})
+			got = strings.Join(list, ", ")
 		default:
 			port, stray := strings.CutPrefix(words[2], "~")
 			knock, err := parseKnock(port)
@@ -146,13 +156,14 @@ func checkMatcher(t testing.TB, m *Matcher) {
 		from [16]byte
 		link uint32
 		door uint32
+		kind attemptKind
 	}
 	live := map[int32]bool{}
 	keys := map[key]bool{}
 	for b, i := range m.buckets {
 		for ; i != none; i = m.attempts[i].next {
 			a := &m.attempts[i]
-			k := key{a.from, a.link, a.door}
+			k := key{a.from, a.link, a.door, a.kind}
 			if live[i] || keys[k] {
 				t.Fatalf("attempt %d (%v) is there twice", i, k)
 			}
@@ -164,7 +175,7 @@ func checkMatcher(t testing.TB, m *Matcher) {
 	}
 	underWay := 0
 	for i := range live {
-		if m.attempts[i].queue != m.opened && !m.attempts[i].scan {
+		if m.attempts[i].queue != m.opened && m.attempts[i].kind == attempting {
 			underWay++
 		}
 	}
@@ -194,8 +205,9 @@ func checkMatcher(t testing.TB, m *Matcher) {
 		for at, i := range list {
 			a := &m.attempts[i]
 			d := m.doors[a.door]
-			if int(a.queue) != n || a.bits != 0 && a.queue != m.queueOf[a.door] || a.scan && (a.queue != m.queueOf[a.door] || a.stage != 0 || a.bits != 0) ||
-				!a.scan && a.stage == 0 && a.queue != m.opened {
+			if int(a.queue) != n || a.bits != 0 && a.queue != m.queueOf[a.door] ||
+				a.kind != attempting && (a.queue != m.guardsOf[a.door] || a.stage == 0 || a.stage > barFrom[a.kind]+1 || a.bits != 0) ||
+				a.kind == attempting && a.stage == 0 && a.queue != m.opened {
 				t.Fatalf("attempt %d at stage %d is in byEnd %d, which is for another timeout", i, a.stage, n)
 			}
 			if at > 0 && len(m.timeouts) < 255 && a.until < m.attempts[list[at-1]].until {
@@ -212,7 +224,7 @@ func checkMatcher(t testing.TB, m *Matcher) {
 				}
 				place++
 			}
-			if a.bits>>len(d.Sequence) != 0 || int(a.stage) >= len(d.Sequence) && len(d.Sequence) > 0 && a.stage > 0 {
+			if a.bits>>len(d.Sequence) != 0 || a.kind == attempting && int(a.stage) >= len(d.Sequence) && len(d.Sequence) > 0 && a.stage > 0 {
 				t.Fatalf("attempt %d has bits %b at stage %d of %d", i, a.bits, a.stage, len(d.Sequence))
 			}
 		}
@@ -220,17 +232,17 @@ func checkMatcher(t testing.TB, m *Matcher) {
 	if byEnd != m.live {
 		t.Fatalf("%d attempts are in byEnd, want %d", byEnd, m.live)
 	}
-	cheap, scans := walk("cheap", m.cheap, cheapLinks), walk("scans", m.scans, cheapLinks)
-	if len(cheap) != m.cheap.n || len(scans) != m.scans.n {
-		t.Fatalf("%d and %d attempts are in the cheap lists, want %d and %d", len(cheap), len(scans), m.cheap.n, m.scans.n)
+	cheap, guards := walk("cheap", m.cheap, cheapLinks), walk("guards", m.guards, cheapLinks)
+	if len(cheap) != m.cheap.n || len(guards) != m.guards.n {
+		t.Fatalf("%d and %d attempts are in the cheap lists, want %d and %d", len(cheap), len(guards), m.cheap.n, m.guards.n)
 	}
 	for i := range live {
 		a := &m.attempts[i]
-		if is := slices.Contains(cheap, i); is != (a.stage <= 1 && !a.scan) {
+		if is := slices.Contains(cheap, i); is != (a.stage <= 1 && a.kind == attempting) {
 			t.Fatalf("attempt %d at stage %d: in the cheap list is %v", i, a.stage, is)
 		}
-		if is := slices.Contains(scans, i); is != a.scan {
-			t.Fatalf("attempt %d: in the list of scans is %v, want %v", i, is, a.scan)
+		if is := slices.Contains(guards, i); is != (a.kind != attempting) {
+			t.Fatalf("attempt %d of kind %d: in the list of guards is %v", i, a.kind, is)
 		}
 	}
 	free := 0
@@ -687,18 +699,54 @@ type reference struct {
 	doors   []*Door
 	ways    map[attemptKey]map[progress]bool
 	cooling map[int]time.Duration
+	guards  map[attemptKey]referenceGuard
 	barred  map[attemptKey]time.Duration // until when
+	// Of the one /64 that all sources are in, by door.
+	networks map[int]referenceNetwork
+}
+
+type referenceGuard struct {
+	decoy  Knock
+	until  time.Duration
+	barred bool
+}
+
+type referenceNetwork struct {
+	addresses           int
+	until, barredBefore time.Duration
 }
 
 func newReference(doors []*Door) *reference {
-	return &reference{doors, map[attemptKey]map[progress]bool{}, map[int]time.Duration{}, map[attemptKey]time.Duration{}}
+	return &reference{doors, map[attemptKey]map[progress]bool{}, map[int]time.Duration{}, map[attemptKey]referenceGuard{}, map[attemptKey]time.Duration{}, map[int]referenceNetwork{}}
 }
 
 // stray takes a hit that is no door's knock.
 func (r *reference) stray(hit *Hit) {
 	for i, d := range r.doors {
-		if k := (attemptKey{hit.From, i}); r.wrong(k, hit) {
-			r.barred[k] = hit.When + d.SeqTimeout
+		k := attemptKey{hit.From, i}
+		if !r.wrong(k, hit) {
+			continue
+		}
+		before, until := r.guards[k], hit.When+d.SeqTimeout
+		over := hit.When >= before.until
+		if !over && before.decoy == hit.Knock {
+			continue
+		}
+		r.guards[k] = referenceGuard{hit.Knock, until, !over}
+		if over {
+			continue
+		}
+		r.barred[k] = until
+		if net := r.networks[i]; !before.barred {
+			if hit.When >= net.until {
+				net.addresses = 0
+			}
+			net.addresses++
+			net.until = until
+			if net.addresses >= 8 {
+				net.barredBefore = until
+			}
+			r.networks[i] = net
 		}
 	}
 }
@@ -717,8 +765,8 @@ func (r *reference) wrong(k attemptKey, hit *Hit) (decoy bool) {
 	return decoy
 }
 
-// step says which ways there are after the hit, and whether one of them has come to the end.
-func (r *reference) step(k attemptKey, hit *Hit) (ways map[progress]bool, complete bool) {
+// step says which ways there are after the hit, and whether one of them has come to the end, and opens.
+func (r *reference) step(k attemptKey, hit *Hit) (ways map[progress]bool, complete, opens bool) {
 	d := r.doors[k.door]
 	ways = map[progress]bool{}
 	for p := range r.ways[k] {
@@ -739,10 +787,11 @@ func (r *reference) step(k attemptKey, hit *Hit) (ways map[progress]bool, comple
 	for p := range ways {
 		if p.stage == len(d.Sequence) {
 			complete = true
+			opens = opens || p.start >= max(r.barred[k], r.networks[k.door].barredBefore)
 			delete(ways, p)
 		}
 	}
-	return ways, complete
+	return ways, complete, opens
 }
 
 func (r *reference) observe(hit *Hit) (opened []int) {
@@ -752,14 +801,16 @@ func (r *reference) observe(hit *Hit) (opened []int) {
 			r.wrong(k, hit)
 			continue
 		}
-		if hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags) || hit.When < r.cooling[i] || hit.When < r.barred[k] {
+		if hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags) || hit.When < r.cooling[i] {
 			continue
 		}
-		ways, complete := r.step(k, hit)
+		ways, complete, opens := r.step(k, hit)
 		r.ways[k] = ways
 		if complete {
-			opened = append(opened, i)
 			delete(r.ways, k)
+		}
+		if opens {
+			opened = append(opened, i)
 			if d.Cooldown > 0 {
 				r.cooling[i] = hit.When + d.Cooldown
 			}
@@ -978,11 +1029,11 @@ func FuzzMatcher(f *testing.F) {
 					upper.wrong(k, &hit)
 					continue
 				}
-				if hit.Knock.Proto == tcp && !door.Flags.fit(hit.Flags) || roomy && hit.When < upper.barred[k] {
+				if hit.Knock.Proto == tcp && !door.Flags.fit(hit.Flags) {
 					continue
 				}
-				ways, complete := upper.step(k, &hit)
-				if complete {
+				ways, complete, opens := upper.step(k, &hit)
+				if opens || complete && !roomy {
 					may = append(may, d)
 				}
 				if isCopy {
@@ -1292,66 +1343,152 @@ func TestMatcherAdoptsOrder(t *testing.T) {
 	}
 }
 
-func TestMatcherScans(t *testing.T) {
+// TestMatcherBars has one script for each part of the rule above Matcher.
+func TestMatcherBars(t *testing.T) {
 	const abc = "[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10"
 	for _, test := range []struct{ name, doors, script string }{
-		{"a decoy before the knocks", abc, `
-			+0s  192.0.2.7 ~6999 => a scan
-			+1s  192.0.2.7 7000  => a barred
-			+9s  192.0.2.7 7000  => a barred
-			+10s 192.0.2.7 7000  => a stage 1`},
-		{"a decoy between the knocks", abc, `
+		{"one decoy before the knocks", abc, `
+			+0s  192.0.2.7 ~6999 => a warn
+			+1s  192.0.2.7 7000  => a stage 1
+			+2s  192.0.2.7 8000  => a stage 2
+			+3s  192.0.2.7 9000  => a opens`},
+		{"one between them ends the attempt", abc, `
 			+0s  192.0.2.7 7000  => a stage 1
 			+1s  192.0.2.7 8000  => a stage 2
-			+2s  192.0.2.7 ~8032 => a scan
-			+3s  192.0.2.7 9000  => a barred`},
-		{"told once, and put off by each decoy", abc, `
-			+0s  192.0.2.7 ~6999 => a scan
-			+5s  192.0.2.7 ~7001 =>
-			+12s 192.0.2.7 7000  => a barred
-			+15s 192.0.2.7 7000  => a stage 1
-			+16s 192.0.2.7 ~7002 => a scan`},
+			+2s  192.0.2.7 ~8032 => a discard 2, a warn
+			+3s  192.0.2.7 9000  =>
+			+3s  192.0.2.7 7000  => a stage 1`},
+		{"each time", abc, `
+			+0s  192.0.2.7 7000  => a stage 1
+			+1s  192.0.2.7 ~8032 => a discard 1, a warn
+			+2s  192.0.2.7 7000  => a stage 1
+			+3s  192.0.2.7 ~8032 => a discard 1
+			+4s  192.0.2.7 8000  =>`},
+		{"another one bars", abc, `
+			+0s  192.0.2.7 ~6999 => a warn
+			+1s  192.0.2.7 ~8031 => a bar
+			+1s  bars            => a 192.0.2.7/32 8031:tcp 10s
+			+2s  192.0.2.7 7000  => a stage 1
+			+3s  192.0.2.7 8000  => a stage 2
+			+4s  192.0.2.7 9000  => a swallow
+			+5s  bars            => a 192.0.2.7/32 8031:tcp 6s
+			+5s  192.0.2.7 7000  => a stage 1
+			+6s  192.0.2.7 8000  => a stage 2
+			+7s  192.0.2.7 9000  => a swallow told
+			+11s bars            =>
+			+11s 192.0.2.7 7000  => a stage 1
+			+11s 192.0.2.7 8000  => a stage 2
+			+11s 192.0.2.7 9000  => a opens`},
+		{"not the same one again", abc, `
+			+0s  192.0.2.7 ~6999 => a warn
+			+1s  192.0.2.7 ~6999 =>
+			+9s  192.0.2.7 ~6999 =>
+			+10s 192.0.2.7 ~6998 => a warn
+			+19s 192.0.2.7 ~6997 => a bar
+			+28s 192.0.2.7 ~6997 =>
+			+29s bars            =>
+			+29s 192.0.2.7 ~6996 => a warn`},
+		{"nor one that is Seq_Timeout later", abc, `
+			+0s  192.0.2.7 ~6999 => a warn
+			+10s 192.0.2.7 ~6998 => a warn
+			+20s 192.0.2.7 ~6997 => a warn
+			+30s 192.0.2.7 7000  => a stage 1`},
+		{"put off by each other one, and told once in Seq_Timeout", abc, `
+			+0s  192.0.2.7 ~6999 => a warn
+			+1s  192.0.2.7 ~7001 => a bar
+			+2s  192.0.2.7 7000  => a stage 1
+			+2s  192.0.2.7 8000  => a stage 2
+			+2s  192.0.2.7 9000  => a swallow
+			+5s  192.0.2.7 ~7002 => a bar told
+			+10s 192.0.2.7 ~7003 => a bar told
+			+11s 192.0.2.7 ~7001 => a bar
+			+12s 192.0.2.7 7000  => a stage 1
+			+12s 192.0.2.7 8000  => a stage 2
+			+12s 192.0.2.7 9000  => a swallow
+			+20s 192.0.2.7 ~7005 => a bar told
+			+29s bars            => a 192.0.2.7/32 7005:tcp 1s
+			+30s bars            =>
+			+40s attempts        => 2
+			+40s expire          =>
+			+40s attempts        => 1
+			+76s expire          =>
+			+76s attempts        => 0`},
+		{"a sequence begun before the end of the bar", abc, `
+			+0s  192.0.2.7 ~6999 => a warn
+			+1s  192.0.2.7 ~7001 => a bar
+			+10.9s 192.0.2.7 7000 => a stage 1
+			+11s 192.0.2.7 8000  => a stage 2
+			+20s 192.0.2.7 9000  => a swallow
+			+20s 192.0.2.7 7000  => a stage 1
+			+20s 192.0.2.7 8000  => a stage 2
+			+20s 192.0.2.7 9000  => a opens`},
+		{"and begun once more after it", abc, `
+			+0s  192.0.2.7 ~6999 => a warn
+			+1s  192.0.2.7 ~7001 => a bar
+			+9s  192.0.2.7 7000  => a stage 1
+			+11s 192.0.2.7 7000  => a repeat 1
+			+11s 192.0.2.7 8000  => a stage 2
+			+12s 192.0.2.7 9000  => a opens`},
+		{"lifted", abc + "\n[b] Sequence = 7000,18000", `
+			+0s 192.0.2.7 ~6999  => a warn, b warn
+			+0s 192.0.2.8 ~6999  => a warn, b warn
+			+1s 192.0.2.7 ~7001  => a bar, b bar
+			+1s 192.0.2.8 ~8001  => a bar
+			+2s bars             => a 192.0.2.8/32 8001:tcp 9s, a 192.0.2.7/32 7001:tcp 9s, b 192.0.2.7/32 7001:tcp 24s
+			+2s 192.0.2.8 7000   => a stage 1, b stage 1
+			+2s 192.0.2.8 8000   => a stage 2
+			+3s lift 192.0.2.8   => a 192.0.2.8/32 8001:tcp 8s, a 192.0.2.7/32 7001:tcp 8s, b 192.0.2.7/32 7001:tcp 23s
+			+4s 192.0.2.8 9000   => a opens
+			+4s bars             => a 192.0.2.7/32 7001:tcp 7s, b 192.0.2.7/32 7001:tcp 22s
+			+5s 192.0.2.8 ~7002  => a warn, b discard 1, b bar`},
 		{"the ends of the decoys", abc, `
 			+0s 192.0.2.7 7000   => a stage 1
 			+1s 192.0.2.7 ~6967  =>
 			+1s 192.0.2.7 ~7033  =>
 			+1s 192.0.2.7 ~7001:udp =>
 			+2s 192.0.2.7 8000   => a stage 2
-			+2s 192.0.2.7 ~6968  => a scan
-			+2s 192.0.2.8 ~7032  => a scan`},
+			+2s 192.0.2.7 ~6968  => a discard 2, a warn
+			+2s 192.0.2.8 ~7032  => a warn`},
 		{"the ends of the ports", "[a] Sequence = 1,65535:udp", `
-			+0s 192.0.2.1 ~33        => a scan
+			+0s 192.0.2.1 ~33        => a warn
 			+0s 192.0.2.2 ~34        =>
-			+0s 192.0.2.3 ~65503:udp => a scan
+			+0s 192.0.2.3 ~65503:udp => a warn
 			+0s 192.0.2.4 ~65502:udp =>
 			+0s 192.0.2.5 ~2:udp     =>
 			+0s 192.0.2.6 ~65534     =>`},
+		{"a port over both protocols", "[a] Sequence = 1000,2000:udp,1000:udp", `
+			+0s 192.0.2.1 ~1001     => a warn
+			+1s 192.0.2.1 ~1001:udp => a bar`},
 		{"others go on", abc, `
 			+0s 192.0.2.8 7000  => a stage 1
-			+1s 192.0.2.7 ~7001 => a scan
+			+1s 192.0.2.7 ~7001 => a warn
+			+1s 192.0.2.7 ~7002 => a bar
 			+2s 192.0.2.8 8000  => a stage 2
 			+3s 192.0.2.8 9000  => a opens`},
 		{"at that door alone", abc + "\n[b] Sequence = 500,600", `
 			+0s 192.0.2.7 500   => b stage 1
-			+1s 192.0.2.7 ~7001 => a scan
+			+1s 192.0.2.7 ~7001 => a warn
+			+1s 192.0.2.7 ~7002 => a bar
 			+2s 192.0.2.7 600   => b opens
-			+2s 192.0.2.7 7000  => a barred`},
+			+2s 192.0.2.7 ~501  => b warn`},
 		{"two doors have it", abc + "\n[b] Sequence = 7010,600", `
 			+0s 192.0.2.7 7010  => b stage 1
-			+1s 192.0.2.7 ~7005 => a scan, b scan`},
+			+1s 192.0.2.7 ~7005 => a warn, b discard 1, b warn
+			+1s 192.0.2.7 ~7006 => a bar, b bar`},
 		{"no decoys", abc + " | Decoys = no", `
 			+0s 192.0.2.7 7000  => a stage 1
 			+1s 192.0.2.7 ~7001 =>
 			+2s 192.0.2.7 8000  => a stage 2`},
 		{"one knock has none", "[a] Sequence = 22", `
 			+0s 192.0.2.7 ~21 =>
+			+0s 192.0.2.7 ~20 =>
 			+1s 192.0.2.7 22  => a opens`},
 		{"what would count at a knock", abc + "\n[b] Sequence = 7000,8000,9000 | TCPFlags = syn\n[c] Sequence = 7000,8000,9000 | TCPFlags = syn,!ack", `
-			+0s 192.0.2.1 ~7001 flags=syn          => a scan, b scan, c scan
-			+0s 192.0.2.2 ~7001 flags=syn,ack      => a scan, b scan
-			+0s 192.0.2.3 ~7001 flags=ack          => a scan
-			+0s 192.0.2.4 ~7001 flags=fin          => a scan
-			+0s 192.0.2.5 ~7001 flags=syn,rst,fin  => a scan, b scan, c scan`},
+			+0s 192.0.2.1 ~7001 flags=syn          => a warn, b warn, c warn
+			+0s 192.0.2.2 ~7001 flags=syn,ack      => a warn, b warn
+			+0s 192.0.2.3 ~7001 flags=ack          => a warn
+			+0s 192.0.2.4 ~7001 flags=fin          => a warn
+			+0s 192.0.2.5 ~7001 flags=syn,rst,fin  => a warn, b warn, c warn`},
 		{"strict", abc + " | Decoys = no | Strict = yes\n[b] Sequence = 7000,50000 | Decoys = no", `
 			+0s 192.0.2.7 7000  => a stage 1, b stage 1
 			+1s 192.0.2.7 ~80   => a discard 1
@@ -1364,8 +1501,15 @@ func TestMatcherScans(t *testing.T) {
 			+0s 192.0.2.7 7000            => a stage 1
 			+1s 192.0.2.7 ~8000 flags=fin =>
 			+2s 192.0.2.7 ~8001 flags=fin => a discard 1`},
+		{"a knock of another door is none", "[a] Sequence = 7000,8000,9000\n[b] Sequence = 7001,8001,9001", `
+			+0s 192.0.2.7 7000  => a stage 1
+			+1s 192.0.2.7 7001  => a discard 1, b stage 1
+			+2s 192.0.2.7 8000  => b discard 1
+			+3s 192.0.2.7 7000  => a stage 1
+			+4s 192.0.2.7 8000  => a stage 2
+			+5s 192.0.2.7 9000  => a opens`},
 		{"a knock of a door that does not hear the source", abc + "\n[b] Sequence = 7001,8001 | Allow = 198.51.100.0/24", `
-			+0s 192.0.2.7    ~7001 => a scan
+			+0s 192.0.2.7    ~7001 => a warn
 			+1s 198.51.100.7 7001  => b stage 1
 			+1s 198.51.100.7 7000  => a stage 1`},
 		{"strict, after an opening", "[a] Sequence = 7000 | Decoys = no | Strict = yes", `
@@ -1380,52 +1524,162 @@ func TestMatcherScans(t *testing.T) {
 			+2s 2001:db9::7  7000  => a unheard
 			+3s 198.51.100.7 ~7001 =>
 			+4s 192.0.2.7    8000  => a stage 2`},
-		{"after an opening", abc, `
-			+0s  192.0.2.7 7000  => a stage 1
-			+1s  192.0.2.7 8000  => a stage 2
-			+2s  192.0.2.7 9000  => a opens
-			+3s  192.0.2.7 ~9001 => a scan
-			+4s  192.0.2.7 7000  => a barred
-			+13s attempts        => 0`},
+		{"after an opening, whose copies are still known", abc, `
+			+0s  192.0.2.7 7000 seq=1 => a stage 1
+			+1s  192.0.2.7 8000 seq=2 => a stage 2
+			+2s  192.0.2.7 9000 seq=3 => a opens
+			+3s  192.0.2.7 ~9001      => a warn
+			+4s  192.0.2.7 7000 seq=1 => a copy
+			+23s expire               =>
+			+23s attempts             => 1`},
 		{"a timeout as long as copies are known", "[a] Sequence = 7000,8000 | Seq_Timeout = 64", `
-			+0s  192.0.2.7 ~7001 => a scan
-			+1s  192.0.2.8 7000  => a stage 1
-			+63s 192.0.2.7 7000  => a barred
-			+64s 192.0.2.7 7000  => a stage 1`},
+			+0s   192.0.2.7 ~7001 => a warn
+			+1s   192.0.2.7 ~7002 => a bar
+			+2s   192.0.2.8 7000  => a stage 1
+			+64s  192.0.2.7 7000  => a stage 1
+			+64s  192.0.2.7 8000  => a swallow
+			+66s  expire          => 192.0.2.8 a timeout 1
+			+129s expire          =>
+			+129s attempts        => 0`},
 		{"a link-local source on another link", abc, `
-			+0s fe80::1 ~7001 link=2 => a scan
-			+1s fe80::1 7000 link=3  => a stage 1
-			+1s fe80::1 7000 link=2  => a barred`},
+			+0s fe80::1 ~7001 link=2 => a warn
+			+1s fe80::1 ~7002 link=3 => a warn
+			+1s fe80::1 ~7003 link=2 => a bar
+			+2s fe80::1 7000 link=3  => a stage 1
+			+2s fe80::1 8000 link=3  => a stage 2
+			+2s fe80::1 9000 link=3  => a opens`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			m := newMatcher(testDoors(t, test.doors), 100)
-			runScript(t, m, strings.ReplaceAll(test.script, "+13s attempts ", "+13s expire =>\n+13s attempts "))
+			runScript(t, newMatcher(testDoors(t, test.doors), 100), test.script)
 		})
 	}
-	t.Run("scans make room first", func(t *testing.T) {
+	t.Run("guards make room first", func(t *testing.T) {
 		m := newMatcher(testDoors(t, abc), 3)
 		runScript(t, m, `
 			+0s 192.0.2.1 7000  => a stage 1
-			+1s 192.0.2.2 ~7001 => a scan
-			+1s 192.0.2.3 ~7001 => a scan
-			+2s 192.0.2.4 7000  => 192.0.2.2 a evict, a stage 1
-			+3s 192.0.2.5 ~7001 => 192.0.2.3 a evict, a scan
-			+3s 192.0.2.6 ~7001 => 192.0.2.5 a evict, a scan
+			+1s 192.0.2.2 ~7001 => a warn
+			+1s 192.0.2.3 ~7001 => a warn
+			+1s 192.0.2.2 ~7002 => a bar
+			+2s 192.0.2.4 7000  => 192.0.2.3 a evict 1, a stage 1
+			+3s 192.0.2.5 ~7001 => 192.0.2.2 a evict 2, a warn
+			+3s 192.0.2.6 ~7001 => 192.0.2.5 a evict 1, a warn
 			+4s 192.0.2.1 8000  => a stage 2`)
 	})
 	t.Run("taken over", func(t *testing.T) {
 		old := newMatcher(testDoors(t, abc), 100)
-		runScript(t, old, "+0s 192.0.2.7 ~7001 => a scan\n+1s 192.0.2.8 7000 => a stage 1")
+		runScript(t, old, `
+			+0s 192.0.2.7 ~7001 => a warn
+			+1s 192.0.2.8 ~7001 => a warn
+			+1s 192.0.2.8 ~7002 => a bar
+			+1s 192.0.2.9 7000  => a stage 1`)
 		m := newMatcher(testDoors(t, "[b] Sequence = 1\n"+abc), 100)
 		m.adopt(old)
 		checkMatcher(t, m)
 		runScript(t, m, `
-			+2s  192.0.2.7 7000  => a barred
-			+3s  192.0.2.8 8000  => a stage 2
-			+10s 192.0.2.7 7000  => a stage 1`)
+			+2s 192.0.2.7 ~7001 =>
+			+2s 192.0.2.7 ~7003 => a bar
+			+3s 192.0.2.8 ~7004 => a bar told
+			+3s bars            => a 192.0.2.8/32 7004:tcp 10s, a 192.0.2.7/32 7003:tcp 9s
+			+3s 192.0.2.9 8000  => a stage 2`)
 		none := newMatcher(testDoors(t, abc+" | Decoys = no"), 100)
 		none.adopt(old)
-		runScript(t, none, "+2s 192.0.2.7 7000 => a stage 1")
+		runScript(t, none, "+2s attempts => 1")
+	})
+}
+
+// TestMatcherBarsNetworks has addresses of an IPv6 /64 barred, one after the other.
+func TestMatcherBarsNetworks(t *testing.T) {
+	const abc = "[a] Sequence = 7000,8000,9000 | Seq_Timeout = 10\n[b] Sequence = 500,600"
+	sources := func(m *Matcher, format string, first, n int, at time.Duration) (bars int) {
+		for i := first; i < first+n; i++ {
+			for _, port := range []uint16{7001, 7002} {
+				hit := testHit(at, fmt.Sprintf(format, i), Knock{port, tcp}, uint32(i))
+				for _, s := range m.stray(&hit, nowhereServed) {
+					if s.Kind == Barred && !s.Told {
+						bars++
+					}
+				}
+				checkMatcher(t, m)
+			}
+		}
+		return bars
+	}
+	for _, test := range []struct {
+		name, format string
+		n, bars      int
+		script       string
+	}{
+		{"seven addresses", "2001:db8::%d", 7, 7, `
+			+1s 2001:db8::99 7000 => a stage 1
+			+1s 2001:db8::99 8000 => a stage 2
+			+1s 2001:db8::99 9000 => a opens`},
+		{"eight", "2001:db8::%d", 8, 9, `
+			+1s 2001:db8::99  7000  => a stage 1
+			+1s 2001:db8::99  8000  => a stage 2
+			+1s 2001:db8::99  9000  => a swallow
+			+1s 2001:db8::98  7000  => a stage 1
+			+1s 2001:db8::98  8000  => a stage 2
+			+1s 2001:db8::98  9000  => a swallow told
+			+1s 2001:db8::    7000  => a stage 1
+			+1s 2001:db8::    8000  => a stage 2
+			+1s 2001:db8::    9000  => a swallow told
+			+1s 2001:db8::99  500   => b stage 1
+			+1s 2001:db8::99  600   => b opens
+			+1s 2001:db8:0:1:: 7000 => a stage 1
+			+1s 2001:db8:0:1:: 8000 => a stage 2
+			+1s 2001:db8:0:1:: 9000 => a opens
+			+9s 2001:db8::8   ~7003 => a bar told
+			+10s 2001:db8::97 7000  => a stage 1
+			+10s 2001:db8::97 8000  => a stage 2
+			+10s 2001:db8::97 9000  => a opens`},
+		{"a ninth", "2001:db8::%d", 8, 9, `
+			+9s  2001:db8::9 ~7001 => a warn
+			+9s  2001:db8::9 ~7002 => a bar, 2001:db8::/64 a bar told
+			+11s 2001:db8::a ~7001 => a warn
+			+11s 2001:db8::a ~7002 => a bar, 2001:db8::/64 a bar
+			+12s lift 2001:db8::b  => a 2001:db8::/64 7002:tcp 9s, a 2001:db8::a/128 7002:tcp 9s, a 2001:db8::9/128 7002:tcp 7s
+			+12s 2001:db8::b 7000  => a stage 1
+			+12s 2001:db8::b 8000  => a stage 2
+			+12s 2001:db8::b 9000  => a opens
+			+12s 2001:db8::a 7000  => a stage 1
+			+12s 2001:db8::a 8000  => a stage 2
+			+12s 2001:db8::a 9000  => a swallow`},
+		{"an address that has none", "2001:db8:0:0:%d::", 8, 9, `
+			+1s 2001:db8:: ~7001 => a warn
+			+1s 2001:db8:: ~7002 => a bar, 2001:db8::/64 a bar told`},
+		{"addresses of many", "2001:db8:0:%d::1", 20, 20, ""},
+		{"IPv4", "192.0.2.%d", 20, 20, `
+			+1s 192.0.2.99 7000 => a stage 1
+			+1s 192.0.2.99 8000 => a stage 2
+			+1s 192.0.2.99 9000 => a opens`},
+		{"::/64 is none of IPv4", "::1:%d", 20, 21, `
+			+1s 192.0.2.99 7000 => a stage 1
+			+1s 192.0.2.99 8000 => a stage 2
+			+1s 192.0.2.99 9000 => a opens`},
+		{"link-local", "fe80::%d", 20, 20, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newMatcher(testDoors(t, abc), 200)
+			if got := sources(m, test.format, 1, test.n, 0); got != test.bars {
+				t.Errorf("got %d bars of %d sources, want %d", got, test.n, test.bars)
+			}
+			runScript(t, m, strings.TrimSpace(test.script)+"\n+60s expire =>")
+		})
+	}
+	t.Run("not within Seq_Timeout", func(t *testing.T) {
+		m := newMatcher(testDoors(t, abc), 200)
+		if got := sources(m, "2001:db8::%d", 1, 7, 0) + sources(m, "2001:db8::%d", 11, 7, 10*time.Second); got != 14 {
+			t.Errorf("got %d bars of 14 sources", got)
+		}
+		if got := sources(m, "2001:db8::%d", 21, 1, 19*time.Second); got != 2 {
+			t.Errorf("got %d bars by the eighth within Seq_Timeout, want 2", got)
+		}
+	})
+	t.Run("a full table", func(t *testing.T) {
+		for bound := 1; bound < 30; bound++ {
+			m := newMatcher(testDoors(t, abc), bound)
+			sources(m, "2001:db8::%d", 1, 50, 0)
+		}
 	})
 }
 

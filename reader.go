@@ -32,6 +32,9 @@ type Plan struct {
 	links    map[int]*Link
 	// addresses that may be knocked on: true for this host's own, false for others that are a door's Target.
 	addresses map[[16]byte]bool
+	// Of one that has either of these nothing else counts.
+	ask *Ask // about bars: to be answered
+	end bool // the reader is to end
 }
 
 // filter is what the kernel is to let through.
@@ -49,8 +52,9 @@ type Reader struct {
 	log       *Log
 	debug     *Log // what -D shows, or nil
 	grants    chan<- Grant
-	plans     <-chan Plan // closed: stop
-	wake      int         // an eventfd that is written to before each send on plans, and before it is closed
+	plans     <-chan Plan
+	wake      int           // an eventfd that is written to after each send on plans
+	ended     chan struct{} // closed at the end
 	steps     Throttle
 	opened    map[string]*Throttle    // by door name
 	served    func() ([]Knock, error) // where something on this host listens, now
@@ -66,8 +70,9 @@ type Reader struct {
 	packets, lost, hits, sent uint64 // sent: grants; lost: by the kernel
 }
 
-// run reads until plans is closed. It closes grants when it ends.
+// run reads until a plan says that it is to end. It closes grants when it ends.
 func (r *Reader) run() {
+	defer close(r.ended)
 	defer close(r.grants)
 	defer func() {
 		r.steps.finish()
@@ -88,11 +93,16 @@ func (r *Reader) run() {
 		if woken {
 			var count [8]byte
 			_, _ = unix.Read(r.wake, count[:])
-			plan, ok := <-r.plans
-			if !ok {
-				return
+			for len(r.plans) > 0 {
+				switch plan := <-r.plans; {
+				case plan.end:
+					return
+				case plan.ask != nil:
+					plan.ask.answer <- r.answer(plan.ask.Request)
+				default:
+					r.follow(plan)
+				}
 			}
-			r.follow(plan)
 		}
 		r.batchTime = r.now()
 		for _, c := range r.plan.captures {
@@ -163,6 +173,33 @@ func (r *Reader) follow(plan Plan) {
 		plan.matcher.adopt(r.plan.matcher)
 	}
 	r.plan = plan
+}
+
+// maxBarsShown bounds how many bars an answer names. A flood from many sources can cause thousands.
+const maxBarsShown = 100
+
+// answer lists the bars in force, or lifts those of one source. To close the doors of all sources lifts none: who wants
+// everything shut does not want to let in whom a bar keeps out.
+func (r *Reader) answer(q Request) (a Answer) {
+	r.plan.matcher.eachBar(r.now(), func(b Bar) (lift bool) {
+		s := BarredSource{Door: b.Door.Name, Source: b.From, Decoy: b.Decoy, EndsIn: b.Left}
+		if link := r.plan.links[b.Link]; link != nil {
+			s.Link = link.Name
+		}
+		switch {
+		case q.Close && q.Source.IsValid() && b.From.Contains(q.Source.WithZone("")) && q.wants(s.Door, q.Source, s.Link):
+			r.log.printf("%s: %s: bar lifted by hand", s.who(), s.Door)
+			a.Lifted++
+			return true
+		case q.Close:
+		case len(a.Status.Bars) < maxBarsShown:
+			a.Status.Bars = append(a.Status.Bars, s)
+		default:
+			a.Status.MoreBars++
+		}
+		return false
+	})
+	return a
 }
 
 // attach puts the plan's filter in place.
@@ -274,9 +311,14 @@ func (r *Reader) report(steps []Step) {
 			if r.steps.allow(r.batchTime) {
 				r.log.printf("%v: %s: sequence timeout (stage %d)", s.source(), s.Door.Name, s.Stage)
 			}
-		case Scanned:
-			if r.steps.allow(r.batchTime) {
-				r.log.printf("%v: %s: scan: its knocks do not count for %v", s.source(), s.Door.Name, s.Door.SeqTimeout)
+		case Barred:
+			// Not which port: that of a scan in order tells the knock, and the log has more readers than the configuration.
+			if !s.Told && r.steps.allow(r.batchTime) {
+				r.log.printf("%s: %s: barred for %v: it has hit ports near the knocks", s.who(), s.Door.Name, s.Door.SeqTimeout)
+			}
+		case Swallowed:
+			if !s.Told && r.steps.allow(r.batchTime) {
+				r.log.printf("%v: %s: not opened: it is barred: sesame close %q %[1]v lifts the bar", s.source(), s.Door.Name, s.Door.Name)
 			}
 		case Opened:
 			opened := r.opened[s.Door.Name]
@@ -301,6 +343,14 @@ func (r *Reader) report(steps []Step) {
 // source is the address that the step is about.
 func (s *Step) source() netip.Addr { return netip.AddrFrom16(s.From).Unmap() }
 
+// who is the source, or the network.
+func (s *Step) who() string {
+	if s.Net {
+		return fmt.Sprintf("%v/64", s.source())
+	}
+	return s.source().String()
+}
+
 // ignored says for -D why a packet is no hit.
 func (r *Reader) ignored(f *Frame, why string) {
 	if r.debug != nil {
@@ -310,13 +360,13 @@ func (r *Reader) ignored(f *Frame, why string) {
 
 // outcomes are for -D what became of a hit, where there is no more to say of it.
 var outcomes = map[StepKind]string{
-	Opened:  "the sequence is complete",
-	Copied:  "a copy of a SYN that has counted: ignored",
-	Unfit:   "TCPFlags do not fit: ignored",
-	Unheard: "it is to another address than this door's, or on another interface, or its source is not in Allow: ignored",
-	Cooling: "Seq_Cooldown is not over: ignored",
-	Evicted: "discarded: there are too many attempts",
-	Barred:  "the source has hit a decoy: ignored",
+	Opened:    "the sequence is complete",
+	Copied:    "a copy of a SYN that has counted: ignored",
+	Unfit:     "TCPFlags do not fit: ignored",
+	Unheard:   "it is to another address than this door's, or on another interface, or its source is not in Allow: ignored",
+	Cooling:   "Seq_Cooldown is not over: ignored",
+	Evicted:   "discarded: there are too many attempts",
+	Swallowed: "the sequence is complete, but the source is barred",
 }
 
 // explain says for -D why a hit counted or did not.
@@ -340,9 +390,11 @@ func (r *Reader) explain(steps []Step) {
 			why = fmt.Sprintf("a wrong knock, %v is next: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case TimedOut:
 			why = fmt.Sprintf("Seq_Timeout is over, and %v did not come: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
-		case Scanned:
-			why = fmt.Sprintf("a decoy, near a knock: no knock counts for %v", s.Door.SeqTimeout)
+		case Warned:
+			why = "a decoy, near a knock: others, soon, bar the source"
+		case Barred:
+			why = fmt.Sprintf("a decoy, near a knock, and not the first: barred for %v", s.Door.SeqTimeout)
 		}
-		r.debug.printf("%s: %s: %v: %s", what, s.Door.Name, s.source(), why)
+		r.debug.printf("%s: %s: %s: %s", what, s.Door.Name, s.who(), why)
 	}
 }

@@ -244,25 +244,41 @@ func TestReaderStray(t *testing.T) {
 	check("what is served or ignored", "", 1)
 	send("192.0.2.1", Knock{7002, tcp}, flagSYN)
 	send("192.0.2.1", Knock{7002, tcp}, flagSYN)
-	check("a decoy", "192.0.2.1: a: scan: its knocks do not count for 10s\n", 1)
+	check("a decoy", "", 1)
+	send("192.0.2.1", Knock{7004, tcp}, flagSYN)
+	send("192.0.2.1", Knock{7005, tcp}, flagSYN)
+	check("more of them", "192.0.2.1: a: barred for 10s: it has hit ports near the knocks\n", 1)
+	send("192.0.2.2", Knock{7002, tcp}, flagSYN)
 	send("192.0.2.2", Knock{8002, udp}, 0)
-	check("a UDP decoy", "192.0.2.2: a: scan: its knocks do not count for 10s\n", 1)
+	check("a UDP decoy", "192.0.2.2: a: barred for 10s: it has hit ports near the knocks\n", 1)
 	r.batchTime += time.Second
 	listening = listening[:1]
+	send("192.0.2.3", Knock{7002, tcp}, flagSYN)
 	send("192.0.2.3", Knock{8001, udp}, 0)
-	check("what is no longer served", "192.0.2.3: a: scan: its knocks do not count for 10s\n", 2)
-	send("192.0.2.1", Knock{7000, tcp}, flagSYN)
-	send("192.0.2.4", Knock{7000, tcp}, flagSYN)
-	check("knocks", "192.0.2.4: a: Stage 1\n", 2)
+	check("what is no longer served", "192.0.2.3: a: barred for 10s: it has hit ports near the knocks\n", 2)
+	for range 2 {
+		send("192.0.2.1", Knock{7000, tcp}, flagSYN)
+		send("192.0.2.1", Knock{8000, udp}, 0)
+	}
+	check("knocks", "192.0.2.1: a: Stage 1\n192.0.2.1: a: not opened: it is barred: sesame close \"a\" 192.0.2.1 lifts the bar\n", 2)
 
 	f := Frame{Bytes: testSYN4.with(func(p *testPacket) { p.knock.Port = 7005 }).bytes(), Protocol: unix.ETH_P_IP, Link: 1}
 	f.Len = len(f.Bytes)
-	for i := range byte(20) { // until the table is full
-		f.Bytes[ipv4OffSource+3] = i
-		r.receive(&f)
+	hit := func() {
+		f.Bytes[ipv4OffSource+3]++
+		for range 4 { // two ports, which bar it and lengthen that
+			f.Bytes[ipv4MinLen+portOffDestination+1] ^= 1
+			r.receive(&f)
+		}
+	}
+	for range 20 { // until the table is full
+		hit()
 	}
 	r.steps.spent = 1 << 60 // no line is left
-	if n := testing.AllocsPerRun(100, func() { f.Bytes[ipv4OffSource+3]++; r.receive(&f) }); n != 0 {
+	if n := testing.AllocsPerRun(100, hit); n != 0 {
 		t.Errorf("got %v allocations a decoy, want 0", n)
+	}
+	if got := log.String(); !strings.HasSuffix(got, "barred for 10s: it has hit ports near the knocks\n") {
+		t.Errorf("nobody was barred: %s", got)
 	}
 }

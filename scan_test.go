@@ -524,11 +524,92 @@ func TestBusyServiceNearKnock(t *testing.T) {
 	}
 	w.knock(0, "-d20", hostAddr, "7000", "8000:udp", "9000")
 	d.await("10.9.0.2: a: OPEN SESAME")
-	if strings.Contains(d.logged(), "scan") {
-		t.Error("a client of the services was taken for a scanner")
+	if strings.Contains(d.logged(), "barred") {
+		t.Error("a client of the services was barred")
 	}
-	w.knock(1, hostAddr, "7011")
-	d.await("10.9.0.3: a: scan: ")
+	w.knock(1, hostAddr, "7011", "7012")
+	d.await("10.9.0.3: a: barred for ")
+	d.stop()
+}
+
+// TestBarOnTheWire mistypes two knocks: the log, the status and close say so and lift it. A port typed wrong once more is
+// none, and an IPv6 /64 of which eight addresses have scanned is barred, and lifted for one of its addresses.
+func TestBarOnTheWire(t *testing.T) {
+	w := newWorld(t, 2)
+	socket := t.TempDir() + "/control"
+	d := w.serve("[ssh]\n sequence = 7000,8000,9000\n seq_timeout = 300\n command = true\n", "-s", socket)
+	ask := func(args ...string) string {
+		out, _ := w.onHost(append(args, "-s", socket)...)
+		return out
+	}
+	knocks := func(i int, host string) {
+		w.Helper()
+		w.knock(i, "-d5", host, "7000", "8000", "9000")
+	}
+	w.knock(0, "-d5", hostAddr, "7000", "8008", "9000", "7000", "8008", "9000")
+	knocks(0, hostAddr)
+	d.await("10.9.0.2: ssh: OPEN SESAME")
+	w.knock(0, "-d5", hostAddr, "7000", "8000", "9009")
+	const barredLine = "10.9.0.2: ssh: barred for 5m0s: it has hit ports near the knocks\n"
+	d.await(barredLine)
+	for range 2 {
+		knocks(0, hostAddr)
+	}
+	w.eventually("the last knock", func() bool { return strings.Count(d.logged(), "10.9.0.2: ssh: Stage 2\n") >= 4 })
+	const refusedLine = "10.9.0.2: ssh: not opened: it is barred: sesame close \"ssh\" 10.9.0.2 lifts the bar\n"
+	d.await(refusedLine)
+	knocks(1, hostAddr)
+	d.await("10.9.0.3: ssh: OPEN SESAME")
+	if n := strings.Count(d.logged(), barredLine); n != 1 {
+		t.Errorf("the bar was logged %d times, want once", n)
+	}
+	if n := strings.Count(d.logged(), refusedLine); n != 1 {
+		t.Errorf("a sequence that opens nothing was logged %d times, want once", n)
+	}
+	// A scan in order hits the port 32 below a knock: the log must not tell which that was.
+	if strings.Contains(d.logged(), "9009") {
+		t.Error("the log names the port that was hit")
+	}
+	if got := ask("status"); !strings.Contains(got, "\nbarred, as ports near the knocks were hit:\nssh  10.9.0.2  9009:tcp  ends in 2") {
+		t.Errorf("status: got %s", got)
+	}
+	if got := ask("status", "--json"); !strings.Contains(got, `"bars":[{"door":"ssh","source":"10.9.0.2","link":"","port":"9009:tcp","ends_in_seconds":2`) {
+		t.Errorf("status --json: got %s", got)
+	}
+	for _, tt := range []struct{ args, want string }{
+		{"ssh 10.9.0.3", "sesame close: door \"ssh\" is not open for 10.9.0.3: sesame status shows which are\n"},
+		{"nosuch 10.9.0.2", "sesame close: door \"nosuch\" is not open for 10.9.0.2: sesame status shows which are\n"},
+		{"--all", "no door is open\n"},
+		{"ssh 10.9.0.2", "lifted 1 bar\n"},
+		{"--all 10.9.0.2", "no door is open\n"},
+	} {
+		if got := ask(append([]string{"close"}, strings.Fields(tt.args)...)...); got != tt.want {
+			t.Errorf("close %s: got %q, want %q", tt.args, got, tt.want)
+		}
+	}
+	d.await("10.9.0.2: ssh: bar lifted by hand\n")
+	opened := len(d.opened("10.9.0.2"))
+	knocks(0, hostAddr)
+	w.eventually("the opening once the bar is lifted", func() bool { return len(d.opened("10.9.0.2")) > opened })
+
+	x, p := w.wire(0), fromClient6
+	for i := range 8 {
+		for _, port := range []uint16{7001, 7002} {
+			p.from, p.knock = fmt.Sprintf("fd00:9::5:%d", i), Knock{port, tcp}
+			x.send(p.bytes())
+		}
+	}
+	d.await("fd00:9::/64: ssh: barred for 5m0s: it has hit ports near the knocks\n")
+	knocks(1, hostAddr6)
+	d.await("fd00:9::3: ssh: not opened: it is barred: ")
+	if got := ask("status"); strings.Count(got, "7002:tcp  ends in 2") != 9 || !strings.Contains(got, "\nssh  fd00:9::/64  7002:tcp  ") {
+		t.Errorf("status: got %s", got)
+	}
+	if got, want := ask("close", "ssh", "fd00:9::3"), "lifted 1 bar\n"; got != want {
+		t.Errorf("close for an address of the /64: got %q, want %q", got, want)
+	}
+	knocks(1, hostAddr6)
+	d.await("fd00:9::3: ssh: OPEN SESAME")
 	d.stop()
 }
 

@@ -203,7 +203,7 @@ func (d *daemon) listenControl() {
 		d.logs.log.printf("warning: sesame status and sesame close will not work: %v", err)
 		return
 	}
-	go d.control.serve(d.asks)
+	go d.control.serve(d.setup.listener.ask, d.asks)
 }
 
 // start brings the first configuration into force, with reader and doors from then on. closed is closed when the doors

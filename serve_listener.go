@@ -31,6 +31,7 @@ type Listener struct {
 	onlyIPv4, debug bool
 	plans           chan Plan
 	wake            int              // an eventfd: see Reader
+	ended           chan struct{}    // closed when the reader has ended
 	changed         chan struct{}    // told by the kernel: a link, or a default route
 	retry           <-chan time.Time // when to read the links again, changed or not
 	log             Throttle
@@ -54,7 +55,7 @@ func newListener(onlyIPv4, debug bool) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making an eventfd: %w", err)
 	}
-	return &Listener{onlyIPv4: onlyIPv4, debug: debug, plans: make(chan Plan), wake: wake, changed: make(chan struct{}, 1)}, nil
+	return &Listener{onlyIPv4: onlyIPv4, debug: debug, plans: make(chan Plan, 1), wake: wake, ended: make(chan struct{}), changed: make(chan struct{}, 1)}, nil
 }
 
 // bring returns the listener for another configuration, whose captures are still those of l; l stays as it is. After an
@@ -91,7 +92,7 @@ func (l *Listener) start(now func() time.Duration, log, debug *Log, meter *Meter
 	l.log = Throttle{log: log, burst: linkBurst, interval: linkInterval}
 	grants := make(chan Grant, maxGrants)
 	reader := &Reader{
-		plan: l.plan(l.newMatcher()), now: now, log: log, debug: debug, grants: grants, plans: l.plans, wake: l.wake,
+		plan: l.plan(l.newMatcher()), now: now, log: log, debug: debug, grants: grants, plans: l.plans, wake: l.wake, ended: l.ended,
 		opened: map[string]*Throttle{}, meter: meter,
 		steps:  Throttle{log: log, burst: stepBurst, interval: stepInterval},
 		drops:  Throttle{log: log, burst: dropBurst, interval: dropInterval},
@@ -122,14 +123,35 @@ func (l *Listener) knockAt(doors []*Door) {
 // send gives the reader a new plan; without a matcher it goes on with the one it has. What is not in the plan is the
 // reader's to close.
 func (l *Listener) send(m *Matcher) {
-	plan := l.plan(m)
+	l.plans <- l.plan(m)
 	l.wakeReader()
-	l.plans <- plan
+}
+
+// ask has the reader list the bars, or lift some. After its end there are none.
+func (l *Listener) ask(r Request) Answer {
+	ask := Ask{r, make(chan Answer, 1)}
+	busy := time.After(answerTime)
+	select {
+	case l.plans <- Plan{ask: &ask}:
+		l.wakeReader()
+	case <-l.ended:
+		return Answer{}
+	case <-busy:
+		return Answer{Err: errBusy}
+	}
+	select {
+	case a := <-ask.answer:
+		return a
+	case <-l.ended:
+		return Answer{}
+	case <-busy:
+		return Answer{Err: errBusy}
+	}
 }
 
 // end ends the reader.
 func (l *Listener) end() {
-	close(l.plans)
+	l.plans <- Plan{end: true}
 	l.wakeReader()
 }
 

@@ -817,8 +817,8 @@ func TestLookupTellsNothing(t *testing.T) {
 		"[a]\n sequence = 7000,8000,9000\n seq_timeout = 1\n start_command = true\n cmd_timeout = 1\n stop_command = true\n", "-l")
 	w.knock(1, hostAddr, "7000", "8000")
 	d.await("10.9.0.3: a: sequence timeout (stage 2)\n")
-	w.knock(1, hostAddr, "7000", "7001", "9000")
-	d.await("10.9.0.3: a: scan: its knocks do not count for 1s\n")
+	w.knock(1, hostAddr, "7000", "7001", "7002")
+	d.await("10.9.0.3: a: barred for 1s: it has hit ports near the knocks\n")
 	for range 2 { // the second time the name is known
 		w.knock(0, hostAddr, "7000", "8000", "9000")
 		d.await("10.9.0.2 (owner.test): a: command timeout\n")

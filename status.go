@@ -32,6 +32,7 @@ type Ask struct {
 type Answer struct {
 	Status  Status
 	Closing int   // openings that are being closed
+	Lifted  int   // bars that have been lifted
 	Err     error // why the request cannot be met, in lines without secrets
 }
 
@@ -125,6 +126,8 @@ type Status struct {
 	Firewall    string // which one and why; "" if no door needs one
 	Open        []OpenDoor
 	Failed      []FailedClose
+	Bars        []BarredSource
+	MoreBars    int // that Bars does not name
 	Counters    Counters
 }
 
@@ -150,6 +153,15 @@ type FailedClose struct {
 	Error  string // of the last try
 }
 
+// BarredSource is who opens nothing at a door for a time, as decoys have been hit: an address, or an IPv6 /64.
+type BarredSource struct {
+	Door   string
+	Source netip.Prefix
+	Link   string // of a link-local source, else ""
+	Decoy  Knock  // the latest that was hit
+	EndsIn time.Duration
+}
+
 // Counters count since the daemon's start, but for Attempts, which are those in progress now.
 type Counters struct {
 	Packets, KernelDrops, Hits, Attempts, Grants, CommandFailures uint64
@@ -157,7 +169,7 @@ type Counters struct {
 
 // sorted is the status with its lists by door and source.
 func (s Status) sorted() Status {
-	s.Open, s.Failed = slices.Clone(s.Open), slices.Clone(s.Failed)
+	s.Open, s.Failed, s.Bars = slices.Clone(s.Open), slices.Clone(s.Failed), slices.Clone(s.Bars)
 	sort.SliceStable(s.Open, func(i, j int) bool {
 		a, b := &s.Open[i], &s.Open[j]
 		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link)) < 0
@@ -165,6 +177,10 @@ func (s Status) sorted() Status {
 	sort.SliceStable(s.Failed, func(i, j int) bool {
 		a, b := &s.Failed[i], &s.Failed[j]
 		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source)) < 0
+	})
+	sort.SliceStable(s.Bars, func(i, j int) bool {
+		a, b := &s.Bars[i], &s.Bars[j]
+		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link)) < 0
 	})
 	return s
 }
@@ -207,6 +223,17 @@ func (s Status) String() string {
 		}
 		b.WriteString(columns(rows))
 	}
+	if len(s.Bars) > 0 {
+		b.WriteString("\nbarred, as ports near the knocks were hit:\n")
+		rows = nil
+		for _, r := range s.Bars {
+			rows = append(rows, []string{r.Door, r.who(), r.Decoy.String(), fmt.Sprintf("ends in %ds", seconds(r.EndsIn))})
+		}
+		b.WriteString(columns(rows))
+	}
+	if s.MoreBars > 0 {
+		fmt.Fprintf(&b, "and %d more\n", s.MoreBars)
+	}
 	c := s.Counters
 	fmt.Fprintf(&b, "\npackets %d, lost by the kernel %d, hits %d, attempts in progress %d, grants %d, commands failed %d\n",
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
@@ -219,6 +246,21 @@ func (o OpenDoor) who() string {
 		return o.Source.WithZone(o.Link).String()
 	}
 	return o.Source.String()
+}
+
+// who is the source, with the link where the address means nothing without it.
+func (r BarredSource) who() string {
+	if r.Link != "" {
+		return r.source() + "%" + r.Link
+	}
+	return r.source()
+}
+
+func (r BarredSource) source() string {
+	if r.Source.IsSingleIP() {
+		return r.Source.Addr().String()
+	}
+	return r.Source.String()
 }
 
 func (o OpenDoor) progress() string {
@@ -267,7 +309,7 @@ func columns(rows [][]string) string {
 // 3339, durations whole seconds, lists never null. The manual, sesame(8), says what each member is.
 func (s Status) json() string {
 	s = s.sorted()
-	var links, open, failed []string
+	var links, open, failed, bars []string
 	for _, l := range s.Links {
 		var addresses []string
 		for _, a := range l.Addresses {
@@ -287,12 +329,16 @@ func (s Status) json() string {
 		failed = append(failed, fmt.Sprintf(`{"door":%s,"source":%s,"since_seconds":%d,"tries":%d,"error":%s}`,
 			quoteJSON(f.Door), quoteJSON(f.Source.String()), seconds(f.Since), f.Tries, quoteJSON(f.Error)))
 	}
+	for _, b := range s.Bars {
+		bars = append(bars, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"port":%s,"ends_in_seconds":%d}`,
+			quoteJSON(b.Door), quoteJSON(b.source()), quoteJSON(b.Link), quoteJSON(b.Decoy.String()), seconds(b.EndsIn)))
+	}
 	c := s.Counters
 	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"links":[%s],"config":%s,"config_read":%s,"config_error":%s,"reload_error":%s,"firewall":%s,`+
-		`"open":[%s],"failed":[%s],`+
+		`"open":[%s],"failed":[%s],"bars":[%s],"more_bars":%d,`+
 		`"counters":{"packets":%d,"kernel_drops":%d,"hits":%d,"attempts":%d,"grants":%d,"command_failures":%d}}`+"\n",
 		quoteJSON(s.Version), s.Pid, seconds(s.Uptime), quoteJSON(s.Listening), strings.Join(links, ","), quoteJSON(s.Config), quoteJSON(s.ConfigRead.Format(time.RFC3339)),
-		quoteJSON(s.ConfigError), quoteJSON(s.ReloadError), quoteJSON(s.Firewall), strings.Join(open, ","), strings.Join(failed, ","),
+		quoteJSON(s.ConfigError), quoteJSON(s.ReloadError), quoteJSON(s.Firewall), strings.Join(open, ","), strings.Join(failed, ","), strings.Join(bars, ","), s.MoreBars,
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
 }
 

@@ -44,6 +44,11 @@ func troubledStatus() Status {
 		{"web", netip.MustParseAddr("192.0.2.7"), 600 * time.Second, 8, "exit status 1\niptables: no\tsuch rule\n"},
 		{"a\"\\\x00\u009b", netip.MustParseAddr("192.0.2.10"), time.Second, 1, "\u2028😀"},
 	}
+	s.Bars, s.MoreBars = []BarredSource{
+		{"web", netip.MustParsePrefix("2001:db8::/64"), "", Knock{7001, tcp}, 25 * time.Second},
+		{"vpn", netip.MustParsePrefix("fe80::7/128"), "eth0", Knock{8001, udp}, 24900 * time.Millisecond},
+		{"vpn", netip.MustParsePrefix("192.0.2.7/32"), "", Knock{7001, tcp}, time.Second},
+	}, 400
 	return s
 }
 
@@ -82,6 +87,12 @@ not closed, and not tried again before a reload:
 a"\??  192.0.2.10  given up 1s ago, tried 1 time: ` + "\u2028😀" + `
 web    192.0.2.7   given up 600s ago, tried 8 times: exit status 1; iptables: no	such rule
 
+barred, as ports near the knocks were hit:
+vpn  192.0.2.7      7001:tcp  ends in 1s
+vpn  fe80::7%eth0   8001:udp  ends in 24s
+web  2001:db8::/64  7001:tcp  ends in 25s
+and 400 more
+
 packets 1, lost by the kernel 2, hits 3, attempts in progress 4, grants 5, commands failed 18446744073709551615
 `},
 	}
@@ -111,13 +122,16 @@ func TestStatusJSON(t *testing.T) {
 			`{"door":"ssh","source":"192.0.2.7","link":"eth0","state":"open","start_error":"","ports":["22:tcp","3389:tcp"],"since_seconds":12,"closes_in_seconds":488},` +
 			`{"door":"ssh","source":"2001:db8::7","link":"eth0","state":"open","start_error":"","ports":["51820:udp"],"since_seconds":3600,"closes_in_seconds":0},` +
 			`{"door":"web","source":"fe80::7","link":"eth0","state":"closing","start_error":"","ports":[],"since_seconds":60,"closes_in_seconds":0}],` +
-			`"failed":[],"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
+			`"failed":[],"bars":[],"more_bars":0,"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
 		{"trouble", troubledStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0","links":[],"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00",` +
 			`"config_error":"a.conf:1: no\u000aa.conf:2: \u001b[2J; running with the configuration of 2026","reload_error":"knockd.conf:3: unknown directive \"Colour\"\u000aknockd.conf:4: \u001b[2J\u000a","firewall":"nft: table inet fw4` + "\ufffd" + `",` +
 			`"open":[{"door":"rdp","source":"192.0.2.7","link":"eth0","state":"failed","start_error":"status 4","ports":[],"since_seconds":2,"closes_in_seconds":8},` +
 			`{"door":"vpn","source":"192.0.2.7","link":"eth0","state":"open","start_error":"signal 9","ports":["22:tcp"],"since_seconds":1,"closes_in_seconds":9}],` +
 			`"failed":[{"door":"a\"\\\u0000\u009b","source":"192.0.2.10","since_seconds":1,"tries":1,"error":"` + "\u2028😀" + `"},` +
 			`{"door":"web","source":"192.0.2.7","since_seconds":600,"tries":8,"error":"exit status 1\u000aiptables: no\u0009such rule\u000a"}],` +
+			`"bars":[{"door":"vpn","source":"192.0.2.7","link":"","port":"7001:tcp","ends_in_seconds":1},` +
+			`{"door":"vpn","source":"fe80::7","link":"eth0","port":"8001:udp","ends_in_seconds":24},` +
+			`{"door":"web","source":"2001:db8::/64","link":"","port":"7001:tcp","ends_in_seconds":25}],"more_bars":400,` +
 			`"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
 	}
 	for _, test := range tests {
@@ -151,6 +165,8 @@ type decodedStatus struct {
 	Firewall    string          `json:"firewall"`
 	Open        []decodedOpen   `json:"open"`
 	Failed      []decodedFailed `json:"failed"`
+	Bars        []decodedBar    `json:"bars"`
+	MoreBars    int             `json:"more_bars"`
 	Counters    decodedCounters `json:"counters"`
 }
 
@@ -181,6 +197,14 @@ type decodedOpen struct {
 	ClosesIn int64      `json:"closes_in_seconds"`
 }
 
+type decodedBar struct {
+	Door   string `json:"door"`
+	Source string `json:"source"`
+	Link   string `json:"link"`
+	Port   string `json:"port"`
+	EndsIn int64  `json:"ends_in_seconds"`
+}
+
 type decodedFailed struct {
 	Door   string     `json:"door"`
 	Source netip.Addr `json:"source"`
@@ -194,7 +218,7 @@ func (s Status) decoded() decodedStatus {
 	d := decodedStatus{
 		Version: s.Version, Pid: s.Pid, Uptime: int64(s.Uptime.Seconds()), Listening: s.Listening, Config: s.Config,
 		ConfigRead: s.ConfigRead.Format(time.RFC3339), ConfigError: s.ConfigError, ReloadError: s.ReloadError, Firewall: string([]rune(s.Firewall)),
-		Links: []decodedLink{}, Open: []decodedOpen{}, Failed: []decodedFailed{}}
+		Links: []decodedLink{}, Open: []decodedOpen{}, Failed: []decodedFailed{}, Bars: []decodedBar{}, MoreBars: s.MoreBars}
 	d.Counters = decodedCounters(s.Counters)
 	for _, l := range s.Links {
 		d.Links = append(d.Links, decodedLink{l.Name, l.State, append([]netip.Addr{}, l.Addresses...), l.PortOf})
@@ -205,6 +229,9 @@ func (s Status) decoded() decodedStatus {
 			ports = append(ports, k.String())
 		}
 		d.Open = append(d.Open, decodedOpen{o.Door, o.Source, o.Link, o.State, o.StartError, ports, int64(o.Since.Seconds()), int64(o.ClosesIn.Seconds())})
+	}
+	for _, b := range s.Bars {
+		d.Bars = append(d.Bars, decodedBar{b.Door, b.source(), b.Link, b.Decoy.String(), int64(b.EndsIn.Seconds())})
 	}
 	for _, f := range s.Failed {
 		d.Failed = append(d.Failed, decodedFailed{f.Door, f.Source, int64(f.Since.Seconds()), f.Tries, f.Error})
