@@ -13,41 +13,41 @@ import (
 
 func TestCheck(t *testing.T) {
 	const (
-		ssh = "[ssh]\nSequence = 21941,22942:udp\n"
+		ssh = "[ssh]\nSequence = 21941,22942:udp,3943\n"
 		sh  = "Command = /bin/sh -c 'open %IP%'\n"
 	)
 	tests := []struct {
 		name, config, options string
 		want                  output
 	}{
-		{"good", ssh + sh, "", output{0, "configuration OK\nssh: 2 knocks within 25s, runs a command\n", ""}},
+		{"good", ssh + sh, "", output{0, "configuration OK\nssh: 3 knocks within 25s, runs a command\n", ""}},
 		{"with the secrets", ssh + sh + "[once]\nSequence = 3,2,1\nCommand = open\nStop_Command = close\nCmd_Timeout = 500\n", "-v", output{0,
-			"configuration OK\nssh: 21941:tcp,22942:udp within 25s, runs a command; Start_Command = /bin/sh -c 'open %IP%'; Start_Command_6 = /bin/sh -c 'open %IP%'\n" +
+			"configuration OK\nssh: 21941:tcp,22942:udp,3943:tcp within 25s, runs a command; Start_Command = /bin/sh -c 'open %IP%'; Start_Command_6 = /bin/sh -c 'open %IP%'\n" +
 				"once: 3:tcp,2:tcp,1:tcp within 25s, opens for 8m20s; Start_Command = open; Start_Command_6 = open; Stop_Command = close; Stop_Command_6 = close\n", ""}},
 		{"door that closes", ssh + sh + "Stop_Command = close\nCmd_Timeout = 5\nSeq_Timeout = 3", "",
-			output{0, "configuration OK\nssh: 2 knocks within 3s, opens for 5s\n", ""}},
-		{"door for IPv6", ssh + "Command_6 = /bin/sh open", "", output{0, "configuration OK\nssh: 2 knocks within 25s, runs a command\n", ""}},
+			output{0, "configuration OK\nssh: 3 knocks within 3s, opens for 5s\n", ""}},
+		{"door for IPv6", ssh + "Command_6 = /bin/sh open", "", output{0, "configuration OK\nssh: 3 knocks within 25s, runs a command\n", ""}},
 		{"door without a command, of one knock", "[ssh]\nSequence = 21941", "", output{0, "configuration OK\nssh: 1 knock within 25s, runs nothing\n",
 			`warning: FILE:1: door "ssh": it has neither Open_Ports nor a Start_Command: knocking is only logged` + "\n" +
 				`warning: FILE:1: door "ssh": a sequence of one knock is opened by any port scan` + "\n"}},
-		{"name with blanks", "[open ssh]\nSequence = 21941,22942:udp\n" + sh, "",
-			output{0, "configuration OK\nopen ssh: 2 knocks within 25s, runs a command\n", ""}},
+		{"name with blanks", "[open ssh]\nSequence = 21941,22942:udp,3943\n" + sh, "",
+			output{0, "configuration OK\nopen ssh: 3 knocks within 25s, runs a command\n", ""}},
 		{"no door", "[options]\nUseSyslog\n", "", output{0, "configuration OK\n", "warning: FILE:3: there is no door: nothing can be opened\n"}},
 		{"no section", "# all of it\n\n", "", output{1, "", "FILE:1: there is no section in it: has its text been lost? a door is [name] and what belongs to it: [ssh], Sequence = 7000,8000:udp,9000\n"}},
 		{"mistakes", ssh + "Colour = red\nTCPFlags = x\n", "-v", output{1, "", `FILE:3: door "ssh": unknown directive "Colour"` + "\n" +
 			`FILE:4: door "ssh": TCPFlags: "x" is no flag: fin, syn, rst, psh, ack, urg, each also with ! before it` + "\n"}},
 
 		{"missing programs", ssh + "Command = /nosuch/iptables -I\nStop_Command = /nosuch/nft\nCmd_Timeout = 5\nStart_Command_6 = /nosuch/nft", "",
-			output{0, "configuration OK\nssh: 2 knocks within 25s, opens for 5s\n",
+			output{0, "configuration OK\nssh: 3 knocks within 25s, opens for 5s\n",
 				`warning: FILE:1: door "ssh": there is no program "/nosuch/iptables" on this host` + "\n" +
 					`warning: FILE:1: door "ssh": there is no program "/nosuch/nft" on this host` + "\n"}},
-		{"missing interface", "[options]\nInterface = lo,nosuch0\n" + ssh + sh, "", output{0, "configuration OK\nssh: 2 knocks within 25s, runs a command\n",
+		{"missing interface", "[options]\nInterface = lo,nosuch0\n" + ssh + sh, "", output{0, "configuration OK\nssh: 3 knocks within 25s, runs a command\n",
 			"warning: FILE:2: there is no interface nosuch0 yet: it is waited for: there are LINKS\n"}},
 		{"missing interfaces of a door", "[options]\nInterface = nosuch0\n" + ssh + sh + "Interface = nosuch1,lo,nosuch*\n", "",
-			output{0, "configuration OK\nssh: 2 knocks within 25s on nosuch1, lo, nosuch*, runs a command\n",
+			output{0, "configuration OK\nssh: 3 knocks within 25s on nosuch1, lo, nosuch*, runs a command\n",
 				"warning: FILE:3: there is no interface nosuch1 yet: it is waited for: there are LINKS\n" +
 					"warning: FILE:3: there is no interface nosuch* yet: one is waited for: there are LINKS\n"}},
-		{"interface that is there", "[options]\nInterface = lo\n" + ssh + sh, "", output{0, "configuration OK\nssh: 2 knocks within 25s, runs a command\n", ""}},
+		{"interface that is there", "[options]\nInterface = lo\n" + ssh + sh, "", output{0, "configuration OK\nssh: 3 knocks within 25s, runs a command\n", ""}},
 	}
 	links := regexp.MustCompile(`there are .*\blo\b.*`)
 	for _, test := range tests {
@@ -64,13 +64,13 @@ func TestCheck(t *testing.T) {
 
 func TestDescribeDoor(t *testing.T) {
 	for _, test := range []struct{ name, in, want string }{
-		{"open ports", "Open_Ports = 22,51820:udp\nCmd_Timeout = 500", "ssh: 2 knocks within 25s, opens 22:tcp,51820:udp for 8m20s"},
-		{"hidden", "Open_Ports = 22\nHide = yes", "ssh: 2 knocks within 25s, opens 22:tcp for 10s, hidden otherwise"},
+		{"open ports", "Open_Ports = 22,51820:udp\nCmd_Timeout = 500", "ssh: 3 knocks within 25s, opens 22:tcp,51820:udp for 8m20s"},
+		{"hidden", "Open_Ports = 22\nHide = yes", "ssh: 3 knocks within 25s, opens 22:tcp for 10s, hidden otherwise"},
 		{"exceptions", "Open_Ports = 22\nHide = yes\nHide_Except = 10.0.0.0/8,2001:db8::7",
-			"ssh: 2 knocks within 25s, opens 22:tcp for 10s, hidden otherwise except from 10.0.0.0/8,2001:db8::7/128"},
-		{"commands, too", "Open_Ports = 22\nStop_Command_6 = close\nHide = on", "ssh: 2 knocks within 25s, opens 22:tcp for 10s and runs a command, hidden otherwise"},
+			"ssh: 3 knocks within 25s, opens 22:tcp for 10s, hidden otherwise except from 10.0.0.0/8,2001:db8::7/128"},
+		{"commands, too", "Open_Ports = 22\nStop_Command_6 = close\nHide = on", "ssh: 3 knocks within 25s, opens 22:tcp for 10s and runs a command, hidden otherwise"},
 	} {
-		c, err := readText("[ssh]\nSequence = 21941,22942\n" + test.in)
+		c, err := readText("[ssh]\nSequence = 21941,22942,3943\n" + test.in)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,7 +81,7 @@ func TestDescribeDoor(t *testing.T) {
 }
 
 // nativeConfig is a configuration with a native door and one without ports.
-const nativeConfig = "[open ssh]\nSequence = 21941,22942:udp\nOpen_Ports = 22\nHide = yes\nCmd_Timeout = 500\n[b]\nSequence = 3,2,1\nCommand = /bin/sh open\n"
+const nativeConfig = "[open ssh]\nSequence = 21941,22942:udp,3943\nOpen_Ports = 22\nHide = yes\nCmd_Timeout = 500\n[b]\nSequence = 3,2,1\nCommand = /bin/sh open\n"
 
 func TestFirewallReport(t *testing.T) {
 	const (
@@ -221,7 +221,7 @@ func TestCheckFirewall(t *testing.T) {
 				}
 				return stdout.String()
 			}
-			want := "configuration OK\nopen ssh: 2 knocks within 25s, opens 22:tcp for 8m20s, hidden otherwise\n" +
+			want := "configuration OK\nopen ssh: 3 knocks within 25s, opens 22:tcp for 8m20s, hidden otherwise\n" +
 				"b: 3 knocks within 25s, runs a command\nfirewall: " + test.reason + "\n"
 			if got := check(); got != want {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -264,7 +264,7 @@ func TestCheckOneTimeFile(t *testing.T) {
 }
 
 func TestCheckOthersCanRead(t *testing.T) {
-	file := writeConfig(t, "[a]\nSequence = 7000,3000\nCommand = open\n")
+	file := writeConfig(t, "[a]\nSequence = 7000,3000,9000\nCommand = open\n")
 	warning := "warning: " + file + ": others can read it, and it holds the secret: chmod 600 " + file + "\n"
 	for mode, want := range map[os.FileMode]string{0o600: "", 0o640: "", 0o644: warning, 0o604: warning} {
 		if err := os.Chmod(file, mode); err != nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 )
 
 // surprises are what a door has that will not do what its owner thinks. timed says that its Cmd_Timeout is written down.
@@ -69,9 +70,20 @@ func (d *Door) scanSurprises() []string {
 	case ascend(d.Sequence) && (n == 2 && !d.hasDecoys() || d.Sequence[n-1].Port-d.Sequence[0].Port <= scanSpan):
 		return []string{"a scan of a few adjacent ports in order completes the sequence: " +
 			"let it go up and down, over thousands of ports"}
+	case n == 2 && !d.hasDecoys():
+		return []string{"a sequence of two knocks without decoys is opened by every second scan in random order: " +
+			"add a third knock, or leave out Decoys = no"}
+	case n == 2:
+		hours := max(int((twoKnockScans * d.SeqTimeout).Round(time.Hour).Hours()), 1)
+		return []string{fmt.Sprintf("a sequence of two knocks is opened by one in %d scans in random order, "+
+			"so in about %d %s by scanning again and again: add a third knock", twoKnockScans, hours, plural(hours, "hour"))}
 	}
 	return nil
 }
+
+// twoKnockScans is how many scans of all ports in random order it takes to open a door of two knocks: one is barred before,
+// for Seq_Timeout, unless it hits the knocks before the decoys, in their order, or after one decoy: 2/(130*129).
+const twoKnockScans = 8400
 
 // scanSpan is how far apart the first and the last of three or more ascending knocks are at most where check warns.
 const scanSpan = 20

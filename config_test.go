@@ -477,6 +477,7 @@ func TestWarnings(t *testing.T) {
 	const (
 		head      = "[a]\nSequence = 7000,3000,9000\n"
 		door      = head + "Command = open\n"
+		twoKnocks = `knockd.conf:1: door "a": a sequence of two knocks is opened by one in 8400 scans in random order, so in about `
 		adjacent  = `knockd.conf:1: door "a": a scan of a few adjacent ports in order completes the sequence: let it go up and down, over thousands of ports`
 		unfit     = `knockd.conf:1: door "a": TCPFlags do not fit a connection's first packet, which carries SYN alone: knock clients cannot open it`
 		oneKnock  = `knockd.conf:1: door "a": a sequence of one knock is opened by any port scan`
@@ -504,18 +505,18 @@ func TestWarnings(t *testing.T) {
 			`knockd.conf:6: door "a": Hide_Except: "10.0.0.7/8" is read as 10.0.0.0/8`},
 		{"hidden port that is knocked on", head + "Open_Ports = 7000\nCmd_Timeout = 5\nHide = yes",
 			`knockd.conf:1: door "a": a knock is one of Open_Ports, too: whoever tries that port knocks: take another one`},
-		{"port hidden by one and opened by another", head + "Open_Ports = 22\nCmd_Timeout = 5\nHide = yes\n[b]\nSequence = 9000,3000\nOpen_Ports = 22\nCmd_Timeout = 5", ""},
+		{"port hidden by one and opened by another", head + "Open_Ports = 22\nCmd_Timeout = 5\nHide = yes\n[b]\nSequence = 9000,3000,5000\nOpen_Ports = 22\nCmd_Timeout = 5", ""},
 		{"repeated open ports", head + "Open_Ports = 23\nOpen_Ports = 22\nCmd_Timeout = 5", `knockd.conf:4: door "a": Open_Ports stands on line 3 already: this line holds`},
 		{"repeated hide", head + "Open_Ports = 23\nHide = no\nHide = yes\nCmd_Timeout = 5", `knockd.conf:5: door "a": Hide stands on line 4 already: this line holds`},
 		{"repeated mark", "[options]\nFirewall_Mark = 1\nFirewall_Mark = 2\n" + door, `knockd.conf:3: Firewall_Mark stands on line 2 already: this line holds`},
 		{"letters behind seconds", door + "Seq_Timeout = 5s", `knockd.conf:4: door "a": Seq_Timeout: "5s" is read as 5 seconds`},
 
-		{"repeated sequence", "[a]\nSequence = 1,65535\nSequence = 7000,3000,9000" + run, `knockd.conf:3: door "a": Sequence stands on line 2 already: this line holds`},
+		{"repeated sequence", "[a]\nSequence = 1,65535,2\nSequence = 7000,3000,9000" + run, `knockd.conf:3: door "a": Sequence stands on line 2 already: this line holds`},
 		{"repeated alias", door + "Start_Command = b", `knockd.conf:4: door "a": Start_Command stands on line 3 already: this line holds`},
 		{"repeated file", "[options]\nLogFile = /a\nLogFile = /b\n" + door, `knockd.conf:3: LogFile stands on line 2 already: this line holds`},
 		{"two doors of one name", door + "[a]\nSequence = 9000,2,5000" + run, `knockd.conf:4: door "a": a door of this name stands on line 1 already: the log will not tell them apart`},
 		{"repeated interface", "[options]\nInterface = eth0\nInterface = eth1\n" + door, `knockd.conf:3: Interface stands on line 2 already: that line holds`},
-		{"other door's directive", door + "[b]\nSequence = 9000,3000\nCommand = b", ""},
+		{"other door's directive", door + "[b]\nSequence = 9000,3000,5000\nCommand = b", ""},
 		{"empty interface", "[options]\nInterface = # eth0\n" + door, `knockd.conf:2: Interface is empty: all interfaces but lo are listened on`},
 		{"comment behind a path", "[options]\nLogFile = /a # comment\n" + door, `knockd.conf:2: LogFile: the comment behind the path is read as a part of it: put it on a line of its own`},
 
@@ -523,18 +524,22 @@ func TestWarnings(t *testing.T) {
 		{"opposite flags", door + "TCPFlags = !syn\nTCPFlags = SYN", `knockd.conf:5: door "a": TCPFlags asks for SYN and for its opposite: the last one holds`},
 		{"flags of an answer", door + "TCPFlags = syn,ack", unfit},
 		{"no syn", door + "TCPFlags = !syn", unfit},
-		{"flags of a udp door", "[a]\nSequence = 7000:udp,3000:udp" + run + "TCPFlags = ack", ""},
+		{"flags of a udp door", "[a]\nSequence = 7000:udp,3000:udp,5000:udp" + run + "TCPFlags = ack", ""},
 
 		{"one knock", "[a]\nSequence = 7000" + run, oneKnock},
-		{"two knocks up", "[a]\nSequence = 1,65535" + run, ""},
+		{"two knocks up", "[a]\nSequence = 1,65535" + run, twoKnocks + "58 hours by scanning again and again: add a third knock"},
+		{"two knocks in a short time", "[a]\nSequence = 9,1:udp\nSeq_Timeout = 0" + run, `knockd.conf:1: door "a": Seq_Timeout = 0 leaves no time: the sequence can never be completed` + "\n" + twoKnocks + "1 hour by scanning again and again: add a third knock"},
+		{"two knocks, for some alone", "[a]\nSequence = 9,1\nAllow = 192.0.2.7" + run, ""},
+		{"two knocks down without decoys", "[a]\nSequence = 65535,1\nDecoys = no" + run,
+			`knockd.conf:1: door "a": a sequence of two knocks without decoys is opened by every second scan in random order: add a third knock, or leave out Decoys = no`},
 		{"two knocks up without decoys", "[a]\nSequence = 1,65535\nDecoys = no" + run, adjacent},
 		{"up, for some alone", "[a]\nSequence = 100,110,120\nAllow = 192.0.2.7" + run, ""},
 		{"one knock, for some alone", "[a]\nSequence = 100\nAllow = 192.0.2.7" + run, ""},
-		{"a UDP knock among the ports of programs", "[a]\nSequence = 100,40000:udp" + run, `knockd.conf:1: door "a": a knock from 32768 to 60999, where programs have their own ports: answers to them may count as scans: take another one, or write TCPFlags = syn if it is TCP`},
+		{"a UDP knock among the ports of programs", "[a]\nSequence = 100,40000:udp,9" + run, `knockd.conf:1: door "a": a knock from 32768 to 60999, where programs have their own ports: answers to them may count as scans: take another one, or write TCPFlags = syn if it is TCP`},
 		{"a single one there", "[a]\nSequence = 40000:udp" + run, oneKnock},
-		{"a TCP knock there, of any flags", "[a]\nSequence = 100,40000" + run, `knockd.conf:1: door "a": a knock from 32768 to 60999, where programs have their own ports: answers to them may count as scans: take another one, or write TCPFlags = syn if it is TCP`},
-		{"a TCP knock there, of a SYN", "[a]\nSequence = 100,40000\nTCPFlags = syn" + run, ""},
-		{"two knocks down", "[a]\nSequence = 65535,1" + run, ""},
+		{"a TCP knock there, of any flags", "[a]\nSequence = 100,40000,9" + run, `knockd.conf:1: door "a": a knock from 32768 to 60999, where programs have their own ports: answers to them may count as scans: take another one, or write TCPFlags = syn if it is TCP`},
+		{"a TCP knock there, of a SYN", "[a]\nSequence = 100,40000,9\nTCPFlags = syn" + run, ""},
+		{"two knocks down", "[a]\nSequence = 65535,1\nSeq_Timeout = 5" + run, twoKnocks + "12 hours by scanning again and again: add a third knock"},
 		{"up within the span", "[a]\nSequence = 100,110,120" + run, adjacent},
 		{"up beyond the span", "[a]\nSequence = 100,110,121" + run, ""},
 		{"up and down", "[a]\nSequence = 100,102,101" + run, ""},
@@ -544,8 +549,8 @@ func TestWarnings(t *testing.T) {
 		{"same port, for some alone", "[a]\nSequence = 8,8,8\nAllow = 192.0.2.7" + run, ""},
 
 		{"same sequence", door + "[b]\nSequence = 7000:tcp, 3000, 9000\nCommand = b", `knockd.conf:1: door "a": it has the same sequence as door "b" (line 4): both open at once`},
-		{"beginning of another", door + "[b]\nSequence = 7000,3000\nCommand = b", `knockd.conf:4: door "b": its sequence is the beginning of that of door "a" (line 1): it opens on the way`},
-		{"beginning of another, and a one-time door", door + "[b]\nSequence = 7000,3000\nCommand = b\n[c]\nOne_Time_Sequences = /c\nCommand = c",
+		{"beginning of another", door + "[b]\nSequence = 7000,3000\nAllow = ::/0\nCommand = b", `knockd.conf:4: door "b": its sequence is the beginning of that of door "a" (line 1): it opens on the way`},
+		{"beginning of another, and a one-time door", door + "[b]\nSequence = 7000,3000\nAllow = ::/0\nCommand = b\n[c]\nOne_Time_Sequences = /c\nCommand = c",
 			`knockd.conf:4: door "b": its sequence is the beginning of that of door "a" (line 1): it opens on the way`},
 		{"digits of another", door + "[b]\nSequence = 7000,3000,90\nCommand = b", ""},
 		{"end of another", door + "[b]\nSequence = 3000,9000,1\nCommand = b", ""},
