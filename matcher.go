@@ -470,6 +470,9 @@ func (m *Matcher) barOn(a *attempt, start time.Duration) int32 {
 	holds := func(i int32) bool {
 		return i != none && m.attempts[i].bars() && start < m.guardEnd(&m.attempts[i])
 	}
+	if m.guards.n == 0 {
+		return none
+	}
 	if i := m.guardOf(a.from, a.link, a.door, guard); holds(i) {
 		return i
 	}

@@ -1726,3 +1726,71 @@ func TestScansOpenNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestOddsOfScans measures the figures of check and README: how many scans in random order it takes to open a door of two
+// knocks, and how many packets with an owner's address, to any ports, keep the owner out.
+func TestOddsOfScans(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	send := func(m *Matcher, when time.Duration, port uint16, seq int) (step StepKind) {
+		hit := Hit{When: when, From: numbered(1), Knock: Knock{port, tcp}, Flags: flagSYN, Seq: uint32(seq)}
+		_, steps := m.Observe(&hit, nowhereServed)
+		for _, s := range steps {
+			step = max(step, s.Kind)
+		}
+		return step
+	}
+	random := func(knocks int) *Matcher {
+		d := &Door{Name: "a", SeqTimeout: time.Second, Decoys: true}
+		for range knocks {
+			d.Sequence = append(d.Sequence, Knock{uint16(1 + r.IntN(65535)), tcp})
+		}
+		m := newMatcher([]*Door{d}, 16)
+		m.onlyChanges = true
+		return m
+	}
+	two := newMatcher(testDoors(t, "[a] Sequence = 7000,9000"), 16)
+	two.onlyChanges = true
+	var ports []uint16 // those that matter
+	for i := range uint16(2*decoyReach + 1) {
+		ports = append(ports, 7000-decoyReach+i, 9000-decoyReach+i)
+	}
+	scans, opened := 100*int(seeds(8000)), 0
+	for scan := range scans {
+		r.Shuffle(len(ports), func(i, j int) { ports[i], ports[j] = ports[j], ports[i] })
+		for i, port := range ports {
+			step := send(two, time.Duration(scan)*time.Hour, port, i)
+			if step == Opened {
+				opened++
+			}
+			if step == Barred {
+				break
+			}
+		}
+	}
+	if want := scans / twoKnockScans; opened < want*7/10 || opened > want*13/10 {
+		t.Errorf("of %d scans %d opened a door of two knocks, want about %d", scans, opened, want)
+	}
+	for i, want := range []int{1000, 680, 510} {
+		knocks := 2 + i
+		packets, doors := 0, 20*int(seeds(60))
+		for range doors {
+			m, packet := random(knocks), 0
+			for send(m, 0, uint16(1+r.IntN(65535)), packet) != Barred {
+				packet++
+			}
+			packets += packet
+		}
+		if got := packets / doors; got < want*8/10 || got > want*12/10 {
+			t.Errorf("%d knocks: it takes %d packets to have an address barred, want about %d", knocks, got, want)
+		}
+	}
+	for range 300 { // 2,048 packets do it without luck
+		m, barred := random(2+r.IntN(3)), false
+		for port := 1 + r.IntN(decoyReach); port <= 65535; port += decoyReach {
+			barred = send(m, 0, uint16(port), port) == Barred || barred
+		}
+		if !barred {
+			t.Errorf("%v: a packet to every %dth port does not bar its source", m.doors[0].sequence(), decoyReach)
+		}
+	}
+}

@@ -276,7 +276,7 @@ var differences = []struct {
 	{"One knocker's mistakes and timeouts", tests(TestDifferentFromKnockd, TestTwoKnockers, TestFloodOfFirstKnocks)},
 	{"One source may be at several doors", tests(TestDifferentFromKnockd)},
 	{"Knocks of other doors change nothing", tests(TestDifferentFromKnockd, TestGuestLearnsNothing, TestGuestOnTheWire)},
-	{"Who hits a port near a knock", tests(TestMatcherBars, TestScansOpenNothing, TestReaderStray)},
+	{"A hit on a port near a knock", tests(TestMatcherBars, TestMatcherBarsNetworks, TestScansOpenNothing, TestBarOnTheWire)},
 	{"A repeat of the knock just matched", tests(TestDifferentFromKnockd, TestCopiesOfOneSYN)},
 	{"A wrong knock that is the first one", tests(TestDifferentFromKnockd)},
 	{"A reload does not end attempts", tests(TestReloadKeepsAttempts, TestReloadWhileOpen)},
