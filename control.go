@@ -279,20 +279,17 @@ func (c *Control) reply(conn *os.File, bars func(Request) Answer, asks chan<- As
 		}
 		return a.Status.String(), nil
 	}
-	var done []string
+	text := ""
 	if a.Closing > 0 {
-		done = append(done, fmt.Sprintf("closing %d %s\n", a.Closing, plural(a.Closing, "opening")))
+		text += fmt.Sprintf("closing %d %s\n", a.Closing, plural(a.Closing, "opening"))
 	}
 	if barred.Lifted > 0 {
-		done = append(done, fmt.Sprintf("lifted %d %s\n", barred.Lifted, plural(barred.Lifted, "bar")))
+		text += fmt.Sprintf("lifted %d %s\n", barred.Lifted, plural(barred.Lifted, "bar"))
 	}
-	if done == nil && a.Err == nil {
-		return "no door is open\n", nil
-	}
-	if done == nil {
+	if text == "" && a.Err != nil {
 		return "", a.Err
 	}
-	return strings.Join(done, ""), nil
+	return cmp.Or(text, "no door is open\n"), nil
 }
 
 // readRequest reads one line, and not more than maxRequest bytes.

@@ -38,7 +38,7 @@ import (
 // a scan gains nothing from a bar that ends between two knocks. Someone with an IPv6 /64 has an address for every scan:
 // the eighth address of a /64 that is barred bars the whole /64.
 
-// maxAttempts bounds the table. When it is full, what anybody can make goes first: the oldest scan, then the oldest attempt
+// maxAttempts bounds the table. When it is full, what anybody can make goes first: the oldest guard, then the oldest attempt
 // at stage 1, or that has opened its door already; only without such ones the oldest of all. So a flood of first knocks
 // does not push out who is further.
 const maxAttempts = 16384
@@ -73,11 +73,13 @@ const (
 // the SYNs that opened it. A guard outlives its time by Seq_Timeout, to know which attempts were begun before its end.
 // Attempts hold no pointers, so that the collector need not look at the table.
 type attempt struct {
-	from  [16]byte
-	link  uint32 // of a link-local source, else 0
-	door  uint32 // index in Matcher.doors
-	bits  uint32
-	stage uint8 // highest stage reached since the attempt began, for the log; 0 once it has opened; of a guard, what barFrom counts
+	from [16]byte
+	link uint32 // of a link-local source, else 0
+	door uint32 // index in Matcher.doors
+	bits uint32
+	// stage is the highest one reached since the attempt began, for the log, and 0 once it has opened; of a guard it is
+	// what barFrom counts.
+	stage uint8
 	queue uint8 // the one of Matcher.byEnd that it is in
 	kind  attemptKind
 	told  bool   // of a guard: the log knows that it has kept a door shut
@@ -118,7 +120,7 @@ const (
 	Cooling                   // Seq_Cooldown is not over
 	Evicted                   // the table was full
 	Warned                    // it was on a decoy
-	Barred                    // it was on another one: from now on no sequence of the source, or its /64, opens the door for a time
+	Barred                    // it was on another one: no sequence of the source, or its /64, opens the door for a time
 	Swallowed                 // the sequence is complete, and a bar keeps the door shut
 )
 
@@ -136,7 +138,7 @@ type Step struct {
 	Kind  StepKind
 	Door  *Door
 	From  [16]byte
-	Stage int    // knocks matched so far; of an ended attempt, how far it had come; of Warned and Barred, what barFrom counts
+	Stage int    // knocks matched so far; of an ended attempt, how far it had come; of decoys, what barFrom counts
 	Hit   uint64 // the number of the hit that did it
 	Told  bool   // not of interest to the log: it was told within Seq_Timeout
 	Net   bool   // From is an IPv6 /64
@@ -173,17 +175,18 @@ type Matcher struct {
 	attempts []attempt
 	// starts has, for each attempt, the start that led to each set bit, lowest bit first, and of a guard when the log was
 	// told of the bar; prints the fingerprints of its latest hits. Both are slabs with a fixed number for each attempt.
-	starts      []time.Duration
-	prints      []uint32
-	startsEach  int
-	printsEach  int
-	used        int      // slots of attempts ever used, none among them
-	free        int32    // list of slots free again
-	live        int      // how many attempts there are
-	hits        uint64   // how many have been observed
-	looked      []uint64 // for each door, the latest hit for which the source had an attempt there
-	steps       []Step
-	onlyChanges bool // leave out the steps that only -D shows: Repeated, Copied, Unfit, Unheard, Cooling, Warned, and what the log was told
+	starts     []time.Duration
+	prints     []uint32
+	startsEach int
+	printsEach int
+	used       int      // slots of attempts ever used, none among them
+	free       int32    // list of slots free again
+	live       int      // how many attempts there are
+	hits       uint64   // how many have been observed
+	looked     []uint64 // for each door, the latest hit for which the source had an attempt there
+	steps      []Step
+	// onlyChanges leaves out the steps that only -D shows: Repeated, Copied, Unfit, Unheard, Cooling, and what is Told.
+	onlyChanges bool
 }
 
 // newMatcher makes a matcher for doors with sequences. bound is how many attempts it keeps at most.

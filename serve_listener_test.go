@@ -432,3 +432,25 @@ func TestWatchRoutesToo(t *testing.T) {
 		t.Error("the last change is not told")
 	}
 }
+
+// TestListenerAsks has the reader answer what is asked of it about bars, before its end and after.
+func TestListenerAsks(t *testing.T) {
+	l, err := newListener(false, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		plan := <-l.plans
+		plan.ask.answer <- Answer{Lifted: 7}
+		<-l.plans // and no answer
+		close(l.ended)
+	}()
+	if a := l.ask(Request{Close: true}); a.Err != nil || a.Lifted != 7 {
+		t.Errorf("got %+v, want 7 lifted", a)
+	}
+	for range 3 { // with the second one nobody is there to take it
+		if a := l.ask(Request{}); a.Err != nil || a.Status.Bars != nil {
+			t.Errorf("after the reader's end: got %+v, want nothing", a)
+		}
+	}
+}
