@@ -155,6 +155,14 @@ type Bar struct {
 	Left  time.Duration
 }
 
+// source is the address, or the /64.
+func (b *Bar) source() string {
+	if b.From.IsSingleIP() {
+		return b.From.Addr().String()
+	}
+	return b.From.String()
+}
+
 // Matcher knows who is how far at which door. It has no clock, reads no socket and writes no log.
 type Matcher struct {
 	doors    []*Door
@@ -432,12 +440,12 @@ func (m *Matcher) guard(i int32, kind attemptKind, hit *Hit) {
 
 // guardNetwork counts a source that has just been barred for its IPv6 /64.
 func (m *Matcher) guardNetwork(door uint32, hit *Hit) {
-	net, ok := networkOf(hit.From)
-	if !ok {
-		return
+	of := *hit
+	clear(of.From[8:])
+	if of.From == [16]byte{} {
+		return // IPv4
 	}
-	of := Hit{When: hit.When, From: net, Knock: hit.Knock}
-	i := m.guardOf(net, 0, door, network)
+	i := m.guardOf(network, of.From, sourceLink(hit), door)
 	if i == none {
 		i = m.begin(m.bucketOf(&of), door, &of)
 	}
@@ -450,8 +458,11 @@ func (m *Matcher) guardEnd(a *attempt) time.Duration { return a.until - m.doors[
 // bars reports whether a guard is a bar.
 func (a *attempt) bars() bool { return a.stage >= barFrom[a.kind] }
 
-// guardOf is the guard of that kind at a door, or none.
-func (m *Matcher) guardOf(from [16]byte, link, door uint32, kind attemptKind) int32 {
+// guardOf is the guard of a source, or of its /64, at a door, or none.
+func (m *Matcher) guardOf(kind attemptKind, from [16]byte, link, door uint32) int32 {
+	if kind == network {
+		clear(from[8:])
+	}
 	i := m.buckets[m.bucketOf(&Hit{From: from})]
 	for ; i != none; i = m.attempts[i].next {
 		if a := &m.attempts[i]; a.kind == kind && a.from == from && a.link == link && a.door == door {
@@ -461,26 +472,11 @@ func (m *Matcher) guardOf(from [16]byte, link, door uint32, kind attemptKind) in
 	return i
 }
 
-// networkOf is the IPv6 /64 of a source; ok is false where a /64 is not one user's.
-func networkOf(from [16]byte) (net [16]byte, ok bool) {
-	addr := netip.AddrFrom16(from)
-	copy(net[:8], from[:8])
-	return net, !addr.Is4In6() && !addr.IsLinkLocalUnicast()
-}
-
 // barOn is the bar that keeps a sequence begun at start from opening attempt a's door, or none: the source's or its /64's.
 func (m *Matcher) barOn(a *attempt, start time.Duration) int32 {
-	holds := func(i int32) bool {
-		return i != none && m.attempts[i].bars() && start < m.guardEnd(&m.attempts[i])
-	}
-	if m.guards.n == 0 {
-		return none
-	}
-	if i := m.guardOf(a.from, a.link, a.door, guard); holds(i) {
-		return i
-	}
-	if net, ok := networkOf(a.from); ok {
-		if i := m.guardOf(net, 0, a.door, network); holds(i) {
+	for kind := guard; kind <= network && m.guards.n > 0; kind++ {
+		i := m.guardOf(kind, a.from, a.link, a.door)
+		if bar := &m.attempts[i]; i != none && bar.bars() && start < m.guardEnd(bar) {
 			return i
 		}
 	}
@@ -493,16 +489,12 @@ func (m *Matcher) eachBar(now time.Duration, visit func(Bar) (lift bool)) {
 		a := &m.attempts[i]
 		this := i
 		i = a.cheap.prev
-		bar := Bar{Door: m.doors[a.door], Link: int(a.link), Decoy: a.decoy, Left: m.guardEnd(a) - now}
-		if !a.bars() || bar.Left <= 0 {
-			continue
-		}
 		addr := netip.AddrFrom16(a.from).Unmap()
-		bar.From = netip.PrefixFrom(addr, addr.BitLen())
+		bar := Bar{m.doors[a.door], netip.PrefixFrom(addr, addr.BitLen()), int(a.link), a.decoy, m.guardEnd(a) - now}
 		if a.kind == network {
 			bar.From = netip.PrefixFrom(addr, 64)
 		}
-		if visit(bar) {
+		if a.bars() && bar.Left > 0 && visit(bar) {
 			m.drop(this)
 		}
 	}

@@ -1105,6 +1105,28 @@ func TestMatcherAllocatesNothing(t *testing.T) {
 	}
 }
 
+// TestBarsAllocateNothing has two decoys hit by each of more sources of IPv6 /64s than there is room for.
+func TestBarsAllocateNothing(t *testing.T) {
+	m := newMatcher(testDoors(t, "[a] Sequence = 7000,8000,9000"), 1000)
+	n, bars := 0, 0
+	decoys := func() {
+		for _, port := range []uint16{7001, 7002} {
+			hit := Hit{When: time.Duration(n) * time.Millisecond, From: numbered(n % 3000), Knock: Knock{port, tcp}, Flags: flagSYN}
+			hit.From[7] = uint8(n / 20)
+			_, steps := m.Observe(&hit, nowhereServed)
+			for i := range steps {
+				if steps[i].Kind == Barred && steps[i].Net {
+					bars++
+				}
+			}
+		}
+		n++
+	}
+	if allocs := testing.AllocsPerRun(9000, decoys); allocs != 0 || bars == 0 {
+		t.Errorf("got %v allocations for a bar, want 0, and %d bars of a /64", allocs, bars)
+	}
+}
+
 func BenchmarkMatch(b *testing.B) {
 	one := testDoors(b, "[a] Sequence = 7000,8000,9000 | TCPFlags = syn")
 	var same []*Door
@@ -1658,11 +1680,17 @@ func TestMatcherBarsNetworks(t *testing.T) {
 			+1s 192.0.2.99 7000 => a stage 1
 			+1s 192.0.2.99 8000 => a stage 2
 			+1s 192.0.2.99 9000 => a opens`},
-		{"::/64 is none of IPv4", "::1:%d", 20, 21, `
+		{"::/64, which is none", "::1:%d", 20, 20, `
 			+1s 192.0.2.99 7000 => a stage 1
 			+1s 192.0.2.99 8000 => a stage 2
 			+1s 192.0.2.99 9000 => a opens`},
-		{"link-local", "fe80::%d", 20, 20, ""},
+		{"link-local, on one link", "fe80::%d", 8, 9, `
+			+1s fe80::99 7000 link=2 => a stage 1
+			+1s fe80::99 8000 link=2 => a stage 2
+			+1s fe80::99 9000 link=2 => a opens
+			+1s fe80::99 7000 => a stage 1
+			+1s fe80::99 8000 => a stage 2
+			+1s fe80::99 9000 => a swallow`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := newMatcher(testDoors(t, abc), 200)

@@ -182,7 +182,7 @@ const maxBarsShown = 100
 // everything shut does not want to let in whom a bar keeps out.
 func (r *Reader) answer(q Request) (a Answer) {
 	r.plan.matcher.eachBar(r.now(), func(b Bar) (lift bool) {
-		s := BarredSource{Door: b.Door.Name, Source: b.From, Decoy: b.Decoy, EndsIn: b.Left}
+		s := BarredSource{Door: b.Door.Name, Source: b.source(), Decoy: b.Decoy, EndsIn: b.Left}
 		if link := r.plan.links[b.Link]; link != nil {
 			s.Link = link.Name
 		}
@@ -366,6 +366,8 @@ var outcomes = map[StepKind]string{
 	Unheard:   "it is to another address than this door's, or on another interface, or its source is not in Allow: ignored",
 	Cooling:   "Seq_Cooldown is not over: ignored",
 	Evicted:   "discarded: there are too many attempts",
+	Warned:    "a decoy, near a knock: a different one within Seq_Timeout bars the source",
+	Barred:    "a decoy, near a knock, and not the first: it is barred for Seq_Timeout",
 	Swallowed: "the sequence is complete, but the source is barred",
 }
 
@@ -390,10 +392,6 @@ func (r *Reader) explain(steps []Step) {
 			why = fmt.Sprintf("a wrong knock, %v is next: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
 		case TimedOut:
 			why = fmt.Sprintf("Seq_Timeout is over, and %v did not come: the attempt at stage %d is discarded", s.Door.Sequence[s.Stage], s.Stage)
-		case Warned:
-			why = "a decoy, near a knock: others, soon, bar the source"
-		case Barred:
-			why = fmt.Sprintf("a decoy, near a knock, and not the first: barred for %v", s.Door.SeqTimeout)
 		}
 		r.debug.printf("%s: %s: %s: %s", what, s.Door.Name, s.who(), why)
 	}

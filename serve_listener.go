@@ -130,22 +130,19 @@ func (l *Listener) send(m *Matcher) {
 // ask has the reader list the bars, or lift some. After its end there are none.
 func (l *Listener) ask(r Request) Answer {
 	ask := Ask{r, make(chan Answer, 1)}
-	busy := time.After(answerTime)
-	select {
-	case l.plans <- Plan{ask: &ask}:
-		l.wakeReader()
-	case <-l.ended:
-		return Answer{}
-	case <-busy:
-		return Answer{Err: errBusy}
-	}
-	select {
-	case a := <-ask.answer:
-		return a
-	case <-l.ended:
-		return Answer{}
-	case <-busy:
-		return Answer{Err: errBusy}
+	plans, busy := l.plans, time.After(answerTime)
+	for {
+		select {
+		case plans <- Plan{ask: &ask}:
+			plans = nil
+			l.wakeReader()
+		case a := <-ask.answer:
+			return a
+		case <-l.ended:
+			return Answer{}
+		case <-busy:
+			return Answer{Err: errBusy}
+		}
 	}
 }
 

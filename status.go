@@ -153,10 +153,10 @@ type FailedClose struct {
 	Error  string // of the last try
 }
 
-// BarredSource is who opens nothing at a door for a time, as decoys have been hit: an address, or an IPv6 /64.
+// BarredSource is who opens nothing at a door for a time, as decoys have been hit. The latest comes first.
 type BarredSource struct {
 	Door   string
-	Source netip.Prefix
+	Source string // an address, or an IPv6 /64
 	Link   string // of a link-local source, else ""
 	Decoy  Knock  // the latest that was hit
 	EndsIn time.Duration
@@ -169,7 +169,7 @@ type Counters struct {
 
 // sorted is the status with its lists by door and source.
 func (s Status) sorted() Status {
-	s.Open, s.Failed, s.Bars = slices.Clone(s.Open), slices.Clone(s.Failed), slices.Clone(s.Bars)
+	s.Open, s.Failed = slices.Clone(s.Open), slices.Clone(s.Failed)
 	sort.SliceStable(s.Open, func(i, j int) bool {
 		a, b := &s.Open[i], &s.Open[j]
 		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link)) < 0
@@ -177,10 +177,6 @@ func (s Status) sorted() Status {
 	sort.SliceStable(s.Failed, func(i, j int) bool {
 		a, b := &s.Failed[i], &s.Failed[j]
 		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source)) < 0
-	})
-	sort.SliceStable(s.Bars, func(i, j int) bool {
-		a, b := &s.Bars[i], &s.Bars[j]
-		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link)) < 0
 	})
 	return s
 }
@@ -251,16 +247,9 @@ func (o OpenDoor) who() string {
 // who is the source, with the link where the address means nothing without it.
 func (r BarredSource) who() string {
 	if r.Link != "" {
-		return r.source() + "%" + r.Link
+		return r.Source + "%" + r.Link
 	}
-	return r.source()
-}
-
-func (r BarredSource) source() string {
-	if r.Source.IsSingleIP() {
-		return r.Source.Addr().String()
-	}
-	return r.Source.String()
+	return r.Source
 }
 
 func (o OpenDoor) progress() string {
@@ -331,7 +320,7 @@ func (s Status) json() string {
 	}
 	for _, b := range s.Bars {
 		bars = append(bars, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"port":%s,"ends_in_seconds":%d}`,
-			quoteJSON(b.Door), quoteJSON(b.source()), quoteJSON(b.Link), quoteJSON(b.Decoy.String()), seconds(b.EndsIn)))
+			quoteJSON(b.Door), quoteJSON(b.Source), quoteJSON(b.Link), quoteJSON(b.Decoy.String()), seconds(b.EndsIn)))
 	}
 	c := s.Counters
 	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"links":[%s],"config":%s,"config_read":%s,"config_error":%s,"reload_error":%s,"firewall":%s,`+

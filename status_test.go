@@ -45,9 +45,9 @@ func troubledStatus() Status {
 		{"a\"\\\x00\u009b", netip.MustParseAddr("192.0.2.10"), time.Second, 1, "\u2028😀"},
 	}
 	s.Bars, s.MoreBars = []BarredSource{
-		{"web", netip.MustParsePrefix("2001:db8::/64"), "", Knock{7001, tcp}, 25 * time.Second},
-		{"vpn", netip.MustParsePrefix("fe80::7/128"), "eth0", Knock{8001, udp}, 24900 * time.Millisecond},
-		{"vpn", netip.MustParsePrefix("192.0.2.7/32"), "", Knock{7001, tcp}, time.Second},
+		{"vpn", "192.0.2.7", "", Knock{7001, tcp}, time.Second},
+		{"vpn", "fe80::7", "eth0", Knock{8001, udp}, 24900 * time.Millisecond},
+		{"web", "2001:db8::/64", "", Knock{7001, tcp}, 25 * time.Second},
 	}, 400
 	return s
 }
@@ -231,7 +231,7 @@ func (s Status) decoded() decodedStatus {
 		d.Open = append(d.Open, decodedOpen{o.Door, o.Source, o.Link, o.State, o.StartError, ports, int64(o.Since.Seconds()), int64(o.ClosesIn.Seconds())})
 	}
 	for _, b := range s.Bars {
-		d.Bars = append(d.Bars, decodedBar{b.Door, b.source(), b.Link, b.Decoy.String(), int64(b.EndsIn.Seconds())})
+		d.Bars = append(d.Bars, decodedBar{b.Door, b.Source, b.Link, b.Decoy.String(), int64(b.EndsIn.Seconds())})
 	}
 	for _, f := range s.Failed {
 		d.Failed = append(d.Failed, decodedFailed{f.Door, f.Source, int64(f.Since.Seconds()), f.Tries, f.Error})
