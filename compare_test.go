@@ -351,6 +351,11 @@ func newCompareCase(t *testing.T, seed uint64) *compareCase {
 		if r.IntN(6) == 0 { // given up somewhere, and begun again
 			s = slices.Concat(s[:r.IntN(len(s))], s)
 		}
+		if c.decoys && r.IntN(6) == 0 { // mistyped before
+			for range 1 + r.IntN(3) {
+				stream = append(stream, packet(from, Knock{uint16(7000 + r.IntN(50)), tcp}, fits[r.IntN(len(fits))]))
+			}
+		}
 		for _, k := range s {
 			p := packet(from, k, fits[r.IntN(len(fits))])
 			switch odd := r.IntN(40); {
