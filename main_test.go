@@ -168,7 +168,7 @@ func TestExitStatus(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("most of these are of the daemon, which needs Linux: TestNeedsLinux has the rest")
 	}
-	good := writeConfig(t, "[a]\nSequence = 7000,3000\nCommand = open\n")
+	good := writeConfig(t, "[a]\nSequence = 7000,3000,9000\nCommand = open\n")
 	bad := writeConfig(t, "[a]\nSequence = x\nColour = red\n")
 	missing := filepath.Join(t.TempDir(), "none.conf")
 	tests := []struct {
