@@ -28,6 +28,7 @@ put /etc/systemd/system/sesame.service
 put /etc/systemd/system/knockd.service
 run systemctl daemon-reload
 next:
+  chmod 600 /etc/knockd.conf
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame
@@ -230,6 +231,7 @@ put /etc/systemd/system/sesame.service
 put /etc/systemd/system/knockd.service
 run systemctl daemon-reload
 next:
+  chmod 600 /etc/knockd.conf
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame
@@ -249,6 +251,7 @@ next:
 put /usr/local/sbin/sesame
 run systemctl daemon-reload
 next:
+  chmod 600 /etc/knockd.conf
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame

@@ -35,8 +35,23 @@ func (o *serveOptions) options() []option {
 		flagOption('4', "only-ip-v4", "take no notice of IPv6", &o.onlyIPv4),
 		flagOption('t', "test", "read the configuration as sesame check does, and end", &o.checking),
 		stringOption(0, "keep", "FILE", "for services: keep each configuration that works in FILE, and start with that one where the configuration is missing or wrong", &o.keep),
-		stringOption('s', "socket", "PATH", "socket for sesame status and sesame close (default "+defaultControl+")", &o.socket),
+		stringOption('s', "socket", "PATH", "socket for sesame status and sesame close (default "+defaultControl+"; knockd has no -s PATH)", &o.socket),
+		flagOption(0, "save-mem", "as knockd 0.8.2 has it, and -s when called knockd: nothing changes", new(bool)),
 	}, helpOptions()...)
+}
+
+// optionsAs are those of the program by that name: -s is --save-mem for knockd's.
+func (o *serveOptions) optionsAs(name string) []option {
+	all := o.options()
+	for i, option := range all {
+		if name == "knockd" && option.long == "socket" {
+			all[i].short = 0
+		}
+		if name == "knockd" && option.long == "save-mem" {
+			all[i].short = 's'
+		}
+	}
+	return all
 }
 
 // leaveDir makes the paths of options and configuration mean the same after the daemon has left the caller's folder.
@@ -63,7 +78,7 @@ func (o *serveOptions) readConfig(file string) (*Config, error) {
 		return nil, err
 	}
 	c.LogFile = o.resolve(cmp.Or(o.logFile, c.LogFile))
-	c.PidFile = o.resolve(cmp.Or(o.pidFile, c.PidFile, defaultPidFile))
+	c.PidFile = o.resolve(cmp.Or(o.pidFile, c.PidFile))
 	if o.on != nil {
 		c.Interfaces = o.on
 	}

@@ -17,7 +17,7 @@ func TestServeReadConfig(t *testing.T) {
 		dir          string
 		want         string // log file, pid file, interfaces and one-time file
 	}{
-		{"defaults", "", nil, "", " " + defaultPidFile + " [*] once"},
+		{"defaults", "", nil, "", "  [*] once"},
 		{"the configuration's", "LogFile = /log\nPidFile = /pid\nInterface = eth0", nil, "", "/log /pid [eth0] once"},
 		{"the command line's", "LogFile = /log\nPidFile = /pid\nInterface = eth0", []string{"-g", "log", "-p", "pid", "-i", "eth1,eth2"}, "", "log pid [eth1 eth2] once"},
 		{"in the background", "LogFile = log", []string{"-p", "/pid"}, "/home", "/home/log /pid [*] /home/once"},
