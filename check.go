@@ -218,7 +218,7 @@ func hostWarnings(c *Config, onlyIPv4 bool) (warnings []string) {
 				warn(d, command.name, "there is no program %q on this host", p)
 			}
 		}
-		if !onlyIPv4 && c.listens6(d, links) && d.Lines["Start_Command_6"] == 0 && filepath.Base(program(d.Start)) == "iptables" {
+		if !onlyIPv4 && c.listens6(d, links) && d.Lines["Start_Command_6"] == 0 && filepath.Base(program(d.Start)) == "iptables" && strings.Contains(d.Start, "%IP%") {
 			warn(d, "Start_Command", "iptables fails for knocks over IPv6: write a Start_Command_6 with ip6tables, or one without a value")
 		}
 		if info, err := os.Stat(d.OneTime); err == nil {

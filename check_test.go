@@ -364,3 +364,32 @@ func TestProgram(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckIPv6 warns of iptables for knocks over IPv6, where they can come.
+func TestCheckIPv6(t *testing.T) {
+	w := newWorld(t, 0)
+	const door = "[a]\nSequence = 7000,3000\nCommand = /usr/sbin/iptables -I INPUT -s %IP% -j ACCEPT\n"
+	for _, test := range []struct {
+		name, config string
+		args         []string
+		want         bool
+	}{
+		{"iptables alone", door, nil, true},
+		{"by name", strings.Replace(door, "/usr/sbin/", "", 1), nil, true},
+		{"a command for IPv6", door + "Start_Command_6 = ip6tables -I INPUT -s %IP% -j ACCEPT\n", nil, false},
+		{"none for IPv6", door + "Command_6 =\n", nil, false},
+		{"without IPv6", door, []string{"-4"}, false},
+		{"another interface", door, []string{"-i", "other"}, false},
+		{"IPv4 sources alone", door + "Allow = 192.0.2.0/24\n", nil, false},
+		{"an IPv4 target", door + "Target = 192.0.2.1\n", nil, false},
+	} {
+		cmd := sesame("knockd", append([]string{"-t", "-c", writeConfig(t, test.config)}, test.args...)...)
+		var b strings.Builder
+		cmd.Stderr = &b
+		w.must(w.host.start(cmd))
+		_ = cmd.Wait()
+		if got := strings.Contains(b.String(), `knockd.conf:3: door "a": iptables fails for knocks over IPv6`); got != test.want {
+			t.Errorf("%s: got %q", test.name, b.String())
+		}
+	}
+}

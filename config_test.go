@@ -411,6 +411,7 @@ func TestMistakes(t *testing.T) {
 		{"firewall in a door", door + "Firewall = nft\nFirewall_Mark = 1\nStateDir = /a", `knockd.conf:3: door "a": Firewall belongs in [options]` + "\n" +
 			`knockd.conf:4: door "a": Firewall_Mark belongs in [options]` + "\n" +
 			`knockd.conf:5: door "a": StateDir belongs in [options]`},
+		{"directive without its beginning", door + "cooldown = 5", `knockd.conf:3: door "a": unknown directive "cooldown" (did you mean Seq_Cooldown?)`},
 		{"misspelt open ports", door + "Open_Port = 22\nHide = yes", `knockd.conf:3: door "a": unknown directive "Open_Port" (did you mean Open_Ports?)`},
 		{"unknown firewall", "[options]\nFirewall = pf", `knockd.conf:2: Firewall is auto, iptables or nft, not "pf"`},
 		{"no firewall", "[options]\nFirewall =", `knockd.conf:2: Firewall is auto, iptables or nft, not ""`},

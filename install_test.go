@@ -231,7 +231,6 @@ put /etc/systemd/system/sesame.service
 put /etc/systemd/system/knockd.service
 run systemctl daemon-reload
 next:
-  chmod 600 /etc/knockd.conf
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame
@@ -251,7 +250,6 @@ next:
 put /usr/local/sbin/sesame
 run systemctl daemon-reload
 next:
-  chmod 600 /etc/knockd.conf
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame

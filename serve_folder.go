@@ -136,7 +136,8 @@ func (j *Journal) take(by *Journal, openings []Entry, native bool) (l left, err 
 	l.journal = &Journal{j.path, lock, by.at}
 	l.Recovered, err = l.journal.read()
 	for i, e := range l.Entries {
-		l.Entries[i].Until = 0 // closed
+		e.Until = 0 // closed
+		l.Entries[i] = e
 		switch {
 		case e.Ports != nil && !native:
 			err = errors.New("one has Open_Ports: a daemon with such doors closes it, or sesame flush")
@@ -151,7 +152,9 @@ func (j *Journal) take(by *Journal, openings []Entry, native bool) (l left, err 
 }
 
 // same reports whether two entries may be one opening to the doors.
-func (e Entry) same(o Entry) bool { return e.Door == o.Door && e.Source == o.Source && e.Stop == o.Stop }
+func (e Entry) same(o Entry) bool {
+	return e.Door == o.Door && e.Source == o.Source && e.Stop == o.Stop
+}
 
 // peek reads a journal as it is, and changes nothing.
 func (j *Journal) peek() (r Recovered, err error) {

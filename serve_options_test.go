@@ -42,3 +42,24 @@ func TestServeReadConfig(t *testing.T) {
 		})
 	}
 }
+
+// TestServeSaveMem: knockd 0.8.2 has -s without a value, and sesame serve with one.
+func TestServeSaveMem(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		args []string
+		want string // the socket, and what is left
+	}{
+		{"knockd", []string{"-s", "-i", "eth0"}, " []"},
+		{"knockd", []string{"-sd"}, " []"},
+		{"knockd", []string{"--save-mem", "--socket=/a"}, "/a []"},
+		{"serve", []string{"-s", "/a"}, "/a []"},
+		{"serve", []string{"--save-mem"}, " []"},
+	} {
+		var o serveOptions
+		rest, err := getopt(test.args, o.optionsAs(test.name))
+		if got := fmt.Sprint(o.socket, " ", rest); err != nil || got != test.want {
+			t.Errorf("%s %q: got %s, %v, want %s", test.name, test.args, got, err, test.want)
+		}
+	}
+}
