@@ -16,7 +16,6 @@ import (
 type checkOptions struct {
 	config            string
 	verbose, onlyIPv4 bool
-	on                []string // instead of the configuration's interfaces, if it is not nil
 }
 
 func (o *checkOptions) options() []option {
@@ -41,9 +40,6 @@ func (o checkOptions) check(e env) error {
 	c, err := openConfig(o.config)
 	if c == nil {
 		return err
-	}
-	if o.on != nil {
-		c.Interfaces = o.on
 	}
 	warnings := c.Warnings
 	unused, mistakes, unreadable := c.oneTimeFiles()
@@ -193,16 +189,13 @@ func hostWarnings(c *Config, onlyIPv4 bool) (warnings []string) {
 	links, err := readLinks(true)
 	if err == nil {
 		for i, list := range c.lists(c.Interfaces) {
-			at := fmt.Sprintf("%s:%d", c.File, c.InterfaceLine)
+			at := c.InterfaceLine
 			if i > 0 {
-				d := c.Doors[slices.IndexFunc(c.Doors, func(d *Door) bool { return int(d.List) == i })]
-				at = fmt.Sprintf("%s:%d", c.File, d.line("Interface"))
-			} else if c.InterfaceLine == 0 {
-				at = "option -i"
+				at = c.Doors[slices.IndexFunc(c.Doors, func(d *Door) bool { return int(d.List) == i })].line("Interface")
 			}
 			for _, s := range linkStates([][]string{list}, links) {
 				if s.odd() {
-					warnings = append(warnings, at+": "+s.news(linkNames(links)))
+					warnings = append(warnings, fmt.Sprintf("%s:%d: %s", c.File, at, s.news(linkNames(links))))
 				}
 			}
 		}
@@ -234,17 +227,12 @@ func hostWarnings(c *Config, onlyIPv4 bool) (warnings []string) {
 }
 
 // listens6 reports whether a door can be knocked on over IPv6: an interface that it listens on has such an address.
-func (c *Config) listens6(d *Door, links map[int]*Link) bool {
-	list := c.lists(c.Interfaces)[d.List]
-	if d.Target.Is4() || d.Allow != nil && !slices.ContainsFunc(d.Allow, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
-		return false
-	}
+func (c *Config) listens6(d *Door, links map[int]*Link) (yes bool) {
 	for _, l := range links {
-		if namesWhole(list, l) && slices.ContainsFunc(l.Addresses, netip.Addr.Is6) {
-			return true
-		}
+		yes = yes || namesWhole(c.lists(c.Interfaces)[d.List], l) && slices.ContainsFunc(l.Addresses, netip.Addr.Is6)
 	}
-	return false
+	from6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
+	return yes && !d.Target.Is4() && (d.Allow == nil || slices.ContainsFunc(d.Allow, from6))
 }
 
 // establishedWarning tells of doors whose closing by iptables commands will stall live connections: the host's rules

@@ -379,7 +379,7 @@ func TestCheckIPv6(t *testing.T) {
 		{"a command for IPv6", door + "Start_Command_6 = ip6tables -I INPUT -s %IP% -j ACCEPT\n", nil, false},
 		{"none for IPv6", door + "Command_6 =\n", nil, false},
 		{"without IPv6", door, []string{"-4"}, false},
-		{"another interface", door, []string{"-i", "other"}, false},
+		{"another interface", door + "Interface = other\n", nil, false},
 		{"IPv4 sources alone", door + "Allow = 192.0.2.0/24\n", nil, false},
 		{"an IPv4 target", door + "Target = 192.0.2.1\n", nil, false},
 	} {

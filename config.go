@@ -284,9 +284,8 @@ func (p *configParser) setInterface(value string) {
 
 const loopback = "lo"
 
-// parseInterfaces reads names, labels of addresses (eth0:1), beginnings of names with a * behind them, and auto, with commas
-// between them. any, all
-// and * are everyInterface, with loopback if it is named, too, and nothing else.
+// parseInterfaces reads names, labels of addresses (eth0:1), beginnings of names with a * behind them, and auto, with
+// commas between them. any, all and * are everyInterface, with loopback if it is named, too, and nothing else.
 func parseInterfaces(text string) (list []string, err error) {
 	items := strings.Split(text, ",")
 	for i, item := range items {

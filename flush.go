@@ -42,11 +42,10 @@ func flushAll(e env, args []string) error {
 	}
 	var state State
 	defer state.close(&State{})
-	err = state.readJournal(config, file, e.stateDirs)
-	for _, other := range state.others {
-		if o.config == "" && err == nil {
-			err = other.held()
-		}
+	err = state.openJournal(config, file, e.stateDirs)
+	state.notes = nil // of which flush needs only those about what is left
+	if err == nil {
+		err = state.takeLeft(true, o.config == "")
 	}
 	if err != nil {
 		return err
@@ -55,10 +54,8 @@ func flushAll(e env, args []string) error {
 		return err
 	}
 	log := &Log{out: e.stderr, date: e.date}
-	var named []string
-	state.left, named = takeLeft(state.others, state.journal, state.recovered.Entries, true)
-	for _, text := range named {
-		log.printf("%s", text)
+	for _, note := range state.notes {
+		log.printf("%s", note)
 	}
 	doors := newDoors(e.now, log, Command.start)
 	doors.firewall.configure(newApplier(config).inBackground, false)
@@ -67,7 +64,7 @@ func flushAll(e env, args []string) error {
 	nobody := make(chan Grant)
 	close(nobody)
 	doors.serve(nobody)
-	if !doors.firewall.flushed || len(doors.journal.left)+len(named) > 0 {
+	if !doors.firewall.flushed || len(doors.journal.left)+len(state.notes) > 0 {
 		return errors.New("not everything could be closed: see above")
 	}
 	state.forgetFirewall()

@@ -112,10 +112,7 @@ func readLinks(routes bool) (map[int]*Link, error) {
 		index, addr, label := parseAddress(body)
 		if l := links[index]; l != nil && addr.IsValid() {
 			l.Addresses = append(l.Addresses, addr)
-			if label != "" && label != l.Name {
-				if l.Labels == nil {
-					l.Labels = map[netip.Addr]string{}
-				}
+			if strings.Contains(label, ":") { // else it is the link's name
 				l.Labels[addr] = label
 			}
 		}
@@ -144,8 +141,9 @@ func readLinks(routes bool) (map[int]*Link, error) {
 func parseLink(body []byte) (l *Link, kind string) {
 	flags := binary.NativeEndian.Uint32(body[8:])
 	l = &Link{
-		Index: int(int32(binary.NativeEndian.Uint32(body[4:]))),
-		Up:    flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING != 0, Loopback: flags&unix.IFF_LOOPBACK != 0,
+		Labels: map[netip.Addr]string{},
+		Index:  int(int32(binary.NativeEndian.Uint32(body[4:]))),
+		Up:     flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING != 0, Loopback: flags&unix.IFF_LOOPBACK != 0,
 	}
 	parent, foreign := 0, false
 	var data []byte
@@ -306,7 +304,7 @@ const maxNested = 8
 // of them names, by index.
 func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 	for _, l := range links {
-		l.Outside = allLists
+		l.Outside, l.unlabelled = allLists, map[[16]byte]uint64{}
 		for i, list := range lists {
 			if !names(list, l) {
 				continue
@@ -314,9 +312,6 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 			l.Outside &^= 1 << i
 			for _, addr := range l.Addresses {
 				if !namesWhole(list, l) && !slices.Contains(list, l.Labels[addr]) {
-					if l.unlabelled == nil {
-						l.unlabelled = map[[16]byte]uint64{}
-					}
 					l.unlabelled[addr.As16()] |= 1 << i
 				}
 			}
@@ -355,12 +350,8 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 
 // names reports whether a list of interfaces, as parseInterfaces returns it, names the link or an address's label on it.
 func names(list []string, l *Link) bool {
-	for _, label := range l.Labels {
-		if slices.Contains(list, label) {
-			return true
-		}
-	}
-	return namesWhole(list, l)
+	label := func(addr netip.Addr) bool { return slices.Contains(list, l.Labels[addr]) }
+	return namesWhole(list, l) || slices.ContainsFunc(l.Addresses, label)
 }
 
 // namesWhole reports whether it names the link.

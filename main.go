@@ -44,8 +44,8 @@
 //	knock_send_unix.go knock_send_windows.go knock_raw_linux.go              how a knock is sent
 //	knock_socket_unix.go knock_send_linux.go knock_other.go
 //	knock_icmp_linux.go knock_segment.go* knock_outcome.go* knock_send.go*   and what comes back
-//	serve_state.go serve_folder.go serve_listener.go serve_logs.go serve_options.go          the daemon's parts
-//	serve_detach.go serve_notify.go serve_capability.go
+//	serve_state.go serve_folder.go serve_listener.go serve_logs.go           the daemon's parts
+//	serve_options.go serve_detach.go serve_notify.go serve_capability.go
 //	doors.go doors_opening.go doors_firewall.go doors_queue.go               what is open
 //	doors_onetime.go doors_journal.go doors_log.go doors_command.go
 //	control.go                                                               status and close ask here

@@ -79,7 +79,8 @@ func lockPidFile(path string, patience time.Duration) (*PidFile, error) {
 			// Empty also is the file of one that is about to write its number; and with that of a dead daemon, another one
 			// has just locked it.
 			holder := p.holder()
-			ending := p.empty() || died(holder)
+			n, err2 := strconv.Atoi(holder)
+			ending := p.empty() || err2 == nil && unix.Kill(n, 0) == unix.ESRCH
 			_ = f.Close()
 			switch {
 			case !errors.Is(err, unix.EWOULDBLOCK):
@@ -134,12 +135,6 @@ func writes(pid string, f *os.File) bool {
 		info, err := os.Lstat(fd)
 		return err == nil && info.Mode()&0o200 != 0 && inPlace(fd, f) == nil // proc_pid_fd(5)
 	})
-}
-
-// died is whether there is no process of that number.
-func died(pid string) bool {
-	n, err := strconv.Atoi(pid)
-	return err == nil && unix.Kill(n, 0) == unix.ESRCH
 }
 
 // holder is the number in the file, or "?" for what is none.

@@ -51,7 +51,7 @@ func serve(e env, args []string) error {
 	}
 	d.usage = err
 	if d.options.checking {
-		return withoutSecrets(checkOptions{config: d.options.config, on: d.options.on, onlyIPv4: d.options.onlyIPv4}.check(e))
+		return withoutSecrets(checkOptions{config: d.options.config, onlyIPv4: d.options.onlyIPv4}.check(e))
 	}
 	d.notifier = newNotifier()
 	background := d.options.daemon

@@ -5,7 +5,7 @@ package main
 import (
 	"cmp"
 	"errors"
-	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,11 +28,9 @@ func stateFolder(dir, config string) string {
 func stateFolders(dirs []string) (folders []string) {
 	for _, dir := range dirs {
 		folders = append(folders, dir)
-		entries, _ := os.ReadDir(dir)
-		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), "%2F") {
-				folders = append(folders, filepath.Join(dir, e.Name()))
-			}
+		names, _ := fs.Glob(os.DirFS(dir), "%2F*")
+		for _, name := range names {
+			folders = append(folders, filepath.Join(dir, name))
 		}
 	}
 	return folders
@@ -55,33 +53,6 @@ func openFolder(c *Config, config string, dirs []string) (j *Journal, passed, er
 	return nil, passed, nil
 }
 
-// otherJournals are those of other configurations and in other folders than j, which may be nil. They are not locked.
-func otherJournals(j *Journal, dirs []string) (others []*Journal) {
-	for _, folder := range stateFolders(dirs) {
-		o := &Journal{path: filepath.Join(folder, "journal")}
-		if j == nil || o.path != j.path {
-			others = append(others, o)
-		}
-	}
-	return others
-}
-
-// held is an error if a daemon that lives has the journal.
-func (j *Journal) held() error {
-	folder := filepath.Dir(j.path)
-	if _, err := os.Stat(folder + "/lock"); err != nil {
-		return nil
-	}
-	lock, err := lockPidFile(folder+"/lock", endTime)
-	if held, isHeld := errors.AsType[*heldError](err); isHeld {
-		return fmt.Errorf("%w: stop that one first, or name the configuration that is meant by -c", &heldError{folder, held.holder})
-	}
-	if err == nil {
-		_ = lock.file.Close()
-	}
-	return nil
-}
-
 // left is what a daemon that has died has left open, to be closed at once. Its journal is locked until this daemon's own
 // has that.
 type left struct {
@@ -89,37 +60,9 @@ type left struct {
 	journal *Journal
 }
 
-// takeLeft locks and reads the journals of daemons that have died with doors open. Doors that this daemon, with journal j
-// and these openings, cannot close are named in lines for the log. Those with Open_Ports are for the one daemon that has
-// such doors (native).
-func takeLeft(others []*Journal, j *Journal, openings []Entry, native bool) (all []left, named []string) {
-	for _, o := range others {
-		r, err := o.peek()
-		if err != nil && !errors.Is(err, errNewer) || err == nil && r.Damage == "" && len(r.Entries) == 0 {
-			continue // after a clean end, too: a lock might keep that one from starting
-		}
-		var l left
-		if err == nil {
-			l, err = o.take(j, openings, native)
-		}
-		_, lives := errors.AsType[*heldError](err)
-		switch {
-		case lives:
-		case err == nil:
-			all, openings = append(all, l), append(openings, l.Entries...)
-		default:
-			text := fmt.Sprintf("warning: %s: a daemon that has ended may have left doors open, which are not closed: %v", o.path, err)
-			for i, e := range r.Entries {
-				text += []string{": ", ", "}[min(i, 1)] + fmt.Sprintf("%s for %v", e.Door, e.Source)
-			}
-			named = append(named, text)
-		}
-	}
-	return all, named
-}
-
-// take locks and reads a journal whose daemon may have died, for the one with journal by. The lock is empty, as if that
-// one was about to end: if it is started now, it waits until we have closed its journal.
+// take locks and reads a journal for the daemon with journal by and these openings, if its own daemon has died. The lock is
+// empty, as if that one was about to end: if it is started now, it waits until we have closed its journal. Open_Ports are
+// for the one daemon that has such doors (native): no other must keep it off the firewall.
 func (j *Journal) take(by *Journal, openings []Entry, native bool) (l left, err error) {
 	if by == nil {
 		return l, errors.New("there is no folder for this daemon's own journal")
@@ -136,37 +79,20 @@ func (j *Journal) take(by *Journal, openings []Entry, native bool) (l left, err 
 	l.journal = &Journal{j.path, lock, by.at}
 	l.Recovered, err = l.journal.read()
 	for i, e := range l.Entries {
-		e.Until = 0 // closed
-		l.Entries[i] = e
+		same := func(o Entry) bool { return o.Door == e.Door && o.Source == e.Source && o.Stop == e.Stop }
 		switch {
 		case e.Ports != nil && !native:
 			err = errors.New("one has Open_Ports: a daemon with such doors closes it, or sesame flush")
-		case slices.ContainsFunc(openings, e.same): // each has a rule of its own, and needs a stop command of its own
+		case slices.ContainsFunc(openings, same): // each may have a rule, and needs a stop command of its own
 			err = errors.New("one is open for the same source in another journal: the next start closes it, or sesame flush")
 		}
+		e.Until = 0
+		l.Entries[i] = e
 	}
 	if err != nil {
 		l.journal.close()
 	}
 	return l, err
-}
-
-// same reports whether two entries may be one opening to the doors.
-func (e Entry) same(o Entry) bool {
-	return e.Door == o.Door && e.Source == o.Source && e.Stop == o.Stop
-}
-
-// peek reads a journal as it is, and changes nothing.
-func (j *Journal) peek() (r Recovered, err error) {
-	text, err := j.load()
-	if err != nil {
-		return r, err
-	}
-	_, r.Entries, err = parseJournal(text)
-	if damage, ok := err.(*damagedJournal); ok {
-		r.Damage, err = damage.Error(), nil
-	}
-	return r, err
 }
 
 // discard removes a journal whose openings are in another one.

@@ -288,7 +288,8 @@ setcap cap_net_raw=ep /mnt/knockd
 user /mnt/knockd -c /mnt/game.conf -d -i eth0; echo "status $?"
 pgrep -x knockd > /dev/null || echo "no process has the name"`)
 	want := "knockd: warning: opening the pid file: open /var/run/knockd.pid.lock: read-only file system: -p names another one\n" +
-		"knockd: warning: nothing will be logged: opening the log file: open /var/log/knockd.log: read-only file system: LogFile or -g must name a file that user 1000 can write\n" +
+		"knockd: warning: opening the log file: open /var/log/knockd.log: read-only file system: LogFile or -g must name a file that user 1000 can write\n" +
+		"knockd: warning: nothing will be logged: LogFile, -g or UseSyslog says where to\n" +
 		"status 0\n"
 	if printed != want {
 		t.Errorf("got\n%s\nwant\n%s", printed, want)

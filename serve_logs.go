@@ -30,17 +30,15 @@ func openLogs(e env, o *serveOptions, c *Config, background bool) (*Logs, error)
 	}
 	l := &Logs{log: &Log{out: out, copy: copied, date: e.date, names: names}, name: e.name}
 	err := l.open(c)
-	stock := o.logFile == "" && c.LogFile == stockLogFile
-	switch nothing := background && !c.UseSyslog; {
-	case err != nil && !stock:
-		return nil, err
-	case err != nil:
-		c.LogFile = "" // so that a reload does not look for it
-		if nothing {
-			err = fmt.Errorf("nothing will be logged: %w", err)
-		}
+	if err != nil && o.logFile == "" && c.LogFile == stockLogFile {
 		fmt.Fprintf(e.stderr, "%s: warning: %v\n", e.name, err)
-	case nothing && c.LogFile == "":
+		c.LogFile = ""
+		err = l.open(c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if background && c.LogFile == "" && !c.UseSyslog {
 		fmt.Fprintf(e.stderr, "%s: warning: nothing will be logged: LogFile, -g or UseSyslog says where to\n", e.name)
 	}
 	l.log.start()

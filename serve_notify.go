@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,9 +45,6 @@ func endedByUnit() bool {
 	}
 	text, _ := os.ReadFile("/proc/self/cgroup") // 0::/system.slice/knockd.service
 	unit := filepath.Base(strings.TrimSpace(string(text)))
-	kind, _, _ := execute([]string{"systemctl", "show", "--property=Type", unit}, "", unitLimit)
+	kind, _, _ := execute([]string{"systemctl", "show", "--property=Type", unit}, "", inspectLimit)
 	return strings.TrimSpace(kind) != "Type=forking"
 }
-
-// unitLimit is how long systemctl may take.
-const unitLimit = 2 * time.Second

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // serveOptions is the daemon's command line. Where the configuration says something else, the command line wins.
@@ -43,13 +44,9 @@ func (o *serveOptions) options() []option {
 // optionsAs are those of the program by that name: -s is --save-mem for knockd's.
 func (o *serveOptions) optionsAs(name string) []option {
 	all := o.options()
-	for i, option := range all {
-		if name == "knockd" && option.long == "socket" {
-			all[i].short = 0
-		}
-		if name == "knockd" && option.long == "save-mem" {
-			all[i].short = 's'
-		}
+	if name == "knockd" {
+		i := slices.IndexFunc(all, func(o option) bool { return o.long == "socket" })
+		all[i].short, all[i+1].short = 0, 's'
 	}
 	return all
 }

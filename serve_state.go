@@ -5,24 +5,26 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 )
 
 // State is what outlives the daemon: the journal, and our part of the firewall.
 type State struct {
-	journal   *Journal  // nil if there is no place for it
-	recovered Recovered // what was in it when it was opened
-	others    []*Journal
-	left      []left   // open by daemons that have died
-	notes     []string // about the journals, for the log
-	lock      *PidFile // on the firewall; nil: it is not ours
-	marked    bool     // not by an earlier daemon already, before lock was taken
-	applier   *Applier // the doors' goroutine has it work; nil: no door needs one
-	firewall  string   // which one and why; "": no door needs one
-	told      bool     // of the firewall's changes, by the kernel
-	silent    bool     // but not of all
+	journal   *Journal   // nil if there is no place for it
+	recovered Recovered  // what was in it when it was opened
+	others    []*Journal // of other daemons, and not locked
+	left      []left     // open by daemons that have died
+	notes     []string   // about the journals, for the log
+	lock      *PidFile   // on the firewall; nil: it is not ours
+	marked    bool       // not by an earlier daemon already, before lock was taken
+	applier   *Applier   // the doors' goroutine has it work; nil: no door needs one
+	firewall  string     // which one and why; "": no door needs one
+	told      bool       // of the firewall's changes, by the kernel
+	silent    bool       // but not of all
 }
 
 // bring returns the state for another configuration, which shares with s what there is; s stays as it is. After an error
@@ -31,18 +33,22 @@ type State struct {
 func (s *State) bring(e env, l *Listener, file string, first bool) (next *State, err error) {
 	next = new(*s)
 	next.notes = nil
-	if s.journal == nil && (first || l.config.closes()) {
-		if err := next.readJournal(l.config, file, e.stateDirs); err != nil && (l.config.closes() || next.journal != nil) {
+	closes, native := l.config.closes(), l.config.native()
+	if s.journal == nil && (first || closes) {
+		if err := next.openJournal(l.config, file, e.stateDirs); err != nil && (closes || next.journal != nil) {
 			return next, err
 		}
 	}
 	if first {
-		var named []string
-		next.left, named = takeLeft(next.others, next.journal, next.recovered.Entries, l.config.native())
-		next.notes = append(next.notes, named...)
-		l.addAuto(next.autoLinks(l.config.native()))
+		_ = next.takeLeft(native, false)
+		for _, j := range next.journals() {
+			if j == next.journal || native {
+				l.addAuto(j.autoLinks())
+			}
+		}
+		return next, nil
 	}
-	if first || !l.config.native() {
+	if !native {
 		return next, nil
 	}
 	applier := newApplier(l.config)
@@ -53,11 +59,16 @@ func (s *State) bring(e env, l *Listener, file string, first bool) (next *State,
 	return next, next.takeFirewall(e, l.auto)
 }
 
-// readJournal opens the configuration's journal and reads it. One that cannot be read is to be closed, too.
-func (s *State) readJournal(c *Config, file string, dirs []string) (err error) {
+// openJournal opens the configuration's journal and reads it. One that cannot be read is to be closed, too.
+func (s *State) openJournal(c *Config, file string, dirs []string) (err error) {
 	var passed error
 	s.journal, passed, err = openFolder(c, file, dirs)
-	s.others = otherJournals(s.journal, dirs)
+	s.others = nil
+	for _, folder := range stateFolders(dirs) {
+		if path := filepath.Join(folder, "journal"); s.journal == nil || path != s.journal.path {
+			s.others = append(s.others, &Journal{path: path})
+		}
+	}
 	switch {
 	case err == nil && s.journal != nil:
 		s.recovered, err = s.journal.read()
@@ -70,17 +81,42 @@ func (s *State) readJournal(c *Config, file string, dirs []string) (err error) {
 	return err
 }
 
-// autoLinks are those where "auto" has hidden ports before: of every daemon, if this is the one with Open_Ports.
-func (s *State) autoLinks(native bool) (names []string) {
-	if s.journal != nil {
-		names = s.journal.autoLinks()
-	}
+// takeLeft takes the journals of daemons that have died with doors open. Doors that this one cannot close are named in
+// notes. With alone, a daemon that lives is an error.
+func (s *State) takeLeft(native, alone bool) error {
+	openings := s.recovered.Entries
 	for _, o := range s.others {
-		if native {
-			names = append(names, o.autoLinks()...)
+		text, err := o.load()
+		_, entries, damage := parseJournal(text)
+		clean := damage == nil && len(entries) == 0
+		if err != nil || clean && !alone {
+			continue
+		}
+		l, err := o.take(s.journal, openings, native)
+		held, lives := errors.AsType[*heldError](err)
+		switch {
+		case lives && alone && held.holder != strconv.Itoa(os.Getpid()): // which has it by another path
+			return fmt.Errorf("%w: stop that one first, or name the configuration that is meant by -c", err)
+		case lives, clean && err != nil:
+		case err == nil:
+			s.left, openings = append(s.left, l), append(openings, l.Entries...)
+		default:
+			note := fmt.Sprintf("warning: %s: a daemon that has ended may have left doors open, which are not closed: %v", o.path, err)
+			for i, e := range entries {
+				note += []string{": ", ", "}[min(i, 1)] + fmt.Sprintf("%s for %v", e.Door, e.Source)
+			}
+			s.notes = append(s.notes, note)
 		}
 	}
-	return names
+	return nil
+}
+
+// journals are those of all daemons.
+func (s *State) journals() []*Journal {
+	if s.journal == nil {
+		return s.others
+	}
+	return append([]*Journal{s.journal}, s.others...)
 }
 
 // resume has the doors take up what earlier daemons have left open. With their own journal's first writing, the others are
@@ -122,34 +158,29 @@ func (s *State) close(inForce *State) {
 	}
 }
 
-// takeFirewall makes the firewall this daemon's, and notes that on the disk.
+// takeFirewall makes the firewall this daemon's, and notes that on the disk. What others have noted is ours, too.
 func (s *State) takeFirewall(e env, auto []string) (err error) {
 	if s.lock == nil {
 		if s.lock, err = s.lockFirewall(e); err != nil {
 			return err
 		}
-		s.marked = (s.journal == nil || !s.journal.notesFirewall()) && !slices.ContainsFunc(s.others, (*Journal).notesFirewall)
+		s.marked = !slices.ContainsFunc(s.journals(), (*Journal).notesFirewall)
 	}
-	if s.journal == nil {
-		return nil
+	if s.journal != nil {
+		err = s.journal.noteFirewall(auto)
 	}
-	if err = s.journal.noteFirewall(auto); err == nil {
-		s.forgetOthers() // what they have left there is ours now
+	for _, o := range s.others {
+		if err == nil {
+			o.forgetFirewall()
+		}
 	}
 	return err
 }
 
-// forgetFirewall notes that nothing of anybody's is in the firewall any more.
+// forgetFirewall notes that nothing of any daemon's is in the firewall.
 func (s *State) forgetFirewall() {
-	s.forgetOthers()
-	if s.journal != nil {
-		s.journal.forgetFirewall()
-	}
-}
-
-func (s *State) forgetOthers() {
-	for _, o := range s.others {
-		o.forgetFirewall()
+	for _, j := range s.journals() {
+		j.forgetFirewall()
 	}
 }
 
