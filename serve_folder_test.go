@@ -328,13 +328,14 @@ func TestAmbientCapabilities(t *testing.T) {
 	w.hide()
 	const says = "Open_Ports needs iptables or nft, which do not get the capabilities of this file: setcap -r /mnt/knockd, and start it by a unit with " +
 		"AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW, or by setpriv --reuid=1000 --clear-groups --inh-caps=+net_admin,+net_raw --ambient-caps=+net_admin,+net_raw\n"
-	_, printed := w.serveAsUser(fmt.Sprintf(nativeDoor, 600)+"[options]\n firewall = nft\n", `
+	dir, printed := w.serveAsUser(fmt.Sprintf(nativeDoor, 600)+"[options]\n firewall = nft\n", `
 setcap cap_net_raw,cap_net_admin=ep /mnt/knockd
 user /mnt/knockd -c /mnt/game.conf -t 2>&1 >/dev/null | grep Open_Ports
 user /mnt/knockd -c /mnt/game.conf -d -i eth0; echo "status $?"
 setcap -r /mnt/knockd
-setpriv --reuid=1000 --clear-groups --inh-caps=+net_admin,+net_raw --ambient-caps=+net_admin,+net_raw env HOME=/mnt/home /mnt/knockd -c /mnt/game.conf -d -i eth0 2>/dev/null
+setpriv --reuid=1000 --clear-groups --inh-caps=+net_admin,+net_raw --ambient-caps=+net_admin,+net_raw env HOME=/mnt/home /mnt/knockd -c /mnt/game.conf -d -i eth0 -g /mnt/home/log 2>/dev/null
 echo "status $?"
+user pkill -HUP -x knockd
 user cat /proc/$(pgrep -x knockd)/environ > /dev/null 2>&1 && echo "others of its user can read its memory"`)
 	const pid = "knockd: warning: opening the pid file: open /var/run/knockd.pid.lock: read-only file system: -p names another one\n"
 	if want := "warning: /mnt/game.conf: " + says + pid + "knockd: " + says + "status 1\nstatus 0\n"; printed != want {
@@ -342,4 +343,8 @@ user cat /proc/$(pgrep -x knockd)/environ > /dev/null 2>&1 && echo "others of it
 	}
 	w.knock(0, "-d20", hostAddr, "7000", "9000", "8000")
 	w.awaitPort(0, hostSSH, reached)
+	log, _ := os.ReadFile(dir + "/home/log")
+	if text := string(log); !strings.Contains(text, "re-opening log file") || strings.Contains(text, "the configuration stays as it was") {
+		t.Errorf("the reload: got\n%s", text)
+	}
 }
