@@ -52,6 +52,10 @@ func capabilities() (effective uint32, err error) {
 	return have[0].Effective & (1<<unix.CAP_NET_RAW | 1<<unix.CAP_NET_ADMIN), err
 }
 
-// hideMemory keeps core files and debuggers of the same user from the sequences (PR_SET_DUMPABLE). From then on, files of the
-// process in /proc are root's.
-func hideMemory() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }
+// hideMemory keeps the sequences from other processes of a user (PR_SET_DUMPABLE). Then the process's files in /proc are
+// root's. What is root's is root's anyway, and in a container start-stop-daemon may need them.
+func hideMemory() {
+	if os.Geteuid() != 0 {
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	}
+}
