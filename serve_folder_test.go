@@ -69,7 +69,7 @@ func (s *stateTest) open(d *running, ports ...string) {
 func (r *running) kill() {
 	r.w.Helper()
 	r.signal(unix.SIGKILL)
-	r.w.eventually("the end", func() bool { return ended(fmt.Sprint(r.cmd.Process.Pid)) })
+	<-r.ended // when the last thread has, which holds the locks
 }
 
 func (s *stateTest) flush(args ...string) (out string, status int) {
