@@ -265,15 +265,19 @@ func (w *world) serveAsUser(config, script string) (dir, printed string) {
 	w.must(os.Mkdir(dir+"/home", 0o755))
 	w.must(os.Chown(dir+"/home", 1000, 1000))
 	cmd := exec.Command("unshare", "-m", "-p", "-f", "--mount-proc", "--kill-child", "sh", "-c", gameServer, "sh", dir, script)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	out, err := os.Create(dir + "/printed")
+	w.must(err)
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
 	w.must(w.host.start(cmd))
 	w.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
 	w.eventually("the script's end", func() bool { _, err := os.Stat(dir + "/ready"); return err == nil })
-	return dir, out.String()
+	text, err := os.ReadFile(dir + "/printed")
+	w.must(err)
+	return dir, string(text)
 }
 
 // gameDoor is a door as such an image has it, which also closes.
@@ -303,8 +307,12 @@ pgrep -x knockd > /dev/null || echo "no process has the name"`)
 		t.Errorf("got\n%s\nwant\n%s", printed, want)
 	}
 	w.knock(0, hostAddr, "7000")
-	w.eventually("the command", func() bool { _, err := os.Stat(dir + "/home/caps"); return err == nil })
-	if got, _ := os.ReadFile(dir + "/home/caps"); string(got) != "CapEff:\t0000000000000000\n" {
+	var got []byte
+	w.eventually("the command", func() bool {
+		got, _ = os.ReadFile(dir + "/home/caps")
+		return len(got) > 0
+	})
+	if string(got) != "CapEff:\t0000000000000000\n" {
 		t.Errorf("capabilities of the command: got %q", got)
 	}
 	if text, err := os.ReadFile(filepath.Join(dir, "home/.local/state/sesame/%2Fmnt%2Fgame.conf/journal")); err != nil || !strings.Contains(string(text), "unpause") {
