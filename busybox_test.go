@@ -29,6 +29,7 @@ link /usr/sbin/knockd to sesame
 link /usr/bin/knock to ../sbin/sesame
 put /etc/init.d/sesame
 next:
+  chmod 600 /etc/knockd.conf
   sed -i '\|/usr/sbin/knockd|d' /etc/inittab
   echo ::respawn:/usr/sbin/knockd --keep /var/lib/sesame/good.conf >> /etc/inittab
   kill -HUP 1

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -13,8 +14,8 @@ import (
 )
 
 type checkOptions struct {
-	config  string
-	verbose bool
+	config            string
+	verbose, onlyIPv4 bool
 }
 
 func (o *checkOptions) options() []option {
@@ -25,13 +26,17 @@ func (o *checkOptions) options() []option {
 	}, helpOptions()...)
 }
 
-// check reads a configuration as serve would, and prints what it understood. What would surprise goes to standard
-// error as warnings. It changes nothing.
 func check(e env, args []string) error {
 	var o checkOptions
 	if err := onlyOptions(args, o.options(), ": a file is named by -c"); err != nil {
 		return err
 	}
+	return o.check(e)
+}
+
+// check reads a configuration as serve would, and prints what it understood. What would surprise goes to standard
+// error as warnings. It changes nothing.
+func (o checkOptions) check(e env) error {
 	c, err := openConfig(o.config)
 	if c == nil {
 		return err
@@ -43,7 +48,7 @@ func check(e env, args []string) error {
 	}
 	var report string
 	if err == nil {
-		warnings = append(warnings, hostWarnings(c)...)
+		warnings = append(warnings, hostWarnings(c, o.onlyIPv4)...)
 		if c.native() {
 			links, _ := readLinks(true) // who cannot read them cannot listen either, and is told so
 			var more []string
@@ -167,9 +172,7 @@ func describeDoor(d *Door, unused int, secrets bool) string {
 		fmt.Fprintf(&s, ", opens for %v", d.CmdTimeout)
 	}
 	if secrets {
-		for _, c := range []struct{ name, line string }{
-			{"Start_Command", d.Start}, {"Start_Command_6", d.Start6}, {"Stop_Command", d.Stop}, {"Stop_Command_6", d.Stop6},
-		} {
+		for _, c := range shellLines(d) {
 			if c.line != "" {
 				fmt.Fprintf(&s, "; %s = %s", c.name, c.line)
 			}
@@ -179,36 +182,37 @@ func describeDoor(d *Door, unused int, secrets bool) string {
 }
 
 // hostWarnings are about what the configuration asks for and this host does not have.
-func hostWarnings(c *Config) (warnings []string) {
-	if links, err := readLinks(true); err == nil {
-		var there []string
-		for _, l := range links {
-			there = append(there, l.Name)
-		}
-		slices.Sort(there)
+func hostWarnings(c *Config, onlyIPv4 bool) (warnings []string) {
+	warn := func(d *Door, directive, format string, a ...any) {
+		warnings = append(warnings, fmt.Sprintf("%s:%d: door %q: ", c.File, d.line(directive), d.Name)+fmt.Sprintf(format, a...))
+	}
+	links, err := readLinks(true)
+	if err == nil {
 		for i, list := range c.lists(c.Interfaces) {
 			at := c.InterfaceLine
 			if i > 0 {
-				at = c.Doors[slices.IndexFunc(c.Doors, func(d *Door) bool { return int(d.List) == i })].Line
+				at = c.Doors[slices.IndexFunc(c.Doors, func(d *Door) bool { return int(d.List) == i })].line("Interface")
 			}
 			for _, s := range linkStates([][]string{list}, links) {
-				if s.State == absent {
-					warnings = append(warnings, fmt.Sprintf("%s:%d: %s: there are %s", c.File, at, s.news(), strings.Join(there, ", ")))
-				} else if s.odd() {
-					warnings = append(warnings, fmt.Sprintf("%s:%d: %s", c.File, at, s.news()))
+				if s.odd() {
+					warnings = append(warnings, fmt.Sprintf("%s:%d: %s", c.File, at, s.news(linkNames(links))))
 				}
 			}
 		}
 	}
+	if err := notHandedOn(c); err != nil {
+		warnings = append(warnings, fmt.Sprintf("%s: %v", c.File, err))
+	}
 	for _, d := range c.Doors {
 		var missing []string
-		for _, line := range []string{d.Start, d.Start6, d.Stop, d.Stop6} {
-			if p := program(line); p != "" && !slices.Contains(missing, p) {
-				if _, err := findProgram(p, searchPath()); err != nil {
-					missing = append(missing, p)
-					warnings = append(warnings, fmt.Sprintf("%s:%d: door %q: there is no program %q on this host", c.File, d.Line, d.Name, p))
-				}
+		for _, command := range shellLines(d) {
+			if p := program(command.line); p != "" && !slices.Contains(missing, p) && !runs(p) {
+				missing = append(missing, p)
+				warn(d, command.name, "there is no program %q on this host", p)
 			}
+		}
+		if !onlyIPv4 && c.listens6(d, links) && d.Lines["Start_Command_6"] == 0 && filepath.Base(program(d.Start)) == "iptables" && strings.Contains(d.Start, "%IP%") {
+			warn(d, "Start_Command", "iptables fails for knocks over IPv6: write a Start_Command_6 with ip6tables, or one without a value")
 		}
 		if info, err := os.Stat(d.OneTime); err == nil {
 			if othersRead(info) {
@@ -220,6 +224,15 @@ func hostWarnings(c *Config) (warnings []string) {
 		}
 	}
 	return append(warnings, establishedWarning(c)...)
+}
+
+// listens6 reports whether a door can be knocked on over IPv6: an interface that it listens on has such an address.
+func (c *Config) listens6(d *Door, links map[int]*Link) (yes bool) {
+	for _, l := range links {
+		yes = yes || namesWhole(c.lists(c.Interfaces)[d.List], l) && slices.ContainsFunc(l.Addresses, netip.Addr.Is6)
+	}
+	from6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
+	return yes && !d.Target.Is4() && (d.Allow == nil || slices.ContainsFunc(d.Allow, from6))
 }
 
 // establishedWarning tells of doors whose closing by iptables commands will stall live connections: the host's rules
@@ -257,18 +270,35 @@ func establishedWarning(c *Config) (warnings []string) {
 		return nil
 	}
 	return []string{fmt.Sprintf("%s:%d: door %q: connections stall when it closes, as no rule accepts established ones: "+
-		"iptables -I INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT", c.File, c.Doors[i].Line, c.Doors[i].Name)}
+		"iptables -I INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT", c.File, c.Doors[i].line("Stop_Command"), c.Doors[i].Name)}
 }
 
-// program is the first word of a shell line where it plainly is a program's path, else "".
+// shellLine is a command of a door, by its directive.
+type shellLine struct{ name, line string }
+
+func shellLines(d *Door) []shellLine {
+	return []shellLine{{"Start_Command", d.Start}, {"Start_Command_6", d.Start6}, {"Stop_Command", d.Stop}, {"Stop_Command_6", d.Stop6}}
+}
+
+// program is the first word of a shell line where it plainly is a program's name or path, else "".
 func program(line string) string {
 	word := line
 	if i := strings.IndexAny(line, " \t"); i >= 0 {
 		word = line[:i]
 	}
 	word = strings.TrimRight(word, ";")
-	if !strings.HasPrefix(word, "/") || strings.ContainsAny(word, "%$`'\"\\*?[]{}()<>|&;") {
+	if strings.ContainsAny(word, "%$`'\"\\*?[]{}()<>|&;=!~") || strings.Contains(word, "/") && word[0] != '/' {
 		return ""
 	}
 	return word
+}
+
+// runs reports whether a command of a door can begin with the word: a program, or a word of the shell's.
+func runs(word string) bool {
+	if word[0] == '/' {
+		_, err := findProgram(word, nil)
+		return err == nil
+	}
+	_, _, err := execute([]string{"/bin/sh", "-c", `command -v -- "$0"`, word}, "", inspectLimit)
+	return err == nil
 }

@@ -21,10 +21,10 @@ func TestCheck(t *testing.T) {
 		want                  output
 	}{
 		{"good", ssh + sh, "", output{0, "configuration OK\nssh: 3 knocks within 25s, runs a command\n", ""}},
-		{"with the secrets", ssh + sh + "[once]\nSequence = 3,2,1\nCommand = open\nStop_Command = close\nCmd_Timeout = 500\n", "-v", output{0,
+		{"with the secrets", ssh + sh + "[once]\nSequence = 3,2,1\nCommand = echo open\nStop_Command = exit\nCmd_Timeout = 500\n", "-v", output{0,
 			"configuration OK\nssh: 21941:tcp,22942:udp,3943:tcp within 25s, runs a command; Start_Command = /bin/sh -c 'open %IP%'; Start_Command_6 = /bin/sh -c 'open %IP%'\n" +
-				"once: 3:tcp,2:tcp,1:tcp within 25s, opens for 8m20s; Start_Command = open; Start_Command_6 = open; Stop_Command = close; Stop_Command_6 = close\n", ""}},
-		{"door that closes", ssh + sh + "Stop_Command = close\nCmd_Timeout = 5\nSeq_Timeout = 3", "",
+				"once: 3:tcp,2:tcp,1:tcp within 25s, opens for 8m20s; Start_Command = echo open; Start_Command_6 = echo open; Stop_Command = exit; Stop_Command_6 = exit\n", ""}},
+		{"door that closes", ssh + sh + "Stop_Command = if true; then sh; fi\nCmd_Timeout = 5\nSeq_Timeout = 3", "",
 			output{0, "configuration OK\nssh: 3 knocks within 3s, opens for 5s\n", ""}},
 		{"door for IPv6", ssh + "Command_6 = /bin/sh open", "", output{0, "configuration OK\nssh: 3 knocks within 25s, runs a command\n", ""}},
 		{"door without a command, of one knock", "[ssh]\nSequence = 21941", "", output{0, "configuration OK\nssh: 1 knock within 25s, runs nothing\n",
@@ -37,16 +37,17 @@ func TestCheck(t *testing.T) {
 		{"mistakes", ssh + "Colour = red\nTCPFlags = x\n", "-v", output{1, "", `FILE:3: door "ssh": unknown directive "Colour"` + "\n" +
 			`FILE:4: door "ssh": TCPFlags: "x" is no flag: fin, syn, rst, psh, ack, urg, each also with ! before it` + "\n"}},
 
-		{"missing programs", ssh + "Command = /nosuch/iptables -I\nStop_Command = /nosuch/nft\nCmd_Timeout = 5\nStart_Command_6 = /nosuch/nft", "",
+		{"missing programs", ssh + "Command = /nosuch/iptables -I\nStop_Command = /nosuch/nft\nCmd_Timeout = 5\nStart_Command_6 = /nosuch/nft\nStop_Command_6 = nosuch-program -D", "",
 			output{0, "configuration OK\nssh: 3 knocks within 25s, opens for 5s\n",
-				`warning: FILE:1: door "ssh": there is no program "/nosuch/iptables" on this host` + "\n" +
-					`warning: FILE:1: door "ssh": there is no program "/nosuch/nft" on this host` + "\n"}},
+				`warning: FILE:3: door "ssh": there is no program "/nosuch/iptables" on this host` + "\n" +
+					`warning: FILE:6: door "ssh": there is no program "/nosuch/nft" on this host` + "\n" +
+					`warning: FILE:7: door "ssh": there is no program "nosuch-program" on this host` + "\n"}},
 		{"missing interface", "[options]\nInterface = lo,nosuch0\n" + ssh + sh, "", output{0, "configuration OK\nssh: 3 knocks within 25s, runs a command\n",
 			"warning: FILE:2: there is no interface nosuch0 yet: it is waited for: there are LINKS\n"}},
 		{"missing interfaces of a door", "[options]\nInterface = nosuch0\n" + ssh + sh + "Interface = nosuch1,lo,nosuch*\n", "",
 			output{0, "configuration OK\nssh: 3 knocks within 25s on nosuch1, lo, nosuch*, runs a command\n",
-				"warning: FILE:3: there is no interface nosuch1 yet: it is waited for: there are LINKS\n" +
-					"warning: FILE:3: there is no interface nosuch* yet: one is waited for: there are LINKS\n"}},
+				"warning: FILE:6: there is no interface nosuch1 yet: it is waited for: there are LINKS\n" +
+					"warning: FILE:6: there is no interface nosuch* yet: one is waited for: there are LINKS\n"}},
 		{"interface that is there", "[options]\nInterface = lo\n" + ssh + sh, "", output{0, "configuration OK\nssh: 3 knocks within 25s, runs a command\n", ""}},
 	}
 	links := regexp.MustCompile(`there are .*\blo\b.*`)
@@ -264,7 +265,7 @@ func TestCheckOneTimeFile(t *testing.T) {
 }
 
 func TestCheckOthersCanRead(t *testing.T) {
-	file := writeConfig(t, "[a]\nSequence = 7000,3000,9000\nCommand = open\n")
+	file := writeConfig(t, "[a]\nSequence = 7000,3000,9000\nCommand = true\n")
 	warning := "warning: " + file + ": others can read it, and it holds the secret: chmod 600 " + file + "\n"
 	for mode, want := range map[os.FileMode]string{0o600: "", 0o640: "", 0o644: warning, 0o604: warning} {
 		if err := os.Chmod(file, mode); err != nil {
@@ -346,8 +347,10 @@ func TestProgram(t *testing.T) {
 		{"with arguments", "/bin/open -s %IP%", "/bin/open"},
 		{"behind a tab", "/bin/open\t-s", "/bin/open"},
 		{"one of several", "/bin/open; /bin/log", "/bin/open"},
-		{"from PATH", "iptables -I INPUT", ""},
-		{"shell word", "if [ -e /a ]; then /bin/open; fi", ""},
+		{"from PATH", "iptables -I INPUT", "iptables"},
+		{"shell word", "if [ -e /a ]; then /bin/open; fi", "if"},
+		{"assignment", "PATH=/a open", ""},
+		{"in the folder that it runs in", "./open", ""},
 		{"joined to another", "/bin/open&&/bin/log", ""},
 		{"redirected", "/bin/open>/dev/null", ""},
 		{"quoted", `"/opt/my open"`, ""},
@@ -358,6 +361,35 @@ func TestProgram(t *testing.T) {
 	for _, test := range tests {
 		if got := program(test.in); got != test.want {
 			t.Errorf("%s: program(%q): got %q, want %q", test.name, test.in, got, test.want)
+		}
+	}
+}
+
+// TestCheckIPv6 warns of iptables for knocks over IPv6, where they can come.
+func TestCheckIPv6(t *testing.T) {
+	w := newWorld(t, 0)
+	const door = "[a]\nSequence = 7000,3000\nCommand = /usr/sbin/iptables -I INPUT -s %IP% -j ACCEPT\n"
+	for _, test := range []struct {
+		name, config string
+		args         []string
+		want         bool
+	}{
+		{"iptables alone", door, nil, true},
+		{"by name", strings.Replace(door, "/usr/sbin/", "", 1), nil, true},
+		{"a command for IPv6", door + "Start_Command_6 = ip6tables -I INPUT -s %IP% -j ACCEPT\n", nil, false},
+		{"none for IPv6", door + "Command_6 =\n", nil, false},
+		{"without IPv6", door, []string{"-4"}, false},
+		{"another interface", door + "Interface = other\n", nil, false},
+		{"IPv4 sources alone", door + "Allow = 192.0.2.0/24\n", nil, false},
+		{"an IPv4 target", door + "Target = 192.0.2.1\n", nil, false},
+	} {
+		cmd := sesame("knockd", append([]string{"-t", "-c", writeConfig(t, test.config)}, test.args...)...)
+		var b strings.Builder
+		cmd.Stderr = &b
+		w.must(w.host.start(cmd))
+		_ = cmd.Wait()
+		if got := strings.Contains(b.String(), `knockd.conf:3: door "a": iptables fails for knocks over IPv6`); got != test.want {
+			t.Errorf("%s: got %q", test.name, b.String())
 		}
 	}
 }

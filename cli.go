@@ -17,7 +17,8 @@ func plural(n int, noun string) string {
 	return noun + "s"
 }
 
-// didYouMean names the nearest of the names, if one is near: ` (did you mean Sequence?)`.
+// didYouMean names the nearest of the names, if one is near, or else the first that ends with _ and the word:
+// ` (did you mean Sequence?)`.
 func didYouMean(word string, names []string) string {
 	best, at := 3, ""
 	for _, name := range names {
@@ -26,6 +27,11 @@ func didYouMean(word string, names []string) string {
 		}
 		if d := editDistance(strings.ToLower(word), strings.ToLower(name)); d < best {
 			best, at = d, name
+		}
+	}
+	for _, name := range names {
+		if at == "" && strings.HasSuffix(strings.ToLower(name), "_"+strings.ToLower(word)) {
+			at = name
 		}
 	}
 	if at == "" {
@@ -228,7 +234,7 @@ type env struct {
 	stdout, stderr io.Writer
 	now            func() time.Duration // monotonic
 	date           func() time.Time     // of the wall clock, which may jump: for people alone
-	stateDir       string               // for the journal, where the configuration names none
+	stateDirs      []string             // for the journal, where the configuration names none: the best one first
 	socket         string               // for status and close, where -s names none
 	crash          func(point string)   // told how far things are; a test may end the daemon there
 }

@@ -284,8 +284,8 @@ func (p *configParser) setInterface(value string) {
 
 const loopback = "lo"
 
-// parseInterfaces reads names, beginnings of names with a * behind them, and auto, with commas between them. any, all
-// and * are everyInterface, with loopback if it is named, too, and nothing else.
+// parseInterfaces reads names, labels of addresses (eth0:1), beginnings of names with a * behind them, and auto, with
+// commas between them. any, all and * are everyInterface, with loopback if it is named, too, and nothing else.
 func parseInterfaces(text string) (list []string, err error) {
 	items := strings.Split(text, ",")
 	for i, item := range items {
@@ -305,8 +305,9 @@ func parseInterfaces(text string) (list []string, err error) {
 			return nil, fmt.Errorf("%q never fits: a pattern is the beginning of a name and one * (ppp*)", item)
 		case len(item) > maxLinkName:
 			return nil, fmt.Errorf("%q is too long: the name of an interface has %d characters at most, with a *", item, maxLinkName)
-		// dev_valid_name in the kernel's net/core/dev.c.
-		case name == "", name == ".", name == "..", strings.ContainsAny(name, "/: \t*?"):
+		// dev_valid_name in the kernel's net/core/dev.c; with a colon it is an address's label.
+		case name == "", name == ".", name == "..", strings.ContainsAny(name, "/ \t*?"), pattern && strings.Contains(name, ":"),
+			strings.HasPrefix(name, ":"), strings.HasSuffix(name, ":"):
 			return nil, fmt.Errorf("%q is no interface: names with commas between them (eth0, ppp*), any, or auto", item)
 		}
 		if !slices.Contains(list, item) {
@@ -430,6 +431,7 @@ func (p *configParser) setSeconds(to *time.Duration, value string) {
 func (p *configParser) finish() {
 	for i, d := range p.config.Doors {
 		s := p.doors[i]
+		d.Lines = s.seen
 		p.at(s, "")
 		if s.seen["Start_Command_6"] == 0 {
 			d.Start6 = d.Start

@@ -76,7 +76,8 @@ func (f TCPFlags) fit(flags uint8) bool { return flags&f.Mask == f.Value }
 // Door is one section of the configuration: who knocks its sequence gets its command run, or its ports opened, or both.
 type Door struct {
 	Name     string
-	Line     int // of the section in the file
+	Line     int            // of the section in the file
+	Lines    map[string]int // of its directives; a door that is not from a file has none
 	Sequence []Knock
 	// SeqTimeout is how long after its first knock the sequence must be complete.
 	SeqTimeout time.Duration
@@ -135,6 +136,14 @@ func (d *Door) decoy(h *Hit) bool {
 		}
 	}
 	return false
+}
+
+// line is where a directive stands in the file, or the section if it does not.
+func (d *Door) line(directive string) int {
+	if n := d.Lines[directive]; n != 0 {
+		return n
+	}
+	return d.Line
 }
 
 // commands returns the start and stop line for a source.

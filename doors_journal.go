@@ -343,8 +343,8 @@ func openJournal(dir string) (*Journal, error) {
 	held, isHeld := errors.AsType[*heldError](err)
 	switch {
 	case isHeld:
-		return nil, fmt.Errorf("%s is held by another daemon, process %s: one daemon watches several interfaces (-i eth0,eth1); "+
-			"for a second one name another StateDir", dir, cmp.Or(held.holder, "?"))
+		return nil, fmt.Errorf("%w: one daemon watches several interfaces (-i eth0,eth1); a second one needs another configuration, "+
+			"and another StateDir if that names one", &heldError{dir, cmp.Or(held.holder, "?")})
 	case err != nil:
 		return nil, fmt.Errorf("%w: %s", err, otherDir)
 	}
@@ -382,7 +382,7 @@ func makeStateDir(dir string) error {
 		return &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
 	if is.Mode&unix.S_IFMT == unix.S_IFDIR && (is.Mode&0o022 != 0 || int(is.Uid) != os.Geteuid()) {
-		return fmt.Errorf("%s is not for us alone to write to, and commands are kept there: make it so (chown, chmod 700)", dir)
+		return fmt.Errorf("%s must be writable by %s only, because stored commands are run from it (chown, chmod 700)", dir, runsAs())
 	}
 	return nil
 }

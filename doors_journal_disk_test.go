@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const held = " is held by another daemon, process %d: one daemon watches several interfaces (-i eth0,eth1); for a second one name another StateDir"
+const held = " is held by another daemon, process %d: one daemon watches several interfaces (-i eth0,eth1); a second one needs another configuration, and another StateDir if that names one"
 
 // testDir is a folder for a journal, and a journal in it. They last as long as the test.
 func testDir(t *testing.T) (string, *Journal) {
@@ -234,7 +234,7 @@ func TestJournalRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const others = " is not for us alone to write to, and commands are kept there: make it so (chown, chmod 700): StateDir names another folder"
+	const others = " must be writable by root only, because stored commands are run from it (chown, chmod 700): StateDir names another folder"
 	for dir, want := range map[string]string{
 		file:            "opening the pid file: open " + file + "/lock: not a directory: StateDir names another folder",
 		file + "/below": "mkdir " + file + ": not a directory: StateDir names another folder",

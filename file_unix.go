@@ -3,10 +3,19 @@
 package main
 
 import (
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
+
+// runsAs is the user that this process runs as.
+func runsAs() string {
+	if uid := os.Geteuid(); uid != 0 {
+		return fmt.Sprint("user ", uid)
+	}
+	return "root"
+}
 
 // errLocked is lockFile's error while somebody else has the lock.
 const errLocked = unix.EWOULDBLOCK

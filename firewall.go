@@ -166,7 +166,8 @@ func (c *Config) ruleset(general, auto []string, links map[int]*Link) (r Ruleset
 			case item == autoInterface:
 				h.Links = append(h.Links, auto...)
 			default:
-				h.Links = append(h.Links, item)
+				link, _, _ := strings.Cut(item, ":") // without an address's label
+				h.Links = append(h.Links, link)
 			}
 		}
 		h.Links = append(h.Links, inputs(h.Links, links)...)

@@ -27,7 +27,7 @@ func flushAll(e env, args []string) error {
 	}
 	config := &Config{}
 	c, err := openConfig(cmp.Or(o.config, defaultConfigFile))
-	if kept := e.stateDir + "/good.conf"; o.config == "" && errors.Is(err, fs.ErrNotExist) {
+	if kept := e.stateDirs[0] + "/good.conf"; o.config == "" && errors.Is(err, fs.ErrNotExist) {
 		c, err = openConfig(kept)
 	}
 	switch {
@@ -36,32 +36,42 @@ func flushAll(e env, args []string) error {
 	case o.config != "" || !errors.Is(err, fs.ErrNotExist):
 		return withoutSecrets(err)
 	}
-	journal, recovered, err := readJournal(config, e.stateDir)
-	if journal != nil {
-		defer journal.close()
+	file, err := filepath.Abs(cmp.Or(o.config, defaultConfigFile))
+	if err != nil {
+		return err
+	}
+	var state State
+	defer state.close(&State{})
+	err = state.openJournal(config, file, e.stateDirs)
+	state.notes = nil // of which flush needs only those about what is left
+	if err == nil {
+		err = state.takeLeft(true, o.config == "")
 	}
 	if err != nil {
 		return err
 	}
-	lock, err := lockFirewall(filepath.Dir(e.socket))
-	if err != nil {
+	if state.lock, err = state.lockFirewall(e); err != nil {
 		return err
 	}
-	defer lock.remove()
-	doors := newDoors(e.now, &Log{out: e.stderr, date: e.date}, Command.start)
-	doors.journal.configure(journal.write)
+	log := &Log{out: e.stderr, date: e.date}
+	for _, note := range state.notes {
+		log.printf("%s", note)
+	}
+	doors := newDoors(e.now, log, Command.start)
 	doors.firewall.configure(newApplier(config).inBackground, false)
-	doors.resume(e.now(), recovered)
+	state.resume(doors, e.now())
 	doors.firewall.flushing.Store(true)
 	nobody := make(chan Grant)
 	close(nobody)
 	doors.serve(nobody)
-	if !doors.firewall.flushed || len(doors.journal.left) > 0 {
+	if !doors.firewall.flushed || len(doors.journal.left)+len(state.notes) > 0 {
 		return errors.New("not everything could be closed: see above")
 	}
-	journal.forgetFirewall()
-	if recovered.Lost != "" {
-		return errors.New(recovered.Lost)
+	state.forgetFirewall()
+	for _, r := range append(state.left, left{Recovered: state.recovered}) {
+		if r.Lost != "" {
+			return errors.New(r.Lost)
+		}
 	}
 	fmt.Fprintln(e.stdout, "nothing of sesame is left in the firewall")
 	return nil

@@ -199,6 +199,9 @@ func (i *installer) put(items []item) error {
 		}
 	}
 	fmt.Fprintln(i.stdout, "next:")
+	if info, err := os.Stat(defaultConfigFile); err == nil && othersRead(info) && i.destdir == "" { // as Debian packages it
+		fmt.Fprintf(i.stdout, "  chmod 600 %s\n", defaultConfigFile)
+	}
 	if _, err := os.Stat(knockdDropIns); err == nil && i.init.name == "systemd" {
 		fmt.Fprintf(i.stdout, "  mv %s /etc/systemd/system/sesame.service.d\n  systemctl daemon-reload\n", knockdDropIns)
 	}
@@ -312,8 +315,10 @@ func uninstall(e env, args []string) error {
 	if err := flushAll(e, nil); err != nil {
 		return fmt.Errorf("nothing was taken back: %w: if the daemon runs, stop it first: %s", err, i.init.stop)
 	}
-	for _, name := range []string{"/lock", "/journal", "/firewall", "/good.conf", ""} {
-		_ = os.Remove(e.stateDir + name)
+	for _, folder := range slices.Backward(stateFolders(e.stateDirs)) {
+		for _, name := range []string{"/lock", "/journal", "/firewall", "/good.conf", ""} {
+			_ = os.Remove(folder + name)
+		}
 	}
 	_ = os.Remove(keptOnRouter)
 	_ = unix.Rmdir(filepath.Dir(e.socket))

@@ -28,6 +28,7 @@ put /etc/systemd/system/sesame.service
 put /etc/systemd/system/knockd.service
 run systemctl daemon-reload
 next:
+  chmod 600 /etc/knockd.conf
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame
@@ -199,7 +200,7 @@ func TestKnockdForwards(t *testing.T) {
 	m.run("cp /tmp/ours /etc/systemd/system/knockd.service")
 	// Settings of one's own for the unit belong to the other one now.
 	m.run("mkdir /etc/systemd/system/knockd.service.d")
-	if got := m.run("/machine/sesame install"); !strings.Contains(got, "next:\n  mv /etc/systemd/system/knockd.service.d /etc/systemd/system/sesame.service.d\n  systemctl daemon-reload\n  systemctl stop") {
+	if got := m.run("/machine/sesame install"); !strings.Contains(got, "next:\n  chmod 600 /etc/knockd.conf\n  mv /etc/systemd/system/knockd.service.d /etc/systemd/system/sesame.service.d\n  systemctl daemon-reload\n  systemctl stop") {
 		t.Errorf("install: got %s", got)
 	}
 }

@@ -212,7 +212,7 @@ func FuzzLinkMessages(f *testing.F) {
 			}
 		}
 		if len(body) >= unix.SizeofIfAddrmsg {
-			if _, addr := parseAddress(body); addr.Zone() != "" {
+			if _, addr, _ := parseAddress(body); addr.Zone() != "" {
 				t.Errorf("a zone: %v", addr)
 			}
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -22,15 +23,18 @@ type Link struct {
 	Parent    int // of a VLAN, macvlan or ipvlan: index of the link whose frames it shows again, else 0
 	Takes     taking
 	Loopback  bool
-	Up        bool         // and running: a cable is in
-	Default   bool         // a default route leads out of it
-	Addresses []netip.Addr // without zone
+	Up        bool                  // and running: a cable is in
+	Default   bool                  // a default route leads out of it
+	Addresses []netip.Addr          // without zone
+	Labels    map[netip.Addr]string // of those that have one, such as eth0:1 (ip-address(8))
 
 	// Outside has bit i set unless the i-th list of interfaces names the link (Config.lists). The others have those
 	// lists whose links show frames of this one again, also with links between that no list names: MasterShows each
 	// frame, TagShows those with a VLAN's tag, ForeignShows those to another hardware address.
 	Outside, MasterShows, TagShows, ForeignShows uint64
 	ipvlans                                      []*Link // whose Parent it is
+	// unlabelled has, for each address, the lists that name others of the link's by their labels, and not the link.
+	unlabelled map[[16]byte]uint64
 }
 
 // taking is which frames of its parent a link shows again.
@@ -71,7 +75,7 @@ const allLists = ^uint64(0)
 // frameOutside has the bits of the lists of interfaces for which a frame on the link, to that address, does not count:
 // those that do not name the link, and those that name another one which shows the frame again.
 func (l *Link) frameOutside(f *Frame, to [16]byte) uint64 {
-	bits := l.Outside | l.MasterShows
+	bits := l.Outside | l.MasterShows | l.unlabelled[to]
 	if f.Tagged {
 		bits |= l.TagShows
 	}
@@ -105,9 +109,12 @@ func readLinks(routes bool) (map[int]*Link, error) {
 		}
 	}
 	err = dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, unix.SizeofIfAddrmsg, func(body []byte) {
-		index, addr := parseAddress(body)
+		index, addr, label := parseAddress(body)
 		if l := links[index]; l != nil && addr.IsValid() {
 			l.Addresses = append(l.Addresses, addr)
+			if strings.Contains(label, ":") { // else it is the link's name
+				l.Labels[addr] = label
+			}
 		}
 	})
 	if err != nil {
@@ -134,8 +141,9 @@ func readLinks(routes bool) (map[int]*Link, error) {
 func parseLink(body []byte) (l *Link, kind string) {
 	flags := binary.NativeEndian.Uint32(body[8:])
 	l = &Link{
-		Index: int(int32(binary.NativeEndian.Uint32(body[4:]))),
-		Up:    flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING != 0, Loopback: flags&unix.IFF_LOOPBACK != 0,
+		Labels: map[netip.Addr]string{},
+		Index:  int(int32(binary.NativeEndian.Uint32(body[4:]))),
+		Up:     flags&unix.IFF_UP != 0 && flags&unix.IFF_RUNNING != 0, Loopback: flags&unix.IFF_LOOPBACK != 0,
 	}
 	parent, foreign := 0, false
 	var data []byte
@@ -190,12 +198,14 @@ func indexOf(value []byte) int {
 
 // parseAddress reads struct ifaddrmsg (rtnetlink(7)) and the attributes behind it. Without a usable address it returns
 // the zero Addr.
-func parseAddress(body []byte) (index int, addr netip.Addr) {
+func parseAddress(body []byte) (index int, addr netip.Addr, label string) {
 	var other netip.Addr
 	eachAttribute(body[unix.SizeofIfAddrmsg:], func(attr uint16, value []byte) {
 		switch attr {
 		case unix.IFA_LOCAL:
 			addr, _ = netip.AddrFromSlice(value)
+		case unix.IFA_LABEL:
+			label = strings.TrimRight(string(value), "\x00")
 		case unix.IFA_ADDRESS:
 			// On a point-to-point link it is the other end's (linux/if_addr.h); IPv6 without a peer has it alone.
 			other, _ = netip.AddrFromSlice(value)
@@ -207,7 +217,7 @@ func parseAddress(body []byte) (index int, addr netip.Addr) {
 	if addr.Is4In6() { // no packet is to it: it stands for an IPv4 address that this host need not have
 		addr = netip.Addr{}
 	}
-	return indexOf(body[4:]), addr
+	return indexOf(body[4:]), addr, label
 }
 
 // parseDefaultRoute reads struct rtmsg (rtnetlink(7)) and the attributes behind it, and returns the links that a default
@@ -294,10 +304,16 @@ const maxNested = 8
 // of them names, by index.
 func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 	for _, l := range links {
-		l.Outside = allLists
+		l.Outside, l.unlabelled = allLists, map[[16]byte]uint64{}
 		for i, list := range lists {
-			if names(list, l) {
-				l.Outside &^= 1 << i
+			if !names(list, l) {
+				continue
+			}
+			l.Outside &^= 1 << i
+			for _, addr := range l.Addresses {
+				if !namesWhole(list, l) && !slices.Contains(list, l.Labels[addr]) {
+					l.unlabelled[addr.As16()] |= 1 << i
+				}
 			}
 		}
 		if l.listened() {
@@ -332,8 +348,14 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 	return on
 }
 
-// names reports whether a list of interfaces, as parseInterfaces returns it, names the link.
+// names reports whether a list of interfaces, as parseInterfaces returns it, names the link or an address's label on it.
 func names(list []string, l *Link) bool {
+	label := func(addr netip.Addr) bool { return slices.Contains(list, l.Labels[addr]) }
+	return namesWhole(list, l) || slices.ContainsFunc(l.Addresses, label)
+}
+
+// namesWhole reports whether it names the link.
+func namesWhole(list []string, l *Link) bool {
 	return slices.ContainsFunc(list, func(item string) bool {
 		prefix, pattern := strings.CutSuffix(item, "*")
 		pattern = pattern && (item != everyInterface || !l.Loopback)
@@ -344,7 +366,7 @@ func names(list []string, l *Link) bool {
 // same reports whether the other link is this one, unchanged.
 func (l *Link) same(o *Link) bool {
 	return o != nil && l.Name == o.Name && l.Upper == o.Upper && l.Master == o.Master && l.Parent == o.Parent && l.Takes == o.Takes &&
-		l.Loopback == o.Loopback && l.Up == o.Up && l.Default == o.Default && slices.Equal(l.Addresses, o.Addresses)
+		l.Loopback == o.Loopback && l.Up == o.Up && l.Default == o.Default && slices.Equal(l.Addresses, o.Addresses) && maps.Equal(l.Labels, o.Labels)
 }
 
 // defaultLinks names those that hold a default route, sorted.
@@ -356,6 +378,16 @@ func defaultLinks(links map[int]*Link) (names []string) {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// linkNames are the names of all links, sorted, for a message.
+func linkNames(links map[int]*Link) string {
+	var all []string
+	for _, l := range links {
+		all = append(all, l.Name)
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
 }
 
 // linkStates are the links that lists name, by index, and then the items that no link fits.

@@ -149,7 +149,7 @@ func TestLinkStates(t *testing.T) {
 		t.Errorf("any, with lo alone: got %v, want nothing", got)
 	}
 	links[2].Default = false
-	if got := linkStates([][]string{{"auto"}}, links); len(got) != 1 || got[0].news() != "no interface holds a default route yet: one is waited for" {
+	if got := linkStates([][]string{{"auto"}}, links); len(got) != 1 || got[0].news("eth0, lo") != "no interface holds a default route yet: one is waited for: there are eth0, lo" {
 		t.Errorf("auto without a default route: got %v", got)
 	}
 }
@@ -185,11 +185,11 @@ func TestParseLink(t *testing.T) {
 
 	address := append([]byte{unix.AF_INET, 24, 0, 0}, number(7)...)
 	address = append(address, attribute(unix.IFA_ADDRESS, []byte{10, 0, 0, 2})...)
-	if index, addr := parseAddress(address); index != 7 || addr.String() != "10.0.0.2" {
+	if index, addr, _ := parseAddress(address); index != 7 || addr.String() != "10.0.0.2" {
 		t.Errorf("got the address %v of link %d", addr, index)
 	}
 	address = append(address, attribute(unix.IFA_LOCAL, []byte{10, 0, 0, 1})...)
-	if _, addr := parseAddress(address); addr.String() != "10.0.0.1" {
+	if _, addr, _ := parseAddress(address); addr.String() != "10.0.0.1" {
 		t.Errorf("of a point-to-point link: got the address %v", addr)
 	}
 

@@ -66,6 +66,9 @@ const (
 	lastWords = time.Second
 )
 
+// stockLogFile is the LogFile of the configuration that knockd comes with, which most others were copied from.
+const stockLogFile = "/var/log/knockd.log"
+
 // start lets a goroutine write the lines from now on, until finish.
 func (l *Log) start() {
 	l.queue, l.change = make(chan logLine, maxQueue), make(chan outlets, 1)
@@ -116,7 +119,7 @@ func (l *Log) open(path string, syslog *Syslog) error {
 			return fmt.Errorf("opening the log file: %w: a pipe needs somebody who reads it first", err)
 		}
 		if err != nil {
-			return fmt.Errorf("opening the log file: %w: LogFile or -g must name a file that root can write", err)
+			return fmt.Errorf("opening the log file: %w: LogFile or -g must name a file that %s can write", err, runsAs())
 		}
 		to.all = append(to.all, &outlet{kind: "file", put: func(line logLine) bool {
 			return write(to.file, line.at.Format("[2006-01-02 15:04] ")+line.text)

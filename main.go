@@ -44,8 +44,8 @@
 //	knock_send_unix.go knock_send_windows.go knock_raw_linux.go              how a knock is sent
 //	knock_socket_unix.go knock_send_linux.go knock_other.go
 //	knock_icmp_linux.go knock_segment.go* knock_outcome.go* knock_send.go*   and what comes back
-//	serve_state.go serve_listener.go serve_logs.go serve_options.go          the daemon's parts
-//	serve_detach.go serve_notify.go
+//	serve_state.go serve_folder.go serve_listener.go serve_logs.go           the daemon's parts
+//	serve_options.go serve_detach.go serve_notify.go serve_capability.go
 //	doors.go doors_opening.go doors_firewall.go doors_queue.go               what is open
 //	doors_onetime.go doors_journal.go doors_log.go doors_command.go
 //	control.go                                                               status and close ask here
@@ -80,9 +80,25 @@ func main() { os.Exit(run(realEnv(), os.Args)) }
 func realEnv() env {
 	return env{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, now: bootTime, date: time.Now,
-		stateDir: "/var/lib/sesame", socket: defaultControl,
+		stateDirs: stateDirs(), socket: defaultControl,
 		crash: func(string) {},
 	}
+}
+
+// stateDirs are where the daemon may keep what outlives it. A package's service, or a user, may have no access to the first.
+func stateDirs() []string {
+	dirs := []string{"/var/lib/sesame"}
+	if given, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); given != "" && given != dirs[0] { // systemd.exec(5)
+		dirs = append(dirs, given)
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		dirs = append(dirs, filepath.Join(home, ".local/state/sesame"))
+	}
+	run := fmt.Sprint("/run/user/", os.Getuid())
+	if _, err := os.Stat(run); err == nil {
+		dirs = append(dirs, run+"/sesame")
+	}
+	return dirs
 }
 
 // subcommands is a function, as help refers to the table that it stands in.

@@ -33,7 +33,10 @@ func TestMain(m *testing.M) {
 func childEnv() env {
 	e := realEnv()
 	own := filepath.Join(os.Getenv("SESAME_TEST_ROOT"), strconv.FormatInt(time.Now().UnixNano(), 36)) // process numbers come again
-	e.stateDir, e.socket = own+"-state", own+"-control/socket"
+	e.stateDirs, e.socket = []string{own + "-state"}, own+"-control/socket"
+	if dirs := os.Getenv("SESAME_TEST_STATE"); dirs != "" {
+		e.stateDirs = filepath.SplitList(dirs)
+	}
 	if os.Getenv("SESAME_TEST_CLOCK") == "jumps" { // a year back and forth, with each look at it
 		years := 1
 		e.date = func() time.Time {
@@ -168,7 +171,7 @@ func TestExitStatus(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("most of these are of the daemon, which needs Linux: TestNeedsLinux has the rest")
 	}
-	good := writeConfig(t, "[a]\nSequence = 7000,3000,9000\nCommand = open\n")
+	good := writeConfig(t, "[a]\nSequence = 7000,3000,9000\nCommand = true\n")
 	bad := writeConfig(t, "[a]\nSequence = x\nColour = red\n")
 	missing := filepath.Join(t.TempDir(), "none.conf")
 	tests := []struct {

@@ -451,7 +451,7 @@ func TestManFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, f := range made {
-		want = append(want, filepath.Join(realEnv().stateDir, f.Name()))
+		want = append(want, filepath.Join(realEnv().stateDirs[0], f.Name()))
 	}
 	got := items(readManPage(t, "sesame.8").under(t, "FILES"), "Pa")
 	slices.Sort(got)

@@ -76,8 +76,11 @@ func lockPidFile(path string, patience time.Duration) (*PidFile, error) {
 		}
 		p := &PidFile{path: path, file: f}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			// Empty also is the file of one that is about to write its number.
-			ending, holder := p.empty(), p.holder()
+			// Empty also is the file of one that is about to write its number; and with that of a dead daemon, another one
+			// has just locked it.
+			holder := p.holder()
+			n, err2 := strconv.Atoi(holder)
+			ending := p.empty() || err2 == nil && unix.Kill(n, 0) == unix.ESRCH
 			_ = f.Close()
 			switch {
 			case !errors.Is(err, unix.EWOULDBLOCK):

@@ -38,7 +38,7 @@ func serve(e env, args []string) error {
 		env: e, hangups: make(chan os.Signal, 1), ends: make(chan os.Signal, 2),
 		settings: make(chan doorSettings, 1), asks: make(chan Ask), used: make(chan struct{}, 1),
 	}
-	rest, err := getopt(args, d.options.options())
+	rest, err := getopt(args, d.options.optionsAs(e.name))
 	switch {
 	case err != nil:
 	case len(rest) > 0:
@@ -51,13 +51,16 @@ func serve(e env, args []string) error {
 	}
 	d.usage = err
 	if d.options.checking {
-		return withoutSecrets(check(e, []string{"-c", d.options.config}))
+		return withoutSecrets(checkOptions{config: d.options.config, onlyIPv4: d.options.onlyIPv4}.check(e))
 	}
 	d.notifier = newNotifier()
 	background := d.options.daemon
 	if background && d.notifier != "" {
 		fmt.Fprintf(e.stderr, "%s: warning: -d is passed over: systemd has the daemon in the background already\n", e.name)
 		background = false
+	}
+	if background && endedByUnit() {
+		fmt.Fprintf(e.stderr, "%s: warning: systemd ends a daemon that goes to the background: leave out -d, or write Type=forking into the unit\n", e.name)
 	}
 	if !background {
 		return d.live(nil)
@@ -102,6 +105,7 @@ func (d *daemon) live(caller *os.File) error {
 		}
 	}
 	closed := d.start(next)
+	hideMemory() // last: what has been done until now may need /proc
 	return d.end(d.followNews(), closed)
 }
 
@@ -143,8 +147,13 @@ func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error
 		return nil, err
 	}
 	if background && d.pid == nil {
-		if d.pid, err = claimPidFile(c.PidFile, endTime); err != nil {
+		d.pid, err = claimPidFile(cmp.Or(c.PidFile, defaultPidFile), endTime)
+		_, isHeld := errors.AsType[*heldError](err)
+		switch {
+		case err != nil && (c.PidFile != "" || isHeld):
 			return nil, err
+		case err != nil:
+			fmt.Fprintf(d.stderr, "%s: warning: %v\n", d.name, err)
 		}
 	}
 	next, err := d.setup.bring(c, trouble)
@@ -177,10 +186,7 @@ func (d *daemon) setUpDoors(next *Setup) error {
 	d.doors.oneTime.configure(useOneTime, d.used)
 	d.doors.tellPoints(d.crash)
 	state := next.state
-	if state.journal != nil {
-		d.doors.journal.configure(state.journal.write)
-	}
-	d.doors.resume(d.now(), state.recovered)
+	state.resume(d.doors, d.now())
 	d.doors.setRules(next.listener.rules(), false)
 	if err := state.buildFirewall(d.env, d.logs.log, next.listener, d.doors.ruleset(d.now(), nil)); err != nil {
 		return err
@@ -300,8 +306,8 @@ func (d *daemon) end(ending os.Signal, closed <-chan struct{}) error {
 	for {
 		select {
 		case <-closed:
-			if d.doors.firewall.flushed && d.setup.state.journal != nil {
-				d.setup.state.journal.forgetFirewall()
+			if d.doors.firewall.flushed {
+				d.setup.state.forgetFirewall()
 			}
 			if d.setup.config.hides() && ending != unix.SIGINT {
 				d.logs.log.printf("shutting down: hidden ports stay hidden, and sesame flush removes every trace")

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Setup is a configuration with all that it needs. One is in force; another is brought, and then committed or closed.
@@ -56,7 +54,8 @@ func (s *Setup) open(inForce *Setup) (err error) {
 			return err
 		}
 	}
-	if s.state, err = inForce.state.bring(s.env, s.listener, first); err != nil || first {
+	file, _ := filepath.Abs(s.options.config)
+	if s.state, err = inForce.state.bring(s.env, s.listener, file, first); err != nil || first {
 		return err
 	}
 	return s.listener.openCaptures() // last: what comes while old and new ones are there counts twice
@@ -112,7 +111,7 @@ func (s *Setup) followLinks(doors chan<- doorSettings) {
 	if !s.listener.follow(s.now()) {
 		return
 	}
-	if s.state.lock != nil && !slices.Equal(auto, s.listener.auto) {
+	if s.state.lock != nil && s.state.journal != nil && !slices.Equal(auto, s.listener.auto) {
 		if err := s.state.journal.noteFirewall(s.listener.auto); err != nil {
 			s.listener.log.printf(s.now(), "%v", err)
 		}
@@ -149,6 +148,9 @@ func (s *Setup) nextSequences(log *Log) {
 
 // logWarnings tells of what may surprise.
 func (s *Setup) logWarnings(log *Log) {
+	for _, note := range s.state.notes {
+		log.printf("%s", note)
+	}
 	s.listener.logOdd(log)
 	for _, w := range s.config.Warnings {
 		log.printf("warning: %s", w)
@@ -194,24 +196,4 @@ func (s *Setup) keep(log *Log) {
 	if err != nil {
 		log.printf("warning: keeping the configuration: %v: a start with a mistake in it takes an older one, or fails", err)
 	}
-}
-
-// missingCapability names what the process lacks (capabilities(7)). As root in a container it may have less than root.
-func missingCapability(c *Config) error {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var have [2]unix.CapUserData
-	if unix.Capget(&header, &have[0]) != nil {
-		return nil // what needs it will tell
-	}
-	var missing []string
-	if have[0].Effective&(1<<unix.CAP_NET_RAW) == 0 {
-		missing = append(missing, "CAP_NET_RAW (to see packets)")
-	}
-	if have[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 && c.native() {
-		missing = append(missing, "CAP_NET_ADMIN (for Open_Ports)")
-	}
-	if missing == nil {
-		return nil
-	}
-	return fmt.Errorf("missing: %s: run it as root, or give it what is missing", strings.Join(missing, " and "))
 }

@@ -50,7 +50,14 @@ func TestReloadFailsAuto(t *testing.T) {
 	n := w.netns()
 	dir := t.TempDir()
 	e := realEnv()
-	e.socket = "/dev/null/none/control" // no place for the firewall's lock
+	e.socket = dir + "/control"
+	w.must(n.do(func() error { // another daemon has the firewall
+		lock, err := lockFirewall(dir)
+		if err == nil {
+			t.Cleanup(lock.remove)
+		}
+		return err
+	}))
 	file := dir + "/knockd.conf"
 	w.must(os.WriteFile(file, []byte(linkDoors+"[options]\n\tInterface = auto\n\tStateDir = "+dir+"\n"), 0o600))
 	var options serveOptions

@@ -63,7 +63,8 @@ func detached() *os.File {
 	_ = os.Unsetenv(detachedEnv)
 	unix.CloseOnExec(fd)
 	// Commands such as killall and pgrep find it by this name (proc_pid_comm(5)); it would be "exe".
-	_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
+	// With a file's capabilities, /proc/self/comm is root's.
+	_ = os.WriteFile(fmt.Sprintf("/proc/self/task/%d/comm", os.Getpid()), []byte(filepath.Base(os.Args[0])), 0)
 	return os.NewFile(uintptr(fd), "pipe to the caller")
 }
 

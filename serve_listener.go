@@ -315,7 +315,7 @@ func (l *Listener) logLinks(now time.Duration, links map[int]*Link) {
 	}
 	for _, s := range after {
 		if !slices.ContainsFunc(before, func(b LinkState) bool { return b.Name == s.Name && b.String() == s.String() }) {
-			l.log.printf(now, "%s", s.news())
+			l.log.printf(now, "%s", s.news(linkNames(links)))
 		}
 	}
 }
@@ -324,7 +324,7 @@ func (l *Listener) logLinks(now time.Duration, links map[int]*Link) {
 func (l *Listener) logOdd(log *Log) {
 	for _, s := range linkStates(l.named(), l.links) {
 		if s.odd() {
-			log.printf("%s", s.news())
+			log.printf("%s", s.news(linkNames(l.links)))
 		}
 	}
 }

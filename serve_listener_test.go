@@ -454,3 +454,32 @@ func TestListenerAsks(t *testing.T) {
 		}
 	}
 }
+
+// TestLabel has an address with a label: knocks at it alone count for who names the label, as it comes and goes.
+func TestLabel(t *testing.T) {
+	w := newWorld(t, 1)
+	label := func(verb string) {
+		w.must(w.host.run("ip", "address", verb, "10.9.0.100/24", "dev", "eth0", "label", "eth0:1"))
+	}
+	label("add")
+	d := w.serve("[whole]\n sequence = 5000,6000\n command = true\n interface = eth0\n"+
+		"[labelled]\n sequence = 7000,8000\n command = true\n", "-i", "eth0:1,nosuch:2")
+	d.await("there is no interface nosuch:2 yet: it is waited for: there are eth0, lo\n")
+	knock := func(address string, ports ...string) { w.knock(0, append([]string{"-d20", address}, ports...)...) }
+	knock(hostAddr, "7000", "8000")
+	knock(hostAddr6, "7000", "8000")
+	knock(hostAddr, "5000", "6000")
+	d.await("whole: OPEN SESAME")
+	if strings.Contains(d.logged(), "labelled: Stage") {
+		t.Error("a knock at another address has counted")
+	}
+	knock("10.9.0.100", "7000", "8000")
+	d.await("labelled: OPEN SESAME")
+	label("delete")
+	d.await("there is no interface eth0:1 yet: it is waited for")
+	label("add")
+	w.eventually("the label's return", func() bool {
+		knock("10.9.0.100", "7000", "8000")
+		return strings.Count(d.logged(), "labelled: OPEN SESAME") > 1
+	})
+}

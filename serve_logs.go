@@ -29,7 +29,13 @@ func openLogs(e env, o *serveOptions, c *Config, background bool) (*Logs, error)
 		names = newNames(e.now, net.DefaultResolver.LookupAddr)
 	}
 	l := &Logs{log: &Log{out: out, copy: copied, date: e.date, names: names}, name: e.name}
-	if err := l.open(c); err != nil {
+	err := l.open(c)
+	if err != nil && o.logFile == "" && c.LogFile == stockLogFile {
+		fmt.Fprintf(e.stderr, "%s: warning: %v\n", e.name, err)
+		c.LogFile = ""
+		err = l.open(c)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if background && c.LogFile == "" && !c.UseSyslog {

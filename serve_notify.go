@@ -4,6 +4,8 @@ package main
 
 import (
 	"os"
+	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,4 +36,15 @@ func (n Notifier) tell(state string) {
 	}
 	_ = unix.Sendto(fd, []byte(state), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: string(n)})
 	_ = unix.Close(fd)
+}
+
+// endedByUnit is whether this process is the main one of a systemd unit whose Type= takes its end for the daemon's.
+func endedByUnit() bool {
+	if os.Getenv("INVOCATION_ID") == "" || os.Getppid() != 1 {
+		return false
+	}
+	text, _ := os.ReadFile("/proc/self/cgroup") // 0::/system.slice/knockd.service
+	unit := filepath.Base(strings.TrimSpace(string(text)))
+	kind, _, _ := execute([]string{"systemctl", "show", "--property=Type", unit}, "", inspectLimit)
+	return strings.TrimSpace(kind) != "Type=forking"
 }

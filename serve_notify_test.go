@@ -41,3 +41,21 @@ func TestNotifierOfOthers(t *testing.T) {
 		t.Errorf("got NOTIFY_SOCKET=%s, want none", v)
 	}
 }
+
+// TestBackgroundInUnit starts units that have the daemon go to the background. systemd ends one at once whose unit does not
+// say so, and the daemon warns of that.
+func TestBackgroundInUnit(t *testing.T) {
+	w := newWorld(t, 0)
+	m := boot(t, w.host, systemdInit, "")
+	m.run("ln -s /machine/sesame /usr/local/sbin/knockd; printf '[a]\nsequence = 7000,8000\ncommand = true\n' > /etc/game.conf")
+	for unit, test := range map[string]struct{ kind, warns string }{"simple": {"", "1\n"}, "forking": {"Type=forking", "0\n"}} {
+		m.run("printf '[Service]\n" + test.kind + "\nExecStart=/usr/local/sbin/knockd -d -c /etc/game.conf -g /run/" + unit + ".log -p /run/game.pid\n' > /etc/systemd/system/" + unit + ".service")
+		m.run("systemctl daemon-reload; systemctl start " + unit)
+		w.eventually("the daemon of "+unit, func() bool {
+			_, err := m.output("grep -q 'starting up' /run/" + unit + ".log")
+			return err == nil
+		})
+		m.run("systemctl stop " + unit)
+		m.want(unit, m.run("journalctl -q -b -u "+unit+" | grep -c 'warning: systemd ends a daemon that goes to the background: leave out -d, or write Type=forking into the unit' || true"), test.warns)
+	}
+}

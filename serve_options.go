@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // serveOptions is the daemon's command line. Where the configuration says something else, the command line wins.
@@ -35,8 +36,19 @@ func (o *serveOptions) options() []option {
 		flagOption('4', "only-ip-v4", "take no notice of IPv6", &o.onlyIPv4),
 		flagOption('t', "test", "read the configuration as sesame check does, and end", &o.checking),
 		stringOption(0, "keep", "FILE", "for services: keep each configuration that works in FILE, and start with that one where the configuration is missing or wrong", &o.keep),
-		stringOption('s', "socket", "PATH", "socket for sesame status and sesame close (default "+defaultControl+")", &o.socket),
+		stringOption('s', "socket", "PATH", "socket for sesame status and sesame close (default "+defaultControl+"; knockd has no -s PATH)", &o.socket),
+		flagOption(0, "save-mem", "as knockd 0.8.2 has it, and -s when called knockd: nothing changes", new(bool)),
 	}, helpOptions()...)
+}
+
+// optionsAs are those of the program by that name: -s is --save-mem for knockd's.
+func (o *serveOptions) optionsAs(name string) []option {
+	all := o.options()
+	if name == "knockd" {
+		i := slices.IndexFunc(all, func(o option) bool { return o.long == "socket" })
+		all[i].short, all[i+1].short = 0, 's'
+	}
+	return all
 }
 
 // leaveDir makes the paths of options and configuration mean the same after the daemon has left the caller's folder.
@@ -63,7 +75,7 @@ func (o *serveOptions) readConfig(file string) (*Config, error) {
 		return nil, err
 	}
 	c.LogFile = o.resolve(cmp.Or(o.logFile, c.LogFile))
-	c.PidFile = o.resolve(cmp.Or(o.pidFile, c.PidFile, defaultPidFile))
+	c.PidFile = o.resolve(cmp.Or(o.pidFile, c.PidFile))
 	if o.on != nil {
 		c.Interfaces = o.on
 	}

@@ -17,7 +17,7 @@ func TestServeReadConfig(t *testing.T) {
 		dir          string
 		want         string // log file, pid file, interfaces and one-time file
 	}{
-		{"defaults", "", nil, "", " " + defaultPidFile + " [*] once"},
+		{"defaults", "", nil, "", "  [*] once"},
 		{"the configuration's", "LogFile = /log\nPidFile = /pid\nInterface = eth0", nil, "", "/log /pid [eth0] once"},
 		{"the command line's", "LogFile = /log\nPidFile = /pid\nInterface = eth0", []string{"-g", "log", "-p", "pid", "-i", "eth1,eth2"}, "", "log pid [eth1 eth2] once"},
 		{"in the background", "LogFile = log", []string{"-p", "/pid"}, "/home", "/home/log /pid [*] /home/once"},
@@ -40,5 +40,26 @@ func TestServeReadConfig(t *testing.T) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// TestServeSaveMem: knockd 0.8.2 has -s without a value, and sesame serve with one.
+func TestServeSaveMem(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		args []string
+		want string // the socket, and what is left
+	}{
+		{"knockd", []string{"-s", "-i", "eth0"}, " []"},
+		{"knockd", []string{"-sd"}, " []"},
+		{"knockd", []string{"--save-mem", "--socket=/a"}, "/a []"},
+		{"serve", []string{"-s", "/a"}, "/a []"},
+		{"serve", []string{"--save-mem"}, " []"},
+	} {
+		var o serveOptions
+		rest, err := getopt(test.args, o.optionsAs(test.name))
+		if got := fmt.Sprint(o.socket, " ", rest); err != nil || got != test.want {
+			t.Errorf("%s %q: got %s, %v, want %s", test.name, test.args, got, err, test.want)
+		}
 	}
 }

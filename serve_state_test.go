@@ -10,14 +10,14 @@ import (
 
 // TestStateJournal says when a journal is needed. One that cannot be opened keeps a door that closes from working.
 func TestStateJournal(t *testing.T) {
-	opens := &Config{Doors: []*Door{{Name: "opens", Start: "true"}}}
-	closes := &Config{Doors: []*Door{{Name: "closes", Start: "true", Stop: "true"}}}
+	opens := []*Door{{Name: "opens", Start: "true"}}
+	closes := []*Door{{Name: "closes", Start: "true", Stop: "true"}}
 	for _, test := range []struct {
-		name   string
-		config *Config
-		dir    string
-		first  bool
-		want   string // there is a journal, or what is wrong
+		name  string
+		doors []*Door
+		dir   string
+		first bool
+		want  string // there is a journal, or what is wrong
 	}{
 		{"at the start", opens, t.TempDir(), true, "journal"},
 		{"at the start, with no place for it", opens, "/dev/null", true, ""},
@@ -28,7 +28,7 @@ func TestStateJournal(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var none State
-			next, err := none.bring(env{stateDir: test.dir + "/state"}, &Listener{config: test.config}, test.first)
+			next, err := none.bring(env{}, &Listener{config: &Config{Doors: test.doors, StateDir: test.dir + "/state"}}, "/a.conf", test.first)
 			got := ""
 			switch {
 			case err != nil && strings.Contains(err.Error(), "not a directory"):
@@ -52,10 +52,10 @@ func TestStateClose(t *testing.T) {
 		t.Skip(err)
 	}
 	dir := t.TempDir()
-	e := env{stateDir: dir + "/state", socket: dir + "/control"}
+	e := env{stateDirs: []string{dir + "/state"}, socket: dir + "/control"}
 	bring := func(s *State) *State {
 		t.Helper()
-		next, err := s.bring(e, &Listener{config: &Config{}}, true)
+		next, err := s.bring(e, &Listener{config: &Config{}}, defaultConfigFile, true)
 		if err == nil {
 			err = next.takeFirewall(e, []string{"eth0"})
 		}

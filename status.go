@@ -82,17 +82,18 @@ func (s LinkState) String() string {
 // odd is whether a person should know of it.
 func (s LinkState) odd() bool { return s.State == absent || s.PortOf != "" }
 
-// news is a log line.
-func (s LinkState) news() string {
+// news is a log line. there names all links.
+func (s LinkState) news(there string) string {
+	text := fmt.Sprintf("there is no interface %s yet: it is waited for", s.Name)
 	switch {
 	case s.State != absent:
 		return fmt.Sprintf("interface %s: %v", s.Name, s)
 	case s.Name == autoInterface:
-		return "no interface holds a default route yet: one is waited for"
+		text = "no interface holds a default route yet: one is waited for"
 	case strings.HasSuffix(s.Name, everyInterface):
-		return fmt.Sprintf("there is no interface %s yet: one is waited for", s.Name)
+		text = fmt.Sprintf("there is no interface %s yet: one is waited for", s.Name)
 	}
-	return fmt.Sprintf("there is no interface %s yet: it is waited for", s.Name)
+	return text + ": there are " + there
 }
 
 // Meter is where the reader tells its counts to whoever asks. To tell them allocates nothing.
