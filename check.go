@@ -47,7 +47,7 @@ func check(e env, args []string) error {
 		if c.native() {
 			links, _ := readLinks(true) // who cannot read them cannot listen either, and is told so
 			var more []string
-			report, more = firewallReport(c, inspectHost(), links, o.verbose)
+			report, more, err = newApplier(c).describe(c, links, o.verbose)
 			warnings = append(warnings, more...)
 		}
 		for _, u := range unreadable {
@@ -58,7 +58,7 @@ func check(e env, args []string) error {
 		fmt.Fprintf(e.stderr, "warning: %s\n", w)
 	}
 	if err != nil {
-		return err
+		return err // what would keep serve from starting
 	}
 	fmt.Fprintln(e.stdout, "configuration OK")
 	for _, d := range c.Doors {
@@ -68,37 +68,31 @@ func check(e env, args []string) error {
 	return nil
 }
 
-// firewallReport is, in lines, which firewall would open the doors, and why. dryRun adds the commands. An error of
-// choosing is a warning here: the configuration may be for another host. links are this host's.
-func firewallReport(c *Config, in Inspection, links map[int]*Link, dryRun bool) (report string, warnings []string) {
-	warn := func(format string, a ...any) { warnings = append(warnings, c.File+": "+fmt.Sprintf(format, a...)) }
-	if in.NFTError != nil && len(in.Tools) == 0 && os.Geteuid() != 0 {
-		warn("only root can look at the firewall, which is to open doors: run check as root")
-		return "", warnings
+// describe is, in lines, which firewall would open the doors, and why. dryRun adds the commands. links are this host's. An
+// error is what would keep serve from starting.
+func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report string, warnings []string, err error) {
+	rules := c.ruleset(c.Interfaces, defaultLinks(links), links)
+	choice, err := pickFirewall(a.option, a.mark, rules, a.run)
+	if err != nil && os.Geteuid() != 0 {
+		return "", []string{c.File + ": only root can look at the firewall, which is to open doors: run check as root"}, nil
 	}
-	choice, err := chooseFirewall(c.Firewall, in, c.FirewallMark)
 	if err != nil {
-		warn("%v", err)
-		return "", warnings
+		return "", nil, fmt.Errorf("%s: %w", c.File, err)
 	}
+	choice = choice.fit(a.inspect())
 	for _, w := range choice.Warnings {
-		warn("%s", w)
+		warnings = append(warnings, c.File+": "+w)
 	}
 	for _, d := range c.Doors {
-		if d.native() && !d.Hide && strings.HasSuffix(choice.Reason, nothingDrops) {
+		if d.native() && !d.Hide && choice.idle {
 			warnings = append(warnings, fmt.Sprintf("%s:%d: door %q: %s: everybody can reach its ports: write Hide = yes", c.File, d.Line, d.Name, nothingDrops))
 		}
 	}
-	report = "firewall: " + choice.Reason + "\n"
-	rules := c.ruleset(c.Interfaces, defaultLinks(links), links)
-	if err := rules.fits(); err != nil {
-		warn("%v", err)
-		return report, warnings
-	}
+	report = fmt.Sprintf("firewall: %v\n", choice)
 	if !dryRun {
-		return report, warnings
+		return report, warnings, nil
 	}
-	report += "at its start serve would run:\n" + describeCalls(choice.build(rules))
+	report += "at its start serve would run:\n" + describeCalls(slices.Concat(choice.build(rules), choice.admit()))
 	for _, d := range c.Doors {
 		for _, source := range []string{"192.0.2.7", "2001:db8::7"} {
 			calls := choice.open(Pass{Door: d.Name, Source: netip.MustParseAddr(source), Ports: d.OpenPorts, Left: d.CmdTimeout}, nil)
@@ -107,7 +101,7 @@ func firewallReport(c *Config, in Inspection, links map[int]*Link, dryRun bool) 
 			}
 		}
 	}
-	return report, warnings
+	return report + "to see who is let in, run:\n" + describeCalls(choice.show()), warnings, nil
 }
 
 // describeCalls prints calls as a shell would take them, indented.

@@ -36,6 +36,7 @@ type doorSettings struct {
 	about     Status
 	rules     *Ruleset
 	work      func(task firewallTask, done func(error))
+	report    func() firewallReport
 	save      func([]Entry) error
 	recovered Recovered
 	watched   bool
@@ -146,6 +147,7 @@ func (d *Doors) answer(now time.Duration, r Request) Answer {
 	}
 	s := d.about
 	s.Uptime = now - d.began
+	s.Firewall, s.FirewallWarnings, s.FirewallSince = d.firewall.said.choice, d.firewall.said.warnings, now-d.firewall.since
 	for _, o := range d.open {
 		open := OpenDoor{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Since: now - o.since}
 		switch o.state {
@@ -190,7 +192,7 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 		d.resume(now, s.recovered)
 	}
 	if s.work != nil {
-		d.firewall.configure(s.work, s.watched)
+		d.firewall.configure(s.work, s.report, s.watched)
 	}
 	if s.reload {
 		d.whenBuilt(s.built)

@@ -36,6 +36,9 @@ type firewallDone struct {
 // firewallQueue says what is to be done with the firewall next: one task at a time, in another goroutine.
 type firewallQueue struct {
 	work     func(task firewallTask, done func(error)) // nil: there are no native doors
+	report   func() firewallReport                     // of the work that was done; nil: none is wanted
+	said     firewallReport                            // what was last reported
+	since    time.Duration                             // when it became so
 	done     chan firewallDone
 	working  bool
 	waiting  []*ruleChange
@@ -109,9 +112,24 @@ func (q *firewallQueue) end(now time.Duration, done firewallDone, closing bool) 
 		q.flushAt = now + retryClosing
 	case done.task.kind == taskFlush:
 		q.flushed = true
-	case (!q.watched || done.err != nil) && !closing && q.checkAt == 0:
+	case (!q.watched || q.said.ask || done.err != nil) && !closing && q.checkAt == 0:
 		q.checkAt = now + checkEvery
 	}
+}
+
+// news are lines of the log about what is different of the firewall after a task.
+func (q *firewallQueue) news(now time.Duration) (lines []string) {
+	if q.report == nil {
+		return nil
+	}
+	before := q.said
+	if q.said = q.report(); q.said.choice == "" { // it has failed, and what was before is there still
+		q.said = before
+	}
+	if q.said.choice != before.choice || !slices.Equal(q.said.warnings, before.warnings) {
+		q.since = now
+	}
+	return q.said.news(before)
 }
 
 // changed takes note that somebody has changed the firewall.
@@ -123,8 +141,8 @@ func (q *firewallQueue) changed(now time.Duration) {
 }
 
 // configure takes up a firewall that is as it must be, or another one.
-func (q *firewallQueue) configure(work func(firewallTask, func(error)), watched bool) {
-	q.work, q.watched = work, watched
+func (q *firewallQueue) configure(work func(firewallTask, func(error)), report func() firewallReport, watched bool) {
+	q.work, q.report, q.watched = work, report, watched
 }
 
 // makeAnew has everything made anew.
@@ -133,7 +151,7 @@ func (q *firewallQueue) makeAnew() { q.rebuild = q.work != nil }
 // watch says whether changes of the firewall are told of. If not, it is looked at again and again.
 func (q *firewallQueue) watch(now time.Duration, watched bool) {
 	q.watched = watched
-	if q.work != nil && !watched {
+	if q.work != nil && (!watched || q.said.ask) {
 		q.checkAt = now + checkEvery
 	}
 }

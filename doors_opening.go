@@ -637,6 +637,9 @@ func (d *openings) applied(now time.Duration, done firewallDone) {
 		d.failures++
 		d.logs.printf(now, "firewall", "firewall: %v", done.err)
 	}
+	for _, line := range d.firewall.news(now) {
+		d.logs.printf(now, "firewall", "%s", line)
+	}
 	d.firewall.end(now, done, d.closing)
 	asRules := (done.task.kind == taskBuild || done.task.kind == taskCheck) && !d.firewall.rebuild
 	if done.err == nil && asRules && d.built != nil {

@@ -16,15 +16,21 @@ import (
 // a table of its own in nft. Its methods know no clock, socket or process. Their calls are to be run in order, each
 // after the one before has ended, and up to the first that fails; whichever fails, build puts everything right.
 type Firewall interface {
-	// build makes everything anew, whatever an earlier daemon has left. At no moment a port that was hidden and is to
-	// be hidden is open.
+	// build makes anew what is ours alone, whatever an earlier daemon has left: it hides, and needs to know nothing of the
+	// host. At no moment a port that was hidden and is to be hidden is open.
 	build(Ruleset) []Call
+	// admit puts what we need in chains of the host, where it is not in its place. Each call stands for itself.
+	admit() []Call
 	// open lets a source in, or lengthens its time. others are the passes that are open already for the source.
 	open(p Pass, others []Pass) []Call
 	// close takes a pass back. What others of the same source have in common with it stays.
 	close(p Pass, others []Pass) []Call
-	// present is a list of calls that all succeed as long as what build, open and close have made is in place.
+	// present is a list of calls that all succeed as long as what build and admit have made is there.
 	present(Ruleset) []Call
+	// renew makes anew what present does not look at.
+	renew(Ruleset) []Call
+	// show are the commands that show people what we have.
+	show() []Call
 }
 
 // Ruleset is what our part of the firewall must be.

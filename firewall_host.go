@@ -24,6 +24,7 @@ type Inspection struct {
 	Tools    []Tool // each iptables that works, the usual one of a family first
 	NoIPv6   bool   // the host has no IPv6
 	Unknown  error  // of a tool that works the rules could not be read now
+	Silent   []Tool // those that work, but cannot list their rules: nft may have made some that they do not know
 }
 
 // Tool is one iptables of a host.
@@ -81,6 +82,7 @@ func (in *Inspection) addTool(run func(argv ...string) (string, error), name str
 	}
 	t = Tool{iptables: iptables{name, restoreWaits(version)}, Legacy: !strings.Contains(version, "(nf_tables)")}
 	if t.Rules, err = run(t.argv("-S")...); err != nil {
+		in.Silent = append(in.Silent, t)
 		return t, false
 	}
 	in.Tools = append(in.Tools, t)
@@ -111,9 +113,7 @@ type chain struct {
 // chains are those of all tools that look at packets to this host, without our own.
 func (in Inspection) chains() (all []chain) {
 	for _, t := range in.Tools {
-		if t.Legacy || in.NFTError != nil { // nft lists the others
-			all = append(all, t.chains()...)
-		}
+		all = append(all, t.chains()...)
 	}
 	if in.NFTError != nil {
 		return all
@@ -136,6 +136,7 @@ func (in Inspection) chains() (all []chain) {
 			all = append(all, chain{acceptChain: table, owned: owned})
 			c = &all[len(all)-1]
 			c.name = words[1]
+			_, c.unread = toolOf(in.Silent, c.acceptChain)
 		case indent <= 1:
 			c = nil
 		case c != nil && words[0] == "type" && len(words) > 3 && words[2] == "hook":
@@ -146,24 +147,28 @@ func (in Inspection) chains() (all []chain) {
 			if strings.Contains(line, "policy drop") {
 				c.policy = "drop"
 			}
-			if c.input && c.table == "filter" && c.name == "INPUT" {
-				c.tool = in.tool(c.family)
+			if c.unread && c.input && c.name == "INPUT" {
+				c.tool, _ = toolOf(in.Silent, c.acceptChain)
 			}
 		case c != nil:
 			c.rules = append(c.rules, line)
 		}
 	}
-	return all
+	return slices.DeleteFunc(all, func(c chain) bool { // what the tool knows better
+		_, known := toolOf(in.Tools, c.acceptChain)
+		return known && c.origin == "" && c.input && c.name == "INPUT"
+	})
 }
 
-// tool is the iptables that has made, and can change, table filter of an nft family; none if there is no such.
-func (in Inspection) tool(family string) iptables {
-	for _, t := range in.Tools {
-		if !t.Legacy && t.is4() == (family == "ip") && family != "inet" {
-			return t.iptables
-		}
+// toolOf is the iptables that has made, and can change, a chain of nft's list.
+func toolOf(tools []Tool, c acceptChain) (t iptables, ok bool) {
+	i := slices.IndexFunc(tools, func(t Tool) bool {
+		return !t.Legacy && t.is4() == (c.family == "ip") && c.family != "inet" && c.table == "filter"
+	})
+	if i < 0 {
+		return t, false
 	}
-	return iptables{}
+	return tools[i].iptables, true
 }
 
 // chains reads what iptables -S has printed.
@@ -180,7 +185,7 @@ func (t Tool) chains() (all []chain) {
 		i := slices.IndexFunc(all, func(c chain) bool { return c.name == words[1] })
 		if i < 0 {
 			i = len(all)
-			all = append(all, chain{acceptChain: acceptChain{family, "filter", words[1], t.iptables}, origin: t.name, input: words[1] == "INPUT"})
+			all = append(all, chain{acceptChain: acceptChain{family: family, table: "filter", name: words[1], tool: t.iptables}, origin: t.name, input: words[1] == "INPUT"})
 		}
 		switch words[0] {
 		case "-P":
@@ -221,6 +226,6 @@ func unquoted(s string) string {
 }
 
 // String names the chain as in: the chain INPUT of table ip filter.
-func (c chain) String() string {
+func (c acceptChain) String() string {
 	return fmt.Sprintf("the chain %s of table %s %s", c.name, c.family, c.table)
 }

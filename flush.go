@@ -50,7 +50,7 @@ func flushAll(e env, args []string) error {
 	defer lock.remove()
 	doors := newDoors(e.now, &Log{out: e.stderr, date: e.date}, Command.start)
 	doors.journal.configure(journal.write)
-	doors.firewall.configure(newApplier(config).inBackground, false)
+	doors.firewall.configure(newApplier(config).inBackground, nil, false)
 	doors.resume(e.now(), recovered)
 	doors.firewall.flushing.Store(true)
 	nobody := make(chan Grant)

@@ -47,13 +47,12 @@ func tableFilter(lines string) string { return "*filter\n" + lines + "COMMIT\n" 
 // iptablesFirewall is our part of the firewall in iptables' language. Hosts need xt_comment, and for what is said of
 // connections xt_conntrack. Closing needs the daemon: the kernel does not do it by itself.
 type iptablesFirewall struct {
-	tools []iptables // one for each family that the host has
+	tools  []iptables // one for each family that the host has
+	behind []int      // how many rules of INPUT come before ours, for each tool: bans, which are to hold
 }
 
 func (f iptablesFirewall) build(r Ruleset) (calls []Call) {
 	const empty, enter = ":" + ourChain + " - [0:0]\n", "-I INPUT 1 -j " + ourChain + "\n"
-	// Taken out and put in, the rule is the first one again, whoever has put something before it.
-	const enterAgain = "-D INPUT -j " + ourChain + "\n" + enter
 	for _, t := range f.tools {
 		calls = append(calls, Call{
 			Unless:    t.argv("-C INPUT -j " + ourChain),
@@ -62,12 +61,37 @@ func (f iptablesFirewall) build(r Ruleset) (calls []Call) {
 			Otherwise: tableFilter(empty + inChain("-A", t.rules(r, false)) + enter),
 		}, Call{
 			Argv:      t.restore(),
-			Input:     tableFilter(empty + inChain("-A", t.rules(r, true)) + enterAgain),
-			Otherwise: tableFilter(empty + inChain("-A", t.rules(r, false)) + enterAgain),
+			Input:     tableFilter(empty + inChain("-A", t.rules(r, true))),
+			Otherwise: tableFilter(empty + inChain("-A", t.rules(r, false))),
 		})
 	}
 	return calls
 }
+
+// admit puts the rule that leads to our chain before everything but bans, whoever has put something before it.
+func (f iptablesFirewall) admit() (calls []Call) {
+	for i, t := range f.tools {
+		calls = append(calls, Call{
+			Unless: t.argv("-S INPUT"),
+			Holds: func(rules string) bool {
+				before, _, found := strings.Cut(rules, "-A INPUT -j "+ourChain+"\n")
+				return found && strings.Count(before, "-A INPUT ") == f.behind[i]
+			},
+			Argv:  t.restore(),
+			Input: tableFilter(fmt.Sprintf("-D INPUT -j %s\n-I INPUT %d -j %[1]s\n", ourChain, f.behind[i]+1)),
+		})
+	}
+	return calls
+}
+
+func (f iptablesFirewall) show() (calls []Call) {
+	for _, t := range f.tools {
+		calls = append(calls, Call{Argv: t.argv("-S " + ourChain)})
+	}
+	return calls
+}
+
+func (f iptablesFirewall) renew(Ruleset) []Call { return nil }
 
 func (f iptablesFirewall) open(p Pass, others []Pass) (calls []Call) {
 	for _, t := range f.tools {

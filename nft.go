@@ -20,8 +20,8 @@ const (
 	acceptComment = "sesame 0x"
 )
 
-// nftScript runs an nft script from standard input, as one transaction.
-var nftScript = []string{"nft", "-f", "-"}
+// nftScript runs an nft script from standard input, as one transaction; nftCheck has the kernel say whether it would.
+var nftScript, nftCheck = []string{"nft", "-f", "-"}, []string{"nft", "-c", "-f", "-"}
 
 // nftFirewall is our part of the firewall in nft's language: table inet sesame has sets of who may come in, which the
 // kernel empties by itself, and a chain before all others that drops what is hidden. An accept there does not help
@@ -36,39 +36,75 @@ type nftFirewall struct {
 type acceptChain struct {
 	family, table, name string   // inet, fw4, input
 	tool                iptables // which has made it; the zero value: nft
+	unread              bool     // the tool cannot list it, but nft can
+	behind              int      // where: behind a rule with this handle, or behind so many rules of the tool's; 0: first
 }
 
 func (f nftFirewall) acceptComment() string { return fmt.Sprintf("sesame 0x%08x", f.mark) }
 
-// build makes table and rules in one transaction, and then the accepts. A table that is added first can be deleted
-// whether it was there or not.
+// build makes table and rules in one transaction. A table that is added first can be deleted whether it was there or not.
 func (f nftFirewall) build(r Ruleset) []Call {
-	calls := []Call{{
+	return []Call{{
 		Argv:      nftScript,
 		Input:     "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, true),
 		Otherwise: "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, false),
 	}}
+}
+
+func (f nftFirewall) admit() (calls []Call) {
 	for _, c := range f.accepts {
 		calls = append(calls, f.accept(c))
 	}
 	return calls
 }
 
-// accept puts the rule into a chain that lacks it.
+// accept puts the rule into its place in a chain. One in another place is left there by nft, for flush.
 func (f nftFirewall) accept(c acceptChain) Call {
+	call := Call{Unless: c.list(), Holds: func(listing string) bool { at, found := f.find(c, listing); return found && at == c.behind }}
 	if c.tool.name != "" {
-		return Call{
-			Unless: c.tool.argv("-C " + c.name + f.iptablesAccept()),
-			Argv:   c.tool.argv("-I " + c.name + " 1" + f.iptablesAccept()),
+		call.Argv = c.tool.restore()
+		insert := fmt.Sprintf("-I %s %d%s\n", c.name, c.behind+1, f.iptablesAccept())
+		call.Input, call.Otherwise = tableFilter("-D "+c.name+f.iptablesAccept()+"\n"+insert), tableFilter(insert)
+		return call
+	}
+	call.Argv = nftScript
+	where := fmt.Sprintf("insert rule %s %s %s", c.family, c.table, c.name)
+	if c.behind != 0 {
+		where = fmt.Sprintf("add rule %s %s %s position %d", c.family, c.table, c.name, c.behind)
+	}
+	call.Input = fmt.Sprintf("%s meta mark & 0x%08x == 0x%08x accept comment \"%s\"\n", where, f.mark, f.mark, f.acceptComment())
+	return call
+}
+
+// list is the command that lists a chain.
+func (c acceptChain) list() []string {
+	if c.tool.name != "" && !c.unread {
+		return c.tool.argv("-S " + c.name)
+	}
+	return []string{"nft", "-a", "list", "chain", c.family, c.table, c.name}
+}
+
+// find is behind what our accept stands in the list of a chain.
+func (f nftFirewall) find(c acceptChain, listing string) (behind int, found bool) {
+	for line := range strings.Lines(listing) {
+		line = strings.TrimSpace(line)
+		switch isRule := strings.HasPrefix(line, "-A ") || strings.Contains(line, " # handle ") && !strings.HasSuffix(strings.Split(line, " # handle ")[0], "{"); {
+		case !isRule:
+		case f.ours(line):
+			return behind, true
+		case c.tool.name != "":
+			behind++
+		default:
+			behind = handleOf(line)
 		}
 	}
-	return Call{
-		Unless: []string{"nft", "list", "chain", c.family, c.table, c.name},
-		Holds:  func(listing string) bool { return strings.Contains(listing, `accept comment "`+f.acceptComment()+`"`) },
-		Argv:   nftScript,
-		Input: fmt.Sprintf("insert rule %s %s %s meta mark & 0x%08x == 0x%08x accept comment \"%s\"\n",
-			c.family, c.table, c.name, f.mark, f.mark, f.acceptComment()),
-	}
+	return 0, false
+}
+
+// ours is whether a rule is our accept. Where nft has restored one of iptables', the comment is gone.
+func (f nftFirewall) ours(rule string) bool {
+	return strings.Contains(rule, f.acceptComment()) ||
+		strings.Contains(rule, fmt.Sprintf("meta mark & 0x%08x == 0x%08x ", f.mark, f.mark)) && strings.Contains(rule, " accept")
 }
 
 // iptablesAccept is the rule for a chain that iptables has made. A rule of nft's there is read by iptables-save as one
@@ -84,10 +120,25 @@ func (f nftFirewall) present(r Ruleset) []Call {
 		Holds: func(listing string) bool { return strings.Contains(listing, stamp) },
 	}}
 	for _, c := range f.accepts {
-		rule := f.accept(c)
-		calls = append(calls, Call{Argv: rule.Unless, Holds: rule.Holds})
+		calls = append(calls, Call{Argv: c.list(), Holds: func(listing string) bool { _, found := f.find(c, listing); return found }})
 	}
 	return calls
+}
+
+func (f nftFirewall) show() []Call {
+	return []Call{{Argv: []string{"nft", "list", "table", "inet", "sesame"}}}
+}
+
+// renew writes the elements anew: a ruleset that somebody has saved and restored has those of that time.
+func (f nftFirewall) renew(r Ruleset) []Call {
+	script := ""
+	for _, set := range openSets {
+		script += fmt.Sprintf("flush set inet sesame %s\n", set.name)
+		if elements := set.elements(r.Open, nil); elements != "" {
+			script += fmt.Sprintf("add element inet sesame %s { %s }\n", set.name, elements)
+		}
+	}
+	return []Call{{Argv: nftScript, Input: script}}
 }
 
 // open adds, deletes and adds the elements: that is the one way to lengthen the time of an element which may or may

@@ -15,9 +15,7 @@ type State struct {
 	lock      *PidFile  // on the firewall; nil: it is not ours
 	marked    bool      // not by an earlier daemon already, before lock was taken
 	applier   *Applier  // the doors' goroutine has it work; nil: no door needs one
-	firewall  string    // which one and why; "": no door needs one
 	told      bool      // of the firewall's changes, by the kernel
-	silent    bool      // but not of all
 }
 
 // readJournal opens the configuration's journal and reads what is in it. otherwise is its folder where the configuration
@@ -30,8 +28,8 @@ func readJournal(c *Config, otherwise string) (j *Journal, r Recovered, err erro
 }
 
 // bring returns the state for another configuration, which shares with s what there is; s stays as it is. After an error
-// it must be closed, too. At a reload it has the firewall chosen, and the doors' goroutine will make it; at the start
-// (first) it leaves that to buildFirewall.
+// it must be closed, too. At a reload the doors' goroutine will make the firewall; at the start (first) that is left to
+// buildFirewall.
 func (s *State) bring(e env, l *Listener, first bool) (next *State, err error) {
 	next = new(*s)
 	if closes := l.config.closes(); s.journal == nil && (first || closes) {
@@ -46,11 +44,10 @@ func (s *State) bring(e env, l *Listener, first bool) (next *State, err error) {
 	if first || !l.config.native() {
 		return next, nil
 	}
-	applier := newApplier(l.config)
-	if err := applier.choose(l.rules()); err != nil {
+	next.applier = newApplier(l.config).after(s.applier)
+	if _, err := pickFirewall(next.applier.option, next.applier.mark, l.rules(), next.applier.run); err != nil {
 		return next, fmt.Errorf("setting up the firewall: %w", err)
 	}
-	next.applier, next.firewall, next.silent = newApplier(l.config).after(s.applier), applier.choice.Reason, applier.silent
 	return next, next.takeFirewall(e, l.auto)
 }
 
@@ -97,11 +94,10 @@ func (s *State) buildFirewall(e env, log *Log, l *Listener, rules Ruleset) error
 		_ = applier.do(firewallTask{kind: taskFlush})
 		return err
 	}
-	log.printf("firewall: %s", applier.choice.Reason)
-	for _, w := range applier.choice.Warnings {
-		log.printf("warning: firewall: %s", w)
+	for _, line := range applier.report().news(firewallReport{}) {
+		log.printf("%s", line)
 	}
-	s.applier, s.firewall, s.silent = applier, applier.choice.Reason, applier.silent
+	s.applier = applier
 	return nil
 }
 
