@@ -57,7 +57,7 @@ func TestFirewallQueueEnd(t *testing.T) {
 	failed := errors.New("no such chain")
 	var done func(error)
 	q := firewallQueue{watched: true, done: make(chan firewallDone, 1)}
-	q.configure(func(_ firewallTask, d func(error)) { done = d }, true)
+	q.configure(func(_ firewallTask, d func(error)) { done = d }, nil, true)
 	q.makeAnew()
 	// do does what is to be done at a time, and reports whether there was something.
 	do := func(now time.Duration, closing bool, err error) bool {

@@ -76,7 +76,6 @@ func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, 
 	}
 	switch {
 	case f.tools != nil:
-		f.behind = make([]int, len(f.tools))
 		return Choice{Firewall: f, Reason: reason}, nil
 	case option == "iptables":
 		return c, errors.New("Firewall = iptables: iptables does not work here: install it, or write Firewall = auto")

@@ -34,6 +34,8 @@ const (
 	done
 	ip6tables$V -w -A INPUT -p ipv6-icmp -j ACCEPT
 	`
+	// As iptables-nft leaves it, when its last rule is deleted.
+	emptyIptables = "iptables -w -A INPUT -j ACCEPT; iptables -w -F; ip6tables -w -A INPUT -j ACCEPT; ip6tables -w -F"
 	// As firewall4 makes it (root/usr/share/firewall4/templates/ruleset.uc).
 	fw4Table = `nft -f - <<'END'
 table inet fw4
@@ -67,40 +69,39 @@ END
 
 var firewallHosts = []firewallHost{
 	{
-		name: "no rules", reason: "nft: no chain can drop packets to this host", old: true,
+		name: "no rules", reason: "nft; no rule of this host drops anything yet", old: true,
 		lost: "nft flush ruleset",
 	},
 	{
-		name: "iptables", rules: dropByIptables,
-		reason: "iptables: the chain INPUT of table ip filter and the chain INPUT of table ip6 filter can drop, and its rules are iptables'",
+		name: "iptables", option: "iptables", rules: dropByIptables,
+		reason: "iptables, as the configuration says",
 		lost:   "iptables -w -F; ip6tables -w -F SESAME",
 	},
 	{
-		name: "iptables-legacy", rules: "V=-legacy; " + dropByIptables,
-		reason: "iptables: the chain INPUT of table ip filter and the chain INPUT of table ip6 filter can drop, and its rules are iptables'",
+		name: "iptables-legacy", option: "iptables", rules: "V=-legacy; " + dropByIptables + emptyIptables,
+		reason: "iptables, as the configuration says",
 		lost:   "iptables-legacy -w -D INPUT -j SESAME",
 	},
 	{
 		name: "article", old: true, // the article's rules, for both families
 		rules:  "for t in iptables ip6tables; do $t -A INPUT -i eth0 -p tcp -m tcp --dport 23 -j DROP; done",
-		reason: "iptables: the chain INPUT of table ip filter and the chain INPUT of table ip6 filter can drop, and its rules are iptables'",
-		lost:   "ip6tables -w -D INPUT -j SESAME",
+		reason: "nft",
+		lost:   "ip6tables -w -F",
 	},
 	{
-		name: "iptables, opened by nft", option: "nft", rules: dropByIptables,
-		reason: "nft: the configuration says so",
+		name: "iptables, opened by nft", rules: dropByIptables,
+		reason: "nft",
 		lost:   "iptables -w -D INPUT 1",
 	},
 	{
-		name: "iptables-legacy, opened by nft", option: "nft", rules: "V=-legacy; " + dropByIptables,
-		reason: "nft: the configuration says so",
+		name: "iptables-legacy, opened by nft", rules: "V=-legacy; " + dropByIptables,
+		reason: "nft",
 		lost:   "ip6tables-legacy -w -D INPUT 1",
 	},
 	{
 		name: "no rules, by iptables", option: "iptables", old: true,
-		// As iptables-nft leaves them, when its last rule is deleted.
-		rules:  "iptables -w -A INPUT -j ACCEPT; iptables -w -F; ip6tables -w -A INPUT -j ACCEPT; ip6tables -w -F",
-		reason: "iptables: the configuration says so",
+		rules:  emptyIptables,
+		reason: "iptables, as the configuration says; no rule of this host drops anything yet",
 		lost:   "iptables -w -D INPUT -j SESAME; iptables -w -F SESAME",
 	},
 	{
@@ -115,12 +116,12 @@ var firewallHosts = []firewallHost{
 			$t -w -P INPUT DROP
 		done
 		ip6tables -w -I ufw-before-input -p ipv6-icmp -j ACCEPT`,
-		reason: "iptables: the chain INPUT of table ip filter and the chain INPUT of table ip6 filter can drop, and its rules are iptables'",
+		reason: "nft",
 		lost:   "iptables -w -F INPUT",
 	},
 	{
 		name: "fw4", rules: fw4Table,
-		reason: "nft: the chain input of table inet fw4 can drop, and its rules are nft's",
+		reason: "nft",
 		lost:   fw4Table,
 	},
 	{
@@ -137,14 +138,13 @@ table inet filter {
 	}
 }
 END`,
-		reason: "nft: the chain input of table inet filter can drop, and its rules are nft's",
+		reason: "nft",
 		lost:   "nft delete table inet sesame",
 	},
 	{
 		name: "fw4 and iptables", rules: fw4Table + dropByIptables,
-		reason: "nft: the chain input of table inet fw4 and the chain INPUT of table ip filter and the chain INPUT of table ip6 filter " +
-			"can drop, in rules of different kinds",
-		lost: "ip6tables -w -F",
+		reason: "nft",
+		lost:   "ip6tables -w -F",
 	},
 	{
 		name: "firewalld without owner", rules: `nft -f - <<'END'
@@ -161,7 +161,7 @@ table inet firewalld {
 	}
 }
 END`,
-		reason: "nft: the chain filter_INPUT of table inet firewalld can drop, and its rules are nft's",
+		reason: "nft",
 		lost:   "nft flush chain inet firewalld filter_INPUT",
 	},
 }
@@ -208,8 +208,16 @@ func (f *firewallTest) choose(option string) {
 		option = "auto"
 	}
 	var err error
-	f.choice, err = chooseFirewall(option, f.inspect(), defaultMark)
+	f.choice, err = pickFirewall(option, defaultMark, f.rules, f.run)
 	f.must(err)
+	f.choice = f.choice.fit(f.inspect())
+}
+
+// build builds and admits.
+func (f *firewallTest) build() {
+	f.Helper()
+	f.do(f.choice.build(f.rules))
+	f.do(f.choice.admit())
 }
 
 // text is what the host's rules look like to those who look. Counters are left out.
@@ -226,22 +234,23 @@ func (f *firewallTest) text() string {
 	return s.String() + nft
 }
 
-func (f *firewallTest) try(calls []Call) error {
-	return runCalls(calls, func(argv []string, input string) (string, error) {
-		var out []byte
-		err := f.host.do(func() (err error) {
-			cmd := exec.Command(argv[0], argv[1:]...)
-			cmd.Stdin = strings.NewReader(input)
-			var complaint strings.Builder
-			cmd.Stderr = &complaint
-			if out, err = cmd.Output(); err != nil {
-				err = fmt.Errorf("%v: %w: %s%s", argv, err, input, complaint.String())
-			}
-			return err
-		})
-		return string(out), err
+// run runs a program on the host.
+func (f *firewallTest) run(argv []string, input string) (string, error) {
+	var out []byte
+	err := f.host.do(func() (err error) {
+		cmd := exec.Command(argv[0], argv[1:]...)
+		cmd.Stdin = strings.NewReader(input)
+		var complaint strings.Builder
+		cmd.Stderr = &complaint
+		if out, err = cmd.Output(); err != nil {
+			err = fmt.Errorf("%v: %w: %s%s", argv, err, input, complaint.String())
+		}
+		return err
 	})
+	return string(out), err
 }
+
+func (f *firewallTest) try(calls []Call) error { return runAll(calls, f.run) }
 
 func (f *firewallTest) do(calls []Call) {
 	f.Helper()
@@ -296,8 +305,8 @@ func TestFirewallLife(t *testing.T) {
 	for _, host := range firewallHosts {
 		t.Run(host.name, func(t *testing.T) {
 			f := newFirewallTest(t, host)
-			if f.choice.Reason != host.reason || len(f.choice.Warnings) > 0 {
-				t.Errorf("choice: got %q, warnings %q; want %q", f.choice.Reason, f.choice.Warnings, host.reason)
+			if f.choice.String() != host.reason || len(f.choice.Warnings) > 0 {
+				t.Errorf("choice: got %q, warnings %q; want %q", f.choice, f.choice.Warnings, host.reason)
 			}
 			const port, port6 = hostAddr + ":22", "[" + hostAddr6 + "]:22"
 			var old net.Conn
@@ -305,7 +314,7 @@ func TestFirewallLife(t *testing.T) {
 				old = f.dial(0, hostAddr)
 			}
 			f.wantPresent(false)
-			f.do(f.choice.build(f.rules))
+			f.build()
 			f.wantPresent(true)
 			if host.old {
 				f.wantAlive("a connection older than the rules", old)
@@ -328,7 +337,7 @@ func TestFirewallLife(t *testing.T) {
 			if got := f.text(); masked(got) != masked(opened) {
 				t.Errorf("opened again: got\n%s\nwant\n%s", got, opened)
 			}
-			f.do(f.choice.build(f.rules))
+			f.build()
 			if got := f.text(); masked(got) != masked(opened) {
 				t.Errorf("built again: got\n%s\nwant\n%s", got, opened)
 			}
@@ -337,7 +346,7 @@ func TestFirewallLife(t *testing.T) {
 			f.must(f.host.run("sh", "-ec", host.lost))
 			f.wantPresent(false)
 			f.choose(host.option)
-			f.do(f.choice.build(f.rules))
+			f.build()
 			f.wantPresent(true)
 			f.wantPort(0, port, reached)
 			f.wantPort(0, port6, reached)
@@ -428,7 +437,7 @@ func (f *firewallTest) dialUDP(i int) (conn net.Conn) {
 func TestFirewallUDP(t *testing.T) {
 	bothFirewalls(t, func(f *firewallTest) {
 		f.echoUDP(51820)
-		f.do(f.choice.build(f.rules))
+		f.build()
 		guest, stranger := f.dialUDP(0), f.dialUDP(1)
 		want := func(when string, guestIn, strangerIn bool) {
 			f.Helper()
@@ -465,7 +474,7 @@ func TestFirewallUntracked(t *testing.T) {
 				if !f.answered(stranger) {
 					t.Fatal("not hidden yet: got no answer")
 				}
-				f.do(f.choice.build(f.rules))
+				f.build()
 				f.wantPresent(true)
 				pass := f.pass("10.9.0.2", 100)
 				for _, step := range []struct {
@@ -493,7 +502,7 @@ func TestFirewallLinkLocal(t *testing.T) {
 			f.must(n.run("ip", "address", "add", fmt.Sprintf("fe80::%d/64", i+1), "dev", "eth0", "nodad"))
 		}
 		connect := func() string { return probe(f.clients[0], "fe80::2%eth0", "[fe80::1%eth0]:22", probePatience) }
-		f.do(f.choice.build(f.rules))
+		f.build()
 		pass := f.pass("fe80::2%eth0", 100)
 		pass.Link = "eth1"
 		f.open(pass)
@@ -506,7 +515,7 @@ func TestFirewallLinkLocal(t *testing.T) {
 		if got := connect(); got != reached {
 			f.Errorf("with a pass: got %s, want %s", got, reached)
 		}
-		f.do(f.choice.build(f.rules))
+		f.build()
 		if got := connect(); got != reached {
 			f.Errorf("built anew: got %s, want %s", got, reached)
 		}
@@ -524,7 +533,7 @@ func TestFirewallLinkLocal(t *testing.T) {
 // Two doors let the same source in to the same port: it is in until the last one closes.
 func TestFirewallTwoDoorsOnePort(t *testing.T) {
 	bothFirewalls(t, func(f *firewallTest) {
-		f.do(f.choice.build(f.rules))
+		f.build()
 		long := f.pass("10.9.0.2", 100)
 		short := Pass{Door: "büro", Source: long.Source, Ports: long.Ports[:1], Left: time.Second}
 		f.open(long)
@@ -547,7 +556,7 @@ func TestFirewallExcept(t *testing.T) {
 		f.rules.Hidden = []Hidden{{Door: "ssh", Ports: []Knock{{22, tcp}}, Except: []netip.Prefix{
 			netip.MustParsePrefix("10.9.0.2/32"), netip.MustParsePrefix("fd00:9::2/127"), netip.MustParsePrefix("fd00:9::2/128"),
 		}}}
-		f.do(f.choice.build(f.rules))
+		f.build()
 		f.wantPresent(true)
 		for i, want := range []string{reached, filtered} {
 			f.wantPort(i, hostAddr+":22", want)
@@ -560,7 +569,7 @@ func TestFirewallExcept(t *testing.T) {
 		}
 		// Everybody excepted.
 		f.rules.Hidden[0].Except = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("10.0.0.0/8")}
-		f.do(f.choice.build(f.rules))
+		f.build()
 		f.wantPresent(true)
 		f.wantPort(1, hostAddr+":22", reached)
 	})
@@ -569,11 +578,11 @@ func TestFirewallExcept(t *testing.T) {
 // While everything is made anew, and while fw4 reloads, a stranger tries to get in.
 func TestFirewallNeverOpen(t *testing.T) {
 	for _, host := range []firewallHost{{name: "iptables", option: "iptables", rules: "true"},
-		{name: "iptables-legacy", rules: "iptables-legacy -A INPUT -p tcp --dport 23 -j DROP"},
+		{name: "iptables-legacy", option: "iptables", rules: "iptables-legacy -A INPUT -p tcp --dport 23 -j DROP"},
 		{name: "nft", option: "nft", rules: "true"}, {name: "fw4", rules: fw4Table}} {
 		t.Run(host.name, func(t *testing.T) {
 			f := newFirewallTest(t, host)
-			f.do(f.choice.build(f.rules))
+			f.build()
 			done := make(chan struct{})
 			tried := make(chan int)
 			go func() {
@@ -595,7 +604,7 @@ func TestFirewallNeverOpen(t *testing.T) {
 				if host.name == "fw4" && i%2 == 0 {
 					f.must(f.host.run("sh", "-c", fw4Table))
 				}
-				f.do(f.choice.build(f.rules))
+				f.build()
 				f.rules.Open = append(f.rules.Open, f.pass(fmt.Sprintf("192.0.2.%d", i), 100))
 			}
 			close(done)
@@ -610,11 +619,11 @@ func TestFirewallNeverOpen(t *testing.T) {
 func TestFirewallChanges(t *testing.T) {
 	f := newFirewallTest(t, firewallHost{option: "iptables", rules: dropByIptables})
 	for _, option := range []string{"nft", "iptables", "nft"} {
-		f.do(f.choice.build(f.rules))
+		f.build()
 		f.open(f.pass("10.9.0.2", 100))
 		f.choose(option)
 		f.wantPresent(false)
-		f.do(f.choice.build(f.rules))
+		f.build()
 		f.do(flush(f.inspect(), f.choice.Firewall))
 		f.wantPresent(true)
 		f.wantPort(0, hostAddr+":22", reached)
@@ -628,8 +637,8 @@ func TestFirewallChanges(t *testing.T) {
 	}
 	// Another bit: nothing of the old one stays, as it may be somebody else's from now on.
 	old := f.choice.Firewall.(nftFirewall)
-	f.choice.Firewall = nftFirewall{0x40000000, old.accepts}
-	f.do(f.choice.build(f.rules))
+	f.choice.Firewall = nftFirewall{mark: 0x40000000, accepts: old.accepts}
+	f.build()
 	f.do(flush(f.inspect(), f.choice.Firewall))
 	f.wantPresent(true)
 	if text := f.text(); strings.Contains(text, "20000000") {
@@ -641,36 +650,12 @@ func TestFirewallChanges(t *testing.T) {
 	}
 }
 
-// A table that belongs to one program is named, and nothing is tried.
-func TestFirewallOwned(t *testing.T) {
-	f := &firewallTest{world: newWorld(t, 0)}
-	owner := exec.Command("nft", "-i")
-	stdin, err := owner.StdinPipe()
-	f.must(err)
-	f.must(f.host.start(owner))
-	f.Cleanup(func() {
-		_ = stdin.Close()
-		_ = owner.Wait()
-	})
-	_, err = io.WriteString(stdin, "table inet firewalld { flags owner; chain filter_INPUT { type filter hook input priority filter + 10; policy drop; }; }\n")
-	f.must(err)
-	f.eventually("table inet firewalld", func() bool {
-		return f.host.run("nft", "list", "table", "inet", "firewalld") == nil
-	})
-	_, err = chooseFirewall("auto", f.inspect(), defaultMark)
-	const want = "the chain filter_INPUT of table inet firewalld lets no other program change it (flags owner): with firewalld write " +
-		"NftablesTableOwner=no in /etc/firewalld/firewalld.conf and run firewall-cmd --reload, or open by firewall-cmd in Start_Command"
-	if err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
-	}
-}
-
 // Somebody restores rules that were saved while another source was in.
 func TestIptablesStaleRestore(t *testing.T) {
 	for _, variant := range []string{"-nft", "-legacy"} {
 		t.Run("iptables"+variant, func(t *testing.T) {
-			f := newFirewallTest(t, firewallHost{rules: "V=" + variant + "; " + dropByIptables})
-			f.do(f.choice.build(f.rules))
+			f := newFirewallTest(t, firewallHost{option: "iptables", rules: "V=" + variant + "; " + dropByIptables})
+			f.build()
 			stale := f.pass("10.9.0.3", 100)
 			saved := t.TempDir() + "/saved"
 			f.do(f.choice.open(stale, nil))
@@ -681,7 +666,7 @@ func TestIptablesStaleRestore(t *testing.T) {
 			f.must(f.host.run("sh", "-c", "iptables"+variant+"-restore < "+saved))
 			f.wantPort(1, hostAddr+":22", reached)
 			f.wantPresent(false)
-			f.do(f.choice.build(f.rules))
+			f.build()
 			f.wantPresent(true)
 			f.wantPort(0, hostAddr+":22", reached)
 			f.wantPort(1, hostAddr+":22", filtered)
@@ -691,19 +676,19 @@ func TestIptablesStaleRestore(t *testing.T) {
 
 // A rule that somebody puts before ours stays, and comes behind it when everything is made anew.
 func TestIptablesFirstPlace(t *testing.T) {
-	f := newFirewallTest(t, firewallHost{rules: dropByIptables})
-	f.do(f.choice.build(f.rules))
+	f := newFirewallTest(t, firewallHost{option: "iptables", rules: dropByIptables})
+	f.build()
 	f.must(f.host.run("iptables", "-w", "-I", "INPUT", "-p", "tcp", "--dport", "22", "-j", "ACCEPT"))
 	f.wantPresent(true)
 	f.wantPort(1, hostAddr+":22", reached)
-	f.do(f.choice.build(f.rules))
+	f.build()
 	f.wantPort(1, hostAddr+":22", filtered)
 }
 
 // Nobody is left to close the door but the kernel.
 func TestNFTClosesByItself(t *testing.T) {
 	f := newFirewallTest(t, firewallHost{rules: fw4Table})
-	f.do(f.choice.build(f.rules))
+	f.build()
 	f.open(f.pass("10.9.0.2", 1))
 	f.open(f.pass("fd00:9::2", 100))
 	f.wantPort(0, hostAddr+":22", reached)
@@ -733,7 +718,7 @@ func TestNFTSaveAndRestore(t *testing.T) {
 	for _, variant := range []string{"-nft", "-legacy"} {
 		t.Run("iptables"+variant, func(t *testing.T) {
 			f := newFirewallTest(t, firewallHost{option: "nft", rules: "V=" + variant + "; " + dropByIptables})
-			f.do(f.choice.build(f.rules))
+			f.build()
 			f.open(f.pass("10.9.0.2", 100))
 			f.must(f.host.run("sh", "-ec", strings.ReplaceAll(
 				"iptables$V-save > $0; iptables$V -F; iptables$V -P INPUT ACCEPT; iptables$V-restore < $0", "$V", variant), t.TempDir()+"/saved"))
@@ -762,7 +747,7 @@ table inet marks {
 	counter theirs { }
 }
 END`})
-	f.do(f.choice.build(f.rules))
+	f.build()
 	f.open(f.pass("10.9.0.2", 100))
 	f.wantPort(0, hostAddr+":22", reached)
 	f.wantPort(1, hostAddr+":22", filtered)
@@ -780,7 +765,7 @@ func TestNFTOneMore(t *testing.T) {
 	for i := range 1000 {
 		f.rules.Open = append(f.rules.Open, f.pass(fmt.Sprintf("10.8.%d.%d", i/250, i%250), 100))
 	}
-	f.do(f.choice.build(f.rules))
+	f.build()
 	f.wantPresent(true)
 	calls := f.choice.open(f.pass("10.9.0.2", 100), nil)
 	if len(calls) != 1 || calls[0].Unless != nil || strings.Count(calls[0].Input, "\n") != 3 || !slices.Equal(calls[0].Argv, nftScript) {

@@ -70,15 +70,16 @@ func (f iptablesFirewall) build(r Ruleset) (calls []Call) {
 
 // admit puts the rule that leads to our chain before everything but bans, whoever has put something before it.
 func (f iptablesFirewall) admit() (calls []Call) {
-	for i, t := range f.tools {
+	for i, n := range f.behind {
+		t := f.tools[i]
 		calls = append(calls, Call{
 			Unless: t.argv("-S INPUT"),
 			Holds: func(rules string) bool {
 				before, _, found := strings.Cut(rules, "-A INPUT -j "+ourChain+"\n")
-				return found && strings.Count(before, "-A INPUT ") == f.behind[i]
+				return found && strings.Count(before, "-A INPUT ") == n
 			},
 			Argv:  t.restore(),
-			Input: tableFilter(fmt.Sprintf("-D INPUT -j %s\n-I INPUT %d -j %[1]s\n", ourChain, f.behind[i]+1)),
+			Input: tableFilter(fmt.Sprintf("-D INPUT -j %s\n-I INPUT %d -j %[1]s\n", ourChain, n+1)),
 		})
 	}
 	return calls

@@ -35,7 +35,7 @@ func (f *fakeFirewall) want(what, got, want string) {
 func TestIptablesGolden(t *testing.T) {
 	f := newFakeFirewall(t)
 	f.iptables["iptables"]["INPUT"] = []string{"-s 203.0.113.9/32 -j DROP"}
-	fw := iptablesFirewall{[]iptables{{"iptables", true}, {"ip6tables", true}}}
+	fw := iptablesFirewall{tools: []iptables{{"iptables", true}, {"ip6tables", true}}}
 	rules, ssh, other, local := goldenRules()
 	list := func() string {
 		v4, _ := f.iptables["iptables"].print()
@@ -111,7 +111,7 @@ func TestIptablesGolden(t *testing.T) {
 func TestIptablesWithoutConntrack(t *testing.T) {
 	f := newFakeFirewall(t)
 	f.refuses = "conntrack"
-	fw := iptablesFirewall{[]iptables{{"iptables", true}}}
+	fw := iptablesFirewall{tools: []iptables{{"iptables", true}}}
 	rules, _, other, _ := goldenRules()
 	rules.Hidden[0].Except, rules.Hidden[0].Links = nil, nil
 	f.do(fw.build(rules))

@@ -114,7 +114,7 @@ func (n *nativeTest) wantAsBefore() {
 func nativeHosts(t *testing.T, test func(t *testing.T, host firewallHost)) {
 	for _, host := range firewallHosts {
 		switch host.name {
-		case "no rules", "iptables", "iptables-legacy", "fw4", "ufw", "Debian's inet filter":
+		case "no rules", "iptables", "iptables-legacy", "iptables-legacy, opened by nft", "fw4", "ufw", "Debian's inet filter":
 			t.Run(host.name, func(t *testing.T) { test(t, host) })
 		}
 	}
@@ -560,7 +560,7 @@ func TestReloadRefusedAtLast(t *testing.T) {
 	d := n.serve()
 	firewall := func(want string) {
 		t.Helper()
-		if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "\nfirewall: "+want+": ") {
+		if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "\nfirewall: "+want) {
 			t.Errorf("status: got %s, want firewall: %s", out, want)
 		}
 	}

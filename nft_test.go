@@ -13,7 +13,7 @@ func TestNFTGolden(t *testing.T) {
 	f.iptables["iptables"]["INPUT"] = []string{"-s 203.0.113.9/32 -j DROP"}
 	f.nft = []*fakeTable{{name: "inet fw4", header: map[string]string{"input": "\t\ttype filter hook input priority filter; policy drop;\n"},
 		rules: map[string][]string{"input": {`iifname "lo" accept # handle 0`}}}}
-	fw := nftFirewall{defaultMark, []acceptChain{{"inet", "fw4", "input", iptables{}}, {"ip", "filter", "INPUT", iptables{"iptables", true}}}}
+	fw := nftFirewall{mark: defaultMark, accepts: []acceptChain{{family: "inet", table: "fw4", name: "input"}, {family: "ip", table: "filter", name: "INPUT", tool: iptables{"iptables", true}}}}
 	rules, ssh, other, local := goldenRules()
 	list := func() string {
 		v4, _ := f.iptables["iptables"].print()
@@ -83,6 +83,7 @@ table inet sesame {
 	name := ` comment "` + comment(other.Door) + `"`
 	for _, when := range []string{"built", "built again"} {
 		f.do(fw.build(rules))
+		f.do(fw.admit())
 		want(when, open, "")
 		present(true)
 	}
