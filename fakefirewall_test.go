@@ -384,8 +384,10 @@ func runCalls(calls []Call, run func(argv []string, input string) (string, error
 			}
 		}
 		out, err := run(c.Argv, c.Input)
-		if err != nil && c.Otherwise != "" {
-			out, err = run(c.Argv, c.Otherwise)
+		for _, less := range c.Otherwise {
+			if err != nil {
+				out, err = run(c.Argv, less)
+			}
 		}
 		if err != nil {
 			return err

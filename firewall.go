@@ -81,8 +81,8 @@ type Call struct {
 	Unless []string
 	Argv   []string
 	Input  string // for Argv's standard input
-	// Otherwise is the input for a second try, if the first has failed: it asks less of the kernel. Without it: "".
-	Otherwise string
+	// Otherwise are the inputs for more tries, each if the one before has failed: they ask less and less of the kernel.
+	Otherwise []string
 	Holds     func(output string) bool
 }
 

@@ -216,8 +216,10 @@ func (c Call) run(run runner) (did bool, err error) {
 		}
 	}
 	out, err := run(c.Argv, c.Input)
-	if err != nil && c.Otherwise != "" {
-		out, err = run(c.Argv, c.Otherwise)
+	for _, less := range c.Otherwise {
+		if err != nil {
+			out, err = run(c.Argv, less)
+		}
 	}
 	if err == nil && c.Unless == nil && c.Holds != nil && !c.Holds(out) {
 		err = fmt.Errorf("%s: it is not as it was left", strings.Join(c.Argv, " "))

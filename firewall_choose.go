@@ -124,6 +124,7 @@ func (c Choice) fitNFT(in Inspection, host hostRules) Choice {
 			f.accepts = append(f.accepts, d.acceptChain)
 		}
 	}
+	f.plain, f.endings = c.idle && !in.NAT, hostEndings(host.chains)
 	c.Firewall = f
 	return c
 }

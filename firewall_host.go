@@ -23,6 +23,7 @@ type Inspection struct {
 	NFTError error  // nft is not there or does not work
 	Tools    []Tool // each iptables that works, the usual one of a family first
 	NoIPv6   bool   // the host has no IPv6
+	NAT      bool   // somebody translates what comes to this host
 	Unknown  error  // of a tool that works the rules could not be read now
 	Silent   []Tool // those that work, but cannot list their rules: nft may have made some that they do not know
 }
@@ -59,6 +60,7 @@ func inspect(ask func(argv ...string) (string, error), file func(name string) st
 	if in.NFT, in.NFTError = run("nft", "-a", "-s", "-t", "list", "ruleset"); in.NFTError != nil {
 		in.NFT, in.NFTError = run("nft", "-a", "list", "ruleset") // before 0.9.1
 	}
+	in.NAT = in.translates() || strings.Contains(file("/proc/net/ip_tables_names")+file("/proc/net/ip6_tables_names"), "nat\n")
 	_, err := run("ip6tables", "--version")
 	in.NoIPv6 = err != nil && file("/proc/net/if_inet6") == ""
 	for _, family := range []string{"ip", "ip6"} {
@@ -158,6 +160,20 @@ func (in Inspection) chains() (all []chain) {
 		_, known := toolOf(in.Tools, c.acceptChain)
 		return known && c.origin == "" && c.input && c.name == "INPUT"
 	})
+}
+
+// translates is whether nft lists a chain of somebody else's that can send on what comes in.
+func (in Inspection) translates() bool {
+	table := ""
+	for line := range strings.Lines(in.NFT) {
+		if strings.HasPrefix(line, "table ") {
+			table = line
+		}
+		if strings.Contains(line, "type nat hook prerouting") && !strings.HasPrefix(table, "table inet sesame ") {
+			return true
+		}
+	}
+	return false
 }
 
 // toolOf is the iptables that has made, and can change, a chain of nft's list.

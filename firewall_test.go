@@ -279,9 +279,14 @@ func (f *firewallTest) wantPresent(want bool) {
 // dial connects client i to the host's port 22.
 func (f *firewallTest) dial(i int, address string) net.Conn {
 	f.Helper()
+	return f.dialPort(i, address, "22")
+}
+
+func (f *firewallTest) dialPort(i int, address, port string) net.Conn {
+	f.Helper()
 	var conn net.Conn
 	f.must(f.clients[i].do(func() (err error) {
-		conn, err = net.DialTimeout("tcp", net.JoinHostPort(address, "22"), 3*time.Second)
+		conn, err = net.DialTimeout("tcp", net.JoinHostPort(address, port), 3*time.Second)
 		return err
 	}))
 	f.Cleanup(func() { _ = conn.Close() })
@@ -319,17 +324,17 @@ func TestFirewallLife(t *testing.T) {
 			if host.old {
 				f.wantAlive("a connection older than the rules", old)
 			}
-			f.wantPort(0, port, filtered)
-			f.wantPort(0, port6, filtered)
+			f.wantPort(0, port, hidden)
+			f.wantPort(0, port6, hidden)
 
 			first, second := f.pass("10.9.0.2", 100), f.pass("fd00:9::2", 100)
 			f.open(first)
 			f.wantPort(0, port, reached)
-			f.wantPort(1, port, filtered)
-			f.wantPort(0, port6, filtered)
+			f.wantPort(1, port, hidden)
+			f.wantPort(0, port6, hidden)
 			f.open(second)
 			f.wantPort(0, port6, reached)
-			f.wantPort(1, port6, filtered)
+			f.wantPort(1, port6, hidden)
 			live, live6 := f.dial(0, hostAddr), f.dial(0, hostAddr6)
 
 			opened := f.text()
@@ -350,14 +355,14 @@ func TestFirewallLife(t *testing.T) {
 			f.wantPresent(true)
 			f.wantPort(0, port, reached)
 			f.wantPort(0, port6, reached)
-			f.wantPort(1, port, filtered)
+			f.wantPort(1, port, hidden)
 
 			f.do(f.choice.close(first, nil))
 			f.do(f.choice.close(second, nil))
 			f.rules.Open = nil
 			f.wantPresent(true)
-			f.wantPort(0, port, filtered)
-			f.wantPort(0, port6, filtered)
+			f.wantPort(0, port, hidden)
+			f.wantPort(0, port6, hidden)
 			f.wantAlive("a live connection after closing", live)
 			f.wantAlive("a live connection after closing", live6)
 
@@ -396,8 +401,13 @@ func bothFirewalls(t *testing.T, test func(f *firewallTest)) {
 // echoUDP answers datagrams to a port of the host.
 func (f *firewallTest) echoUDP(port int) {
 	f.Helper()
+	f.echoUDPAt(hostAddr, port)
+}
+
+func (f *firewallTest) echoUDPAt(address string, port int) {
+	f.Helper()
 	f.must(f.host.do(func() error {
-		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(hostAddr), Port: port})
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(address), Port: port})
 		if err != nil {
 			return err
 		}
@@ -426,8 +436,13 @@ func (f *firewallTest) answered(conn net.Conn) bool {
 
 func (f *firewallTest) dialUDP(i int) (conn net.Conn) {
 	f.Helper()
+	return f.dialUDPTo(i, "51820")
+}
+
+func (f *firewallTest) dialUDPTo(i int, port string) (conn net.Conn) {
+	f.Helper()
 	f.must(f.clients[i].do(func() (err error) {
-		conn, err = net.Dial("udp", hostAddr+":51820")
+		conn, err = net.Dial("udp", hostAddr+":"+port)
 		return err
 	}))
 	f.Cleanup(func() { _ = conn.Close() })
@@ -506,8 +521,8 @@ func TestFirewallLinkLocal(t *testing.T) {
 		pass := f.pass("fe80::2%eth0", 100)
 		pass.Link = "eth1"
 		f.open(pass)
-		if got := connect(); got != filtered {
-			f.Errorf("with a pass for another link: got %s, want %s", got, filtered)
+		if got := connect(); got == reached {
+			f.Errorf("with a pass for another link: got %s", got)
 		}
 		pass.Link = "eth0"
 		f.open(pass)
@@ -520,8 +535,8 @@ func TestFirewallLinkLocal(t *testing.T) {
 			f.Errorf("built anew: got %s, want %s", got, reached)
 		}
 		f.do(f.choice.close(pass, nil))
-		if got := connect(); got != filtered {
-			f.Errorf("closed: got %s, want %s", got, filtered)
+		if got := connect(); got == reached {
+			f.Errorf("closed: got %s", got)
 		}
 		pass.Link = ""
 		if calls := f.choice.open(pass, nil); calls != nil {
@@ -546,7 +561,7 @@ func TestFirewallTwoDoorsOnePort(t *testing.T) {
 		f.do(f.choice.close(long, []Pass{short}))
 		f.wantPort(0, hostAddr+":22", reached)
 		f.do(f.choice.close(short, nil))
-		f.wantPort(0, hostAddr+":22", filtered)
+		f.wantPort(0, hostAddr+":22", hidden)
 	})
 }
 
@@ -558,7 +573,7 @@ func TestFirewallExcept(t *testing.T) {
 		}}}
 		f.build()
 		f.wantPresent(true)
-		for i, want := range []string{reached, filtered} {
+		for i, want := range []string{reached, hidden} {
 			f.wantPort(i, hostAddr+":22", want)
 		}
 		f.wantPort(0, "["+hostAddr6+"]:22", reached)
@@ -593,8 +608,8 @@ func TestFirewallNeverOpen(t *testing.T) {
 					case <-done:
 						return
 					default:
-						if got := probe(f.clients[1], "", hostAddr+":22", 5*time.Millisecond); got != filtered {
-							f.Errorf("a stranger: got %s, want %s", got, filtered)
+						if got := probe(f.clients[1], "", hostAddr+":22", 5*time.Millisecond); got == reached {
+							f.Errorf("a stranger: got %s", got)
 						}
 						n++
 					}

@@ -58,11 +58,11 @@ func (f iptablesFirewall) build(r Ruleset) (calls []Call) {
 			Unless:    t.argv("-C INPUT -j " + ourChain),
 			Argv:      t.restore(),
 			Input:     tableFilter(empty + inChain("-A", t.rules(r, true)) + enter),
-			Otherwise: tableFilter(empty + inChain("-A", t.rules(r, false)) + enter),
+			Otherwise: []string{tableFilter(empty + inChain("-A", t.rules(r, false)) + enter)},
 		}, Call{
 			Argv:      t.restore(),
 			Input:     tableFilter(empty + inChain("-A", t.rules(r, true))),
-			Otherwise: tableFilter(empty + inChain("-A", t.rules(r, false))),
+			Otherwise: []string{tableFilter(empty + inChain("-A", t.rules(r, false)))},
 		})
 	}
 	return calls

@@ -12,6 +12,8 @@ import (
 const (
 	// ourPriority has our chain come before those of the host, which have 0 (filter) mostly.
 	ourPriority = -10
+	// awayPriority comes before everybody's translations, which have -100 (dstnat), and latePriority after all that judges.
+	awayPriority, latePriority = -110, 1000
 	// maxSet is how many elements a set can have. A full one refuses more.
 	maxSet = 65536
 	// maxLeft is the longest time in a set: nft 1.0.6 refuses 68 years.
@@ -24,12 +26,19 @@ const (
 var nftScript, nftCheck = []string{"nft", "-f", "-"}, []string{"nft", "-c", "-f", "-"}
 
 // nftFirewall is our part of the firewall in nft's language: table inet sesame has sets of who may come in, which the
-// kernel empties by itself, and a chain before all others that drops what is hidden. An accept there does not help
-// against another chain's drop. So it sets a bit of the packet's mark, and each chain that can drop begins with one
-// rule that accepts by that bit.
+// kernel empties by itself, and chains before all others that keep strangers from what is hidden. An accept there does
+// not help against another chain's drop. So it sets a bit of the packet's mark, and each chain that can drop begins with
+// one rule that accepts by that bit.
+//
+// How a hidden port answers is left to the host. Where none of its chains can drop, we refuse as its kernel does. Else a
+// stranger's packet is sent on to a port that no rule names (chain away, before everybody's translations, so that what is
+// forwarded is hidden, too); the host's chains judge that one; and what they let in is refused last of all (chain late).
+// The zero value knows nothing of the host: it hides everywhere.
 type nftFirewall struct {
 	mark    uint32        // the bit
 	accepts []acceptChain // where the rule must stand
+	plain   bool          // no chain of others can drop what comes to this host, and none translates it
+	endings []ending      // how late refuses, where the host lets in whatever was translated
 }
 
 // acceptChain is a base chain of others.
@@ -40,15 +49,37 @@ type acceptChain struct {
 	behind              int      // where: behind a rule with this handle, or behind so many rules of the tool's; 0: first
 }
 
+// ending is what the host has in store for packets that no rule of its own names.
+type ending struct {
+	match   string // iifname "eth1" or meta nfproto ipv4, say; "": all
+	verdict string // drop, or reject with this or that
+}
+
+// ability is what a kernel can do for us. Each has what those before it have.
+type ability uint8
+
+const (
+	ableToDrop     ability = iota
+	ableToTrack            // connections
+	ableToRedirect         // nat in family inet: Linux 5.2
+	ableToFind             // sockets by wildcard: Linux 5.11, and a module
+)
+
 func (f nftFirewall) acceptComment() string { return fmt.Sprintf("sesame 0x%08x", f.mark) }
 
 // build makes table and rules in one transaction. A table that is added first can be deleted whether it was there or not.
+// What is asked of the kernel becomes less until it is able to do it.
 func (f nftFirewall) build(r Ruleset) []Call {
-	return []Call{{
-		Argv:      nftScript,
-		Input:     "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, true),
-		Otherwise: "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, false),
-	}}
+	var scripts []string
+	for able := ableToFind; ; able-- {
+		script := "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, able)
+		if !slices.Contains(scripts, script) {
+			scripts = append(scripts, script)
+		}
+		if able == ableToDrop {
+			return []Call{{Argv: nftScript, Input: scripts[0], Otherwise: scripts[1:]}}
+		}
+	}
 }
 
 func (f nftFirewall) admit() (calls []Call) {
@@ -64,7 +95,7 @@ func (f nftFirewall) accept(c acceptChain) Call {
 	if c.tool.name != "" {
 		call.Argv = c.tool.restore()
 		insert := fmt.Sprintf("-I %s %d%s\n", c.name, c.behind+1, f.iptablesAccept())
-		call.Input, call.Otherwise = tableFilter("-D "+c.name+f.iptablesAccept()+"\n"+insert), tableFilter(insert)
+		call.Input, call.Otherwise = tableFilter("-D "+c.name+f.iptablesAccept()+"\n"+insert), []string{tableFilter(insert)}
 		return call
 	}
 	call.Argv = nftScript
@@ -114,7 +145,7 @@ func (f nftFirewall) iptablesAccept() string {
 }
 
 func (f nftFirewall) present(r Ruleset) []Call {
-	stamp := `comment "sesame ` + fingerprint(f.chainText(r, true)) + `"`
+	stamp := `comment "sesame ` + f.stamp(r) + `"`
 	calls := []Call{{
 		Argv:  []string{"nft", "list", "chain", "inet", "sesame", "input"},
 		Holds: func(listing string) bool { return strings.Contains(listing, stamp) },
@@ -227,7 +258,7 @@ func (s openSet) elements(passes []Pass, only []string) string {
 	return strings.Join(order, ", ")
 }
 
-func (f nftFirewall) tableText(r Ruleset, conntrack bool) string {
+func (f nftFirewall) tableText(r Ruleset, able ability) string {
 	var s strings.Builder
 	s.WriteString("table inet sesame {\n")
 	for _, set := range openSets {
@@ -237,27 +268,95 @@ func (f nftFirewall) tableText(r Ruleset, conntrack bool) string {
 		}
 		s.WriteString("\t}\n")
 	}
-	fmt.Fprintf(&s, "\tchain input {\n\t\ttype filter hook input priority %d; policy accept;\n", ourPriority)
-	// Nobody else's use of the bit may let a packet in. The comment tells this chain from one of another build.
-	fmt.Fprintf(&s, "\t\tmeta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x comment \"sesame %s\"\n",
-		f.mark, ^f.mark, fingerprint(f.chainText(r, true)))
-	s.WriteString(f.chainText(r, conntrack))
-	s.WriteString("\t}\n}\n")
+	// Nobody else's use of the bit may let a packet in. The comment tells this table from one of another build.
+	clear := fmt.Sprintf("meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x comment \"sesame %s\"", f.mark, ^f.mark, f.stamp(r))
+	for _, c := range f.chains(r, able) {
+		fmt.Fprintf(&s, "\tchain %s {\n", c.name)
+		if c.hook != "" {
+			fmt.Fprintf(&s, "\t\ttype %s; policy accept;\n", c.hook)
+		}
+		if c.name == "input" {
+			fmt.Fprintf(&s, "\t\t%s\n", clear)
+		}
+		for _, rule := range c.rules {
+			fmt.Fprintf(&s, "\t\t%s\n", rule)
+		}
+		s.WriteString("\t}\n")
+	}
+	s.WriteString("}\n")
 	return s.String()
 }
 
-// chainText are the rules of our chain that depend on the doors. What is said of conntrack at iptables.rules holds here.
-func (f nftFirewall) chainText(r Ruleset, conntrack bool) string {
-	var s strings.Builder
-	line := func(format string, a ...any) { fmt.Fprintf(&s, "\t\t"+format+"\n", a...) }
+// stamp tells rules from others. What is open does not count.
+func (f nftFirewall) stamp(r Ruleset) string {
+	r.Open = nil
+	return fingerprint(fmt.Sprint(f.chains(r, ableToFind)))
+}
+
+// nftChain is a chain of our table, without the rule of input that is not about doors.
+type nftChain struct {
+	name, hook string // of a base chain: filter hook input priority -10
+	rules      []string
+}
+
+// chains are those of our table, with the rules that depend on the doors. Each asks for the port first, so that packets
+// to other ports are soon done with. What is said of conntrack at iptables.rules holds here.
+func (f nftFirewall) chains(r Ruleset, able ability) []nftChain {
 	letIn := fmt.Sprintf("meta mark set meta mark | 0x%08x accept", f.mark)
-	for _, set := range openSets {
-		line("%s . meta l4proto . th dport @%s %s", set.match, set.name, letIn)
+	doors := nftChain{name: "doors"}
+	if able >= ableToTrack && !f.plain {
+		doors.rules = append(doors.rules, "ct state established "+letIn)
 	}
-	if conntrack && len(r.Kept) > 0 {
-		line("ct state established meta l4proto . th dport { %s } %s", portPairs(r.Kept), letIn)
-	}
+	doors.rules = append(doors.rules, openRules(letIn)...)
+	doors.rules = append(doors.rules, exceptRules(r.Hidden)...)
+	doors.rules = append(doors.rules, f.hidden(r.Hidden, able)...)
+	ports, hidden := slices.Clone(r.Kept), []Knock(nil)
 	for _, h := range r.Hidden {
+		hidden = append(hidden, h.Ports...)
+	}
+	for _, p := range r.Open { // of doors that a reload has done away with, too
+		ports = append(ports, p.Ports...)
+	}
+	guard := func(ports []Knock, chain string) (rules []string) {
+		if len(ports) > 0 {
+			rules = []string{fmt.Sprintf("meta l4proto . th dport { %s } jump %s", portPairs(ports), chain)}
+		}
+		return rules
+	}
+	chains := []nftChain{doors, {"input", fmt.Sprintf("filter hook input priority %d", ourPriority), guard(append(ports, hidden...), "doors")}}
+	if f.plain || len(hidden) == 0 || able < ableToTrack {
+		return chains
+	}
+	kind, strangers := "nat", append(openRules("accept"), exceptRules(r.Hidden)...)
+	if able < ableToRedirect {
+		kind, strangers = "filter", append([]string{"ct state { established, related } accept"}, strangers...)
+	}
+	unnamed := unnamedPort(append(ports, hidden...))
+	strangers = append(strangers, awayRules(r.Hidden, able, unnamed)...)
+	chains = append(chains, nftChain{name: "strangers", rules: strangers},
+		nftChain{"away", fmt.Sprintf("%s hook prerouting priority %d", kind, awayPriority), guard(hidden, "strangers")})
+	if able < ableToRedirect {
+		return chains
+	}
+	refuse := nftChain{name: "refuse"}
+	for _, e := range append(slices.Clip(f.endings), ending{"meta l4proto tcp", "reject with tcp reset"}, ending{"", "reject"}) {
+		refuse.rules = append(refuse.rules, strings.TrimSpace(e.match+" "+e.verdict))
+	}
+	return append(chains, refuse, nftChain{"late", fmt.Sprintf("filter hook input priority %d", latePriority),
+		[]string{fmt.Sprintf("th dport %d ct status dnat jump refuse", unnamed)}})
+}
+
+// openRules have a verdict for sources that are in.
+func openRules(verdict string) (rules []string) {
+	for _, set := range openSets {
+		rules = append(rules, fmt.Sprintf("%s . meta l4proto . th dport @%s %s", set.match, set.name, verdict))
+	}
+	return rules
+}
+
+// exceptRules leave sources to the host's own rules.
+func exceptRules(all []Hidden) (rules []string) {
+	for _, h := range all {
 		for _, family := range []string{"ip", "ip6"} {
 			var list []string
 			for _, p := range prefixes(h.Except, family == "ip") {
@@ -267,24 +366,99 @@ func (f nftFirewall) chainText(r Ruleset, conntrack bool) string {
 				continue
 			}
 			for _, match := range linkMatches(h.Links) {
-				line("%s %s saddr { %s } meta l4proto . th dport { %s } return comment \"%s\"",
-					match, family, strings.Join(list, ", "), portPairs(h.Ports), comment(h.Door))
+				rules = append(rules, fmt.Sprintf("%s %s saddr { %s } meta l4proto . th dport { %s } return comment \"%s\"",
+					match, family, strings.Join(list, ", "), portPairs(h.Ports), comment(h.Door)))
 			}
 		}
 	}
-	for _, h := range alikeHidden(r.Hidden) {
-		for _, match := range linkMatches(h.Links) {
-			if ports := portNumbers(h.Ports, tcp); ports != "" {
-				line("%s tcp dport { %s } tcp flags & (fin | syn | rst | ack) == syn drop", match, ports)
-			}
-			if ports := portNumbers(h.Ports, udp); ports != "" && conntrack {
-				line("%s udp dport { %s } ct state != { established, related } drop", match, ports)
-			} else if ports != "" {
-				line("%s udp dport { %s } drop", match, ports)
+	return rules
+}
+
+// beginning matches TCP packets that belong to no connection which is established: so none of these ends by our rules,
+// whatever conntrack has forgotten of it.
+const beginning = "tcp flags & (rst | ack) == 0"
+
+// hidden are the rules of the input hook, behind everybody's translations. Where packets are sent away before, they are
+// for what nat does not see: packets that are not tracked, or invalid.
+func (f nftFirewall) hidden(all []Hidden, able ability) (rules []string) {
+	reset, unreachable, stray := "drop", "drop", ""
+	if f.plain {
+		reset, unreachable = "reject with tcp reset", "reject"
+	}
+	if able >= ableToTrack {
+		stray = "ct state != { established, related } "
+	}
+	for _, h := range hiddenPorts(all) {
+		if h.proto == tcp {
+			rules = append(rules, fmt.Sprintf("%s %s %s", h.match, beginning, reset))
+		} else {
+			rules = append(rules, fmt.Sprintf("%s %s%s", h.match, stray, unreachable))
+		}
+	}
+	return rules
+}
+
+// awayRules send what is for this host to another port of it, or drop it where the kernel cannot do that. A router does
+// not hide the ports of hosts behind it: what they are asked for is not local, which is dear to find out.
+func awayRules(all []Hidden, able ability, port uint16) (rules []string) {
+	verdict := fmt.Sprintf("fib daddr type local dnat to :%d", port)
+	if able < ableToRedirect {
+		verdict = "fib daddr type local drop"
+	}
+	for _, h := range hiddenPorts(all) {
+		if h.proto == udp {
+			rules = append(rules, h.match+" "+verdict)
+			continue
+		}
+		rules = append(rules, h.match+" "+beginning+" "+verdict)
+		if able >= ableToFind { // an ACK that comes to a connection is let through, and none that a listener would answer
+			rules = append(rules, h.match+" socket wildcard 1 "+verdict)
+		}
+	}
+	return rules
+}
+
+// unnamedPort is a port that no door is about, and no rule of the host's most likely.
+func unnamedPort(ports []Knock) uint16 {
+	port := uint16(1)
+	for slices.ContainsFunc(ports, func(k Knock) bool { return k.Port == port }) {
+		port++
+	}
+	return port
+}
+
+// conntrack is what conntrack is used for; "": it is not, by us.
+func (f nftFirewall) conntrack(r Ruleset) string {
+	udpHidden := slices.ContainsFunc(r.Hidden, func(h Hidden) bool {
+		return slices.ContainsFunc(h.Ports, func(k Knock) bool { return k.Proto == udp })
+	})
+	switch {
+	case !f.plain:
+		return "to have the host's own chains answer for hidden ports, and to keep connections when doors close"
+	case udpHidden:
+		return "to keep connections to hidden UDP ports when doors close"
+	}
+	return ""
+}
+
+// portMatch matches hidden ports of a protocol on a link.
+type portMatch struct {
+	match string
+	proto Protocol
+}
+
+// hiddenPorts are matches for all hidden ports on all links.
+func hiddenPorts(all []Hidden) (matches []portMatch) {
+	for _, h := range alikeHidden(all) {
+		for _, link := range linkMatches(h.Links) {
+			for _, proto := range []Protocol{tcp, udp} {
+				if ports := portNumbers(h.Ports, proto); ports != "" {
+					matches = append(matches, portMatch{fmt.Sprintf("%s %v dport { %s }", link, proto, ports), proto})
+				}
 			}
 		}
 	}
-	return s.String()
+	return matches
 }
 
 // alikeHidden joins what is hidden on the same links, so that a packet is looked up once and not once for each door.

@@ -222,11 +222,11 @@ func TestReadmeConfigurations(t *testing.T) {
 		w := newWorld(t, 2)
 		w.hide()
 		d := w.serve(strings.Replace(text, "= 500\n", "= 2\n", 1))
-		w.wantPort(0, hostSSH, filtered)
+		w.wantPort(0, hostSSH, hidden)
 		w.knock(0, append([]string{hostAddr}, strings.Split(c.Doors[0].sequence(), ",")...)...)
 		w.awaitPort(0, hostSSH, reached)
-		w.wantPort(1, hostSSH, filtered)
-		w.awaitPort(0, hostSSH, filtered)
+		w.wantPort(1, hostSSH, hidden)
+		w.awaitPort(0, hostSSH, hidden)
 		d.stop()
 	}
 }
