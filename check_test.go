@@ -170,7 +170,7 @@ at its start serve would run:
     *filter
     :SESAME - [0:0]
     -A SESAME -p tcp -m tcp --dport 22 -m conntrack --ctstate ESTABLISHED -m comment --comment "sesame: established" -j ACCEPT
-    -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: open ssh" -j DROP
+    -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags RST,ACK NONE -m comment --comment "sesame: open ssh" -j REJECT --reject-with tcp-reset
     -I INPUT 1 -j SESAME
     COMMIT
     END
@@ -178,7 +178,7 @@ at its start serve would run:
     *filter
     :SESAME - [0:0]
     -A SESAME -p tcp -m tcp --dport 22 -m conntrack --ctstate ESTABLISHED -m comment --comment "sesame: established" -j ACCEPT
-    -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: open ssh" -j DROP
+    -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags RST,ACK NONE -m comment --comment "sesame: open ssh" -j REJECT --reject-with tcp-reset
     COMMIT
     END
     iptables -w -S INPUT || iptables-restore -w -n <<END

@@ -108,6 +108,7 @@ var appearances = []firewallHost{
 	{name: "fw4, REJECT", rules: strings.Replace(fw4Table, "counter drop comment", "counter jump handle_reject comment", 1)},
 	{name: "fw4 with a redirect", rules: fw4With("drop")},
 	{name: "fw4 with a redirect, REJECT", rules: fw4With("jump handle_reject")},
+	{name: "fw3", rules: fw3},
 	{name: "iptables-nft", rules: "V=-nft; " + rejectByIptables("REJECT", "REJECT")},
 	{name: "iptables-nft, DROP", rules: "V=-nft; " + dropByIptables + allowedByIptables},
 	{name: "iptables-legacy", rules: "V=-legacy; " + rejectByIptables("REJECT --reject-with icmp-host-prohibited", "REJECT --reject-with icmp6-adm-prohibited")},
@@ -140,6 +141,56 @@ func TestHiddenLooksClosed(t *testing.T) {
 		})
 	}
 }
+
+// TestHiddenLooksClosedByIptables does it where there is no nft. A stray ACK goes to the listener there, if the host's
+// rules let it.
+func TestHiddenLooksClosedByIptables(t *testing.T) {
+	for _, host := range append([]firewallHost{
+		{name: "no firewall", rules: "V=; " + emptyIptables},
+	}, appearances...) {
+		if !strings.Contains(host.rules, "V=") {
+			continue
+		}
+		t.Run(host.name, func(t *testing.T) {
+			host.option = "iptables"
+			f := newFirewallTest(t, host)
+			f.manyErrors()
+			f.echoUDP(51820)
+			f.build()
+			f.wantPresent(true)
+			guest := f.dialUDP(0)
+			if f.answered(guest) {
+				t.Error("hidden: a datagram is answered")
+			}
+			f.open(f.pass("10.9.0.2", 100))
+			f.wantPort(0, hostAddr+":22", reached)
+			if !f.answered(guest) {
+				t.Error("open: a datagram from the port that was refused before is not answered")
+			}
+			f.wantAlike(1, 22, 51820, scanSU, scanT)
+		})
+	}
+}
+
+// fw3 is what OpenWrt had before fw4, with a redirect.
+const fw3 = `V=-legacy
+for t in iptables$V ip6tables$V; do
+	for c in zone_lan_input zone_wan_input zone_wan_src_REJECT reject; do $t -w -N $c; done
+	$t -w -A INPUT -i lo -m comment --comment '!fw3' -j ACCEPT
+	$t -w -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment '!fw3' -j ACCEPT
+	$t -w -A INPUT -i br-lan -m comment --comment '!fw3' -j zone_lan_input
+	$t -w -A INPUT -i eth0 -m comment --comment '!fw3' -j zone_wan_input
+	$t -w -A zone_lan_input -m comment --comment '!fw3' -j ACCEPT
+	$t -w -A zone_wan_input -p tcp -m tcp --dport 22 -m comment --comment '!fw3: Allow-SSH' -j ACCEPT
+	$t -w -A zone_wan_input -m conntrack --ctstate DNAT -m comment --comment '!fw3: Accept port redirections' -j ACCEPT
+	$t -w -A zone_wan_input -m comment --comment '!fw3' -j zone_wan_src_REJECT
+	$t -w -A zone_wan_src_REJECT -i eth0 -m comment --comment '!fw3' -j reject
+	$t -w -A reject -p tcp -m comment --comment '!fw3' -j REJECT --reject-with tcp-reset
+done
+iptables$V -w -A reject -m comment --comment '!fw3' -j REJECT --reject-with icmp-port-unreachable
+ip6tables$V -w -A reject -m comment --comment '!fw3' -j REJECT --reject-with icmp6-port-unreachable
+ip6tables$V -w -I zone_wan_input -p ipv6-icmp -m comment --comment '!fw3' -j ACCEPT
+`
 
 // manyErrors lets the host send as many ICMP errors as there are packets.
 func (f *firewallTest) manyErrors() {
@@ -359,6 +410,7 @@ func TestHiddenForwarded(t *testing.T) {
 		{name: "nft", rules: forwardByNFT},
 		{name: "nft, input drops", rules: endBy("tcp dport 22 accept", "", "drop") + forwardByNFT},
 		{name: "nft, input rejects", rules: endBy("tcp dport 22 accept", "reject with icmpx admin-prohibited", "drop") + forwardByNFT},
+		{name: "fw3", rules: fw3},
 		{name: "iptables-nft", rules: "V=-nft" + forwardByIptables},
 		{name: "iptables-legacy", rules: "V=-legacy" + forwardByIptables},
 		{name: "iptables-legacy, input drops", rules: "V=-legacy; " + dropByIptables + forwardByIptables},

@@ -130,7 +130,7 @@ func (c Choice) fitNFT(in Inspection, host hostRules) Choice {
 }
 
 func (c Choice) fitIptables(in Inspection, host hostRules) Choice {
-	f := iptablesFirewall{slices.Clone(c.Firewall.(iptablesFirewall).tools), nil}
+	f := iptablesFirewall{tools: slices.Clone(c.Firewall.(iptablesFirewall).tools)}
 	inputs := host.inputs(func(string) bool { return false })
 	inputs = slices.DeleteFunc(inputs, func(d input) bool { return d.can&drops == 0 })
 	c.idle = len(inputs) == 0
@@ -151,6 +151,7 @@ func (c Choice) fitIptables(in Inspection, host hostRules) Choice {
 			}
 		}
 		f.behind = append(f.behind, n)
+		f.endings = append(f.endings, iptablesEndings(host.chains, f.tools[i]))
 	}
 	for _, d := range inputs {
 		if !slices.Contains(f.tools, d.tool) {

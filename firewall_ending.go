@@ -7,16 +7,13 @@ import (
 	"strings"
 )
 
-// hostEndings are what the host's input chains have in store for a packet that none of their rules names, for each link
-// that they tell apart, where one of them lets in whatever was translated (firewalld's; fw4's with a redirect): such a
-// chain does not get to its end for strangers that are sent to another port. Elsewhere the chains speak for themselves.
+// hostEndings are how hidden ports are to be refused, in nft's language: where an input chain lets in whatever was
+// translated (firewalld's; fw4's with a redirect), it does not get to its end for strangers that are sent to another
+// port, and we answer as it would there. Elsewhere the chains speak for themselves.
 func hostEndings(all []chain) (endings []ending) {
 	for _, c := range all {
-		links, translated := []string{}, false
-		if c.input {
-			c.survey(all, &links, &translated, 0)
-		}
-		if !translated {
+		links, translated := c.survey(all)
+		if !c.input || !translated {
 			continue
 		}
 		for _, link := range append(links, "") {
@@ -28,7 +25,11 @@ func hostEndings(all []chain) (endings []ending) {
 				if c.family != "inet" {
 					match = "meta nfproto " + map[string]string{"ip": "ipv4", "ip6": "ipv6"}[c.family] + " " + match
 				}
-				if verdict := c.ending(all, link, proto, 0); strings.HasPrefix(verdict, "drop") || strings.HasPrefix(verdict, "reject") {
+				verdict := c.ending(all, link, proto)
+				if c.origin != "" {
+					verdict = nftVerdict(verdict)
+				}
+				if strings.HasPrefix(verdict, "drop") || strings.HasPrefix(verdict, "reject") {
 					endings = append(endings, ending{match, verdict})
 				}
 			}
@@ -37,23 +38,45 @@ func hostEndings(all []chain) (endings []ending) {
 	return endings
 }
 
-// maxDepth is how deep chains can lead to others (NFT_JUMP_STACK_SIZE).
-const maxDepth = 16
-
-// survey finds the links that rules name, and whether one lets in what was translated.
-func (c chain) survey(all []chain, links *[]string, translated *bool, depth int) {
-	for _, line := range c.rules {
-		r := readRule(line)
-		*translated = *translated || r.translated
-		for _, link := range r.links {
-			if link != "lo" && plainLink(link) && !slices.Contains(*links, link) {
-				*links = append(*links, link)
+// iptablesEndings are the same in iptables' language, for each link that the tool's chain INPUT tells apart: there is no
+// chain behind all others there that could answer. Where that chain refuses nothing, it is as the kernel refuses.
+func iptablesEndings(all []chain, t iptables) map[linkProto]string {
+	targets := map[linkProto]string{}
+	for _, c := range all {
+		if !c.input || c.origin != t.name {
+			continue
+		}
+		links, _ := c.survey(all)
+		for _, link := range append(links, "") {
+			for _, proto := range []Protocol{tcp, udp} {
+				if target := c.ending(all, link, proto); strings.HasPrefix(target, "DROP") || strings.HasPrefix(target, "REJECT") {
+					targets[linkProto{link, proto}] = target
+				}
 			}
 		}
-		if to, ok := c.named(all, r.to); ok && depth < maxDepth {
-			to.survey(all, links, translated, depth+1)
+	}
+	return targets
+}
+
+// survey finds the links that rules of the chain and of those that it leads to name, and whether one of them lets in what
+// was translated.
+func (c chain) survey(all []chain) (links []string, translated bool) {
+	seen := []string{c.name}
+	for i := 0; i < len(seen); i++ {
+		at, _ := c.named(all, seen[i])
+		for _, r := range at.read() {
+			translated = translated || r.translated
+			for _, link := range r.links {
+				if link != "lo" && plainLink(link) && !slices.Contains(links, link) {
+					links = append(links, link)
+				}
+			}
+			if !slices.Contains(seen, r.to) {
+				seen = append(seen, r.to)
+			}
 		}
 	}
+	return links, translated
 }
 
 // named is the chain of the same table with that name.
@@ -67,36 +90,51 @@ func (c chain) named(all []chain, name string) (to chain, ok bool) {
 	return all[i], true
 }
 
-// ending is what becomes of a packet that only rules about links and protocols can match, as "" where a chain goes back to
-// the one that leads to it.
-func (c chain) ending(all []chain, link string, proto Protocol, depth int) (verdict string) {
-	for _, line := range c.rules {
-		r := readRule(line)
+// ending is what becomes of a packet that only rules about links and protocols can match, in the words of who made the
+// chain; "" where it goes back to the one that leads to it.
+func (c chain) ending(all []chain, link string, proto Protocol) (verdict string) {
+	for _, r := range c.read() {
 		if r.more || r.links != nil && !slices.Contains(r.links, link) || r.protos != nil && !slices.Contains(r.protos, proto.String()) {
 			continue
 		}
 		verdict = r.verdict
-		if to, ok := c.named(all, r.to); ok && depth < maxDepth {
-			verdict = to.ending(all, link, proto, depth+1)
+		if to, ok := c.named(all, r.to); ok {
+			verdict = to.ending(all, link, proto)
 		}
-		if r.verdict == "return" {
+		if strings.EqualFold(r.verdict, "return") {
 			break
 		}
 		if verdict != "" || r.leaves {
 			return verdict
 		}
 	}
-	return strings.ToLower(c.policy)
+	return c.policy
 }
 
 // hostRule is what counts here of a rule, be it nft's or iptables'.
 type hostRule struct {
 	links, protos []string // that it is about; nil: any
 	more          bool     // and it asks for more
-	verdict       string   // in nft's words; "": none
+	verdict       string   // "": none
 	to            string   // the chain that it leads to
 	leaves        bool     // for good
 	translated    bool     // it lets in what was translated
+}
+
+// read reads the chain's rules; a map of links to verdicts is as many of them.
+func (c chain) read() (rules []hostRule) {
+	for _, line := range c.rules {
+		before, list, found := strings.Cut(line, "iifname vmap { ")
+		list, _, _ = strings.Cut(list, " }")
+		if !found || before != "" {
+			rules = append(rules, readRule(line))
+			continue
+		}
+		for _, pair := range strings.Split(list, ", ") {
+			rules = append(rules, readRule("iifname "+strings.Replace(pair, " : ", " ", 1)))
+		}
+	}
+	return rules
 }
 
 func readRule(line string) (r hostRule) {
@@ -106,20 +144,21 @@ func readRule(line string) (r hostRule) {
 		line = before + "comment -" + after
 	}
 	words := strings.FieldsFunc(line, func(c rune) bool { return strings.ContainsRune(` ,"`, c) })
-	var ignored []string
 	var list *[]string // where the next word belongs, or all up to a brace
 	set := false
 	for i := 0; i < len(words) && r.verdict == "" && r.to == ""; i++ {
 		switch w, after := words[i], words[i+1:]; w {
-		case "-A", "packets", "bytes", "--comment":
-			list = &ignored
+		case "-A", "packets", "bytes", "--comment": // what is named may be called as a verdict is
+			i++
 		case "iifname", "iif", "-i":
 			list = &r.links
 		case "l4proto", "-p":
 			list = &r.protos
 		case "meta", "counter":
-		case "{", "}":
-			set = w == "{"
+		case "{":
+			set = true
+		case "}":
+			set, list = false, nil
 		case "accept", "drop", "return":
 			r.verdict = w
 		case "reject":
@@ -127,12 +166,15 @@ func readRule(line string) (r hostRule) {
 			r.verdict, _, _ = strings.Cut(reason, " #")
 		case "jump", "goto", "-j", "-g":
 			r.leaves = w == "goto" || w == "-g"
-			if r.verdict = iptablesVerdict(after); r.verdict == "" && len(after) > 0 {
-				r.to = after[0]
+			switch to := strings.Join(after[:min(len(after), 1)], ""); to {
+			case "ACCEPT", "DROP", "RETURN", "REJECT":
+				r.verdict = strings.Join(after, " ")
+			default:
+				r.to = to
 			}
 		case "-m":
 			if r.more = r.more || len(after) == 0 || after[0] != "comment"; !r.more {
-				list = &ignored
+				i++
 			}
 		default:
 			if r.more = r.more || list == nil || w == "!" || w == "!=" || w == "vmap"; r.more {
@@ -143,27 +185,21 @@ func readRule(line string) (r hostRule) {
 			}
 		}
 	}
-	r.translated = r.translated && r.verdict == "accept"
+	r.translated = r.translated && strings.EqualFold(r.verdict, "accept")
 	return r
 }
 
-// iptablesVerdict is one of iptables' targets in nft's words; "" for chains, and targets that end nothing.
-func iptablesVerdict(target []string) string {
-	switch strings.Join(target[:min(len(target), 1)], "") {
-	case "ACCEPT", "DROP", "RETURN":
-		return strings.ToLower(target[0])
-	case "REJECT":
-	default:
-		return ""
+// nftVerdict has iptables' target in nft's words.
+func nftVerdict(target string) string {
+	words := strings.Fields(target) // REJECT --reject-with icmp6-adm-prohibited
+	if len(words) < 3 {
+		return strings.ToLower(target)
 	}
-	if len(target) < 3 {
-		return "reject"
-	}
-	family, code, _ := strings.Cut(target[2], "-") // icmp6-adm-prohibited
-	switch {
-	case family == "tcp":
+	family, code, _ := strings.Cut(words[2], "-")
+	switch family {
+	case "tcp":
 		return "reject with tcp reset"
-	case family == "icmp6":
+	case "icmp6":
 		family = "icmpv6"
 	}
 	code = strings.NewReplacer("adm-p", "admin-p", "proto-", "prot-").Replace(code)

@@ -104,7 +104,9 @@ func TestFit(t *testing.T) {
 	}
 	nft := func(accepts ...acceptChain) Firewall { return nftFirewall{mark: defaultMark, accepts: accepts} }
 	plain := nftFirewall{mark: defaultMark, plain: true}
-	ipt := func(behind ...int) Firewall { return iptablesFirewall{[]iptables{v4, v6}, behind} }
+	type endings = []map[linkProto]string
+	none, drop := map[linkProto]string{}, map[linkProto]string{{"", tcp}: "DROP", {"", udp}: "DROP"}
+	ipt := func(behind ...int) Firewall { return iptablesFirewall{[]iptables{v4, v6}, behind, endings{none, none}} }
 	droppingLegacy := Tool{iptables: legacy, Legacy: true, Rules: "-P INPUT DROP\n-P FORWARD ACCEPT\n"}
 	const idle = "; " + nothingDrops
 	for _, test := range []struct {
@@ -126,10 +128,10 @@ func TestFit(t *testing.T) {
 		{"iptables cannot read what it has made", nft(), Inspection{NFT: strings.Replace(listedIptables, "policy accept", "policy drop", 1), Silent: both[:1], Tools: both[1:]},
 			"", nft(acceptChain{family: "ip", table: "filter", name: "INPUT", tool: v4, unread: true, behind: 1})},
 		{"legacy rules", nft(), Inspection{Tools: append(both, droppingLegacy)}, "", nft(input(legacy, 0))},
-		{"legacy rules by iptables", ipt(), Inspection{Tools: append(both, droppingLegacy)}, "", iptablesFirewall{[]iptables{legacy, v6}, []int{0, 0}}},
+		{"legacy rules by iptables", ipt(), Inspection{Tools: append(both, droppingLegacy)}, "", iptablesFirewall{[]iptables{legacy, v6}, []int{0, 0}, endings{drop, none}}},
 		{"legacy rules and others", nft(), Inspection{Tools: with("-P INPUT DROP\n", droppingLegacy)}, "", nft(input(v4, 0), input(legacy, 0))},
 		{"legacy rules and others, by iptables", ipt(), Inspection{Tools: with("-P INPUT DROP\n", droppingLegacy)},
-			"\nthe chain INPUT of table ip filter can drop what iptables lets in: with nft installed, and without Firewall = iptables, it would get a rule for that", ipt(0, 0)},
+			"\nthe chain INPUT of table ip filter can drop what iptables lets in: with nft installed, and without Firewall = iptables, it would get a rule for that", iptablesFirewall{[]iptables{v4, v6}, []int{0, 0}, endings{drop, none}}},
 		{"table filter in nft's own rules", nft(), Inspection{NFT: strings.ReplaceAll(listedFw4, "inet fw4", "ip filter"), Tools: both},
 			"", nft(acceptChain{family: "ip", table: "filter", name: "input"})},
 		{"too early", nft(), Inspection{NFT: strings.Replace(listedFw4, "priority filter;", "priority mangle + 10;", 1)},
@@ -143,8 +145,8 @@ func TestFit(t *testing.T) {
 		{"no answer", nft(fw4), Inspection{Unknown: errTooLong}, "\nthe host's rules could not be read: it did not end by itself, and was ended: " +
 			"if they drop what sesame lets in, knocking does not help", nft(fw4)},
 		{"no ip6tables", iptablesFirewall{tools: []iptables{v4}}, Inspection{Tools: both[:1]},
-			idle + "\nonly iptables works here: the other family's packets are let through", iptablesFirewall{[]iptables{v4}, []int{0}}},
-		{"no IPv6", iptablesFirewall{tools: []iptables{v4}}, Inspection{Tools: both[:1], NoIPv6: true}, idle, iptablesFirewall{[]iptables{v4}, []int{0}}},
+			idle + "\nonly iptables works here: the other family's packets are let through", iptablesFirewall{[]iptables{v4}, []int{0}, endings{none}}},
+		{"no IPv6", iptablesFirewall{tools: []iptables{v4}}, Inspection{Tools: both[:1], NoIPv6: true}, idle, iptablesFirewall{[]iptables{v4}, []int{0}, endings{none}}},
 	} {
 		c := Choice{Firewall: test.firewall}.fit(test.in)
 		if got := strings.Join(append([]string{c.String()}, c.Warnings...), "\n"); got != test.want {

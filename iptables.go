@@ -49,20 +49,49 @@ func tableFilter(lines string) string { return "*filter\n" + lines + "COMMIT\n" 
 type iptablesFirewall struct {
 	tools  []iptables // one for each family that the host has
 	behind []int      // how many rules of INPUT come before ours, for each tool: bans, which are to hold
+	// endings are what the host has in store for packets that no rule of its own names, for each tool; nil: not known.
+	endings []map[linkProto]string
+}
+
+// linkProto is a link, or "" for all others, and a protocol.
+type linkProto struct {
+	link  string
+	proto Protocol
+}
+
+// refusal is the target for what is hidden on a link: what the host's own rules come to there, or else what its kernel
+// does; DROP where that is not known.
+func (f iptablesFirewall) refusal(tool int, link string, proto Protocol) string {
+	if f.endings == nil {
+		return "DROP"
+	}
+	for _, link := range []string{link, ""} {
+		if target := f.endings[tool][linkProto{link, proto}]; target != "" {
+			return target
+		}
+	}
+	switch {
+	case proto == tcp:
+		return "REJECT --reject-with tcp-reset"
+	case f.tools[tool].is4():
+		return "REJECT --reject-with icmp-port-unreachable"
+	}
+	return "REJECT --reject-with icmp6-port-unreachable"
 }
 
 func (f iptablesFirewall) build(r Ruleset) (calls []Call) {
 	const empty, enter = ":" + ourChain + " - [0:0]\n", "-I INPUT 1 -j " + ourChain + "\n"
-	for _, t := range f.tools {
+	for i, t := range f.tools {
+		full, less := f.rules(i, r, true), f.rules(i, r, false)
 		calls = append(calls, Call{
 			Unless:    t.argv("-C INPUT -j " + ourChain),
 			Argv:      t.restore(),
-			Input:     tableFilter(empty + inChain("-A", t.rules(r, true)) + enter),
-			Otherwise: []string{tableFilter(empty + inChain("-A", t.rules(r, false)) + enter)},
+			Input:     tableFilter(empty + inChain("-A", full) + enter),
+			Otherwise: []string{tableFilter(empty + inChain("-A", less) + enter)},
 		}, Call{
 			Argv:      t.restore(),
-			Input:     tableFilter(empty + inChain("-A", t.rules(r, true))),
-			Otherwise: []string{tableFilter(empty + inChain("-A", t.rules(r, false)))},
+			Input:     tableFilter(empty + inChain("-A", full)),
+			Otherwise: []string{tableFilter(empty + inChain("-A", less))},
 		})
 	}
 	return calls
@@ -117,8 +146,8 @@ func (f iptablesFirewall) close(p Pass, others []Pass) (calls []Call) {
 }
 
 func (f iptablesFirewall) present(r Ruleset) (calls []Call) {
-	for _, t := range f.tools {
-		full, less := normalForm(inChain("-A", t.rules(r, true))), normalForm(inChain("-A", t.rules(r, false)))
+	for i, t := range f.tools {
+		full, less := normalForm(inChain("-A", f.rules(i, r, true))), normalForm(inChain("-A", f.rules(i, r, false)))
 		calls = append(calls, Call{
 			Argv: t.argv("-C INPUT -j " + ourChain),
 		}, Call{
@@ -132,15 +161,16 @@ func (f iptablesFirewall) present(r Ruleset) (calls []Call) {
 	return calls
 }
 
-// rules are all rules of our chain for the tool's family, in the order in which they must stand. Without conntrack
-// there is none about connections, and hidden UDP ports are closed for all packets: better a connection that ends than
-// a port that is open.
-func (t iptables) rules(r Ruleset, conntrack bool) (rules []string) {
+// rules are all rules of our chain for a tool's family, in the order in which they must stand. A kernel that is not able
+// has no conntrack, or refuses nothing: there is no rule about connections then, and hidden UDP ports are closed for all
+// packets: better a connection that ends than a port that is open.
+func (f iptablesFirewall) rules(tool int, r Ruleset, able bool) (rules []string) {
+	t := f.tools[tool]
 	for _, p := range r.Open {
 		rules = append(rules, t.passRules(p)...)
 	}
 	for _, k := range r.Kept {
-		if conntrack {
+		if able {
 			rules = append(rules, rule("", k, " -m conntrack --ctstate ESTABLISHED", "sesame: established", "ACCEPT"))
 		}
 	}
@@ -150,38 +180,44 @@ func (t iptables) rules(r Ruleset, conntrack bool) (rules []string) {
 			if except.Bits() == 0 {
 				from = "" // as -S prints it
 			}
-			rules = append(rules, hiddenRules(h, from, "", "", "RETURN")...)
+			rules = append(rules, hiddenRules(h, from, "", "", func(string, Protocol) string { return "RETURN" })...)
 		}
 	}
 	stray := ""
-	if conntrack {
+	if able {
 		stray = " -m conntrack ! --ctstate RELATED,ESTABLISHED"
 	}
+	refusal := func(link string, proto Protocol) string {
+		if !able {
+			return "DROP"
+		}
+		return f.refusal(tool, link, proto)
+	}
 	for _, h := range r.Hidden {
-		rules = append(rules, hiddenRules(h, "", " --tcp-flags FIN,SYN,RST,ACK SYN", stray, "DROP")...)
+		rules = append(rules, hiddenRules(h, "", " --tcp-flags RST,ACK NONE", stray, refusal)...)
 	}
 	return rules
 }
 
 // hiddenRules are rules for each of the hidden ports on each link.
-func hiddenRules(h Hidden, from, moreTCP, moreUDP, target string) (rules []string) {
-	links := []string{"! -i lo "}
-	if len(h.Links) > 0 {
-		links = nil
-		for _, link := range h.Links {
-			if prefix, pattern := strings.CutSuffix(link, everyInterface); pattern {
-				link = prefix + "+"
-			}
-			links = append(links, "-i "+link+" ")
-		}
+func hiddenRules(h Hidden, from, moreTCP, moreUDP string, target func(link string, proto Protocol) string) (rules []string) {
+	links := h.Links
+	if len(links) == 0 {
+		links = []string{""}
 	}
 	for _, link := range links {
+		match := "-i " + link + " "
+		if prefix, pattern := strings.CutSuffix(link, everyInterface); pattern {
+			match = "-i " + prefix + "+ "
+		} else if link == "" {
+			match = "! -i lo "
+		}
 		for _, k := range h.Ports {
 			more := moreTCP
 			if k.Proto == udp {
 				more = moreUDP
 			}
-			rules = append(rules, rule(from+link, k, more, comment(h.Door), target))
+			rules = append(rules, rule(from+match, k, more, comment(h.Door), target(link, k.Proto)))
 		}
 	}
 	return rules
