@@ -114,7 +114,7 @@ func TestReadRule(t *testing.T) {
 		`-A drop -m comment --comment accept -g other`:                                              {to: "other", leaves: true},
 		`-A INPUT -m comment --comment "two -j words" -j REJECT --reject-with icmp6-adm-prohibited`: {verdict: "REJECT --reject-with icmp6-adm-prohibited"},
 		`-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT`:                        {more: true, verdict: "ACCEPT", translated: true},
-		`-A INPUT ! -i eth0 -j DROP`:                                                                {links: []string{"eth0"}, more: true, verdict: "DROP"},
+		`-A INPUT ! -i eth0 -j DROP`:                                                                {more: true, verdict: "DROP"},
 		`-A INPUT -j LOG`:                                                                           {to: "LOG"},
 	} {
 		if got := readRule(rule); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
