@@ -56,7 +56,7 @@ func (h hostRules) ofChain(i int) (e effect) {
 
 // ofRule is what a rule can do, with the chains that it leads to.
 func (h hostRules) ofRule(c chain, rule string) (e effect) {
-	words := strings.FieldsFunc(unquoted(rule), func(r rune) bool { return strings.ContainsRune(" \t,;{}", r) })
+	words := ruleWords(rule)
 	for i, w := range words {
 		next := ""
 		if i+1 < len(words) {
@@ -86,6 +86,10 @@ func (h hostRules) ofRule(c chain, rule string) (e effect) {
 	return e
 }
 
+func ruleWords(rule string) []string {
+	return strings.FieldsFunc(unquoted(rule), func(r rune) bool { return strings.ContainsRune(" \t,;{}", r) })
+}
+
 // aboutSources is whether a rule, in words, is about certain sources, or counts each one's packets. One that is about all
 // others is not.
 func aboutSources(words []string) bool {
@@ -93,7 +97,7 @@ func aboutSources(words []string) bool {
 	for i, w := range words[:len(words)-3] {
 		negated := i > 0 && words[i-1] == "!"
 		switch w {
-		case "-s", "--src-range", "--mac-source", "--src-cc", "--update", "--rcheck", "--connlimit-above":
+		case "-s", "--src-range", "--mac-source", "--source-country", "--update", "--rcheck", "--connlimit-above":
 			if !negated {
 				return true
 			}
