@@ -101,7 +101,11 @@ func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report 
 			}
 		}
 	}
-	return report + "to see who is let in, run:\n" + describeCalls(choice.show()), warnings, nil
+	where := "nft list table inet sesame"
+	if ipt, ok := choice.Firewall.(iptablesFirewall); ok {
+		where = strings.Join(ipt.tools[0].argv("-S "+ourChain), " ")
+	}
+	return report + "to see who is let in, run:\n    " + where + "\n", warnings, nil
 }
 
 // describeCalls prints calls as a shell would take them, indented.

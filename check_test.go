@@ -87,8 +87,8 @@ const nativeConfig = "[open ssh]\nSequence = 21941,22942:udp\nOpen_Ports = 22\nH
 
 func TestFirewallReport(t *testing.T) {
 	const (
-		byIptables = "firewall: iptables, as the configuration says; no rule of this host drops anything yet\n"
-		byNFT      = "firewall: nft; no rule of this host drops anything yet\n"
+		byIptables = "firewall: iptables, as the configuration says; no rule of this host closes a port\n"
+		byNFT      = "firewall: nft; no rule of this host closes a port\n"
 		eth0       = "[options]\nInterface = eth0\n"
 	)
 	v4 := Tool{iptables: iptables{"iptables", true}, Rules: acceptingRules}
@@ -100,7 +100,7 @@ func TestFirewallReport(t *testing.T) {
 	}{
 		{"nft", eth0, Inspection{}, byNFT, true},
 		{"no nft", eth0, Inspection{Tools: []Tool{v4}, NoIPv6: true, NFTError: fmt.Errorf("running nft: %w", exec.ErrNotFound)},
-			"firewall: iptables, as nft is not installed; no rule of this host drops anything yet\n", true},
+			"firewall: iptables, as nft is not installed; no rule of this host closes a port\n", true},
 		{"iptables", eth0 + "Firewall = iptables\n", Inspection{Tools: []Tool{v4}, NoIPv6: true}, byIptables, true},
 		{"iptables and no ip6tables", eth0 + "Firewall = iptables\n", Inspection{Tools: []Tool{v4}},
 			byIptables + "knockd.conf: only iptables works here: the other family's packets are let through\n", true},
@@ -134,7 +134,7 @@ func TestNothingDrops(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, warnings, _ := Inspection{}.applier(c).describe(c, nil, false)
-	want := `knockd.conf:1: door "open ssh": no rule of this host drops anything yet: everybody can reach its ports: write Hide = yes`
+	want := `knockd.conf:1: door "open ssh": no rule of this host closes a port: everybody can reach its ports: write Hide = yes`
 	if len(warnings) != 1 || warnings[0] != want {
 		t.Errorf("got %q, want %q", warnings, want)
 	}
@@ -164,25 +164,13 @@ func TestFirewallDryRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := Inspection{Tools: []Tool{{iptables: iptables{"iptables", true}, Rules: acceptingRules}}, NoIPv6: true}
-	const want = `firewall: iptables, as the configuration says; no rule of this host drops anything yet
+	const want = `firewall: iptables, as the configuration says; no rule of this host closes a port
 at its start serve would run:
-    iptables -w -C INPUT -j SESAME || iptables-restore -w -n <<END
-    *filter
-    :SESAME - [0:0]
-    -A SESAME -p tcp -m tcp --dport 22 -m conntrack --ctstate ESTABLISHED -m comment --comment "sesame: established" -j ACCEPT
-    -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags RST,ACK NONE -m comment --comment "sesame: open ssh" -j REJECT --reject-with tcp-reset
-    -I INPUT 1 -j SESAME
-    COMMIT
-    END
     iptables-restore -w -n <<END
     *filter
     :SESAME - [0:0]
     -A SESAME -p tcp -m tcp --dport 22 -m conntrack --ctstate ESTABLISHED -m comment --comment "sesame: established" -j ACCEPT
     -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags RST,ACK NONE -m comment --comment "sesame: open ssh" -j REJECT --reject-with tcp-reset
-    COMMIT
-    END
-    iptables -w -S INPUT || iptables-restore -w -n <<END
-    *filter
     -D INPUT -j SESAME
     -I INPUT 1 -j SESAME
     COMMIT
@@ -201,7 +189,7 @@ to see who is let in, run:
 	}
 	// Each family has its example.
 	got, _, _ := Inspection{Tools: append(in.Tools, Tool{iptables: iptables{"ip6tables", true}})}.applier(c).describe(c, nil, true)
-	for _, line := range []string{`to open door "open ssh" for 2001:db8::7 it would run:`, "    ip6tables -w -C INPUT -j SESAME || ip6tables-restore -w -n <<END"} {
+	for _, line := range []string{`to open door "open ssh" for 2001:db8::7 it would run:`, "    ip6tables-restore -w -n <<END"} {
 		if !strings.Contains(got, line+"\n") {
 			t.Errorf("got\n%s\nwant %q in it", got, line)
 		}
@@ -211,7 +199,7 @@ to see who is let in, run:
 // On a real host check says what it sees, and changes nothing.
 func TestCheckFirewall(t *testing.T) {
 	for _, test := range []struct{ name, rules, reason, build, open string }{
-		{"iptables", dropByIptables, "nft", "    iptables -w -S INPUT || iptables-restore -w -n <<END\n",
+		{"iptables", dropByIptables, "nft", "    ip6tables-restore -w -n <<END\n    *filter\n    -D INPUT -m mark ",
 			"to open door \"open ssh\" for 2001:db8::7 it would run:\n    nft -f - <<END\n    add element inet sesame open6 { 2001:db8::7 . tcp . 22 }\n"},
 		{"nft", fw4Table, "nft",
 			"    insert rule inet fw4 input meta mark & 0x00000100 == 0x00000100 accept comment \"sesame 0x00000100\"\n",

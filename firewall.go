@@ -19,7 +19,7 @@ type Firewall interface {
 	// build makes anew what is ours alone, whatever an earlier daemon has left: it hides, and needs to know nothing of the
 	// host. At no moment a port that was hidden and is to be hidden is open.
 	build(Ruleset) []Call
-	// admit puts what we need in chains of the host, where it is not in its place. Each call stands for itself.
+	// admit puts what we need in chains of the host, where it is not in its place.
 	admit() []Call
 	// open lets a source in, or lengthens its time. others are the passes that are open already for the source.
 	open(p Pass, others []Pass) []Call
@@ -29,8 +29,6 @@ type Firewall interface {
 	present(Ruleset) []Call
 	// renew makes anew what present does not look at.
 	renew(Ruleset) []Call
-	// show are the commands that show people what we have.
-	show() []Call
 }
 
 // Ruleset is what our part of the firewall must be.

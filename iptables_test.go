@@ -101,9 +101,9 @@ func TestIptablesGolden(t *testing.T) {
 	}
 	f.want("closed again", list(), start+host+hidden+"# IPv6\n"+start+hidden6)
 
-	f.do(flush(f.inspect(), nil))
+	f.do(flush(f.inspect(), defaultMark, nil))
 	f.want("flushed", list(), before)
-	if calls := flush(f.inspect(), nil); calls != nil {
+	if calls := flush(f.inspect(), defaultMark, nil); calls != nil {
 		t.Errorf("flush again: got %v, want nothing", calls)
 	}
 }

@@ -47,6 +47,7 @@ type acceptChain struct {
 	tool                iptables // which has made it; the zero value: nft
 	unread              bool     // the tool cannot list it, but nft can
 	behind              int      // where: behind a rule with this handle, or behind so many rules of the tool's; 0: first
+	placed              bool     // it is there
 }
 
 // ending is what the host has in store for packets that no rule of its own names.
@@ -84,55 +85,28 @@ func (f nftFirewall) build(r Ruleset) []Call {
 
 func (f nftFirewall) admit() (calls []Call) {
 	for _, c := range f.accepts {
-		calls = append(calls, f.accept(c))
+		if !c.placed {
+			calls = append(calls, f.accept(c))
+		}
 	}
 	return calls
 }
 
 // accept puts the rule into its place in a chain. One in another place is left there by nft, for flush.
 func (f nftFirewall) accept(c acceptChain) Call {
-	call := Call{Unless: c.list(), Holds: func(listing string) bool { at, found := f.find(c, listing); return found && at == c.behind }}
 	if c.tool.name != "" {
-		call.Argv = c.tool.restore()
 		insert := fmt.Sprintf("-I %s %d%s\n", c.name, c.behind+1, f.iptablesAccept())
-		call.Input, call.Otherwise = tableFilter("-D "+c.name+f.iptablesAccept()+"\n"+insert), []string{tableFilter(insert)}
-		return call
+		return Call{Argv: c.tool.restore(), Input: tableFilter("-D " + c.name + f.iptablesAccept() + "\n" + insert), Otherwise: []string{tableFilter(insert)}}
 	}
-	call.Argv = nftScript
-	where := fmt.Sprintf("insert rule %s %s %s", c.family, c.table, c.name)
+	command, position := "insert", ""
 	if c.behind != 0 {
-		where = fmt.Sprintf("add rule %s %s %s position %d", c.family, c.table, c.name, c.behind)
+		command, position = "add", fmt.Sprintf("position %d ", c.behind)
 	}
-	call.Input = fmt.Sprintf("%s meta mark & 0x%08x == 0x%08x accept comment \"%s\"\n", where, f.mark, f.mark, f.acceptComment())
-	return call
+	return Call{Argv: nftScript, Input: fmt.Sprintf("%s rule %s %s %s %smeta mark & 0x%08x == 0x%08x accept comment \"%s\"\n",
+		command, c.family, c.table, c.name, position, f.mark, f.mark, f.acceptComment())}
 }
 
-// list is the command that lists a chain.
-func (c acceptChain) list() []string {
-	if c.tool.name != "" && !c.unread {
-		return c.tool.argv("-S " + c.name)
-	}
-	return []string{"nft", "-a", "list", "chain", c.family, c.table, c.name}
-}
-
-// find is behind what our accept stands in the list of a chain.
-func (f nftFirewall) find(c acceptChain, listing string) (behind int, found bool) {
-	for line := range strings.Lines(listing) {
-		line = strings.TrimSpace(line)
-		switch isRule := strings.HasPrefix(line, "-A ") || strings.Contains(line, " # handle ") && !strings.HasSuffix(strings.Split(line, " # handle ")[0], "{"); {
-		case !isRule:
-		case f.ours(line):
-			return behind, true
-		case c.tool.name != "":
-			behind++
-		default:
-			behind = handleOf(line)
-		}
-	}
-	return 0, false
-}
-
-// ours is whether a rule is our accept. Where nft has restored one of iptables', the comment is gone.
+// ours is whether our accept is a rule, or one of several. Where nft has restored one of iptables', the comment is gone.
 func (f nftFirewall) ours(rule string) bool {
 	return strings.Contains(rule, f.acceptComment()) ||
 		strings.Contains(rule, fmt.Sprintf("meta mark & 0x%08x == 0x%08x ", f.mark, f.mark)) && strings.Contains(rule, " accept")
@@ -151,13 +125,13 @@ func (f nftFirewall) present(r Ruleset) []Call {
 		Holds: func(listing string) bool { return strings.Contains(listing, stamp) },
 	}}
 	for _, c := range f.accepts {
-		calls = append(calls, Call{Argv: c.list(), Holds: func(listing string) bool { _, found := f.find(c, listing); return found }})
+		list := []string{"nft", "list", "chain", c.family, c.table, c.name}
+		if c.tool.name != "" && !c.unread {
+			list = c.tool.argv("-S " + c.name)
+		}
+		calls = append(calls, Call{Argv: list, Holds: f.ours})
 	}
 	return calls
-}
-
-func (f nftFirewall) show() []Call {
-	return []Call{{Argv: []string{"nft", "list", "table", "inet", "sesame"}}}
 }
 
 // renew writes the elements anew: a ruleset that somebody has saved and restored has those of that time.

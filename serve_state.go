@@ -44,7 +44,7 @@ func (s *State) bring(e env, l *Listener, first bool) (next *State, err error) {
 	if first || !l.config.native() {
 		return next, nil
 	}
-	next.applier = newApplier(l.config).after(s.applier)
+	next.applier = newApplier(l.config)
 	if _, err := pickFirewall(next.applier.option, next.applier.mark, l.rules(), next.applier.run); err != nil {
 		return next, fmt.Errorf("setting up the firewall: %w", err)
 	}
