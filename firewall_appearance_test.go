@@ -488,6 +488,24 @@ func TestHiddenOnBridge(t *testing.T) {
 	f.wantPort(1, hostAddr+":22", hidden)
 }
 
+// TestHiddenPortIsLastKnock has a door whose last knock is the port that it hides. Where the host refuses, that
+// connection fails at once, and the next one gets in; where it drops, the SYN that comes again does.
+func TestHiddenPortIsLastKnock(t *testing.T) {
+	for _, test := range []struct{ name, rules, first string }{{"no firewall", "true", refused}, {"DROP", fw4Table, reached}} {
+		t.Run(test.name, func(t *testing.T) {
+			n := newNativeTest(t, firewallHost{rules: test.rules}, strings.Replace(fmt.Sprintf(nativeDoor, 600), "7000,9000,8000", "7000,22", 1))
+			d := n.serve()
+			n.knock(0, hostAddr, "7000")
+			if got := probe(n.clients[0], "", hostSSH, 5*time.Second); got != test.first {
+				t.Errorf("the connection that is the last knock: got %s, want %s", got, test.first)
+			}
+			d.await("open for")
+			n.wantPort(0, hostSSH, reached)
+			n.wantPort(1, hostSSH, hidden)
+		})
+	}
+}
+
 // TestHiddenSavedRules has somebody save all rules of nft's and restore them.
 func TestHiddenSavedRules(t *testing.T) {
 	f := newFirewallTest(t, firewallHost{option: "nft", rules: fw4Table})

@@ -277,6 +277,7 @@ var differences = []struct {
 	{"One source may be at several doors", tests(TestDifferentFromKnockd)},
 	{"Knocks of other doors change nothing", tests(TestDifferentFromKnockd, TestGuestLearnsNothing, TestGuestOnTheWire)},
 	{"Who hits a port near a knock", tests(TestMatcherScans, TestScansOpenNothing, TestReaderStray)},
+	{"A hidden port may refuse at once", tests(TestHiddenPortIsLastKnock, TestHiddenLooksClosed)},
 	{"A repeat of the knock just matched", tests(TestDifferentFromKnockd, TestCopiesOfOneSYN)},
 	{"A wrong knock that is the first one", tests(TestDifferentFromKnockd)},
 	{"A reload does not end attempts", tests(TestReloadKeepsAttempts, TestReloadWhileOpen)},
