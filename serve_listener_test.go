@@ -432,3 +432,13 @@ func TestWatchRoutesToo(t *testing.T) {
 		t.Error("the last change is not told")
 	}
 }
+
+// TestDoorPortIsNoDecoy has a door near its own knocks, on which nothing listens here: it may be forwarded.
+func TestDoorPortIsNoDecoy(t *testing.T) {
+	w := newWorld(t, 2)
+	d := w.serve("[options]\n\tStateDir = " + t.TempDir() + "\n[web]\n\tsequence = 7000,9000\n\topen_ports = 7001\n\thide = yes\n")
+	w.knock(0, "-d20", hostAddr, "7001", "7000", "9000")
+	d.await("10.9.0.2: web: open for")
+	w.knock(1, "-d20", hostAddr, "7002", "7000", "9000")
+	d.await("10.9.0.3: web: scan: its knocks do not count for")
+}
