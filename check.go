@@ -92,7 +92,12 @@ func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report 
 	if !dryRun {
 		return report, warnings, nil
 	}
-	report += "at its start serve would run:\n" + describeCalls(slices.Concat(choice.build(rules), choice.admit()))
+	calls := describeCalls(slices.Concat(choice.build(rules), choice.admit()))
+	tracking := "these rules need no connection tracking"
+	if strings.Contains(calls, "ct state") || strings.Contains(calls, "--ctstate") {
+		tracking = "these rules switch connection tracking on"
+	}
+	report += tracking + "\nat its start serve would run:\n" + calls
 	for _, d := range c.Doors {
 		for _, source := range []string{"192.0.2.7", "2001:db8::7"} {
 			calls := choice.open(Pass{Door: d.Name, Source: netip.MustParseAddr(source), Ports: d.OpenPorts, Left: d.CmdTimeout}, nil)

@@ -165,6 +165,7 @@ func TestFirewallDryRun(t *testing.T) {
 	}
 	in := Inspection{Tools: []Tool{{iptables: iptables{"iptables", true}, Rules: acceptingRules}}, NoIPv6: true}
 	const want = `firewall: iptables, as the configuration says; no rule of this host closes a port
+these rules switch connection tracking on
 at its start serve would run:
     iptables-restore -w -n <<END
     *filter
@@ -187,6 +188,11 @@ to see who is let in, run:
 	if got, warnings, _ := in.applier(c).describe(c, nil, true); got != want || warnings != nil {
 		t.Errorf("got\n%s\nwarnings %q, want\n%s", got, warnings, want)
 	}
+	c.Firewall = "auto"
+	if got, _, _ := in.applier(c).describe(c, nil, true); !strings.Contains(got, "\nthese rules need no connection tracking\n") {
+		t.Errorf("by nft: got\n%s", got)
+	}
+	c.Firewall = "iptables"
 	// Each family has its example.
 	got, _, _ := Inspection{Tools: append(in.Tools, Tool{iptables: iptables{"ip6tables", true}})}.applier(c).describe(c, nil, true)
 	for _, line := range []string{`to open door "open ssh" for 2001:db8::7 it would run:`, "    ip6tables-restore -w -n <<END"} {

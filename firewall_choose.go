@@ -69,7 +69,7 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection) {
 			f.accepts = append(f.accepts, d.acceptChain)
 		}
 	}
-	f.plain, f.endings = quiet && !in.NAT, hostEndings(host.chains)
+	f.plain, f.endings = quiet && !in.NAT, hostEndings(host.chains, func(_ chain, translated bool) bool { return translated })
 	c.Firewall = f
 }
 
@@ -91,7 +91,7 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 			}
 		}
 		f.behind = append(f.behind, behind)
-		f.endings = append(f.endings, iptablesEndings(host.chains, f.tools[i]))
+		f.endings = append(f.endings, hostEndings(host.chains, func(c chain, _ bool) bool { return c.origin == f.tools[i].name }))
 	}
 	for _, d := range inputs {
 		if !slices.Contains(f.tools, d.tool) {

@@ -7,55 +7,26 @@ import (
 	"strings"
 )
 
-// hostEndings are how hidden ports are to be refused, in nft's language: where an input chain lets in whatever was
-// translated (firewalld's; fw4's with a redirect), it does not get to its end for strangers that are sent to another
-// port, and we answer as it would there. Elsewhere the chains speak for themselves.
-func hostEndings(all []chain) (endings []ending) {
+// hostEndings are what input chains have in store for packets that none of their rules names, for each link that they tell
+// apart. wanted says of which chains, and may ask whether a chain lets in whatever was translated, as firewalld's does and
+// fw4's with a redirect: that one does not get to its end for strangers who are sent to another port, and late is to
+// answer as it would. Other chains of nft's speak for themselves.
+func hostEndings(all []chain, wanted func(c chain, translated bool) bool) (endings []ending) {
 	for _, c := range all {
 		links, translated := c.survey(all)
-		if !c.input || !translated {
+		if !c.input || !wanted(c, translated) {
 			continue
 		}
 		for _, link := range append(links, "") {
 			for _, proto := range []Protocol{tcp, udp} {
-				match := "meta l4proto " + proto.String()
-				if link != "" {
-					match = `iifname "` + link + `" ` + match
-				}
-				if c.family != "inet" {
-					match = "meta nfproto " + map[string]string{"ip": "ipv4", "ip6": "ipv6"}[c.family] + " " + match
-				}
 				verdict := c.ending(all, link, proto)
-				if c.origin != "" {
-					verdict = nftVerdict(verdict)
-				}
-				if strings.HasPrefix(verdict, "drop") || strings.HasPrefix(verdict, "reject") {
-					endings = append(endings, ending{match, verdict})
+				if word, _, _ := strings.Cut(strings.ToLower(verdict), " "); word == "drop" || word == "reject" {
+					endings = append(endings, ending{c.family, link, proto, verdict})
 				}
 			}
 		}
 	}
 	return endings
-}
-
-// iptablesEndings are the same in iptables' language, for each link that the tool's chain INPUT tells apart: there is no
-// chain behind all others there that could answer. Where that chain refuses nothing, it is as the kernel refuses.
-func iptablesEndings(all []chain, t iptables) map[linkProto]string {
-	targets := map[linkProto]string{}
-	for _, c := range all {
-		if !c.input || c.origin != t.name {
-			continue
-		}
-		links, _ := c.survey(all)
-		for _, link := range append(links, "") {
-			for _, proto := range []Protocol{tcp, udp} {
-				if target := c.ending(all, link, proto); strings.HasPrefix(target, "DROP") || strings.HasPrefix(target, "REJECT") {
-					targets[linkProto{link, proto}] = target
-				}
-			}
-		}
-	}
-	return targets
 }
 
 // survey finds the links that rules of the chain and of those that it leads to name, and whether one of them lets in what
@@ -187,21 +158,4 @@ func readRule(line string) (r hostRule) {
 	}
 	r.translated = r.translated && strings.EqualFold(r.verdict, "accept")
 	return r
-}
-
-// nftVerdict has iptables' target in nft's words.
-func nftVerdict(target string) string {
-	words := strings.Fields(target) // REJECT --reject-with icmp6-adm-prohibited
-	if len(words) < 3 {
-		return strings.ToLower(target)
-	}
-	family, code, _ := strings.Cut(words[2], "-")
-	switch family {
-	case "tcp":
-		return "reject with tcp reset"
-	case "icmp6":
-		family = "icmpv6"
-	}
-	code = strings.NewReplacer("adm-p", "admin-p", "proto-", "prot-").Replace(code)
-	return "reject with " + family + " type " + code
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -85,16 +86,16 @@ meta l4proto udp reject with icmpx admin-prohibited`},
 		{"fw4 with a redirect", Inspection{NFT: redirect}, "iifname \"eth0\" meta l4proto tcp reject with tcp reset\niifname \"eth0\" meta l4proto udp reject"},
 	} {
 		var got []string
-		for _, e := range hostEndings(test.in.chains()) {
-			got = append(got, e.match+" "+e.verdict)
+		for _, e := range hostEndings(test.in.chains(), func(_ chain, translated bool) bool { return translated }) {
+			got = append(got, e.rule())
 		}
 		if got := strings.Join(got, "\n"); got != test.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
 		}
 	}
 	in := Inspection{Tools: []Tool{{iptables: legacy, Legacy: true, Rules: listedFw3}}}
-	want := map[linkProto]string{{"eth1", tcp}: "REJECT --reject-with tcp-reset", {"eth1", udp}: "REJECT --reject-with icmp-port-unreachable"}
-	if got := iptablesEndings(in.chains(), legacy); fmt.Sprint(got) != fmt.Sprint(want) {
+	want := []ending{{"ip", "eth1", tcp, "REJECT --reject-with tcp-reset"}, {"ip", "eth1", udp, "REJECT --reject-with icmp-port-unreachable"}}
+	if got := hostEndings(in.chains(), func(c chain, _ bool) bool { return c.origin == legacy.name }); !slices.Equal(got, want) {
 		t.Errorf("iptables: got %v, want %v", got, want)
 	}
 }
@@ -126,7 +127,7 @@ func TestReadRule(t *testing.T) {
 		"REJECT --reject-with icmp-proto-unreachable": "reject with icmp type prot-unreachable",
 		"REJECT --reject-with icmp6-adm-prohibited":   "reject with icmpv6 type admin-prohibited",
 	} {
-		if got := nftVerdict(target); got != want {
+		if got := strings.TrimPrefix(ending{"inet", "", tcp, target}.rule(), "meta l4proto tcp "); got != want {
 			t.Errorf("%s: got %s, want %s", target, got, want)
 		}
 	}

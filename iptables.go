@@ -51,13 +51,7 @@ type iptablesFirewall struct {
 	behind    []int      // behind how many rules of INPUT the one comes that leads to ours, for each tool: bans, which are to hold; nil: first
 	displaced bool       // it does not
 	// endings are what the host has in store for packets that no rule of its own names, for each tool; nil: not known.
-	endings []map[linkProto]string
-}
-
-// linkProto is a link, or "" for all others, and a protocol.
-type linkProto struct {
-	link  string
-	proto Protocol
+	endings [][]ending
 }
 
 // refusal is the target for what is hidden on a link: what the host's own rules come to there, or else what its kernel
@@ -66,9 +60,9 @@ func (f iptablesFirewall) refusal(tool int, link string, proto Protocol) string 
 	if f.endings == nil {
 		return "DROP"
 	}
-	for _, link := range []string{link, ""} {
-		if target := f.endings[tool][linkProto{link, proto}]; target != "" {
-			return target
+	for _, e := range f.endings[tool] { // those of links come first
+		if e.proto == proto && (e.link == link || e.link == "") {
+			return e.verdict
 		}
 	}
 	switch {

@@ -137,8 +137,8 @@ func TestIptablesRefusal(t *testing.T) {
 	rules.Hidden[0].Except = nil
 	fw := iptablesFirewall{
 		tools: []iptables{{"iptables", true}, {"ip6tables", true}},
-		endings: []map[linkProto]string{
-			{{"ppp0", tcp}: "DROP", {"ppp0", udp}: "DROP", {"", tcp}: "REJECT --reject-with icmp-host-prohibited"}, {}},
+		endings: [][]ending{
+			{{"ip", "ppp0", tcp, "DROP"}, {"ip", "ppp0", udp, "DROP"}, {"ip", "", tcp, "REJECT --reject-with icmp-host-prohibited"}}, nil},
 	}
 	for i, want := range [][]string{
 		{"REJECT --reject-with icmp-host-prohibited", "REJECT --reject-with icmp-port-unreachable", "DROP", "DROP", "REJECT --reject-with icmp-host-prohibited"},

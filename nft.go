@@ -50,10 +50,36 @@ type acceptChain struct {
 	placed              bool     // it is there
 }
 
-// ending is what the host has in store for packets that no rule of its own names.
+// ending is what the host has in store for packets in on a link that no rule of its own names.
 type ending struct {
-	match   string // iifname "eth1" or meta nfproto ipv4, say; "": all
-	verdict string // drop, or reject with this or that
+	family  string // inet, or ip or ip6 alone
+	link    string // "": all that have no ending of their own
+	proto   Protocol
+	verdict string // drop, or reject with this or that; or iptables' target
+}
+
+// rule is the ending as one of nft's rules.
+func (e ending) rule() string {
+	match := "meta l4proto " + e.proto.String() + " "
+	if e.link != "" {
+		match = `iifname "` + e.link + `" ` + match
+	}
+	switch e.family {
+	case "ip":
+		match = "meta nfproto ipv4 " + match
+	case "ip6":
+		match = "meta nfproto ipv6 " + match
+	}
+	reason, ok := strings.CutPrefix(e.verdict, "REJECT --reject-with ") // icmp6-adm-prohibited
+	family, code, _ := strings.Cut(reason, "-")
+	switch {
+	case !ok:
+		return match + strings.ToLower(e.verdict)
+	case family == "tcp":
+		return match + "reject with tcp reset"
+	}
+	code = strings.NewReplacer("adm-p", "admin-p", "proto-", "prot-").Replace(code)
+	return match + "reject with " + strings.Replace(family, "6", "v6", 1) + " type " + code
 }
 
 // ability is what a kernel can do for us. Each has what those before it have.
@@ -242,48 +268,29 @@ func (f nftFirewall) tableText(r Ruleset, able ability) string {
 		}
 		s.WriteString("\t}\n")
 	}
-	// Nobody else's use of the bit may let a packet in. The comment tells this table from one of another build.
-	clear := fmt.Sprintf("meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x comment \"sesame %s\"", f.mark, ^f.mark, f.stamp(r))
-	for _, c := range f.chains(r, able) {
-		fmt.Fprintf(&s, "\tchain %s {\n", c.name)
-		if c.hook != "" {
-			fmt.Fprintf(&s, "\t\ttype %s; policy accept;\n", c.hook)
+	return s.String() + f.chainsText(r, able, f.stamp(r)) + "}\n"
+}
+
+// stamp tells the rules for r from others. What is open does not count.
+func (f nftFirewall) stamp(r Ruleset) string {
+	r.Open = nil
+	return fingerprint(f.chainsText(r, ableToFind, ""))
+}
+
+// chainsText are the chains of our table. Each asks for the port first, so that packets to other ports are soon done
+// with. What is said of conntrack at iptables.rules holds here.
+func (f nftFirewall) chainsText(r Ruleset, able ability, stamp string) string {
+	var s strings.Builder
+	chain := func(name, hook string, rules ...string) {
+		fmt.Fprintf(&s, "\tchain %s {\n", name)
+		if hook != "" {
+			fmt.Fprintf(&s, "\t\ttype %s; policy accept;\n", hook)
 		}
-		if c.name == "input" {
-			fmt.Fprintf(&s, "\t\t%s\n", clear)
-		}
-		for _, rule := range c.rules {
-			fmt.Fprintf(&s, "\t\t%s\n", rule)
+		for _, rule := range rules {
+			s.WriteString("\t\t" + rule + "\n")
 		}
 		s.WriteString("\t}\n")
 	}
-	s.WriteString("}\n")
-	return s.String()
-}
-
-// stamp tells rules from others. What is open does not count.
-func (f nftFirewall) stamp(r Ruleset) string {
-	r.Open = nil
-	return fingerprint(fmt.Sprint(f.chains(r, ableToFind)))
-}
-
-// nftChain is a chain of our table, without the rule of input that is not about doors.
-type nftChain struct {
-	name, hook string // of a base chain: filter hook input priority -10
-	rules      []string
-}
-
-// chains are those of our table, with the rules that depend on the doors. Each asks for the port first, so that packets
-// to other ports are soon done with. What is said of conntrack at iptables.rules holds here.
-func (f nftFirewall) chains(r Ruleset, able ability) []nftChain {
-	letIn := fmt.Sprintf("meta mark set meta mark | 0x%08x accept", f.mark)
-	doors := nftChain{name: "doors"}
-	if able >= ableToTrack && !f.plain {
-		doors.rules = append(doors.rules, "ct state established "+letIn)
-	}
-	doors.rules = append(doors.rules, openRules(letIn)...)
-	doors.rules = append(doors.rules, exceptRules(r.Hidden)...)
-	doors.rules = append(doors.rules, f.hidden(r.Hidden, able)...)
 	ports, hidden := slices.Clone(r.Kept), []Knock(nil)
 	for _, h := range r.Hidden {
 		hidden = append(hidden, h.Ports...)
@@ -291,34 +298,66 @@ func (f nftFirewall) chains(r Ruleset, able ability) []nftChain {
 	for _, p := range r.Open { // of doors that a reload has done away with, too
 		ports = append(ports, p.Ports...)
 	}
-	guard := func(ports []Knock, chain string) (rules []string) {
-		if len(ports) > 0 {
-			rules = []string{fmt.Sprintf("meta l4proto . th dport { %s } jump %s", portPairs(ports), chain)}
+	ports = append(ports, hidden...)
+
+	letIn := fmt.Sprintf("meta mark set meta mark | 0x%08x accept", f.mark)
+	established, stray, reset, unreachable := "", "", "drop", "drop"
+	if f.plain {
+		reset, unreachable = "reject with tcp reset", "reject"
+	}
+	if able >= ableToTrack {
+		stray = "ct state != { established, related } "
+		if !f.plain { // what nobody drops needs no way through
+			established = "ct state established " + letIn
 		}
-		return rules
 	}
-	chains := []nftChain{doors, {"input", fmt.Sprintf("filter hook input priority %d", ourPriority), guard(append(ports, hidden...), "doors")}}
+	// Behind everybody's translations: where strangers are sent away before, it is for packets that are not tracked, or
+	// invalid.
+	doors := slices.Concat(openRules(letIn), exceptRules(r.Hidden), strangerRules(r.Hidden, []string{beginning + " " + reset}, stray+unreachable))
+	if established != "" {
+		doors = slices.Insert(doors, 0, established)
+	}
+	chain("doors", "", doors...)
+	// Nobody else's use of the bit may let a packet in. The comment tells this table from one of another build.
+	input := []string{fmt.Sprintf("meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x comment \"sesame %s\"", f.mark, ^f.mark, stamp)}
+	if len(ports) > 0 {
+		input = append(input, fmt.Sprintf("meta l4proto . th dport { %s } jump doors", portPairs(ports)))
+	}
+	chain("input", fmt.Sprintf("filter hook input priority %d", ourPriority), input...)
 	if f.plain || len(hidden) == 0 || able < ableToTrack {
-		return chains
+		return s.String()
 	}
-	kind, strangers := "nat", append(openRules("accept"), exceptRules(r.Hidden)...)
+
+	// A router does not hide the ports of hosts behind it. What is local is dear to find out, and so it comes last.
+	unnamed := unnamedPort(ports)
+	kind, send := "nat", fmt.Sprintf("fib daddr type local dnat to :%d", unnamed)
+	strangers := openRules("accept")
 	if able < ableToRedirect {
-		kind, strangers = "filter", append([]string{"ct state { established, related } accept"}, strangers...)
+		kind, send = "filter", "fib daddr type local drop"
+		strangers = slices.Insert(strangers, 0, "ct state { established, related } accept")
 	}
-	unnamed := unnamedPort(append(ports, hidden...))
-	strangers = append(strangers, awayRules(r.Hidden, able, unnamed)...)
-	chains = append(chains, nftChain{name: "strangers", rules: strangers},
-		nftChain{"away", fmt.Sprintf("%s hook prerouting priority %d", kind, awayPriority), guard(hidden, "strangers")})
+	sent := []string{beginning + " " + send}
+	if able >= ableToFind { // an ACK that comes to a connection is let through, and none that a listener would answer
+		sent = append(sent, "socket wildcard 1 "+send)
+	}
+	chain("strangers", "", slices.Concat(strangers, exceptRules(r.Hidden), strangerRules(r.Hidden, sent, send))...)
+	chain("away", fmt.Sprintf("%s hook prerouting priority %d", kind, awayPriority),
+		fmt.Sprintf("meta l4proto . th dport { %s } jump strangers", portPairs(hidden)))
 	if able < ableToRedirect {
-		return chains
+		return s.String()
 	}
-	refuse := nftChain{name: "refuse"}
-	for _, e := range append(slices.Clip(f.endings), ending{"meta l4proto tcp", "reject with tcp reset"}, ending{"", "reject"}) {
-		refuse.rules = append(refuse.rules, strings.TrimSpace(e.match+" "+e.verdict))
+	var refuse []string
+	for _, e := range f.endings {
+		refuse = append(refuse, e.rule())
 	}
-	return append(chains, refuse, nftChain{"late", fmt.Sprintf("filter hook input priority %d", latePriority),
-		[]string{fmt.Sprintf("th dport %d ct status dnat jump refuse", unnamed)}})
+	chain("refuse", "", append(refuse, "meta l4proto tcp reject with tcp reset", "reject")...)
+	chain("late", fmt.Sprintf("filter hook input priority %d", latePriority), fmt.Sprintf("th dport %d ct status dnat jump refuse", unnamed))
+	return s.String()
 }
+
+// beginning matches TCP packets that belong to no connection which is established: so none of these ends by our rules,
+// whatever conntrack has forgotten of it.
+const beginning = "tcp flags & (rst | ack) == 0"
 
 // openRules have a verdict for sources that are in.
 func openRules(verdict string) (rules []string) {
@@ -348,45 +387,18 @@ func exceptRules(all []Hidden) (rules []string) {
 	return rules
 }
 
-// beginning matches TCP packets that belong to no connection which is established: so none of these ends by our rules,
-// whatever conntrack has forgotten of it.
-const beginning = "tcp flags & (rst | ack) == 0"
-
-// hidden are the rules of the input hook, behind everybody's translations. Where packets are sent away before, they are
-// for what nat does not see: packets that are not tracked, or invalid.
-func (f nftFirewall) hidden(all []Hidden, able ability) (rules []string) {
-	reset, unreachable, stray := "drop", "drop", ""
-	if f.plain {
-		reset, unreachable = "reject with tcp reset", "reject"
-	}
-	if able >= ableToTrack {
-		stray = "ct state != { established, related } "
-	}
-	for _, h := range hiddenPorts(all) {
-		if h.proto == tcp {
-			rules = append(rules, fmt.Sprintf("%s %s %s", h.match, beginning, reset))
-		} else {
-			rules = append(rules, fmt.Sprintf("%s %s%s", h.match, stray, unreachable))
-		}
-	}
-	return rules
-}
-
-// awayRules send what is for this host to another port of it, or drop it where the kernel cannot do that. A router does
-// not hide the ports of hosts behind it: what they are asked for is not local, which is dear to find out.
-func awayRules(all []Hidden, able ability, port uint16) (rules []string) {
-	verdict := fmt.Sprintf("fib daddr type local dnat to :%d", port)
-	if able < ableToRedirect {
-		verdict = "fib daddr type local drop"
-	}
-	for _, h := range hiddenPorts(all) {
-		if h.proto == udp {
-			rules = append(rules, h.match+" "+verdict)
-			continue
-		}
-		rules = append(rules, h.match+" "+beginning+" "+verdict)
-		if able >= ableToFind { // an ACK that comes to a connection is let through, and none that a listener would answer
-			rules = append(rules, h.match+" socket wildcard 1 "+verdict)
+// strangerRules are rules about all hidden ports on all links, which end as is said for TCP and UDP.
+func strangerRules(all []Hidden, endTCP []string, endUDP string) (rules []string) {
+	for _, h := range alikeHidden(all) {
+		for _, match := range linkMatches(h.Links) {
+			if ports := portNumbers(h.Ports, tcp); ports != "" {
+				for _, end := range endTCP {
+					rules = append(rules, fmt.Sprintf("%s tcp dport { %s } %s", match, ports, end))
+				}
+			}
+			if ports := portNumbers(h.Ports, udp); ports != "" {
+				rules = append(rules, fmt.Sprintf("%s udp dport { %s } %s", match, ports, endUDP))
+			}
 		}
 	}
 	return rules
@@ -399,40 +411,6 @@ func unnamedPort(ports []Knock) uint16 {
 		port++
 	}
 	return port
-}
-
-// conntrack is what conntrack is used for; "": it is not, by us.
-func (f nftFirewall) conntrack(r Ruleset) string {
-	udpHidden := slices.ContainsFunc(r.Hidden, func(h Hidden) bool {
-		return slices.ContainsFunc(h.Ports, func(k Knock) bool { return k.Proto == udp })
-	})
-	switch {
-	case !f.plain:
-		return "to have the host's own chains answer for hidden ports, and to keep connections when doors close"
-	case udpHidden:
-		return "to keep connections to hidden UDP ports when doors close"
-	}
-	return ""
-}
-
-// portMatch matches hidden ports of a protocol on a link.
-type portMatch struct {
-	match string
-	proto Protocol
-}
-
-// hiddenPorts are matches for all hidden ports on all links.
-func hiddenPorts(all []Hidden) (matches []portMatch) {
-	for _, h := range alikeHidden(all) {
-		for _, link := range linkMatches(h.Links) {
-			for _, proto := range []Protocol{tcp, udp} {
-				if ports := portNumbers(h.Ports, proto); ports != "" {
-					matches = append(matches, portMatch{fmt.Sprintf("%s %v dport { %s }", link, proto, ports), proto})
-				}
-			}
-		}
-	}
-	return matches
 }
 
 // alikeHidden joins what is hidden on the same links, so that a packet is looked up once and not once for each door.
