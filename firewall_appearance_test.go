@@ -410,7 +410,6 @@ func TestHiddenForwarded(t *testing.T) {
 		{name: "nft", rules: forwardByNFT},
 		{name: "nft, input drops", rules: endBy("tcp dport 22 accept", "", "drop") + forwardByNFT},
 		{name: "nft, input rejects", rules: endBy("tcp dport 22 accept", "reject with icmpx admin-prohibited", "drop") + forwardByNFT},
-		{name: "fw3", rules: fw3},
 		{name: "iptables-nft", rules: "V=-nft" + forwardByIptables},
 		{name: "iptables-legacy", rules: "V=-legacy" + forwardByIptables},
 		{name: "iptables-legacy, input drops", rules: "V=-legacy; " + dropByIptables + forwardByIptables},

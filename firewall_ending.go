@@ -13,8 +13,11 @@ import (
 // answer as it would. Other chains of nft's speak for themselves.
 func hostEndings(all []chain, wanted func(c chain, translated bool) bool) (endings []ending) {
 	for _, c := range all {
+		if !c.input {
+			continue
+		}
 		links, translated := c.survey(all)
-		if !c.input || !wanted(c, translated) {
+		if !wanted(c, translated) {
 			continue
 		}
 		for _, link := range append(links, "") {
