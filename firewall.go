@@ -73,6 +73,14 @@ func (p Pass) link() string {
 // usable says whether a pass can be put into rules.
 func (p Pass) usable() bool { return p.Source.IsValid() && (!p.onLink() || plainLink(p.Link)) }
 
+// ending is what the host has in store for packets in on a link that no rule of its own names.
+type ending struct {
+	family  string // inet, or ip or ip6 alone
+	link    string // "": all that have no ending of their own
+	proto   Protocol
+	verdict string // drop, or reject with this or that; or iptables' target
+}
+
 // Call is a process to run. It succeeds with exit status 0 if Holds is nil or true for its standard output.
 type Call struct {
 	// Unless is run first, if there is one. Where it succeeds (Holds then is about its output), Argv need not be run.

@@ -50,14 +50,6 @@ type acceptChain struct {
 	placed              bool     // it is there
 }
 
-// ending is what the host has in store for packets in on a link that no rule of its own names.
-type ending struct {
-	family  string // inet, or ip or ip6 alone
-	link    string // "": all that have no ending of their own
-	proto   Protocol
-	verdict string // drop, or reject with this or that; or iptables' target
-}
-
 // rule is the ending as one of nft's rules.
 func (e ending) rule() string {
 	match := "meta l4proto " + e.proto.String() + " "
