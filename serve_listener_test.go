@@ -189,7 +189,9 @@ func TestInterfaceComesLater(t *testing.T) {
 				} else {
 					d.await("interface wan is gone")
 				}
-				n.opens(0, n.wan(0, "wan"))
+				address = n.wan(0, "wan")
+				n.eventually("wan again", func() bool { return strings.Count(d.logged(), "interface wan: up, 10.8.0.1") == 2 })
+				n.opens(0, address)
 				if !detached {
 					d.stop()
 				}
@@ -224,7 +226,9 @@ func TestDoorInterface(t *testing.T) {
 		t.Errorf("knocking on eth0 counts at a door of wan:\n%s", d.logged())
 	}
 	n.opens(0, wan)
-	n.opens(1, n.wan(1, "lte0"))
+	lte := n.wan(1, "lte0")
+	d.await("interface lte0: up, 10.8.1.1")
+	n.opens(1, lte)
 	// The other door is as it was.
 	n.wantPort(0, "10.8.0.1:23", reached)
 	n.wantPort(0, hostAddr+":23", hidden)
