@@ -80,6 +80,7 @@ type ability uint8
 const (
 	ableToDrop     ability = iota
 	ableToTrack            // connections
+	ableToLocate           // addresses of this host (fib)
 	ableToRedirect         // nat in family inet: Linux 5.2
 	ableToFind             // sockets by wildcard: Linux 5.11, and a module
 )
@@ -316,7 +317,7 @@ func (f nftFirewall) chainsText(r Ruleset, able ability, stamp string) string {
 		input = append(input, fmt.Sprintf("meta l4proto . th dport { %s } jump doors", portPairs(ports)))
 	}
 	chain("input", fmt.Sprintf("filter hook input priority %d", ourPriority), input...)
-	if f.plain || len(hidden) == 0 || able < ableToTrack {
+	if f.plain || len(hidden) == 0 || able < ableToLocate {
 		return s.String()
 	}
 

@@ -161,6 +161,7 @@ func TestNFTAbilities(t *testing.T) {
 		{"socket wildcard", []string{"nat hook prerouting", "dnat to :1", "chain late"}, nil},
 		{"nat", []string{"filter hook prerouting priority -110", "udp dport { 51820 } fib daddr type local drop", "ct state { established, related } accept",
 			"udp dport { 51820 } ct state != { established, related } drop"}, []string{"chain late"}},
+		{"fib", []string{"udp dport { 51820 } ct state != { established, related } drop"}, []string{"prerouting", "chain late"}},
 		{"ct state", []string{"udp dport { 51820 } drop", "tcp dport { 22 } tcp flags & (rst | ack) == 0 drop"}, []string{"prerouting", "chain late"}},
 	} {
 		f := newFakeFirewall(t)
