@@ -298,6 +298,33 @@ func TestHiddenLiveConnections(t *testing.T) {
 	}
 }
 
+// TestHiddenWithoutConntrack has a host that had none: a hidden TCP port switches it on only until it is known that nothing
+// drops there.
+func TestHiddenWithoutConntrack(t *testing.T) {
+	f := newFirewallTest(t, firewallHost{option: "nft", rules: "true"})
+	tcpOnly := []Knock{{22, tcp}}
+	f.rules.Hidden[0].Ports, f.rules.Kept = tcpOnly, tcpOnly
+	count := func() string {
+		out, err := f.host.output("cat", "/proc/sys/net/netfilter/nf_conntrack_count")
+		f.must(err)
+		return strings.TrimSpace(out)
+	}
+	f.do(nftFirewall{mark: defaultMark}.build(f.rules)) // as at first, when nothing is known
+	f.listen("22000")
+	live := f.dialPort(0, hostAddr, "22000")
+	f.wantAlive("a connection that is tracked", live)
+	if got := count(); got == "0" {
+		t.Error("nothing known of the host: no connection is tracked")
+	}
+	f.forgetConnections()
+	f.build()
+	f.wantAlive("a connection that is not tracked any more", live)
+	f.wantPort(0, hostAddr+":22", refused)
+	if got := count(); got != "0" {
+		t.Errorf("a host that drops nothing: %s connections are tracked, want none", got)
+	}
+}
+
 // TestHiddenFragments sends a SYN cut into pieces of 8 bytes.
 func TestHiddenFragments(t *testing.T) {
 	for _, name := range []string{"no firewall", "no firewall, but NAT", "DROP but for the door"} {

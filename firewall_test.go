@@ -392,10 +392,14 @@ func masked(text string) string {
 	return strings.Join(all, "\n")
 }
 
-// bothFirewalls runs a test with each firewall, on a host that drops nothing by itself.
+// bothFirewalls runs a test with each firewall on a host that drops nothing by itself, and with nft on one that does.
 func bothFirewalls(t *testing.T, test func(f *firewallTest)) {
-	for _, option := range []string{"iptables", "nft"} {
-		t.Run(option, func(t *testing.T) { test(newFirewallTest(t, firewallHost{option: option, rules: "true"})) })
+	for _, host := range []firewallHost{
+		{name: "iptables", option: "iptables", rules: "true"},
+		{name: "nft", option: "nft", rules: "true"},
+		{name: "nft, a host that drops", option: "nft", rules: endBy("tcp dport 22 accept; udp dport 51820 accept", "", "drop")},
+	} {
+		t.Run(host.name, func(t *testing.T) { test(newFirewallTest(t, host)) })
 	}
 }
 
