@@ -295,7 +295,7 @@ func (f nftFirewall) chainsText(r Ruleset, able ability, stamp string) string {
 
 	letIn := fmt.Sprintf("meta mark set meta mark | 0x%08x accept", f.mark)
 	established, stray, reset, unreachable := "", "", "drop", "drop"
-	if f.plain {
+	if f.plain && able >= ableToLocate { // and to refuse
 		reset, unreachable = "reject with tcp reset", "reject"
 	}
 	if able >= ableToTrack {

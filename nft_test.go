@@ -196,6 +196,12 @@ func TestNFTPlain(t *testing.T) {
 			t.Errorf("got\n%s\nwant %s in it", text, want)
 		}
 	}
+	f := newFakeFirewall(t)
+	f.refuses = "reject"
+	f.do(fw.build(rules))
+	if got := f.listing(false); !strings.Contains(got, "udp dport { 51820 } ct state != { established, related } drop") {
+		t.Errorf("a kernel that cannot reject: got\n%s", got)
+	}
 	for i := range rules.Hidden {
 		rules.Hidden[i].Ports = rules.Hidden[i].Ports[:1]
 	}
