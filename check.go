@@ -79,7 +79,7 @@ func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report 
 	if err != nil {
 		return "", nil, fmt.Errorf("%s: %w", c.File, err)
 	}
-	choice = choice.fit(a.inspect())
+	choice = choice.fit(a.inspect(inspectLimit))
 	for _, w := range choice.Warnings {
 		warnings = append(warnings, c.File+": "+w)
 	}

@@ -21,7 +21,7 @@ type Doors struct {
 
 // doorNews is what the doors hear beside grants, and what they say of the daemon.
 type doorNews struct {
-	changed  <-chan struct{} // somebody has changed the firewall
+	changed  <-chan []firewallNews // somebody has changed the firewall: the daemon itself, too
 	settings <-chan doorSettings
 	asks     <-chan Ask
 	about    Status // what the daemon says of itself
@@ -52,7 +52,7 @@ func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome
 			count:    map[string]int{},
 			oneTime:  oneTimeUses{uses: map[[2]string]bool{}},
 			commands: commandQueue{run: run, ended: make(chan endedJob), running: map[*job]bool{}, turn: map[string]time.Duration{}},
-			firewall: firewallQueue{done: make(chan firewallDone, 1)},
+			firewall: firewallQueue{done: make(chan firewallDone, 2)},
 			logs:     doorLogs{log, map[string]*Throttle{}},
 			crash:    func(string) {},
 		},
@@ -89,8 +89,8 @@ func (d *Doors) serve(grants <-chan Grant) {
 			d.end(d.now(), e.job, e.outcome)
 		case done := <-d.firewall.done:
 			d.applied(d.now(), done)
-		case <-d.changed:
-			d.firewall.changed(d.now())
+		case news := <-d.changed:
+			d.firewall.hear(news)
 		case s := <-d.settings:
 			d.configure(d.now(), s)
 		case ask := <-d.asks:

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fakeFirewall is a firewall in memory. It knows the commands and the words of rules that ours are made of, and fails
@@ -415,5 +416,5 @@ func (in Inspection) run(argv []string, _ string) (out string, err error) {
 
 // applier is one for a host that looks like this.
 func (in Inspection) applier(c *Config) *Applier {
-	return &Applier{option: c.Firewall, mark: c.FirewallMark, run: in.run, inspect: func() Inspection { return in }}
+	return &Applier{option: c.Firewall, mark: c.FirewallMark, run: in.run, inspect: func(time.Duration) Inspection { return in }}
 }

@@ -27,8 +27,6 @@ type Firewall interface {
 	close(p Pass, others []Pass) []Call
 	// present is a list of calls that all succeed as long as what build and admit have made is there.
 	present(Ruleset) []Call
-	// renew makes anew what present does not look at.
-	renew(Ruleset) []Call
 }
 
 // Ruleset is what our part of the firewall must be.

@@ -14,10 +14,19 @@ import (
 // firewallTask is something to do with the firewall.
 type firewallTask struct {
 	kind   taskKind
-	rules  Ruleset // all that is to be in force afterwards
-	pass   Pass    // for taskOpen and taskClose
-	others []Pass  // that the same source has
-	told   bool    // taskCheck because somebody has changed the firewall
+	rules  Ruleset           // all that is to be in force afterwards
+	pass   Pass              // for taskOpen and taskClose
+	others []Pass            // that the same source has
+	told   bool              // taskBuild or taskCheck because somebody has changed what is ours
+	seen   *Inspection       // for taskCheck: of the rules of others; nil: they are not looked at
+	found  *firewallFindings // where what else it has come to is to be noted; nil: nowhere
+}
+
+// firewallFindings are what a task has come to, beside its error.
+type firewallFindings struct {
+	ports []uint32   // the numbers of its processes, by which news of the kernel's name them
+	seen  Inspection // by taskLook
+	stir  bool       // the rules of others may have changed, and are to be looked at
 }
 
 type taskKind uint8
@@ -28,6 +37,7 @@ const (
 	taskBuild // everything anew
 	taskCheck // look whether everything is in place, and put it right
 	taskFlush // leave no trace
+	taskLook  // look at the rules of others; beside other tasks
 )
 
 // callLimit bounds each call of the firewall. Who holds its lock for ever must not hold up everything else.
@@ -94,16 +104,23 @@ type Applier struct {
 	option  string // Firewall of the configuration
 	mark    uint32
 	run     runner
-	inspect func() Inspection
+	inspect func(limit time.Duration) Inspection
 	choice  Choice
-	silent  bool // iptables-legacy is there: nobody tells of its changes
+	silent  bool               // iptables-legacy is there: nobody tells of its changes
+	tables  string             // of legacy, as they were left
+	places  string             // what comes before the rule that leads to our chain, as it was left
+	asked   int                // how often they have been so, since the last check
+	listed  string             // our table as nft lists it, right after it was made; "": not known
+	keep    func(table string) // keeps a script that makes our table, hidden and with nobody in; "": none hides; or nil
+	ran     []uint32           // the processes of a task
 }
 
 // firewallReport is what is said of the firewall in force.
 type firewallReport struct {
 	choice   string // which one and why; "": none yet
 	warnings []string
-	ask      bool // it is to be looked at again and again: nobody tells of all changes, or not all could be seen
+	silent   bool // nobody tells of some changes: it is to be asked for them
+	unsure   bool // not all could be seen: it is to be looked at again
 }
 
 // news are lines about what is different from before.
@@ -124,25 +141,45 @@ func (a *Applier) report() firewallReport {
 	if a.choice.Firewall == nil {
 		return firewallReport{}
 	}
-	return firewallReport{a.choice.String(), a.choice.Warnings, a.silent || a.choice.unsure}
+	return firewallReport{a.choice.String(), a.choice.Warnings, a.silent, a.choice.unsure}
 }
 
 // newApplier is the real one, for a configuration.
 func newApplier(c *Config) *Applier {
-	return &Applier{option: c.Firewall, mark: c.FirewallMark, inspect: inspectHost, run: func(argv []string, input string) (string, error) {
-		stdout, _, err := execute(argv, input, callLimit)
+	a := &Applier{option: c.Firewall, mark: c.FirewallMark, inspect: inspectHost}
+	a.run = func(argv []string, input string) (string, error) {
+		p := execution{argv: argv, input: input, limit: callLimit}
+		stdout, _, err := p.run()
+		a.ran = append(a.ran, uint32(p.pid))
 		return stdout, err
-	}}
+	}
+	return a
+}
+
+// keeping has our table kept, too, whenever it is made.
+func (a *Applier) keeping(keep func(table string)) *Applier {
+	a.keep = keep
+	return a
 }
 
 // inBackground does it in another goroutine.
 func (a *Applier) inBackground(task firewallTask, done func(error)) { go func() { done(a.do(task)) }() }
 
 // do carries out one task.
-func (a *Applier) do(task firewallTask) error {
+func (a *Applier) do(task firewallTask) (err error) {
+	if task.kind == taskLook { // beside which another one may run
+		task.found.seen = a.inspect(studyLimit)
+		return nil
+	}
+	if a.silent && legacyTables(procNet) == a.tables {
+		defer func() { a.tables = legacyTables(procNet) }() // our own changes are no reason to look
+	}
+	if task.found != nil {
+		defer func() { task.found.ports, a.ran = a.ran, nil }()
+	}
 	switch {
 	case task.kind == taskFlush:
-		in := a.inspect()
+		in := a.inspect(studyLimit)
 		if err := in.unseen(); err != nil {
 			return fmt.Errorf("reading the firewall's rules: %w", err)
 		}
@@ -154,45 +191,111 @@ func (a *Applier) do(task firewallTask) error {
 	case task.kind == taskCheck:
 		return a.check(task)
 	}
-	return a.build(task.rules)
-}
-
-// build hides first, and looks at the host afterwards, as its chains may have come and gone.
-func (a *Applier) build(r Ruleset) (err error) {
-	if a.choice.Firewall == nil {
-		a.choice, err = pickFirewall(a.option, a.mark, r, a.run)
-	}
-	if err == nil {
-		err = runAll(a.choice.build(r), a.run)
-	}
-	if err == nil {
-		_, err = a.look(r, a.inspect())
+	if err = a.build(task.rules); err == nil && task.told {
+		err = errPutRight
 	}
 	return err
 }
 
+// build hides first, and the first time looks at the host afterwards: what is there may be in the way.
+func (a *Applier) build(r Ruleset) (err error) {
+	first := a.choice.Firewall == nil
+	if first {
+		a.choice, err = pickFirewall(a.option, a.mark, r, a.run)
+	}
+	if err == nil {
+		err = a.hide(a.choice.Firewall, r)
+	}
+	if err == nil && first {
+		_, err = a.look(r, a.inspect(inspectLimit))
+	}
+	return err
+}
+
+// listOurs lists our table without what changes by itself. What it prints is the same, byte for byte, as long as nobody
+// changes the table.
+var listOurs = []string{"nft", "-s", "-t", "list", "table", "inet", "sesame"}
+
+// hide makes anew what is ours alone.
+func (a *Applier) hide(f Firewall, r Ruleset) error {
+	err := runAll(f.build(r), a.run)
+	if a.listed = ""; err == nil {
+		if _, isNFT := f.(nftFirewall); isNFT {
+			a.listed, _ = a.run(listOurs, "") // before 0.9.1 it knows no -t
+		}
+		a.tables, a.places = legacyTables(procNet), a.before()
+	}
+	if script := ""; err == nil && a.keep != nil {
+		if a.listed != "" && len(r.Hidden) > 0 {
+			script = "add table inet sesame\ndelete table inet sesame\n" + a.listed
+		}
+		a.keep(script)
+	}
+	return err
+}
+
+// present is whether what is ours alone is as it was left.
+func (a *Applier) present(r Ruleset) bool {
+	if a.listed != "" {
+		listed, err := a.run(listOurs, "")
+		return err == nil && listed == a.listed
+	}
+	return runAll(a.choice.present(r), a.run) == nil && a.before() == a.places
+}
+
+// before is what iptables lists before the rules that lead to our chain. Where nft hides it is nothing.
+func (a *Applier) before() (rules string) {
+	f, _ := a.choice.Firewall.(iptablesFirewall)
+	for _, t := range f.tools {
+		listed, _ := a.run(t.argv("-S INPUT"), "")
+		before, _, _ := strings.Cut(listed, "-A INPUT -j "+ourChain+"\n")
+		rules += before
+	}
+	return rules
+}
+
 // check mends what is not as it was left. Its error then is errPutRight.
 func (a *Applier) check(task firewallTask) error {
-	mended := runAll(a.choice.present(task.rules), a.run) != nil
+	if !task.told && task.seen == nil && a.quiet() {
+		return nil
+	}
+	tables := legacyTables(procNet)
+	stir := tables != a.tables
+	mended := !a.present(task.rules)
 	if mended {
-		if err := runAll(a.choice.build(task.rules), a.run); err != nil {
+		if err := a.hide(a.choice.Firewall, task.rules); err != nil {
 			return err
 		}
 	}
-	if mended || task.told || a.choice.unsure {
-		changed, err := a.look(task.rules, a.inspect())
-		if err == nil && !mended && task.told {
-			err = runAll(a.choice.renew(task.rules), a.run)
-		}
+	if task.seen != nil {
+		changed, err := a.look(task.rules, *task.seen)
 		if err != nil {
 			return err
 		}
 		mended = mended || changed
 	}
+	a.tables, a.asked = legacyTables(procNet), 0
+	if task.found != nil {
+		task.found.stir = stir || mended && task.seen == nil
+	}
 	if mended {
 		return errPutRight
 	}
 	return nil
+}
+
+// asksPerCheck is how often tables of iptables-legacy must be the same until it is looked whether our jump is in its place: a
+// rule that is moved does not show. Where nft hides, that need not be looked for.
+const asksPerCheck = 5
+
+// quiet is whether only tables of iptables-legacy had to be asked for changes, and they have none.
+func (a *Applier) quiet() bool {
+	if !a.silent || legacyTables(procNet) != a.tables {
+		return false
+	}
+	_, isNFT := a.choice.Firewall.(nftFirewall)
+	a.asked++
+	return isNFT && a.tables != "" || a.asked < asksPerCheck
 }
 
 // look fits what we have to what the host has, which in tells, and removes what is not ours any more. What cannot be done
@@ -201,7 +304,7 @@ func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 	next := a.choice.fit(in)
 	a.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
 	if closed := (Ruleset{Hidden: r.Hidden, Kept: r.Kept}); fmt.Sprint(a.choice.build(closed)) != fmt.Sprint(next.build(closed)) {
-		if err := runAll(next.build(r), a.run); err != nil {
+		if err := a.hide(next.Firewall, r); err != nil {
 			return false, err
 		}
 	}

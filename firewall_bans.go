@@ -134,13 +134,13 @@ func (h hostRules) inputs(ours func(rule string) bool) (found []input) {
 			continue
 		}
 		in, place, at, n := input{chain: c}, 0, -1, 0
-		for _, rule := range c.rules {
+		for i, rule := range c.rules {
 			if ours != nil && ours(rule) {
 				at = place
 				n++
 				continue
 			}
-			if place++; c.tool.name == "" {
+			if place = c.numbers[i] - n; c.tool.name == "" {
 				place = handleOf(rule)
 			}
 			e := h.ofRule(c, rule)
@@ -160,19 +160,20 @@ func (h hostRules) inputs(ours func(rule string) bool) (found []input) {
 // ourPlace is behind how many rules of an iptables chain the one must come that leads to ours, and behind how many it
 // comes: those before it do no more than stop certain sources. An accept there would open what we hide.
 func (h hostRules) ourPlace(c chain) (n, at int) {
-	bansOnly := true
+	bansOnly, ours := true, 0
 	for i, rule := range c.rules {
 		e := h.ofRule(c, rule)
 		switch {
 		case strings.HasSuffix(rule, "-j "+ourChain):
-			at = i
+			at = c.numbers[i] - 1
+			ours++
 			continue
 		case strings.Contains(rule, acceptComment): // it goes
 		case e&(accepts|drops) != 0, e&(bans|jumps) == 0:
 			bansOnly = false
 		}
 		if bansOnly {
-			n++
+			n = c.numbers[i] - ours
 		}
 	}
 	return n, at

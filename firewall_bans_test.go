@@ -87,7 +87,7 @@ func TestBans(t *testing.T) {
 						}
 						n.knockOnce(0)
 						n.awaitPort(1, hostSSH, reached)
-						time.Sleep(2 * checkAfter) // for what is done about the change
+						time.Sleep(2 * lookAfter) // for what is done about the change
 						n.awaitShut(0)
 						run(host.unban)
 						n.awaitPort(0, hostSSH, reached)

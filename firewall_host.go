@@ -12,13 +12,14 @@ import (
 	"time"
 )
 
-// inspectLimit is how long one command may take to look at the firewall. Who holds its lock for ever must not hold up
-// everything.
-const inspectLimit = 5 * time.Second
+// inspectLimit is how long one command may take to look at the firewall while others wait: who holds its lock for ever must
+// not hold up everything. Where nobody waits it is studyLimit: nft can take seconds for 60,000 rules.
+const inspectLimit, studyLimit = 5 * time.Second, 60 * time.Second
 
 // Inspection is what the host's firewall looks like.
 type Inspection struct {
-	// NFT is what nft -a -s -t list ruleset has printed, standard error too, where iptables' tables are named.
+	// NFT is what nft has printed of the tables that see packets to this host or through it, and of ours, standard error
+	// too, where iptables' tables are named. Of it and of Rules there is what listing keeps.
 	NFT      string
 	NFTError error  // nft is not there or does not work
 	Tools    []Tool // each iptables that works, the usual one of a family first
@@ -35,11 +36,15 @@ type Tool struct {
 	Rules  string // of iptables -S
 }
 
-// inspectHost looks at the firewall of this host.
-func inspectHost() Inspection {
+// inspectHost looks at the firewall of this host. Each command may take so long.
+func inspectHost(limit time.Duration) Inspection {
 	return inspect(func(argv ...string) (string, error) {
-		stdout, stderr, err := execute(argv, "", inspectLimit)
-		return stdout + stderr, err
+		var l listing
+		_, stderr, err := (&execution{argv: argv, limit: limit, take: l.take}).run()
+		if l.tooMuch {
+			err = errTooMuch
+		}
+		return l.String() + stderr, err
 	}, func(name string) string {
 		text, _ := os.ReadFile(name)
 		return string(text)
@@ -57,11 +62,12 @@ func inspect(ask func(argv ...string) (string, error), file func(name string) st
 		}
 		return out, err
 	}
-	if in.NFT, in.NFTError = run("nft", "-a", "-s", "-t", "list", "ruleset"); in.NFTError != nil && in.Unknown == nil {
-		in.NFT, in.NFTError = run("nft", "-a", "list", "ruleset") // before 0.9.1
-	}
-	in.NAT = in.translates() || strings.Contains(file("/proc/net/ip_tables_names")+file("/proc/net/ip6_tables_names"), "nat\n")
-	_, err := run("ip6tables", "--version")
+	// To list all rules takes nft seconds, and hundreds of megabytes, where kube-proxy has them for 12,000 services.
+	chains, err := run("nft", "list", "chains")
+	in.NFTError = err
+	in.listTables(run, chains)
+	in.NAT = in.NAT || strings.Contains(file("/proc/net/ip_tables_names")+file("/proc/net/ip6_tables_names"), "nat\n")
+	_, err = run("ip6tables", "--version")
 	in.NoIPv6 = err != nil && file("/proc/net/if_inet6") == ""
 	for _, family := range []string{"ip", "ip6"} {
 		usual, ok := in.addTool(run, family+"tables")
@@ -77,6 +83,28 @@ func inspect(ask func(argv ...string) (string, error), file func(name string) st
 		return t.Legacy && !strings.Contains(file(map[bool]string{true: "/proc/net/ip_tables_names", false: "/proc/net/ip6_tables_names"}[t.is4()]), "filter")
 	})
 	return in
+}
+
+// listTables lists, of the tables whose chains nft has listed, those that see packets to this host or through it, and ours.
+func (in *Inspection) listTables(run func(argv ...string) (string, error), chains string) {
+	var family, table, listed string
+	for line := range strings.Lines(chains) {
+		words := append(strings.Fields(line), "", "", "", "") // type filter hook input priority filter; policy accept;
+		if words[0] == "table" {
+			family, table, listed = words[1], words[2], ""
+		}
+		ours := family == "inet" && table == "sesame"
+		in.NAT = in.NAT || !ours && words[1] == "nat" && words[3] == "prerouting"
+		if listed == table || !ours && (!slices.Contains([]string{"ip", "ip6", "inet"}, family) || words[3] != "input" && words[3] != "forward") {
+			continue
+		}
+		listed = table
+		text, err := run("nft", "-a", "-s", "-t", "list", "table", family, table)
+		if err != nil { // before 0.9.1; or it has gone meanwhile
+			text, _ = run("nft", "-a", "list", "table", family, table)
+		}
+		in.NFT += text
+	}
 }
 
 // addTool adds an iptables, if it works.
@@ -120,7 +148,20 @@ type chain struct {
 	priority int
 	owned    bool // one program alone may change it (flags owner)
 	rules    []string
+	numbers  []int // the place of each rule in the chain; some are left out
+	length   int
 	policy   string
+}
+
+// add adds a rule of a list, or a line that stands for some.
+func (c *chain) add(line string) {
+	if _, count, _ := strings.Cut(line, "# "); strings.HasSuffix(count, moreRules) {
+		n, _ := strconv.Atoi(strings.TrimSuffix(count, moreRules))
+		c.length += n
+		return
+	}
+	c.length++
+	c.rules, c.numbers = append(c.rules, line), append(c.numbers, c.length)
 }
 
 // chains are those of all tools that look at packets to this host, without our own.
@@ -164,7 +205,7 @@ func (in Inspection) chains() (all []chain) {
 				c.tool, _ = toolOf(in.Silent, c.acceptChain)
 			}
 		case c != nil:
-			c.rules = append(c.rules, line)
+			c.add(line)
 		}
 	}
 	return slices.DeleteFunc(all, func(c chain) bool { // what the tool knows better
@@ -173,18 +214,18 @@ func (in Inspection) chains() (all []chain) {
 	})
 }
 
-// translates is whether nft lists a chain of somebody else's that can send on what comes in.
-func (in Inspection) translates() bool {
-	table := ""
+// tables are those of nft's that see packets to this host or through it; nil, if it could not be seen which do.
+func (in Inspection) tables() []string {
+	if in.NFTError != nil || in.Unknown != nil {
+		return nil
+	}
+	tables := []string{ourTable}
 	for line := range strings.Lines(in.NFT) {
-		if strings.HasPrefix(line, "table ") {
-			table = line
-		}
-		if strings.Contains(line, "type nat hook prerouting") && !strings.HasPrefix(table, "table inet sesame ") {
-			return true
+		if words := strings.Fields(line); len(words) > 2 && words[0] == "table" {
+			tables = append(tables, words[1]+" "+words[2])
 		}
 	}
-	return false
+	return tables
 }
 
 // toolOf is the iptables that has made, and can change, a chain of nft's list.
@@ -216,9 +257,9 @@ func (t Tool) chains() (all []chain) {
 		}
 		switch words[0] {
 		case "-P":
-			all[i].policy = words[2]
+			all[i].policy = strings.Join(words[2:], " ")
 		case "-A":
-			all[i].rules = append(all[i].rules, strings.TrimSpace(line))
+			all[i].add(strings.TrimSpace(line))
 		}
 	}
 	return all
@@ -239,17 +280,6 @@ func parsePriority(s string) (n int) {
 		n += m
 	}
 	return n
-}
-
-// unquoted leaves out what stands in double quotes: comments, log prefixes, interfaces.
-func unquoted(s string) string {
-	var kept []string
-	for i, part := range strings.Split(s, `"`) {
-		if i%2 == 0 {
-			kept = append(kept, part)
-		}
-	}
-	return strings.Join(kept, " ")
 }
 
 // String names the chain as in: the chain INPUT of table ip filter.

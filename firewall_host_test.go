@@ -185,7 +185,7 @@ func TestInspect(t *testing.T) {
 	}{
 		{"nothing", nil, map[string]string{"/proc/net/if_inet6": "fe80 ...\n"}, "nft: false, IPv6: true"},
 		{"iptables-nft and legacy rules", map[string]string{
-			"nft -a -s -t list ruleset": "", "iptables --version": "iptables v1.8.9 (nf_tables)\n", "iptables -w -S": "",
+			"nft list chains": "", "iptables --version": "iptables v1.8.9 (nf_tables)\n", "iptables -w -S": "",
 			"iptables-legacy --version": "iptables v1.8.9 (legacy)\n", "iptables-legacy -w -S": "",
 			"ip6tables --version": "ip6tables v1.8.9 (nf_tables)\n", "ip6tables -w -S": "",
 			"ip6tables-legacy --version": "ip6tables v1.8.9 (legacy)\n", "ip6tables-legacy -w -S": "",
@@ -194,8 +194,10 @@ func TestInspect(t *testing.T) {
 			nil, "nft: false, IPv6: false, iptables legacy without restore -w"},
 		{"ip6tables without its module", map[string]string{"iptables --version": "iptables v1.6.2\n", "iptables -w -S": "", "ip6tables --version": "ip6tables v1.6.2\n"},
 			nil, "nft: false, IPv6: true, iptables legacy"},
-		{"nft's table beside legacy", map[string]string{"nft -a list ruleset": "table ip filter { # handle 1\n}\n",
-			"iptables --version": "iptables v1.8.7 (legacy)\n", "iptables -w -S": "",
+		{"nft's table beside legacy", map[string]string{
+			"nft list chains":             "table ip nat {\n}\ntable ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy accept;\n\t}\n}\n",
+			"nft -a list table ip filter": "table ip filter { # handle 1\n}\n",
+			"iptables --version":          "iptables v1.8.7 (legacy)\n", "iptables -w -S": "",
 			"iptables-nft --version": "iptables v1.8.7 (nf_tables)\n", "iptables-nft -w -S": ""},
 			nil, "nft: true, IPv6: false, iptables legacy, iptables-nft"},
 	} {

@@ -189,7 +189,10 @@ func newFirewallTest(t *testing.T, host firewallHost) *firewallTest {
 }
 
 func (f *firewallTest) inspect() Inspection {
-	run := func(argv ...string) (string, error) { return f.host.output(argv[0], argv[1:]...) }
+	run := func(argv ...string) (string, error) {
+		out, err := f.host.output(argv[0], argv[1:]...)
+		return condensed(out), err
+	}
 	file := func(name string) (text string) {
 		// /proc/net is the main thread's.
 		_ = f.host.do(func() error {
@@ -228,7 +231,9 @@ func (f *firewallTest) text() string {
 	f.must(in.NFTError)
 	var s strings.Builder
 	for _, t := range in.Tools {
-		fmt.Fprintf(&s, "%s\n%s", t.name, t.Rules)
+		rules, err := f.host.output(t.name, "-w", "-S")
+		f.must(err)
+		fmt.Fprintf(&s, "%s\n%s", t.name, rules)
 	}
 	nft, err := f.host.output("nft", "-s", "list", "ruleset")
 	f.must(err)

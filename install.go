@@ -312,7 +312,7 @@ func uninstall(e env, args []string) error {
 	if err := flushAll(e, nil); err != nil {
 		return fmt.Errorf("nothing was taken back: %w: if the daemon runs, stop it first: %s", err, i.init.stop)
 	}
-	for _, name := range []string{"/lock", "/journal", "/firewall", "/good.conf", ""} {
+	for _, name := range []string{"/lock", "/journal", "/firewall", "/hidden.nft", "/good.conf", ""} {
 		_ = os.Remove(e.stateDir + name)
 	}
 	_ = os.Remove(keptOnRouter)

@@ -109,8 +109,6 @@ func (f iptablesFirewall) admit() (calls []Call) {
 	return calls
 }
 
-func (f iptablesFirewall) renew(Ruleset) []Call { return nil }
-
 func (f iptablesFirewall) open(p Pass, others []Pass) (calls []Call) {
 	for _, t := range f.tools {
 		if rules := t.ownRules(p, others); len(rules) > 0 {

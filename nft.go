@@ -153,18 +153,6 @@ func (f nftFirewall) present(r Ruleset) []Call {
 	return calls
 }
 
-// renew writes the elements anew: a ruleset that somebody has saved and restored has those of that time.
-func (f nftFirewall) renew(r Ruleset) []Call {
-	script := ""
-	for _, set := range openSets {
-		script += fmt.Sprintf("flush set inet sesame %s\n", set.name)
-		if elements := set.elements(r.Open, nil); elements != "" {
-			script += fmt.Sprintf("add element inet sesame %s { %s }\n", set.name, elements)
-		}
-	}
-	return []Call{{Argv: nftScript, Input: script}}
-}
-
 // open adds, deletes and adds the elements: that is the one way to lengthen the time of an element which may or may
 // not be there still, on every kernel.
 func (f nftFirewall) open(p Pass, others []Pass) []Call {

@@ -44,7 +44,7 @@ func (s *State) bring(e env, l *Listener, first bool) (next *State, err error) {
 	if first || !l.config.native() {
 		return next, nil
 	}
-	next.applier = newApplier(l.config)
+	next.applier = newApplier(l.config).keeping(next.journal.keepTable)
 	if _, err := pickFirewall(next.applier.option, next.applier.mark, l.rules(), next.applier.run); err != nil {
 		return next, fmt.Errorf("setting up the firewall: %w", err)
 	}
@@ -86,7 +86,7 @@ func (s *State) buildFirewall(e env, log *Log, l *Listener, rules Ruleset) error
 	if err := s.takeFirewall(e, l.auto); err != nil {
 		return err
 	}
-	if err := applier.build(rules); err != nil {
+	if err := applier.keeping(s.journal.keepTable).build(rules); err != nil {
 		err = fmt.Errorf("setting up the firewall: %w", err)
 		if !s.marked {
 			return fmt.Errorf("%w: what is hidden stays hidden: sesame flush leaves no trace", err)
@@ -120,9 +120,9 @@ func (s *State) clearFirewall(e env, log *Log, applier *Applier) error {
 	return nil
 }
 
-// watchFirewall has changed told of the firewall's changes, where the kernel tells of them, until stop.
-func (s *State) watchFirewall(changed chan<- struct{}) (stop func()) {
-	stop, err := watchFirewall(changed)
+// watchFirewall has news told of the firewall's changes, where the kernel tells of them, until stop.
+func (s *State) watchFirewall(news chan<- []firewallNews) (stop func()) {
+	stop, err := watchFirewall(news)
 	if s.told = err == nil; !s.told {
 		return func() {}
 	}
