@@ -90,7 +90,7 @@ func TestBenchHostile(t *testing.T) {
 	for _, part := range []struct {
 		name    string
 		measure func(h *hostile, table *strings.Builder)
-	}{{"floods", (*hostile).floods}, {"unrelated", (*hostile).unrelated}, {"start", (*hostile).startUps},
+	}{{"floods", (*hostile).floods}, {"unrelated", (*hostile).unrelated}, {"hiding", (*hostile).hiding}, {"start", (*hostile).startUps},
 		{"idle", (*hostile).idle}, {"Go", (*hostile).goBenchmarks}} {
 		t.Run(part.name, func(t *testing.T) {
 			h := h
@@ -528,6 +528,68 @@ func (h *hostile) client(l *lane) error {
 		}
 		return nil
 	})
+}
+
+// hiding measures what our rules cost each packet to a port that is no door's: beside a host without rules where what is
+// hidden is refused, and beside one with conntrack, as it has with any firewall, where strangers are sent away.
+func (h *hostile) hiding(table *strings.Builder) {
+	h.Helper()
+	const tracks = "table inet filter {\n\tchain input {\n\t\ttype filter hook input priority 0; policy accept;\n\t\tct state established accept\n\t}\n}\n"
+	rules := func(f nftFirewall, doors int) string {
+		var r Ruleset
+		for i := range doors {
+			port := Knock{uint16(10000 + i), tcp}
+			r.Kept = append(r.Kept, port)
+			r.Hidden = append(r.Hidden, Hidden{Door: fmt.Sprint("door", i), Ports: []Knock{port}, Links: []string{"eth0"}})
+		}
+		return f.tableText(r, ableToFind)
+	}
+	plain, away := nftFirewall{mark: defaultMark, plain: true}, nftFirewall{mark: defaultMark}
+	all := []*struct {
+		name, rules string
+		beside      int // the lane that it is compared with
+		received    *blaster
+		took        []time.Duration
+	}{
+		{name: "no rules"},
+		{name: "no rules, 1 door hidden", rules: rules(plain, 1)},
+		{name: "no rules, 100 doors hidden", rules: rules(plain, 100)},
+		{name: "conntrack", rules: tracks, beside: 0},
+		{name: "conntrack, 1 door hidden", rules: tracks + rules(away, 1), beside: 3},
+		{name: "conntrack, 100 doors hidden", rules: tracks + rules(away, 100), beside: 3},
+	}
+	for _, l := range all {
+		lane := h.lane()
+		if l.rules != "" {
+			cmd := exec.Command("nft", "-f", "-")
+			cmd.Stdin = strings.NewReader(l.rules)
+			h.must(lane.host.start(cmd))
+			h.must(cmd.Wait())
+			// The checksums are wrong, so that the host does not answer, and conntrack is to take no notice.
+			h.must(lane.host.run("sh", "-c", "[ ! -e /proc/sys/net/netfilter/nf_conntrack_checksum ] || echo 0 > /proc/sys/net/netfilter/nf_conntrack_checksum"))
+		}
+		l.received = h.blaster(lane.sender, lane.unrelatedFrames(false))
+	}
+	h.must(h.pinned(h.netns(), h.senderCPU, func() error {
+		for i := range h.runs + 1 {
+			for j := range all {
+				l := all[(i+j)%len(all)]
+				took, err := l.received.cost(h.batches)
+				if err != nil {
+					return err
+				}
+				if i > 0 { // the first one finds nothing in any cache
+					l.took = append(l.took, took)
+				}
+			}
+		}
+		return nil
+	}))
+	fmt.Fprintf(table, "\nA packet of another connection on a host that hides ports, received, ns: medians of %d runs, in turn\n\n", h.runs)
+	fmt.Fprintf(table, "%-36s %8s %12s\n", "", "received", "of that more")
+	for _, l := range all {
+		fmt.Fprintf(table, "%-36s %8d %+12d\n", l.name, quantile(l.took, 50), moreThan(l.took, all[l.beside].took))
+	}
 }
 
 // benchDoors are doors of three TCP knocks on ports that look random. None is unrelatedPort.

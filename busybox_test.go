@@ -54,7 +54,7 @@ next:
 	w.wantPort(0, hostSSH, reached)
 	m.run("sed -i /respawn/d /etc/inittab; kill -HUP 1")
 	w.eventually("the end", func() bool { return pid() == "" })
-	w.wantPort(0, hostSSH, filtered)
+	w.wantPort(0, hostSSH, hidden)
 
 	// The same by the script, in busybox's shell and with busybox's programs alone.
 	script := func(command string, status int) {
@@ -84,7 +84,7 @@ next:
 	m.run("cp -a /usr/sbin/sesame /tmp/new; mv /tmp/new /usr/sbin/sesame") // an upgrade meanwhile
 	script("stop", 0)
 	m.run("! test -e /var/run/knockd.pid")
-	w.wantPort(0, hostSSH, filtered)
+	w.wantPort(0, hostSSH, hidden)
 	m.run("sleep 1000 >/dev/null 2>&1 & echo $! > /var/run/knockd.pid")
 	script("stop", 0) // and nobody else's process is ended
 	m.run("kill $(cat /var/run/knockd.pid) && rm /var/run/knockd.pid")

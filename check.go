@@ -52,7 +52,7 @@ func (o checkOptions) check(e env) error {
 		if c.native() {
 			links, _ := readLinks(true) // who cannot read them cannot listen either, and is told so
 			var more []string
-			report, more = firewallReport(c, inspectHost(), links, o.verbose)
+			report, more, err = newApplier(c).describe(c, links, o.verbose)
 			warnings = append(warnings, more...)
 		}
 		for _, u := range unreadable {
@@ -63,7 +63,7 @@ func (o checkOptions) check(e env) error {
 		fmt.Fprintf(e.stderr, "warning: %s\n", w)
 	}
 	if err != nil {
-		return err
+		return err // what would keep serve from starting
 	}
 	fmt.Fprintln(e.stdout, "configuration OK")
 	for _, d := range c.Doors {
@@ -73,37 +73,36 @@ func (o checkOptions) check(e env) error {
 	return nil
 }
 
-// firewallReport is, in lines, which firewall would open the doors, and why. dryRun adds the commands. An error of
-// choosing is a warning here: the configuration may be for another host. links are this host's.
-func firewallReport(c *Config, in Inspection, links map[int]*Link, dryRun bool) (report string, warnings []string) {
-	warn := func(format string, a ...any) { warnings = append(warnings, c.File+": "+fmt.Sprintf(format, a...)) }
-	if in.NFTError != nil && len(in.Tools) == 0 && os.Geteuid() != 0 {
-		warn("only root can look at the firewall, which is to open doors: run check as root")
-		return "", warnings
+// describe is, in lines, which firewall would open the doors, and why. dryRun adds the commands. links are this host's. An
+// error is what would keep serve from starting.
+func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report string, warnings []string, err error) {
+	rules := c.ruleset(c.Interfaces, defaultLinks(links), links)
+	choice, err := pickFirewall(a.option, a.mark, rules, a.run)
+	if err != nil && os.Geteuid() != 0 {
+		return "", []string{c.File + ": only root can look at the firewall, which is to open doors: run check as root"}, nil
 	}
-	choice, err := chooseFirewall(c.Firewall, in, c.FirewallMark)
 	if err != nil {
-		warn("%v", err)
-		return "", warnings
+		return "", nil, fmt.Errorf("%s: %w", c.File, err)
 	}
+	choice = choice.fit(a.inspect(inspectLimit))
 	for _, w := range choice.Warnings {
-		warn("%s", w)
+		warnings = append(warnings, c.File+": "+w)
 	}
 	for _, d := range c.Doors {
-		if d.native() && !d.Hide && strings.HasSuffix(choice.Reason, nothingDrops) {
+		if d.native() && !d.Hide && choice.idle {
 			warnings = append(warnings, fmt.Sprintf("%s:%d: door %q: %s: everybody can reach its ports: write Hide = yes", c.File, d.Line, d.Name, nothingDrops))
 		}
 	}
-	report = "firewall: " + choice.Reason + "\n"
-	rules := c.ruleset(c.Interfaces, defaultLinks(links), links)
-	if err := rules.fits(); err != nil {
-		warn("%v", err)
-		return report, warnings
-	}
+	report = fmt.Sprintf("firewall: %v\n", choice)
 	if !dryRun {
-		return report, warnings
+		return report, warnings, nil
 	}
-	report += "at its start serve would run:\n" + describeCalls(choice.build(rules))
+	calls := describeCalls(slices.Concat(choice.build(rules), choice.admit()))
+	tracking := "these rules need no connection tracking"
+	if strings.Contains(calls, "ct state") || strings.Contains(calls, "--ctstate") {
+		tracking = "these rules switch connection tracking on"
+	}
+	report += tracking + "\nat its start serve would run:\n" + calls
 	for _, d := range c.Doors {
 		for _, source := range []string{"192.0.2.7", "2001:db8::7"} {
 			calls := choice.open(Pass{Door: d.Name, Source: netip.MustParseAddr(source), Ports: d.OpenPorts, Left: d.CmdTimeout}, nil)
@@ -112,7 +111,11 @@ func firewallReport(c *Config, in Inspection, links map[int]*Link, dryRun bool) 
 			}
 		}
 	}
-	return report, warnings
+	where := "nft list table inet sesame"
+	if ipt, ok := choice.Firewall.(iptablesFirewall); ok {
+		where = strings.Join(ipt.tools[0].argv("-S "+ourChain), " ")
+	}
+	return report + "to see who is let in, run:\n    " + where + "\n", warnings, nil
 }
 
 // describeCalls prints calls as a shell would take them, indented.

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -86,37 +88,42 @@ const nativeConfig = "[open ssh]\nSequence = 21941,22942:udp,3943\nOpen_Ports = 
 
 func TestFirewallReport(t *testing.T) {
 	const (
-		byIptables = "firewall: iptables: the configuration says so\n"
-		byNFT      = "firewall: nft: no chain can drop packets to this host\n"
+		byIptables = "firewall: iptables, as the configuration says; no rule of this host closes a port\n"
+		byNFT      = "firewall: nft; no rule of this host closes a port\n"
 		eth0       = "[options]\nInterface = eth0\n"
 	)
 	v4 := Tool{iptables: iptables{"iptables", true}, Rules: acceptingRules}
 	for _, test := range []struct {
 		name, options string
 		in            Inspection
-		want          string // the report, then warnings
-		dry           bool   // there can be a dry run
+		want          string // the report, warnings, and the error
+		works         bool
 	}{
 		{"nft", eth0, Inspection{}, byNFT, true},
+		{"no nft", eth0, Inspection{Tools: []Tool{v4}, NoIPv6: true, NFTError: fmt.Errorf("running nft: %w", exec.ErrNotFound)},
+			"firewall: iptables, as nft is not installed; no rule of this host closes a port\n", true},
 		{"iptables", eth0 + "Firewall = iptables\n", Inspection{Tools: []Tool{v4}, NoIPv6: true}, byIptables, true},
 		{"iptables and no ip6tables", eth0 + "Firewall = iptables\n", Inspection{Tools: []Tool{v4}},
 			byIptables + "knockd.conf: only iptables works here: the other family's packets are let through\n", true},
 		{"another", eth0 + "Firewall = nft\n", Inspection{Tools: []Tool{v4}, NFTError: errFake}, "knockd.conf: Firewall = nft: nft does not work here: " + errFake.Error() + "\n", false},
-		{"name of a link", "[options]\nInterface = eth+\n", Inspection{}, byNFT + `knockd.conf: door "open ssh": the firewall cannot take "eth+" for the name of an interface` + "\n", false},
+		{"name of a link", "[options]\nInterface = eth+\n", Inspection{}, `knockd.conf: door "open ssh": the firewall cannot take "eth+" for the name of an interface` + "\n", false},
 	} {
 		c, err := readText(test.options + nativeConfig)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, warnings := firewallReport(c, test.in, nil, false)
+		got, warnings, err := test.in.applier(c).describe(c, nil, false)
 		for _, w := range warnings {
 			got += w + "\n"
+		}
+		if err != nil {
+			got += err.Error() + "\n"
 		}
 		if got != test.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
 		}
-		if dry, _ := firewallReport(c, test.in, nil, true); strings.Contains(dry, "would run") != test.dry {
-			t.Errorf("%s: want a dry run: %v, got\n%s", test.name, test.dry, dry)
+		if dry, _, err := test.in.applier(c).describe(c, nil, true); strings.Contains(dry, "would run") != test.works || (err == nil) != test.works {
+			t.Errorf("%s: want it to work: %v, got %v\n%s", test.name, test.works, err, dry)
 		}
 	}
 }
@@ -127,8 +134,8 @@ func TestNothingDrops(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, warnings := firewallReport(c, Inspection{}, nil, false)
-	want := `knockd.conf:1: door "open ssh": no chain can drop packets to this host: everybody can reach its ports: write Hide = yes`
+	_, warnings, _ := Inspection{}.applier(c).describe(c, nil, false)
+	want := `knockd.conf:1: door "open ssh": no rule of this host closes a port: everybody can reach its ports: write Hide = yes`
 	if len(warnings) != 1 || warnings[0] != want {
 		t.Errorf("got %q, want %q", warnings, want)
 	}
@@ -136,17 +143,18 @@ func TestNothingDrops(t *testing.T) {
 
 // Who may not look is told so, and nothing about what to install.
 func TestFirewallReportNothingWorks(t *testing.T) {
-	want := "knockd.conf: neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)"
+	var want []string
+	wantError := "knockd.conf: neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)"
 	if os.Geteuid() != 0 {
-		want = "knockd.conf: only root can look at the firewall, which is to open doors: run check as root"
+		want, wantError = []string{"knockd.conf: only root can look at the firewall, which is to open doors: run check as root"}, "<nil>"
 	}
 	c, err := readText(nativeConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
-	report, warnings := firewallReport(c, Inspection{NFTError: errFake}, nil, true)
-	if report != "" || !slices.Equal(warnings, []string{want}) {
-		t.Errorf("got %q, warnings %q, want %q", report, warnings, want)
+	report, warnings, err := Inspection{NFTError: errFake}.applier(c).describe(c, nil, true)
+	if report != "" || !slices.Equal(warnings, want) || fmt.Sprint(err) != wantError {
+		t.Errorf("got %q, warnings %q, error %v, want %q and %s", report, warnings, err, want, wantError)
 	}
 }
 
@@ -156,22 +164,15 @@ func TestFirewallDryRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := Inspection{Tools: []Tool{{iptables: iptables{"iptables", true}}}, NoIPv6: true}
-	const want = `firewall: iptables: the configuration says so
+	in := Inspection{Tools: []Tool{{iptables: iptables{"iptables", true}, Rules: acceptingRules}}, NoIPv6: true}
+	const want = `firewall: iptables, as the configuration says; no rule of this host closes a port
+these rules switch connection tracking on
 at its start serve would run:
-    iptables -w -C INPUT -j SESAME || iptables-restore -w -n <<END
-    *filter
-    :SESAME - [0:0]
-    -A SESAME -p tcp -m tcp --dport 22 -m conntrack --ctstate ESTABLISHED -m comment --comment "sesame: established" -j ACCEPT
-    -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: open ssh" -j DROP
-    -I INPUT 1 -j SESAME
-    COMMIT
-    END
     iptables-restore -w -n <<END
     *filter
     :SESAME - [0:0]
     -A SESAME -p tcp -m tcp --dport 22 -m conntrack --ctstate ESTABLISHED -m comment --comment "sesame: established" -j ACCEPT
-    -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: open ssh" -j DROP
+    -A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags RST,ACK NONE -m comment --comment "sesame: open ssh" -j REJECT --reject-with tcp-reset
     -D INPUT -j SESAME
     -I INPUT 1 -j SESAME
     COMMIT
@@ -182,13 +183,20 @@ to open door "open ssh" for 192.0.2.7 it would run:
     -I SESAME -s 192.0.2.7/32 -p tcp -m tcp --dport 22 -m comment --comment "sesame: open ssh" -j ACCEPT
     COMMIT
     END
+to see who is let in, run:
+    iptables -w -S SESAME
 `
-	if got, warnings := firewallReport(c, in, nil, true); got != want || warnings != nil {
+	if got, warnings, _ := in.applier(c).describe(c, nil, true); got != want || warnings != nil {
 		t.Errorf("got\n%s\nwarnings %q, want\n%s", got, warnings, want)
 	}
+	c.Firewall = "auto"
+	if got, _, _ := in.applier(c).describe(c, nil, true); !strings.Contains(got, "\nthese rules need no connection tracking\n") {
+		t.Errorf("by nft: got\n%s", got)
+	}
+	c.Firewall = "iptables"
 	// Each family has its example.
-	got, _ := firewallReport(c, Inspection{Tools: append(in.Tools, Tool{iptables: iptables{"ip6tables", true}})}, nil, true)
-	for _, line := range []string{`to open door "open ssh" for 2001:db8::7 it would run:`, "    ip6tables -w -C INPUT -j SESAME || ip6tables-restore -w -n <<END"} {
+	got, _, _ := Inspection{Tools: append(in.Tools, Tool{iptables: iptables{"ip6tables", true}})}.applier(c).describe(c, nil, true)
+	for _, line := range []string{`to open door "open ssh" for 2001:db8::7 it would run:`, "    ip6tables-restore -w -n <<END"} {
 		if !strings.Contains(got, line+"\n") {
 			t.Errorf("got\n%s\nwant %q in it", got, line)
 		}
@@ -198,11 +206,9 @@ to open door "open ssh" for 192.0.2.7 it would run:
 // On a real host check says what it sees, and changes nothing.
 func TestCheckFirewall(t *testing.T) {
 	for _, test := range []struct{ name, rules, reason, build, open string }{
-		{"iptables", dropByIptables,
-			"iptables: the chain INPUT of table ip filter and the chain INPUT of table ip6 filter can drop, and its rules are iptables'",
-			"    ip6tables-restore -w -n <<END\n",
-			"to open door \"open ssh\" for 2001:db8::7 it would run:\n    ip6tables -w -C SESAME "},
-		{"nft", fw4Table, "nft: the chain input of table inet fw4 can drop, and its rules are nft's",
+		{"iptables", dropByIptables, "nft", "    ip6tables-restore -w -n <<END\n    *filter\n    -D INPUT -m mark ",
+			"to open door \"open ssh\" for 2001:db8::7 it would run:\n    nft -f - <<END\n    add element inet sesame open6 { 2001:db8::7 . tcp . 22 }\n"},
+		{"nft", fw4Table, "nft",
 			"    insert rule inet fw4 input meta mark & 0x00000100 == 0x00000100 accept comment \"sesame 0x00000100\"\n",
 			"to open door \"open ssh\" for 192.0.2.7 it would run:\n    nft -f - <<END\n    add element inet sesame open4 { 192.0.2.7 . tcp . 22 }\n"},
 	} {
@@ -228,7 +234,8 @@ func TestCheckFirewall(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
 			got := check("-v")
-			for _, want := range []string{"open ssh: 21941:tcp,22942:udp", "firewall: " + test.reason + "\nat its start serve would run:\n", test.build, test.open} {
+			for _, want := range []string{"open ssh: 21941:tcp,22942:udp", "firewall: " + test.reason + "\nat its start serve would run:\n", test.build, test.open,
+				"to see who is let in, run:\n    nft list table inet sesame\n"} {
 				if !strings.Contains(got, want) {
 					t.Errorf("got\n%s\nwant %q in it", got, want)
 				}

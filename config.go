@@ -37,6 +37,16 @@ type Config struct {
 	Warnings []string
 }
 
+// noDecoys are ports that are no decoys, whether something on this host listens there or not: those of a door may be
+// forwarded to another host.
+func (c *Config) noDecoys() []Knock {
+	ports := slices.Clone(c.IgnorePorts)
+	for _, d := range c.Doors {
+		ports = append(ports, d.OpenPorts...)
+	}
+	return ports
+}
+
 // native reports whether there is a door that needs the firewall.
 func (c *Config) native() bool { return slices.ContainsFunc(c.Doors, (*Door).native) }
 

@@ -116,7 +116,7 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 	if daemon, network := began("sesame"), began("network-pre.target"); daemon == 0 || daemon > network {
 		t.Errorf("the daemon was ready at %d µs, the network was to begin at %d µs", daemon, network)
 	}
-	w.wantPort(0, hostSSH, filtered)
+	w.wantPort(0, hostSSH, hidden)
 	if got := m.run("journalctl -o cat -u sesame"); !strings.Contains(got, "knockd: warning: -d is passed over: systemd has the daemon in the background already\n") {
 		t.Errorf("-d: got %s", got)
 	}
@@ -163,7 +163,7 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 	})
 	m.want("status", m.run("sesame status | grep -c 10.9.0.2"), "2\n")
 	m.run("systemctl stop sesame && ! iptables -S | grep 'dport 23'")
-	w.wantPort(0, hostSSH, filtered)
+	w.wantPort(0, hostSSH, hidden)
 	m.want("the result", show("Result", "sesame"), "success")
 
 	// Relaxed, a command may write anywhere.

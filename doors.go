@@ -21,7 +21,7 @@ type Doors struct {
 
 // doorNews is what the doors hear beside grants, and what they say of the daemon.
 type doorNews struct {
-	changed  <-chan struct{} // somebody has changed the firewall
+	changed  <-chan []firewallNews // somebody has changed the firewall: the daemon itself, too
 	settings <-chan doorSettings
 	asks     <-chan Ask
 	about    Status // what the daemon says of itself
@@ -36,6 +36,7 @@ type doorSettings struct {
 	about     Status
 	rules     *Ruleset
 	work      func(task firewallTask, done func(error))
+	report    func() firewallReport
 	save      func([]Entry) error
 	recovered Recovered
 	watched   bool
@@ -51,7 +52,7 @@ func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome
 			count:    map[string]int{},
 			oneTime:  oneTimeUses{uses: map[[2]string]bool{}},
 			commands: commandQueue{run: run, ended: make(chan endedJob), running: map[*job]bool{}, turn: map[string]time.Duration{}},
-			firewall: firewallQueue{done: make(chan firewallDone, 1)},
+			firewall: firewallQueue{done: make(chan firewallDone, 2)},
 			logs:     doorLogs{log, map[string]*Throttle{}},
 			crash:    func(string) {},
 		},
@@ -88,8 +89,8 @@ func (d *Doors) serve(grants <-chan Grant) {
 			d.end(d.now(), e.job, e.outcome)
 		case done := <-d.firewall.done:
 			d.applied(d.now(), done)
-		case <-d.changed:
-			d.firewall.changed(d.now())
+		case news := <-d.changed:
+			d.firewall.hear(news)
 		case s := <-d.settings:
 			d.configure(d.now(), s)
 		case ask := <-d.asks:
@@ -146,6 +147,7 @@ func (d *Doors) answer(now time.Duration, r Request) Answer {
 	}
 	s := d.about
 	s.Uptime = now - d.began
+	s.Firewall, s.FirewallWarnings, s.FirewallSince = d.firewall.said.choice, d.firewall.said.warnings, now-d.firewall.since
 	for _, o := range d.open {
 		open := OpenDoor{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Since: now - o.since}
 		switch o.state {
@@ -190,7 +192,7 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 		d.resume(now, s.recovered)
 	}
 	if s.work != nil {
-		d.firewall.configure(s.work, s.watched)
+		d.firewall.configure(s.work, s.report, s.watched)
 	}
 	if s.reload {
 		d.whenBuilt(s.built)

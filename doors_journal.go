@@ -481,7 +481,27 @@ func (j *Journal) noteFirewall(auto []string) error {
 	return nil
 }
 
-func (j *Journal) forgetFirewall() { _ = os.Remove(j.firewallNote()) }
+func (j *Journal) forgetFirewall() {
+	j.keepTable("")
+	_ = os.Remove(j.firewallNote())
+}
+
+// tableFile is included by whoever has /etc/nftables.conf flush all rules, and wants the ports to stay hidden meanwhile.
+func (j *Journal) tableFile() string { return filepath.Join(filepath.Dir(j.path), "hidden.nft") }
+
+// keepTable keeps the table that hides, as nft takes it; "" is none. What is there already is not written again.
+func (j *Journal) keepTable(table string) {
+	was, _ := os.ReadFile(j.tableFile())
+	if string(was) == table && table != "" {
+		return
+	}
+	if table != "" {
+		if _, err := writeFile(j.tableFile(), []byte(table), nil, nil); err == nil {
+			return
+		}
+	}
+	_ = os.Remove(j.tableFile()) // better none than another one
+}
 
 // close lets another daemon have the folder.
 func (j *Journal) close() { _ = j.lock.file.Close() }

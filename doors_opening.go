@@ -600,7 +600,7 @@ func (d *openings) apply(now time.Duration) {
 		}
 		d.crash("work begins")
 	}
-	d.firewall.begin(task, batch)
+	d.firewall.begin(now, task, batch)
 }
 
 // ruleset is what is to be in force once the batch is done.
@@ -636,6 +636,11 @@ func (d *openings) applied(now time.Duration, done firewallDone) {
 	case done.err != nil:
 		d.failures++
 		d.logs.printf(now, "firewall", "firewall: %v", done.err)
+	}
+	if done.task.kind != taskLook { // beside which another task may run
+		for _, line := range d.firewall.different(now) {
+			d.logs.printf(now, "firewall", "%s", line)
+		}
 	}
 	d.firewall.end(now, done, d.closing)
 	asRules := (done.task.kind == taskBuild || done.task.kind == taskCheck) && !d.firewall.rebuild

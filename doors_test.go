@@ -31,6 +31,7 @@ type doorsTest struct {
 	journal []Entry
 	writes  int
 	done    func(error) // ends the work at the firewall
+	looked  func(error) // ends the look at the rules of others, beside it
 }
 
 // withFirewall gives the doors a firewall and a journal that only seem to be there. What the firewall is to do stands
@@ -38,7 +39,11 @@ type doorsTest struct {
 func (d *doorsTest) withFirewall() *doorsTest {
 	d.firewall.work = func(w firewallTask, done func(error)) {
 		d.started = append(d.started, describeWork(w))
-		d.done = done
+		if w.kind == taskLook {
+			d.looked = done
+		} else {
+			d.done = done
+		}
 	}
 	d.Doors.journal.save = func(entries []Entry) error {
 		if d.full {
@@ -54,6 +59,9 @@ func (d *doorsTest) withFirewall() *doorsTest {
 
 // describeWork prints what the firewall is to do, and who is in afterwards.
 func describeWork(w firewallTask) string {
+	if w.kind == taskLook {
+		return "<look>"
+	}
 	var in []string
 	for _, p := range w.rules.Open {
 		in = append(in, fmt.Sprintf("%s %v %v", p.Door, p.Source, p.Left))
@@ -182,8 +190,11 @@ func (d *doorsTest) run(script string) {
 			case "worked", "failed", "right":
 				d.done(map[string]error{"failed": errors.New("no such chain"), "right": errPutRight}[words[1]])
 				d.applied(now, <-d.firewall.done)
-			case "changed":
-				d.firewall.changed(now)
+			case "looked":
+				d.looked(nil)
+				d.applied(now, <-d.firewall.done)
+			case "changed", "touched": // a table of others, or ours
+				d.firewall.hear([]firewallNews{{table: map[string]string{"changed": "inet fw4", "touched": ourTable}[words[1]]}})
 			case "full", "room":
 				d.full = words[1] == "full"
 			case "shut": // as sesame close does
@@ -695,8 +706,21 @@ func TestDoorsNative(t *testing.T) {
 			+1s   worked            =>
 			+2s   changed           =>
 			+2.1s changed           =>
-			+2.3s tick              => <check n 192.0.2.7 7.7s>
+			+2.1s next              => 2.2s
+			+2.2s tick              => <look>
+			+2.3s looked            => <check n 192.0.2.7 7.7s>
 			+2.3s failed            =>
+			+3s   next              => 10s`},
+		{"somebody changes what is ours", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+1s   worked            =>
+			+2s   touched           => <build n 192.0.2.7 8s>
+			+2s   touched           =>
+			+2s   right             =>
+			+2s   log               => 192.0.2.7: n: open for 10s: 22:tcp,53:udp | firewall: somebody has changed it: put right
+			+2s   next              => 2.005s
+			+2.01s tick             => <build n 192.0.2.7 7.99s>
+			+2.01s right            =>
 			+3s   next              => 10s`},
 		{"no room for the journal", n + c + o, `
 			+0s   full              =>
@@ -773,12 +797,13 @@ func TestDoorsNative(t *testing.T) {
 			+2s   end start         => stop
 			+3s   end stop          =>
 			+3s   journal           =>`},
-		{"a change is looked at before more is opened", n, `
+		{"a change is looked at beside an opening, and before more is opened", n, `
 			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
 			+0s   worked            =>
 			+1s   changed           =>
 			+1.1s grant n 192.0.2.8 => <open n 192.0.2.7 8.9s; n 192.0.2.8 10s>
-			+1.2s grant n 192.0.2.9 =>
+			+1.2s grant n 192.0.2.9 => <look>
+			+1.2s looked            =>
 			+1.3s worked            => <check n 192.0.2.7 8.7s; n 192.0.2.8 9.8s>
 			+1.3s right             => <open n 192.0.2.7 8.7s; n 192.0.2.8 9.8s; n 192.0.2.9 10s>`},
 

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -70,34 +71,73 @@ func (p *printed) ReadFrom(pipe io.Reader) (n int64, err error) {
 	return n, err
 }
 
-// execute runs a program to its end, without a shell and in English, and returns what it has printed. An error is for an
-// exit status other than 0 as well, and says what the program said. After limit the program is ended, and whatever it has
-// started.
+// printedLines gives take what a program prints, line by line as it comes, however much it is.
+type printedLines struct {
+	io.Writer // never used: io.Copy prefers ReadFrom
+	take      func(line string)
+	tooLong   bool
+}
+
+func (p *printedLines) ReadFrom(pipe io.Reader) (n int64, err error) {
+	lines := bufio.NewScanner(pipe)
+	lines.Buffer(nil, maxPrinted)
+	for lines.Scan() {
+		p.take(lines.Text())
+	}
+	p.tooLong = errors.Is(lines.Err(), bufio.ErrTooLong)
+	return 0, lines.Err()
+}
+
+// execution is a program to be run to its end, without a shell and in English.
+type execution struct {
+	argv  []string
+	input string
+	limit time.Duration     // then it is ended, and whatever it has started
+	take  func(line string) // gets its standard output; nil: run returns that
+	pid   int               // that it had
+}
+
+// execute runs a program and returns what it has printed.
 func execute(argv []string, input string, limit time.Duration) (stdout, stderr string, err error) {
+	p := execution{argv: argv, input: input, limit: limit}
+	return p.run()
+}
+
+// run runs the program and returns what it has printed. An error is for an exit status other than 0 as well, and says
+// what the program said.
+func (p *execution) run() (stdout, stderr string, err error) {
+	argv := p.argv
 	path, err := findProgram(argv[0], append(searchPath(), rootPath...))
 	if err != nil {
 		return "", "", fmt.Errorf("running %s: %w", argv[0], err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), p.limit)
 	defer cancel()
 	var out, complaint printed
 	late := false
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Args = argv
 	cmd.Env = append(inherited(os.Environ()), "LC_ALL=C")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &complaint
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(p.input), &out, &complaint
+	lines := printedLines{take: p.take}
+	if p.take != nil {
+		cmd.Stdout = &lines
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error {
 		late = true
 		return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
 	cmd.WaitDelay = heldOutput
-	err = cmd.Run()
+	if err = cmd.Start(); err == nil {
+		p.pid = cmd.Process.Pid
+		err = cmd.Wait()
+	}
 	switch {
-	case out.tooMuch || complaint.tooMuch:
+	case out.tooMuch || complaint.tooMuch || lines.tooLong:
 		err = errTooMuch
 	case late:
-		err = fmt.Errorf("%w after %v", errTooLong, limit)
+		err = fmt.Errorf("%w after %v", errTooLong, p.limit)
 	case errors.Is(err, exec.ErrWaitDelay):
 		err = errHeld
 	}

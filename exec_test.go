@@ -76,6 +76,20 @@ func TestExecuteBounds(t *testing.T) {
 	}
 }
 
+// However much a program prints, it can be read line by line; but no line without end.
+func TestExecuteLines(t *testing.T) {
+	n, last := 0, ""
+	p := execution{argv: []string{"sh", "-c", "seq 2000000; printf end; echo odd >&2"}, limit: 60 * time.Second, take: func(line string) { n, last = n+1, line }}
+	stdout, stderr, err := p.run()
+	if n != 2000001 || last != "end" || stdout != "" || stderr != "odd\n" || err != nil || p.pid <= 0 {
+		t.Errorf("got %d lines, the last one %q, stdout %q, stderr %q, process %d, %v", n, last, stdout, stderr, p.pid, err)
+	}
+	p.argv = []string{"sh", "-c", "exec tr '\\0' x < /dev/zero"}
+	if _, _, err := p.run(); !errors.Is(err, errTooMuch) {
+		t.Errorf("a line without end: got %v, want %v", err, errTooMuch)
+	}
+}
+
 // The deadline reaches what the program has started.
 func TestExecuteDeadline(t *testing.T) {
 	began := time.Now()

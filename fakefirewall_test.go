@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fakeFirewall is a firewall in memory. It knows the commands and the words of rules that ours are made of, and fails
@@ -60,7 +62,9 @@ func (f *fakeFirewall) run(argv []string, input string) (out string, err error) 
 	case line == "nft -f -":
 		err = f.script(input)
 	case strings.HasPrefix(line, "nft list chain "):
-		out, err = f.listChain(argv[3]+" "+argv[4], argv[5])
+		out, err = f.listChain(argv[3]+" "+argv[4], argv[5], false)
+	case strings.HasPrefix(line, "nft -a list chain "):
+		out, err = f.listChain(argv[4]+" "+argv[5], argv[6], true)
 	case argv[1] == "-w" && argv[2] == "-S":
 		out, err = chains.print(argv[3:]...)
 	case argv[1] == "-w":
@@ -112,9 +116,9 @@ func (c fakeChains) change(f *fakeFirewall, words []string) error {
 		delete(c, words[1])
 		return nil
 	}
-	from := 2
-	if words[0] == "-I" && words[2] == "1" {
-		from = 3
+	from, at := 2, 1
+	if n, err := strconv.Atoi(words[2]); words[0] == "-I" && err == nil {
+		from, at = 3, n
 	}
 	if f.refuses != "" && slices.Contains(words, f.refuses) {
 		return errFake
@@ -126,7 +130,7 @@ func (c fakeChains) change(f *fakeFirewall, words []string) error {
 	i := slices.Index(chain, rule)
 	switch {
 	case words[0] == "-I":
-		c[words[1]] = append([]string{rule}, chain...)
+		c[words[1]] = slices.Insert(slices.Clone(chain), at-1, rule)
 	case words[0] == "-A":
 		c[words[1]] = append(slices.Clip(chain), rule)
 	case i < 0:
@@ -269,6 +273,13 @@ func (f *fakeFirewall) script(input string) (err error) {
 				if !t.remove(words[4], text) {
 					return errFake
 				}
+			case "add rule": // position 7 RULE
+				i := slices.IndexFunc(rules, func(r string) bool { return strings.HasSuffix(r, "# handle "+words[6]) })
+				if i < 0 || words[5] != "position" {
+					return errFake
+				}
+				f.handle++
+				t.rules[words[4]] = slices.Insert(slices.Clone(rules), i+1, fmt.Sprintf("%s # handle %d", strings.Join(words[7:], " "), f.handle))
 			case "insert rule":
 				f.handle++
 				t.rules[words[4]] = append([]string{fmt.Sprintf("%s # handle %d", text, f.handle)}, rules...)
@@ -313,7 +324,7 @@ func (t *fakeTable) find(set, element string) int {
 	return slices.IndexFunc(t.sets[set], func(e string) bool { k, _, _ := strings.Cut(e, " timeout "); return k == key })
 }
 
-func (f *fakeFirewall) listChain(table, chain string) (string, error) {
+func (f *fakeFirewall) listChain(table, chain string, handles bool) (string, error) {
 	t := f.table(table)
 	if t == nil {
 		return "", errFake
@@ -322,7 +333,7 @@ func (f *fakeFirewall) listChain(table, chain string) (string, error) {
 	if !there {
 		return "", errFake
 	}
-	return t.printChain(chain, rules, false), nil
+	return t.printChain(chain, rules, handles), nil
 }
 
 func (t *fakeTable) printChain(name string, rules []string, handles bool) string {
@@ -374,8 +385,10 @@ func runCalls(calls []Call, run func(argv []string, input string) (string, error
 			}
 		}
 		out, err := run(c.Argv, c.Input)
-		if err != nil && c.Otherwise != "" {
-			out, err = run(c.Argv, c.Otherwise)
+		for _, less := range c.Otherwise {
+			if err != nil {
+				out, err = run(c.Argv, less)
+			}
 		}
 		if err != nil {
 			return err
@@ -385,4 +398,23 @@ func runCalls(calls []Call, run func(argv []string, input string) (string, error
 		}
 	}
 	return nil
+}
+
+// answers run only those commands that ask nothing of the host's rules, as a host would that looks like this.
+func (in Inspection) run(argv []string, _ string) (out string, err error) {
+	works := slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.name == argv[0] })
+	switch {
+	case argv[0] == "nft":
+		return "", in.NFTError
+	case !works:
+		return "", errFake
+	case argv[1] == "--version":
+		return argv[0] + " v1.8.9 (nf_tables)\n", nil
+	}
+	return "", nil
+}
+
+// applier is one for a host that looks like this.
+func (in Inspection) applier(c *Config) *Applier {
+	return &Applier{option: c.Firewall, mark: c.FirewallMark, run: in.run, inspect: func(time.Duration) Inspection { return in }}
 }

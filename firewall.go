@@ -16,14 +16,16 @@ import (
 // a table of its own in nft. Its methods know no clock, socket or process. Their calls are to be run in order, each
 // after the one before has ended, and up to the first that fails; whichever fails, build puts everything right.
 type Firewall interface {
-	// build makes everything anew, whatever an earlier daemon has left. At no moment a port that was hidden and is to
-	// be hidden is open.
+	// build makes anew what is ours alone, whatever an earlier daemon has left: it hides, and needs to know nothing of the
+	// host. At no moment a port that was hidden and is to be hidden is open.
 	build(Ruleset) []Call
+	// admit puts what we need in chains of the host, where it is not in its place.
+	admit() []Call
 	// open lets a source in, or lengthens its time. others are the passes that are open already for the source.
 	open(p Pass, others []Pass) []Call
 	// close takes a pass back. What others of the same source have in common with it stays.
 	close(p Pass, others []Pass) []Call
-	// present is a list of calls that all succeed as long as what build, open and close have made is in place.
+	// present is a list of calls that all succeed as long as what build and admit have made is there.
 	present(Ruleset) []Call
 }
 
@@ -69,14 +71,22 @@ func (p Pass) link() string {
 // usable says whether a pass can be put into rules.
 func (p Pass) usable() bool { return p.Source.IsValid() && (!p.onLink() || plainLink(p.Link)) }
 
+// ending is what the host has in store for packets in on a link that no rule of its own names.
+type ending struct {
+	family  string // inet, or ip or ip6 alone
+	link    string // "": all that have no ending of their own
+	proto   Protocol
+	verdict string // drop, or reject with this or that; or iptables' target
+}
+
 // Call is a process to run. It succeeds with exit status 0 if Holds is nil or true for its standard output.
 type Call struct {
 	// Unless is run first, if there is one. Where it succeeds (Holds then is about its output), Argv need not be run.
 	Unless []string
 	Argv   []string
 	Input  string // for Argv's standard input
-	// Otherwise is the input for a second try, if the first has failed: it asks less of the kernel. Without it: "".
-	Otherwise string
+	// Otherwise are the inputs for more tries, each if the one before has failed: they ask less and less of the kernel.
+	Otherwise []string
 	Holds     func(output string) bool
 }
 

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -13,10 +14,19 @@ import (
 // firewallTask is something to do with the firewall.
 type firewallTask struct {
 	kind   taskKind
-	rules  Ruleset // all that is to be in force afterwards
-	pass   Pass    // for taskOpen and taskClose
-	others []Pass  // that the same source has
-	told   bool    // taskCheck because somebody has changed the firewall
+	rules  Ruleset           // all that is to be in force afterwards
+	pass   Pass              // for taskOpen and taskClose
+	others []Pass            // that the same source has
+	told   bool              // taskBuild or taskCheck because somebody has changed what is ours
+	seen   *Inspection       // for taskCheck: of the rules of others; nil: they are not looked at
+	found  *firewallFindings // where what else it has come to is to be noted; nil: nowhere
+}
+
+// firewallFindings are what a task has come to, beside its error.
+type firewallFindings struct {
+	ports []uint32   // the numbers of its processes, by which news of the kernel's name them
+	seen  Inspection // by taskLook
+	stir  bool       // the rules of others may have changed, and are to be looked at
 }
 
 type taskKind uint8
@@ -27,6 +37,7 @@ const (
 	taskBuild // everything anew
 	taskCheck // look whether everything is in place, and put it right
 	taskFlush // leave no trace
+	taskLook  // look at the rules of others; beside other tasks
 )
 
 // callLimit bounds each call of the firewall. Who holds its lock for ever must not hold up everything else.
@@ -35,28 +46,119 @@ const callLimit = 4 * time.Second
 // errPutRight is no failure: something was not as it was left, and is so again.
 var errPutRight = errors.New("somebody has changed the firewall")
 
+// runner runs a program and returns its standard output.
+type runner = func(argv []string, input string) (stdout string, err error)
+
+// pickFirewall says who hides: nft, wherever the kernel takes our table from it, and else iptables; or whom option names. It
+// looks at no rule of the host, so that nothing there can keep a port from being hidden, and changes none. mark is the
+// bit for nft.
+func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, err error) {
+	if err := r.fits(); err != nil {
+		return c, err
+	}
+	reason := "iptables, as the configuration says"
+	if option != "iptables" {
+		nft := nftFirewall{mark: mark}
+		calls := nft.build(r)
+		for i := range calls {
+			calls[i].Argv = nftCheck
+		}
+		err := runAll(calls, run)
+		switch {
+		case err == nil && option == "nft":
+			return Choice{Firewall: nft, Reason: "nft, as the configuration says"}, nil
+		case err == nil:
+			return Choice{Firewall: nft, Reason: "nft"}, nil
+		case errors.Is(err, exec.ErrNotFound):
+			err = errors.New("nft is not installed")
+		default:
+			err = fmt.Errorf("nft does not work here: %w", err)
+		}
+		if option == "nft" {
+			return c, fmt.Errorf("Firewall = nft: %w", err)
+		}
+		reason = "iptables, as " + err.Error()
+	}
+	var f iptablesFirewall
+	for _, name := range []string{"iptables", "ip6tables"} {
+		version, err := run([]string{name, "--version"}, "")
+		t := iptables{name, restoreWaits(version)}
+		if err == nil {
+			_, err = run(t.argv("-S INPUT 1"), "") // the kernel may know nothing of IPv6
+		}
+		if err == nil {
+			f.tools = append(f.tools, t)
+		}
+	}
+	switch {
+	case f.tools != nil:
+		return Choice{Firewall: f, Reason: reason}, nil
+	case option == "iptables":
+		return c, errors.New("Firewall = iptables: iptables does not work here: install it, or write Firewall = auto")
+	}
+	return c, errors.New("neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)")
+}
+
 // Applier carries out what is to be done with the firewall. One goroutine at a time uses it.
 type Applier struct {
 	option  string // Firewall of the configuration
 	mark    uint32
-	run     func(argv []string, input string) (stdout string, err error)
-	inspect func() Inspection
+	run     runner
+	inspect func(limit time.Duration) Inspection
 	choice  Choice
-	before  *Applier // the one before a reload, whose rules are to go when this one's are there; or nil
-	silent  bool     // iptables-legacy is there: nobody tells of its changes
+	silent  bool               // iptables-legacy is there: nobody tells of its changes
+	tables  string             // of legacy, as they were left
+	places  string             // what comes before the rule that leads to our chain, as it was left
+	asked   int                // how often they have been so, since the last check
+	listed  string             // our table as nft lists it, right after it was made; "": not known
+	keep    func(table string) // keeps a script that makes our table, hidden and with nobody in; "": none hides; or nil
+	ran     []uint32           // the processes of a task
+}
+
+// firewallReport is what is said of the firewall in force.
+type firewallReport struct {
+	choice   string // which one and why; "": none yet
+	warnings []string
+	silent   bool // nobody tells of some changes: it is to be asked for them
+	unsure   bool // not all could be seen: it is to be looked at again
+}
+
+// news are lines about what is different from before.
+func (r firewallReport) news(before firewallReport) (lines []string) {
+	if r.choice != before.choice {
+		lines = append(lines, "firewall: "+r.choice)
+	}
+	for _, w := range r.warnings {
+		if !slices.Contains(before.warnings, w) {
+			lines = append(lines, "warning: firewall: "+w)
+		}
+	}
+	return lines
+}
+
+// report is that of the task that was done last.
+func (a *Applier) report() firewallReport {
+	if a.choice.Firewall == nil {
+		return firewallReport{}
+	}
+	return firewallReport{a.choice.String(), a.choice.Warnings, a.silent, a.choice.unsure}
 }
 
 // newApplier is the real one, for a configuration.
 func newApplier(c *Config) *Applier {
-	return &Applier{option: c.Firewall, mark: c.FirewallMark, inspect: inspectHost, run: func(argv []string, input string) (string, error) {
-		stdout, _, err := execute(argv, input, callLimit)
+	a := &Applier{option: c.Firewall, mark: c.FirewallMark, inspect: inspectHost}
+	a.run = func(argv []string, input string) (string, error) {
+		p := execution{argv: argv, input: input, limit: callLimit}
+		stdout, _, err := p.run()
+		a.ran = append(a.ran, uint32(p.pid))
 		return stdout, err
-	}}
+	}
+	return a
 }
 
-// after makes a the one that follows another after a reload.
-func (a *Applier) after(before *Applier) *Applier {
-	a.before = before
+// keeping has our table kept, too, whenever it is made.
+func (a *Applier) keeping(keep func(table string)) *Applier {
+	a.keep = keep
 	return a
 }
 
@@ -64,109 +166,192 @@ func (a *Applier) after(before *Applier) *Applier {
 func (a *Applier) inBackground(task firewallTask, done func(error)) { go func() { done(a.do(task)) }() }
 
 // do carries out one task.
-func (a *Applier) do(task firewallTask) error {
-	if a.choice.Firewall == nil && task.kind != taskFlush {
-		return a.build(task.rules)
+func (a *Applier) do(task firewallTask) (err error) {
+	if task.kind == taskLook { // beside which another one may run
+		task.found.seen = a.inspect(studyLimit)
+		return nil
 	}
-	switch task.kind {
-	case taskOpen:
-		if a.calls(a.choice.open(task.pass, task.others)) == nil {
-			return nil
-		}
-	case taskClose:
-		if a.calls(a.choice.close(task.pass, task.others)) == nil {
-			return nil
-		}
-	case taskCheck:
-		was := fmt.Sprint(a.choice.Firewall)
-		if task.told { // there may be chains now that drop what we let in
-			if err := a.choose(task.rules); err != nil {
-				return err
-			}
-		}
-		if fmt.Sprint(a.choice.Firewall) == was && a.calls(a.choice.present(task.rules)) == nil {
-			return nil
-		}
-		if err := a.build(task.rules); err != nil {
-			return err
-		}
-		return errPutRight
-	case taskFlush:
-		in := a.inspect()
-		if in.Unknown != nil {
-			return fmt.Errorf("reading the firewall's rules: %w", in.Unknown)
-		}
-		if err := in.answers(a.used()); err != nil {
-			return err
-		}
-		return a.calls(flush(in, nil))
+	if a.silent && legacyTables(procNet) == a.tables {
+		defer func() { a.tables = legacyTables(procNet) }() // our own changes are no reason to look
 	}
-	return a.build(task.rules)
-}
-
-// choose looks which firewall fits.
-func (a *Applier) choose(r Ruleset) error {
-	if err := r.fits(); err != nil {
-		return err
+	if task.found != nil {
+		defer func() { task.found.ports, a.ran = a.ran, nil }()
 	}
-	in := a.inspect()
-	choice, err := chooseFirewall(a.option, in, a.mark)
-	if err == nil {
-		// What does not answer now may hold rules of ours: they would be forgotten.
-		err = in.answers(a.used())
+	switch {
+	case task.kind == taskFlush:
+		in := a.inspect(studyLimit)
+		if err := in.unseen(); err != nil {
+			return fmt.Errorf("reading the firewall's rules: %w", err)
+		}
+		return runAll(flush(in, a.mark, nil), a.run)
+	case a.choice.Firewall == nil || task.kind == taskBuild:
+	case task.kind == taskOpen && runAll(a.choice.open(task.pass, task.others), a.run) == nil,
+		task.kind == taskClose && runAll(a.choice.close(task.pass, task.others), a.run) == nil:
+		return nil
+	case task.kind == taskCheck:
+		return a.check(task)
 	}
-	if err == nil {
-		a.choice = choice
-		a.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
+	if err = a.build(task.rules); err == nil && task.told {
+		err = errPutRight
 	}
 	return err
 }
 
-// used is the firewall that has our rules now, or nil.
-func (a *Applier) used() Firewall {
-	if a.choice.Firewall == nil && a.before != nil {
-		return a.before.used()
+// build hides first, and the first time looks at the host afterwards: what is there may be in the way.
+func (a *Applier) build(r Ruleset) (err error) {
+	first := a.choice.Firewall == nil
+	if first {
+		a.choice, err = pickFirewall(a.option, a.mark, r, a.run)
 	}
-	return a.choice.Firewall
+	if err == nil {
+		err = a.hide(a.choice.Firewall, r)
+	}
+	if err == nil && first {
+		_, err = a.look(r, a.inspect(inspectLimit))
+	}
+	return err
 }
 
-// build chooses anew, as chains may have come and gone, and makes everything anew.
-func (a *Applier) build(r Ruleset) error {
-	if err := a.choose(r); err != nil {
-		return err
+// listOurs lists our table without what changes by itself. What it prints is the same, byte for byte, as long as nobody
+// changes the table.
+var listOurs = []string{"nft", "-s", "-t", "list", "table", "inet", "sesame"}
+
+// hide makes anew what is ours alone.
+func (a *Applier) hide(f Firewall, r Ruleset) error {
+	err := runAll(f.build(r), a.run)
+	if a.listed = ""; err == nil {
+		if _, isNFT := f.(nftFirewall); isNFT {
+			a.listed, _ = a.run(listOurs, "") // before 0.9.1 it knows no -t
+		}
+		a.tables, a.places = legacyTables(procNet), a.before()
 	}
-	if err := a.calls(a.choice.build(r)); err != nil {
-		return err
+	if script := ""; err == nil && a.keep != nil {
+		if a.listed != "" && len(r.Hidden) > 0 {
+			script = "add table inet sesame\ndelete table inet sesame\n" + a.listed
+		}
+		a.keep(script)
 	}
-	if err := a.calls(flush(a.inspect(), a.choice.Firewall)); err != nil {
-		return err
-	}
-	a.before = nil
-	return nil
+	return err
 }
 
-// calls runs calls in their order, up to the first that fails.
-func (a *Applier) calls(calls []Call) error {
-	for _, c := range calls {
-		if c.Unless != nil {
-			out, err := a.run(c.Unless, "")
-			if err == nil && (c.Holds == nil || c.Holds(out)) {
-				continue
-			}
-			// iptables(8): 1 and 2 are for a rule or chain that is not there; 3 and 4, and a time that is up, say nothing.
-			if status := statusOf(err); err != nil && status != 1 && status != 2 {
-				return err
-			}
+// present is whether what is ours alone is as it was left.
+func (a *Applier) present(r Ruleset) bool {
+	if a.listed != "" {
+		listed, err := a.run(listOurs, "")
+		return err == nil && listed == a.listed
+	}
+	return runAll(a.choice.present(r), a.run) == nil && a.before() == a.places
+}
+
+// before is what iptables lists before the rules that lead to our chain. Where nft hides it is nothing.
+func (a *Applier) before() (rules string) {
+	f, _ := a.choice.Firewall.(iptablesFirewall)
+	for _, t := range f.tools {
+		listed, _ := a.run(t.argv("-S INPUT"), "")
+		before, _, _ := strings.Cut(listed, "-A INPUT -j "+ourChain+"\n")
+		rules += before
+	}
+	return rules
+}
+
+// check mends what is not as it was left. Its error then is errPutRight.
+func (a *Applier) check(task firewallTask) error {
+	if !task.told && task.seen == nil && a.quiet() {
+		return nil
+	}
+	tables := legacyTables(procNet)
+	stir := tables != a.tables
+	mended := !a.present(task.rules)
+	if mended {
+		if err := a.hide(a.choice.Firewall, task.rules); err != nil {
+			return err
 		}
-		out, err := a.run(c.Argv, c.Input)
-		if err != nil && c.Otherwise != "" {
-			out, err = a.run(c.Argv, c.Otherwise)
-		}
+	}
+	if task.seen != nil {
+		changed, err := a.look(task.rules, *task.seen)
 		if err != nil {
 			return err
 		}
-		if c.Unless == nil && c.Holds != nil && !c.Holds(out) {
-			return fmt.Errorf("%s: it is not as it was left", strings.Join(c.Argv, " "))
+		mended = mended || changed
+	}
+	a.tables, a.asked = legacyTables(procNet), 0
+	if task.found != nil {
+		task.found.stir = stir || mended && task.seen == nil
+	}
+	if mended {
+		return errPutRight
+	}
+	return nil
+}
+
+// asksPerCheck is how often tables of iptables-legacy must be the same until it is looked whether our jump is in its place: a
+// rule that is moved does not show. Where nft hides, that need not be looked for.
+const asksPerCheck = 5
+
+// quiet is whether only tables of iptables-legacy had to be asked for changes, and they have none.
+func (a *Applier) quiet() bool {
+	if !a.silent || legacyTables(procNet) != a.tables {
+		return false
+	}
+	_, isNFT := a.choice.Firewall.(nftFirewall)
+	a.asked++
+	return isNFT && a.tables != "" || a.asked < asksPerCheck
+}
+
+// look fits what we have to what the host has, which in tells, and removes what is not ours any more. What cannot be done
+// about chains of the host is a warning: what is hidden is hidden.
+func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
+	next := a.choice.fit(in)
+	a.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
+	if closed := (Ruleset{Hidden: r.Hidden, Kept: r.Kept}); fmt.Sprint(a.choice.build(closed)) != fmt.Sprint(next.build(closed)) {
+		if err := a.hide(next.Firewall, r); err != nil {
+			return false, err
+		}
+	}
+	for _, c := range append(next.admit(), flush(in, a.mark, next.Firewall)...) {
+		if _, err := c.run(a.run); err != nil {
+			next.warn("knocking may not help, as a rule of the host's chains could not be changed: %v", err)
+			next.unsure = true
+		}
+		changed = true
+	}
+	if unseen := in.unseen(); unseen != nil && !next.unsure {
+		next.warn("rules of ours from before may be left, and keep out who has knocked: %v", unseen)
+		next.unsure = true
+	}
+	a.choice = next
+	return changed, nil
+}
+
+// run runs a call, and says whether it was more than a look.
+func (c Call) run(run runner) (did bool, err error) {
+	if c.Unless != nil {
+		out, err := run(c.Unless, "")
+		if err == nil && (c.Holds == nil || c.Holds(out)) {
+			return false, nil
+		}
+		// iptables(8): 1 and 2 are for a rule or chain that is not there; 3 and 4, and a time that is up, say nothing.
+		if status := statusOf(err); err != nil && status != 1 && status != 2 {
+			return false, err
+		}
+	}
+	out, err := run(c.Argv, c.Input)
+	for _, less := range c.Otherwise {
+		if err != nil {
+			out, err = run(c.Argv, less)
+		}
+	}
+	if err == nil && c.Unless == nil && c.Holds != nil && !c.Holds(out) {
+		err = fmt.Errorf("%s: it is not as it was left", strings.Join(c.Argv, " "))
+	}
+	return true, err
+}
+
+// runAll runs calls in their order, up to the first that fails.
+func runAll(calls []Call, run runner) error {
+	for _, c := range calls {
+		if _, err := c.run(run); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -12,18 +12,21 @@ import (
 	"time"
 )
 
-// inspectLimit is how long one command may take to look at the firewall. Who holds its lock for ever must not hold up
-// everything.
-const inspectLimit = 5 * time.Second
+// inspectLimit is how long one command may take to look at the firewall while others wait: who holds its lock for ever must
+// not hold up everything. Where nobody waits it is studyLimit: nft can take seconds for 60,000 rules.
+const inspectLimit, studyLimit = 5 * time.Second, 60 * time.Second
 
 // Inspection is what the host's firewall looks like.
 type Inspection struct {
-	// NFT is what nft -a -s -t list ruleset has printed, standard error too, where iptables' tables are named.
+	// NFT is what nft has printed of the tables that see packets to this host or through it, and of ours, standard error
+	// too, where iptables' tables are named. Of it and of Rules there is what listing keeps.
 	NFT      string
 	NFTError error  // nft is not there or does not work
 	Tools    []Tool // each iptables that works, the usual one of a family first
 	NoIPv6   bool   // the host has no IPv6
+	NAT      bool   // somebody translates what comes to this host
 	Unknown  error  // of a tool that works the rules could not be read now
+	Silent   []Tool // those that work, but cannot list their rules: nft may have made some that they do not know
 }
 
 // Tool is one iptables of a host.
@@ -33,11 +36,15 @@ type Tool struct {
 	Rules  string // of iptables -S
 }
 
-// inspectHost looks at the firewall of this host.
-func inspectHost() Inspection {
+// inspectHost looks at the firewall of this host. Each command may take so long.
+func inspectHost(limit time.Duration) Inspection {
 	return inspect(func(argv ...string) (string, error) {
-		stdout, stderr, err := execute(argv, "", inspectLimit)
-		return stdout + stderr, err
+		var l listing
+		_, stderr, err := (&execution{argv: argv, limit: limit, take: l.take}).run()
+		if l.tooMuch {
+			err = errTooMuch
+		}
+		return l.String() + stderr, err
 	}, func(name string) string {
 		text, _ := os.ReadFile(name)
 		return string(text)
@@ -55,10 +62,12 @@ func inspect(ask func(argv ...string) (string, error), file func(name string) st
 		}
 		return out, err
 	}
-	if in.NFT, in.NFTError = run("nft", "-a", "-s", "-t", "list", "ruleset"); in.NFTError != nil {
-		in.NFT, in.NFTError = run("nft", "-a", "list", "ruleset") // before 0.9.1
-	}
-	_, err := run("ip6tables", "--version")
+	// To list all rules takes nft seconds, and hundreds of megabytes, where kube-proxy has them for 12,000 services.
+	chains, err := run("nft", "list", "chains")
+	in.NFTError = err
+	in.listTables(run, chains)
+	in.NAT = in.NAT || strings.Contains(file("/proc/net/ip_tables_names")+file("/proc/net/ip6_tables_names"), "nat\n")
+	_, err = run("ip6tables", "--version")
 	in.NoIPv6 = err != nil && file("/proc/net/if_inet6") == ""
 	for _, family := range []string{"ip", "ip6"} {
 		usual, ok := in.addTool(run, family+"tables")
@@ -70,7 +79,32 @@ func inspect(ask func(argv ...string) (string, error), file func(name string) st
 			in.addTool(run, family+"tables-nft")
 		}
 	}
+	in.Silent = slices.DeleteFunc(in.Silent, func(t Tool) bool { // as the kernel has no table for it
+		return t.Legacy && !strings.Contains(file(map[bool]string{true: "/proc/net/ip_tables_names", false: "/proc/net/ip6_tables_names"}[t.is4()]), "filter")
+	})
 	return in
+}
+
+// listTables lists, of the tables whose chains nft has listed, those that see packets to this host or through it, and ours.
+func (in *Inspection) listTables(run func(argv ...string) (string, error), chains string) {
+	var family, table, listed string
+	for line := range strings.Lines(chains) {
+		words := append(strings.Fields(line), "", "", "", "") // type filter hook input priority filter; policy accept;
+		if words[0] == "table" {
+			family, table, listed = words[1], words[2], ""
+		}
+		ours := family == "inet" && table == "sesame"
+		in.NAT = in.NAT || !ours && words[1] == "nat" && words[3] == "prerouting"
+		if listed == table || !ours && (!slices.Contains([]string{"ip", "ip6", "inet"}, family) || words[3] != "input" && words[3] != "forward") {
+			continue
+		}
+		listed = table
+		text, err := run("nft", "-a", "-s", "-t", "list", "table", family, table)
+		if err != nil { // before 0.9.1; or it has gone meanwhile
+			text, _ = run("nft", "-a", "list", "table", family, table)
+		}
+		in.NFT += text
+	}
 }
 
 // addTool adds an iptables, if it works.
@@ -81,6 +115,7 @@ func (in *Inspection) addTool(run func(argv ...string) (string, error), name str
 	}
 	t = Tool{iptables: iptables{name, restoreWaits(version)}, Legacy: !strings.Contains(version, "(nf_tables)")}
 	if t.Rules, err = run(t.argv("-S")...); err != nil {
+		in.Silent = append(in.Silent, t)
 		return t, false
 	}
 	in.Tools = append(in.Tools, t)
@@ -97,6 +132,14 @@ func restoreWaits(version string) bool {
 	return slices.Compare(n[:], []int{1, 6, 2}) >= 0
 }
 
+// unseen is why there may be rules that were not seen.
+func (in Inspection) unseen() error {
+	if in.Unknown == nil && len(in.Silent) > 0 && (in.NFTError != nil || slices.ContainsFunc(in.Silent, func(t Tool) bool { return t.Legacy })) {
+		return fmt.Errorf("%s does not answer", in.Silent[0].name)
+	}
+	return in.Unknown
+}
+
 // chain is a chain of the host's.
 type chain struct {
 	acceptChain
@@ -105,15 +148,26 @@ type chain struct {
 	priority int
 	owned    bool // one program alone may change it (flags owner)
 	rules    []string
+	numbers  []int // the place of each rule in the chain; some are left out
+	length   int
 	policy   string
+}
+
+// add adds a rule of a list, or a line that stands for some.
+func (c *chain) add(line string) {
+	if _, count, _ := strings.Cut(line, "# "); strings.HasSuffix(count, moreRules) {
+		n, _ := strconv.Atoi(strings.TrimSuffix(count, moreRules))
+		c.length += n
+		return
+	}
+	c.length++
+	c.rules, c.numbers = append(c.rules, line), append(c.numbers, c.length)
 }
 
 // chains are those of all tools that look at packets to this host, without our own.
 func (in Inspection) chains() (all []chain) {
 	for _, t := range in.Tools {
-		if t.Legacy || in.NFTError != nil { // nft lists the others
-			all = append(all, t.chains()...)
-		}
+		all = append(all, t.chains()...)
 	}
 	if in.NFTError != nil {
 		return all
@@ -136,6 +190,7 @@ func (in Inspection) chains() (all []chain) {
 			all = append(all, chain{acceptChain: table, owned: owned})
 			c = &all[len(all)-1]
 			c.name = words[1]
+			_, c.unread = toolOf(in.Silent, c.acceptChain)
 		case indent <= 1:
 			c = nil
 		case c != nil && words[0] == "type" && len(words) > 3 && words[2] == "hook":
@@ -146,24 +201,42 @@ func (in Inspection) chains() (all []chain) {
 			if strings.Contains(line, "policy drop") {
 				c.policy = "drop"
 			}
-			if c.input && c.table == "filter" && c.name == "INPUT" {
-				c.tool = in.tool(c.family)
+			if c.unread && c.input && c.name == "INPUT" {
+				c.tool, _ = toolOf(in.Silent, c.acceptChain)
 			}
 		case c != nil:
-			c.rules = append(c.rules, line)
+			c.add(line)
 		}
 	}
-	return all
+	return slices.DeleteFunc(all, func(c chain) bool { // what the tool knows better
+		_, known := toolOf(in.Tools, c.acceptChain)
+		return known && c.origin == "" && c.input && c.name == "INPUT"
+	})
 }
 
-// tool is the iptables that has made, and can change, table filter of an nft family; none if there is no such.
-func (in Inspection) tool(family string) iptables {
-	for _, t := range in.Tools {
-		if !t.Legacy && t.is4() == (family == "ip") && family != "inet" {
-			return t.iptables
+// tables are those of nft's that see packets to this host or through it; nil, if it could not be seen which do.
+func (in Inspection) tables() []string {
+	if in.NFTError != nil || in.Unknown != nil {
+		return nil
+	}
+	tables := []string{ourTable}
+	for line := range strings.Lines(in.NFT) {
+		if words := strings.Fields(line); len(words) > 2 && words[0] == "table" {
+			tables = append(tables, words[1]+" "+words[2])
 		}
 	}
-	return iptables{}
+	return tables
+}
+
+// toolOf is the iptables that has made, and can change, a chain of nft's list.
+func toolOf(tools []Tool, c acceptChain) (t iptables, ok bool) {
+	i := slices.IndexFunc(tools, func(t Tool) bool {
+		return !t.Legacy && t.is4() == (c.family == "ip") && c.family != "inet" && c.table == "filter"
+	})
+	if i < 0 {
+		return t, false
+	}
+	return tools[i].iptables, true
 }
 
 // chains reads what iptables -S has printed.
@@ -180,13 +253,13 @@ func (t Tool) chains() (all []chain) {
 		i := slices.IndexFunc(all, func(c chain) bool { return c.name == words[1] })
 		if i < 0 {
 			i = len(all)
-			all = append(all, chain{acceptChain: acceptChain{family, "filter", words[1], t.iptables}, origin: t.name, input: words[1] == "INPUT"})
+			all = append(all, chain{acceptChain: acceptChain{family: family, table: "filter", name: words[1], tool: t.iptables}, origin: t.name, input: words[1] == "INPUT"})
 		}
 		switch words[0] {
 		case "-P":
-			all[i].policy = words[2]
+			all[i].policy = strings.Join(words[2:], " ")
 		case "-A":
-			all[i].rules = append(all[i].rules, strings.TrimSpace(line))
+			all[i].add(strings.TrimSpace(line))
 		}
 	}
 	return all
@@ -209,18 +282,7 @@ func parsePriority(s string) (n int) {
 	return n
 }
 
-// unquoted leaves out what stands in double quotes: comments, log prefixes, interfaces.
-func unquoted(s string) string {
-	var kept []string
-	for i, part := range strings.Split(s, `"`) {
-		if i%2 == 0 {
-			kept = append(kept, part)
-		}
-	}
-	return strings.Join(kept, " ")
-}
-
 // String names the chain as in: the chain INPUT of table ip filter.
-func (c chain) String() string {
+func (c acceptChain) String() string {
 	return fmt.Sprintf("the chain %s of table %s %s", c.name, c.family, c.table)
 }

@@ -3,9 +3,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -56,67 +56,120 @@ table ip filter { # handle 8
 `
 )
 
-func TestChooseFirewall(t *testing.T) {
-	missing := errors.New("not there")
-	v4, v6, legacy := iptables{"iptables", true}, iptables{"ip6tables", true}, iptables{"iptables-legacy", true}
-	both := []Tool{{iptables: v4, Rules: acceptingRules}, {iptables: v6, Rules: acceptingRules}}
-	droppingLegacy := Tool{iptables: legacy, Legacy: true, Rules: "-P INPUT DROP\n-P FORWARD ACCEPT\n"}
+// TestPickFirewall has tools that are there or not: nft is taken wherever it works, whatever the host's rules are.
+func TestPickFirewall(t *testing.T) {
+	missing := fmt.Errorf("running nft: %w", exec.ErrNotFound)
+	v4, v6 := iptables{"iptables", true}, iptables{"ip6tables", true}
+	both := []Tool{{iptables: v4}, {iptables: v6}}
 	const neither = "neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)"
 	for _, test := range []struct {
 		name, option string
 		in           Inspection
-		want         string // the reason or error, then warnings
+		want         string // the reason or error
 		firewall     Firewall
 	}{
-		{"nothing drops", "auto", Inspection{Tools: both}, "nft: no chain can drop packets to this host", nftFirewall{mark: defaultMark}},
-		{"what we have left behind", "auto", Inspection{NFT: listedSesame, Tools: []Tool{{iptables: legacy, Legacy: true,
-			Rules: "-P INPUT ACCEPT\n-N SESAME\n-A INPUT -j SESAME\n-A SESAME -p tcp -m tcp --dport 22 -j DROP\n"}}},
-			"nft: no chain can drop packets to this host", nftFirewall{mark: defaultMark}},
+		{"both", "auto", Inspection{Tools: both}, "nft", nftFirewall{mark: defaultMark}},
+		{"no nft", "auto", Inspection{NFTError: missing, Tools: both}, "iptables, as nft is not installed", iptablesFirewall{tools: []iptables{v4, v6}}},
+		{"a kernel without nf_tables", "auto", Inspection{NFTError: errFake, Tools: both[:1]}, "iptables, as nft does not work here: exit status 1", iptablesFirewall{tools: []iptables{v4}}},
 		{"nothing there", "auto", Inspection{NFTError: missing}, neither, nil},
-		{"nothing there but asked for", "nft", Inspection{NFTError: missing}, neither, nil},
-		{"no nft", "nft", Inspection{NFTError: missing, Tools: both}, "Firewall = nft: nft does not work here: not there", nil},
+		{"nft asked for", "nft", Inspection{Tools: both}, "nft, as the configuration says", nftFirewall{mark: defaultMark}},
+		{"no nft but asked for", "nft", Inspection{NFTError: missing, Tools: both}, "Firewall = nft: nft is not installed", nil},
+		{"iptables asked for", "iptables", Inspection{Tools: both}, "iptables, as the configuration says", iptablesFirewall{tools: []iptables{v4, v6}}},
 		{"no iptables", "iptables", Inspection{}, "Firewall = iptables: iptables does not work here: install it, or write Firewall = auto", nil},
-		{"iptables alone", "auto", Inspection{NFTError: missing, Tools: both}, "iptables: nft does not work here", iptablesFirewall{[]iptables{v4, v6}}},
-		{"no ip6tables", "auto", Inspection{NFTError: missing, Tools: both[:1]},
-			"iptables: nft does not work here\nonly iptables works here: the other family's packets are let through", iptablesFirewall{[]iptables{v4}}},
-		{"no IPv6", "auto", Inspection{NFTError: missing, Tools: both[:1], NoIPv6: true}, "iptables: nft does not work here", iptablesFirewall{[]iptables{v4}}},
-		{"fw4", "auto", Inspection{NFT: listedFw4, Tools: both}, "nft: the chain input of table inet fw4 can drop, and its rules are nft's",
-			nftFirewall{defaultMark, []acceptChain{{"inet", "fw4", "input", iptables{}}}}},
-		{"fw4 against the configuration", "iptables", Inspection{NFT: listedFw4, Tools: both}, "iptables: the configuration says so\n" +
-			"the chain input of table inet fw4 can drop what iptables lets in: Firewall = nft would put a rule there", iptablesFirewall{[]iptables{v4, v6}}},
-		{"fail2ban by iptables", "auto", Inspection{NFT: listedIptables, Tools: both},
-			"iptables: the chain INPUT of table ip filter can drop, and its rules are iptables'", iptablesFirewall{[]iptables{v4, v6}}},
-		{"both", "auto", Inspection{NFT: listedFw4 + listedIptables, Tools: both},
-			"nft: the chain input of table inet fw4 and the chain INPUT of table ip filter can drop, in rules of different kinds",
-			nftFirewall{defaultMark, []acceptChain{{"inet", "fw4", "input", iptables{}}, {"ip", "filter", "INPUT", v4}}}},
-		{"iptables has gone", "auto", Inspection{NFT: listedIptables},
-			"iptables has made the chain INPUT of table ip filter, and nft's rules would do harm there: install iptables", nil},
-		{"legacy rules", "auto", Inspection{Tools: append(both, droppingLegacy)},
-			"iptables: the chain INPUT of table ip filter can drop, and its rules are iptables'", iptablesFirewall{[]iptables{legacy, v6}}},
-		{"legacy rules and others", "auto", Inspection{NFT: listedIptables, Tools: append(both, droppingLegacy)},
-			"nft: the chain INPUT of table ip filter and the chain INPUT of table ip filter can drop, in rules of different kinds",
-			nftFirewall{defaultMark, []acceptChain{{"ip", "filter", "INPUT", legacy}, {"ip", "filter", "INPUT", v4}}}},
-		{"table filter in nft's own rules", "auto", Inspection{NFT: strings.ReplaceAll(listedFw4, "inet fw4", "ip filter"), Tools: both},
-			"nft: the chain input of table ip filter can drop, and its rules are nft's",
-			nftFirewall{defaultMark, []acceptChain{{"ip", "filter", "input", iptables{}}}}},
-		{"too early", "auto", Inspection{NFT: strings.Replace(listedFw4, "priority filter;", "priority mangle + 10;", 1)},
-			"nft: no chain can drop packets to this host\n" +
-				"the chain input of table inet fw4 comes so early (priority -140) that it can drop what sesame lets in", nftFirewall{mark: defaultMark}},
-		{"other hooks and families", "auto", Inspection{NFT: strings.Replace(listedFw4, "hook input", "hook forward", 1) +
-			strings.Replace(listedFw4, "table inet", "table bridge", 1)}, "nft: no chain can drop packets to this host", nftFirewall{mark: defaultMark}},
-		{"a map by name", "auto", Inspection{NFT: strings.Replace(listedFw4, `{ "lo" : accept, "eth0" : jump input_wan }`, "@verdicts", 1)},
-			"nft: the chain input of table inet fw4 can drop, and its rules are nft's",
-			nftFirewall{defaultMark, []acceptChain{{"inet", "fw4", "input", iptables{}}}}},
 	} {
-		c, err := chooseFirewall(test.option, test.in, defaultMark)
-		got := strings.Join(append([]string{c.Reason}, c.Warnings...), "\n")
+		c, err := pickFirewall(test.option, defaultMark, Ruleset{}, test.in.run)
+		got := c.String()
 		if err != nil {
 			got = err.Error()
 		}
 		if got != test.want {
-			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
+			t.Errorf("%s: got %s, want %s", test.name, got, test.want)
 		}
 		if got, want := fmt.Sprintf("%+v", c.Firewall), fmt.Sprintf("%+v", test.firewall); err == nil && got != want {
+			t.Errorf("%s: got %s, want %s", test.name, got, want)
+		}
+	}
+}
+
+// TestFit looks at hosts: each chain that drops what we let in gets an accept, behind its bans.
+func TestFit(t *testing.T) {
+	v4, v6, legacy := iptables{"iptables", true}, iptables{"ip6tables", true}, iptables{"iptables-legacy", true}
+	both := []Tool{{iptables: v4, Rules: acceptingRules}, {iptables: v6, Rules: acceptingRules}}
+	with := func(rules string, more ...Tool) []Tool {
+		return append([]Tool{{iptables: v4, Rules: rules}, {iptables: v6, Rules: acceptingRules}}, more...)
+	}
+	fw4 := acceptChain{family: "inet", table: "fw4", name: "input"}
+	input := func(tool iptables, behind int) acceptChain {
+		return acceptChain{family: "ip", table: "filter", name: "INPUT", tool: tool, behind: behind}
+	}
+	nft := func(accepts ...acceptChain) Firewall { return nftFirewall{mark: defaultMark, accepts: accepts} }
+	plain := nftFirewall{mark: defaultMark, plain: true}
+	ipt := func(behind ...int) Firewall { return iptablesFirewall{tools: []iptables{v4, v6}, behind: behind} }
+	displaced := func(behind ...int) Firewall {
+		return iptablesFirewall{tools: []iptables{v4, v6}, behind: behind, displaced: true}
+	}
+	droppingLegacy := Tool{iptables: legacy, Legacy: true, Rules: "-P INPUT DROP\n-P FORWARD ACCEPT\n"}
+	const idle = "; " + nothingDrops
+	for _, test := range []struct {
+		name     string
+		firewall Firewall
+		in       Inspection
+		want     string // the choice, then warnings
+		fitted   Firewall
+	}{
+		{"nothing drops", nft(), Inspection{Tools: both}, idle, plain},
+		{"what we have left behind", nft(), Inspection{NFT: listedSesame, Tools: []Tool{{iptables: legacy, Legacy: true,
+			Rules: "-P INPUT ACCEPT\n-N SESAME\n-A INPUT -j SESAME\n-A SESAME -p tcp -m tcp --dport 22 -j DROP\n"}}}, idle, plain},
+		{"fw4", nft(), Inspection{NFT: listedFw4, Tools: both}, "", nft(fw4)},
+		{"fw4 against the configuration", ipt(), Inspection{NFT: listedFw4, Tools: both}, "\nthe chain input of table inet fw4 can drop what iptables lets in: " +
+			"with nft installed, and without Firewall = iptables, it would get a rule for that", ipt(0, 0)},
+		{"both", nft(), Inspection{NFT: listedFw4 + listedIptables, Tools: with("-P INPUT DROP\n")}, "", nft(input(v4, 0), fw4)},
+		{"iptables has gone", nft(), Inspection{NFT: strings.Replace(listedIptables, "policy accept", "policy drop", 1)},
+			"\niptables has made the chain INPUT of table ip filter, and nft's rules would do harm there: nobody gets in by knocking before iptables is installed", nft()},
+		{"iptables cannot read what it has made", nft(), Inspection{NFT: strings.Replace(listedIptables, "policy accept", "policy drop", 1), Silent: both[:1], Tools: both[1:]},
+			"", nft(acceptChain{family: "ip", table: "filter", name: "INPUT", tool: v4, unread: true, behind: 1})},
+		{"legacy rules", nft(), Inspection{Tools: append(both, droppingLegacy)}, "", nft(input(legacy, 0))},
+		{"legacy rules by iptables", ipt(), Inspection{Tools: append(both, droppingLegacy)}, "", iptablesFirewall{tools: []iptables{legacy, v6}, behind: []int{0, 0}}},
+		{"legacy rules and others", nft(), Inspection{Tools: with("-P INPUT DROP\n", droppingLegacy)}, "", nft(input(v4, 0), input(legacy, 0))},
+		{"legacy rules and others, by iptables", ipt(), Inspection{Tools: with("-P INPUT DROP\n", droppingLegacy)},
+			"\nthe chain INPUT of table ip filter can drop what iptables lets in: with nft installed, and without Firewall = iptables, it would get a rule for that", ipt(0, 0)},
+		{"table filter in nft's own rules", nft(), Inspection{NFT: strings.ReplaceAll(listedFw4, "inet fw4", "ip filter"), Tools: both},
+			"", nft(acceptChain{family: "ip", table: "filter", name: "input"})},
+		{"too early", nft(), Inspection{NFT: strings.Replace(listedFw4, "priority filter;", "priority mangle + 10;", 1)},
+			"\nthe chain input of table inet fw4 comes so early (priority -140) that it can drop what sesame lets in", nft()},
+		{"other hooks and families", nft(), Inspection{NFT: strings.Replace(listedFw4, "hook input", "hook forward", 1) +
+			strings.Replace(listedFw4, "table inet", "table bridge", 1)}, idle, plain},
+		{"a map by name", nft(), Inspection{NFT: strings.Replace(listedFw4, `{ "lo" : accept, "eth0" : jump input_wan }`, "@verdicts", 1)}, "", nft(fw4)},
+		{"an owner's table", nft(), Inspection{NFT: strings.Replace(listedFw4, "{ # handle 7\n", "{ # progname nft handle 7\n\tflags owner\n", 1)},
+			"\nthe chain input of table inet fw4 lets no other program change it (flags owner): who has knocked gets in only where its own rules allow the port: " +
+				"with firewalld write NftablesTableOwner=no in /etc/firewalld/firewalld.conf and run firewall-cmd --reload", nft()},
+		{"no answer", nft(fw4), Inspection{Unknown: errTooLong}, "\nthe host's rules could not be read: it did not end by itself, and was ended: " +
+			"if they drop what sesame lets in, knocking does not help", nft(fw4)},
+		{"bans before ours", ipt(), Inspection{Tools: with("-P INPUT ACCEPT\n-N f2b\n-A INPUT -j f2b\n-A INPUT -j SESAME\n-A INPUT -j ACCEPT\n-A f2b -s 192.0.2.7/32 -j REJECT\n")},
+			idle, ipt(1, 0)},
+		{"bans behind ours", ipt(), Inspection{Tools: with("-P INPUT ACCEPT\n-A INPUT -j SESAME\n-A INPUT -s 192.0.2.7/32 -j DROP\n-A INPUT -s 192.0.2.8/32 -j DROP\n-A INPUT -j ACCEPT\n-A INPUT -s 192.0.2.9/32 -j DROP\n")},
+			idle, displaced(2, 0)},
+		{"an accept before ours", ipt(), Inspection{Tools: with("-P INPUT ACCEPT\n-A INPUT -p tcp -j ACCEPT\n-A INPUT -j SESAME\n")}, idle, displaced(0, 0)},
+		{"bans and more", nft(), Inspection{Tools: with("-P INPUT ACCEPT\n-N f2b\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j f2b\n-A INPUT -s 192.0.2.1/32 -j DROP\n-A INPUT -j DROP\n-A INPUT -s 192.0.2.2/32 -j DROP\n")},
+			"", nft(input(v4, 3))},
+		{"bans alone", nft(), Inspection{Tools: with("-P INPUT ACCEPT\n-N f2b\n-A INPUT -j f2b\n-A f2b -s 192.0.2.7/32 -j REJECT\n-A f2b -j RETURN\n")}, idle, nft()},
+		{"bans in nft's words", nft(), Inspection{NFT: strings.Replace(listedFw4, `iifname "lo" accept`, "ip saddr @blocked drop # handle 22\n\t\tiifname \"lo\" accept", 1)},
+			"", nft(acceptChain{family: "inet", table: "fw4", name: "input", behind: 22})},
+		{"a zone of sources", nft(), Inspection{Tools: with("-P INPUT ACCEPT\n-N lan\n-A INPUT -s 10.0.0.0/8 -j lan\n-A lan -p tcp --dport 80 -j ACCEPT\n-A lan -j DROP\n")},
+			"", nft(input(v4, 0))},
+		{"no ip6tables", iptablesFirewall{tools: []iptables{v4}}, Inspection{Tools: both[:1]},
+			idle + "\nonly iptables works here: the other family's packets are let through", iptablesFirewall{tools: []iptables{v4}, behind: []int{0}}},
+		{"no IPv6", iptablesFirewall{tools: []iptables{v4}}, Inspection{Tools: both[:1], NoIPv6: true}, idle, iptablesFirewall{tools: []iptables{v4}, behind: []int{0}}},
+	} {
+		c := Choice{Firewall: test.firewall}.fit(test.in)
+		if got := strings.Join(append([]string{c.String()}, c.Warnings...), "\n"); got != test.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
+		}
+		if f, ok := c.Firewall.(iptablesFirewall); ok {
+			f.endings = nil
+			c.Firewall = f
+		}
+		if got, want := fmt.Sprintf("%+v", c.Firewall), fmt.Sprintf("%+v", test.fitted); got != want {
 			t.Errorf("%s: got %s, want %s", test.name, got, want)
 		}
 	}
@@ -132,7 +185,7 @@ func TestInspect(t *testing.T) {
 	}{
 		{"nothing", nil, map[string]string{"/proc/net/if_inet6": "fe80 ...\n"}, "nft: false, IPv6: true"},
 		{"iptables-nft and legacy rules", map[string]string{
-			"nft -a -s -t list ruleset": "", "iptables --version": "iptables v1.8.9 (nf_tables)\n", "iptables -w -S": "",
+			"nft list chains": "", "iptables --version": "iptables v1.8.9 (nf_tables)\n", "iptables -w -S": "",
 			"iptables-legacy --version": "iptables v1.8.9 (legacy)\n", "iptables-legacy -w -S": "",
 			"ip6tables --version": "ip6tables v1.8.9 (nf_tables)\n", "ip6tables -w -S": "",
 			"ip6tables-legacy --version": "ip6tables v1.8.9 (legacy)\n", "ip6tables-legacy -w -S": "",
@@ -141,8 +194,10 @@ func TestInspect(t *testing.T) {
 			nil, "nft: false, IPv6: false, iptables legacy without restore -w"},
 		{"ip6tables without its module", map[string]string{"iptables --version": "iptables v1.6.2\n", "iptables -w -S": "", "ip6tables --version": "ip6tables v1.6.2\n"},
 			nil, "nft: false, IPv6: true, iptables legacy"},
-		{"nft's table beside legacy", map[string]string{"nft -a list ruleset": "table ip filter { # handle 1\n}\n",
-			"iptables --version": "iptables v1.8.7 (legacy)\n", "iptables -w -S": "",
+		{"nft's table beside legacy", map[string]string{
+			"nft list chains":             "table ip nat {\n}\ntable ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy accept;\n\t}\n}\n",
+			"nft -a list table ip filter": "table ip filter { # handle 1\n}\n",
+			"iptables --version":          "iptables v1.8.7 (legacy)\n", "iptables -w -S": "",
 			"iptables-nft --version": "iptables v1.8.7 (nf_tables)\n", "iptables-nft -w -S": ""},
 			nil, "nft: true, IPv6: false, iptables legacy, iptables-nft"},
 	} {
@@ -236,7 +291,7 @@ func TestCallString(t *testing.T) {
 		call Call
 		want string
 	}{
-		{iptablesFirewall{[]iptables{{"ip6tables", true}}}.open(pass, nil)[0],
+		{iptablesFirewall{tools: []iptables{{"ip6tables", true}}}.open(pass, nil)[0],
 			`ip6tables -w -C SESAME -s 2001:db8::1/128 -p tcp -m tcp --dport 22 -m comment --comment "sesame: ssh" -j ACCEPT || ip6tables-restore -w -n <<END
 *filter
 -I SESAME -s 2001:db8::1/128 -p tcp -m tcp --dport 22 -m comment --comment "sesame: ssh" -j ACCEPT

@@ -34,6 +34,8 @@ const (
 	done
 	ip6tables$V -w -A INPUT -p ipv6-icmp -j ACCEPT
 	`
+	// As iptables-nft leaves it, when its last rule is deleted.
+	emptyIptables = "iptables -w -A INPUT -j ACCEPT; iptables -w -F; ip6tables -w -A INPUT -j ACCEPT; ip6tables -w -F"
 	// As firewall4 makes it (root/usr/share/firewall4/templates/ruleset.uc).
 	fw4Table = `nft -f - <<'END'
 table inet fw4
@@ -67,40 +69,39 @@ END
 
 var firewallHosts = []firewallHost{
 	{
-		name: "no rules", reason: "nft: no chain can drop packets to this host", old: true,
+		name: "no rules", reason: "nft; no rule of this host closes a port", old: true,
 		lost: "nft flush ruleset",
 	},
 	{
-		name: "iptables", rules: dropByIptables,
-		reason: "iptables: the chain INPUT of table ip filter and the chain INPUT of table ip6 filter can drop, and its rules are iptables'",
+		name: "iptables", option: "iptables", rules: dropByIptables,
+		reason: "iptables, as the configuration says",
 		lost:   "iptables -w -F; ip6tables -w -F SESAME",
 	},
 	{
-		name: "iptables-legacy", rules: "V=-legacy; " + dropByIptables,
-		reason: "iptables: the chain INPUT of table ip filter and the chain INPUT of table ip6 filter can drop, and its rules are iptables'",
+		name: "iptables-legacy", option: "iptables", rules: "V=-legacy; " + dropByIptables + emptyIptables,
+		reason: "iptables, as the configuration says",
 		lost:   "iptables-legacy -w -D INPUT -j SESAME",
 	},
 	{
 		name: "article", old: true, // the article's rules, for both families
 		rules:  "for t in iptables ip6tables; do $t -A INPUT -i eth0 -p tcp -m tcp --dport 23 -j DROP; done",
-		reason: "iptables: the chain INPUT of table ip filter and the chain INPUT of table ip6 filter can drop, and its rules are iptables'",
-		lost:   "ip6tables -w -D INPUT -j SESAME",
+		reason: "nft",
+		lost:   "ip6tables -w -F",
 	},
 	{
-		name: "iptables, opened by nft", option: "nft", rules: dropByIptables,
-		reason: "nft: the configuration says so",
+		name: "iptables, opened by nft", rules: dropByIptables,
+		reason: "nft",
 		lost:   "iptables -w -D INPUT 1",
 	},
 	{
-		name: "iptables-legacy, opened by nft", option: "nft", rules: "V=-legacy; " + dropByIptables,
-		reason: "nft: the configuration says so",
+		name: "iptables-legacy, opened by nft", rules: "V=-legacy; " + dropByIptables,
+		reason: "nft",
 		lost:   "ip6tables-legacy -w -D INPUT 1",
 	},
 	{
 		name: "no rules, by iptables", option: "iptables", old: true,
-		// As iptables-nft leaves them, when its last rule is deleted.
-		rules:  "iptables -w -A INPUT -j ACCEPT; iptables -w -F; ip6tables -w -A INPUT -j ACCEPT; ip6tables -w -F",
-		reason: "iptables: the configuration says so",
+		rules:  emptyIptables,
+		reason: "iptables, as the configuration says; no rule of this host closes a port",
 		lost:   "iptables -w -D INPUT -j SESAME; iptables -w -F SESAME",
 	},
 	{
@@ -115,12 +116,12 @@ var firewallHosts = []firewallHost{
 			$t -w -P INPUT DROP
 		done
 		ip6tables -w -I ufw-before-input -p ipv6-icmp -j ACCEPT`,
-		reason: "iptables: the chain INPUT of table ip filter and the chain INPUT of table ip6 filter can drop, and its rules are iptables'",
+		reason: "nft",
 		lost:   "iptables -w -F INPUT",
 	},
 	{
 		name: "fw4", rules: fw4Table,
-		reason: "nft: the chain input of table inet fw4 can drop, and its rules are nft's",
+		reason: "nft",
 		lost:   fw4Table,
 	},
 	{
@@ -137,14 +138,13 @@ table inet filter {
 	}
 }
 END`,
-		reason: "nft: the chain input of table inet filter can drop, and its rules are nft's",
+		reason: "nft",
 		lost:   "nft delete table inet sesame",
 	},
 	{
 		name: "fw4 and iptables", rules: fw4Table + dropByIptables,
-		reason: "nft: the chain input of table inet fw4 and the chain INPUT of table ip filter and the chain INPUT of table ip6 filter " +
-			"can drop, in rules of different kinds",
-		lost: "ip6tables -w -F",
+		reason: "nft",
+		lost:   "ip6tables -w -F",
 	},
 	{
 		name: "firewalld without owner", rules: `nft -f - <<'END'
@@ -161,7 +161,7 @@ table inet firewalld {
 	}
 }
 END`,
-		reason: "nft: the chain filter_INPUT of table inet firewalld can drop, and its rules are nft's",
+		reason: "nft",
 		lost:   "nft flush chain inet firewalld filter_INPUT",
 	},
 }
@@ -189,7 +189,10 @@ func newFirewallTest(t *testing.T, host firewallHost) *firewallTest {
 }
 
 func (f *firewallTest) inspect() Inspection {
-	run := func(argv ...string) (string, error) { return f.host.output(argv[0], argv[1:]...) }
+	run := func(argv ...string) (string, error) {
+		out, err := f.host.output(argv[0], argv[1:]...)
+		return condensed(out), err
+	}
 	file := func(name string) (text string) {
 		// /proc/net is the main thread's.
 		_ = f.host.do(func() error {
@@ -208,8 +211,17 @@ func (f *firewallTest) choose(option string) {
 		option = "auto"
 	}
 	var err error
-	f.choice, err = chooseFirewall(option, f.inspect(), defaultMark)
+	f.choice, err = pickFirewall(option, defaultMark, f.rules, f.run)
 	f.must(err)
+	f.choice = f.choice.fit(f.inspect())
+}
+
+// build builds and admits.
+func (f *firewallTest) build() {
+	f.Helper()
+	f.do(f.choice.build(f.rules))
+	f.choice = f.choice.fit(f.inspect())
+	f.do(f.choice.admit())
 }
 
 // text is what the host's rules look like to those who look. Counters are left out.
@@ -219,29 +231,32 @@ func (f *firewallTest) text() string {
 	f.must(in.NFTError)
 	var s strings.Builder
 	for _, t := range in.Tools {
-		fmt.Fprintf(&s, "%s\n%s", t.name, t.Rules)
+		rules, err := f.host.output(t.name, "-w", "-S")
+		f.must(err)
+		fmt.Fprintf(&s, "%s\n%s", t.name, rules)
 	}
 	nft, err := f.host.output("nft", "-s", "list", "ruleset")
 	f.must(err)
 	return s.String() + nft
 }
 
-func (f *firewallTest) try(calls []Call) error {
-	return runCalls(calls, func(argv []string, input string) (string, error) {
-		var out []byte
-		err := f.host.do(func() (err error) {
-			cmd := exec.Command(argv[0], argv[1:]...)
-			cmd.Stdin = strings.NewReader(input)
-			var complaint strings.Builder
-			cmd.Stderr = &complaint
-			if out, err = cmd.Output(); err != nil {
-				err = fmt.Errorf("%v: %w: %s%s", argv, err, input, complaint.String())
-			}
-			return err
-		})
-		return string(out), err
+// run runs a program on the host.
+func (f *firewallTest) run(argv []string, input string) (string, error) {
+	var out []byte
+	err := f.host.do(func() (err error) {
+		cmd := exec.Command(argv[0], argv[1:]...)
+		cmd.Stdin = strings.NewReader(input)
+		var complaint strings.Builder
+		cmd.Stderr = &complaint
+		if out, err = cmd.Output(); err != nil {
+			err = fmt.Errorf("%v: %w: %s%s", argv, err, input, complaint.String())
+		}
+		return err
 	})
+	return string(out), err
 }
+
+func (f *firewallTest) try(calls []Call) error { return runAll(calls, f.run) }
 
 func (f *firewallTest) do(calls []Call) {
 	f.Helper()
@@ -270,9 +285,14 @@ func (f *firewallTest) wantPresent(want bool) {
 // dial connects client i to the host's port 22.
 func (f *firewallTest) dial(i int, address string) net.Conn {
 	f.Helper()
+	return f.dialPort(i, address, "22")
+}
+
+func (f *firewallTest) dialPort(i int, address, port string) net.Conn {
+	f.Helper()
 	var conn net.Conn
 	f.must(f.clients[i].do(func() (err error) {
-		conn, err = net.DialTimeout("tcp", net.JoinHostPort(address, "22"), 3*time.Second)
+		conn, err = net.DialTimeout("tcp", net.JoinHostPort(address, port), 3*time.Second)
 		return err
 	}))
 	f.Cleanup(func() { _ = conn.Close() })
@@ -296,8 +316,8 @@ func TestFirewallLife(t *testing.T) {
 	for _, host := range firewallHosts {
 		t.Run(host.name, func(t *testing.T) {
 			f := newFirewallTest(t, host)
-			if f.choice.Reason != host.reason || len(f.choice.Warnings) > 0 {
-				t.Errorf("choice: got %q, warnings %q; want %q", f.choice.Reason, f.choice.Warnings, host.reason)
+			if f.choice.String() != host.reason || len(f.choice.Warnings) > 0 {
+				t.Errorf("choice: got %q, warnings %q; want %q", f.choice, f.choice.Warnings, host.reason)
 			}
 			const port, port6 = hostAddr + ":22", "[" + hostAddr6 + "]:22"
 			var old net.Conn
@@ -305,22 +325,22 @@ func TestFirewallLife(t *testing.T) {
 				old = f.dial(0, hostAddr)
 			}
 			f.wantPresent(false)
-			f.do(f.choice.build(f.rules))
+			f.build()
 			f.wantPresent(true)
 			if host.old {
 				f.wantAlive("a connection older than the rules", old)
 			}
-			f.wantPort(0, port, filtered)
-			f.wantPort(0, port6, filtered)
+			f.wantPort(0, port, hidden)
+			f.wantPort(0, port6, hidden)
 
 			first, second := f.pass("10.9.0.2", 100), f.pass("fd00:9::2", 100)
 			f.open(first)
 			f.wantPort(0, port, reached)
-			f.wantPort(1, port, filtered)
-			f.wantPort(0, port6, filtered)
+			f.wantPort(1, port, hidden)
+			f.wantPort(0, port6, hidden)
 			f.open(second)
 			f.wantPort(0, port6, reached)
-			f.wantPort(1, port6, filtered)
+			f.wantPort(1, port6, hidden)
 			live, live6 := f.dial(0, hostAddr), f.dial(0, hostAddr6)
 
 			opened := f.text()
@@ -328,7 +348,7 @@ func TestFirewallLife(t *testing.T) {
 			if got := f.text(); masked(got) != masked(opened) {
 				t.Errorf("opened again: got\n%s\nwant\n%s", got, opened)
 			}
-			f.do(f.choice.build(f.rules))
+			f.build()
 			if got := f.text(); masked(got) != masked(opened) {
 				t.Errorf("built again: got\n%s\nwant\n%s", got, opened)
 			}
@@ -337,25 +357,25 @@ func TestFirewallLife(t *testing.T) {
 			f.must(f.host.run("sh", "-ec", host.lost))
 			f.wantPresent(false)
 			f.choose(host.option)
-			f.do(f.choice.build(f.rules))
+			f.build()
 			f.wantPresent(true)
 			f.wantPort(0, port, reached)
 			f.wantPort(0, port6, reached)
-			f.wantPort(1, port, filtered)
+			f.wantPort(1, port, hidden)
 
 			f.do(f.choice.close(first, nil))
 			f.do(f.choice.close(second, nil))
 			f.rules.Open = nil
 			f.wantPresent(true)
-			f.wantPort(0, port, filtered)
-			f.wantPort(0, port6, filtered)
+			f.wantPort(0, port, hidden)
+			f.wantPort(0, port6, hidden)
 			f.wantAlive("a live connection after closing", live)
 			f.wantAlive("a live connection after closing", live6)
 
 			f.open(f.pass("10.9.0.2", 100)) // somebody is in when everything is removed
-			f.do(flush(f.inspect(), nil))
+			f.do(flush(f.inspect(), defaultMark, nil))
 			f.wantPresent(false)
-			if calls := flush(f.inspect(), nil); calls != nil {
+			if calls := flush(f.inspect(), defaultMark, nil); calls != nil {
 				t.Errorf("flush again: got %v, want nothing", calls)
 			}
 			// What the host has lost above is not ours to bring back.
@@ -377,18 +397,27 @@ func masked(text string) string {
 	return strings.Join(all, "\n")
 }
 
-// bothFirewalls runs a test with each firewall, on a host that drops nothing by itself.
+// bothFirewalls runs a test with each firewall on a host that drops nothing by itself, and with nft on one that does.
 func bothFirewalls(t *testing.T, test func(f *firewallTest)) {
-	for _, option := range []string{"iptables", "nft"} {
-		t.Run(option, func(t *testing.T) { test(newFirewallTest(t, firewallHost{option: option, rules: "true"})) })
+	for _, host := range []firewallHost{
+		{name: "iptables", option: "iptables", rules: "true"},
+		{name: "nft", option: "nft", rules: "true"},
+		{name: "nft, a host that drops", option: "nft", rules: endBy("tcp dport 22 accept; udp dport 51820 accept", "", "drop")},
+	} {
+		t.Run(host.name, func(t *testing.T) { test(newFirewallTest(t, host)) })
 	}
 }
 
 // echoUDP answers datagrams to a port of the host.
 func (f *firewallTest) echoUDP(port int) {
 	f.Helper()
+	f.echoUDPAt(hostAddr, port)
+}
+
+func (f *firewallTest) echoUDPAt(address string, port int) {
+	f.Helper()
 	f.must(f.host.do(func() error {
-		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(hostAddr), Port: port})
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(address), Port: port})
 		if err != nil {
 			return err
 		}
@@ -417,8 +446,13 @@ func (f *firewallTest) answered(conn net.Conn) bool {
 
 func (f *firewallTest) dialUDP(i int) (conn net.Conn) {
 	f.Helper()
+	return f.dialUDPTo(i, "51820")
+}
+
+func (f *firewallTest) dialUDPTo(i int, port string) (conn net.Conn) {
+	f.Helper()
 	f.must(f.clients[i].do(func() (err error) {
-		conn, err = net.Dial("udp", hostAddr+":51820")
+		conn, err = net.Dial("udp", hostAddr+":"+port)
 		return err
 	}))
 	f.Cleanup(func() { _ = conn.Close() })
@@ -428,7 +462,7 @@ func (f *firewallTest) dialUDP(i int) (conn net.Conn) {
 func TestFirewallUDP(t *testing.T) {
 	bothFirewalls(t, func(f *firewallTest) {
 		f.echoUDP(51820)
-		f.do(f.choice.build(f.rules))
+		f.build()
 		guest, stranger := f.dialUDP(0), f.dialUDP(1)
 		want := func(when string, guestIn, strangerIn bool) {
 			f.Helper()
@@ -465,7 +499,7 @@ func TestFirewallUntracked(t *testing.T) {
 				if !f.answered(stranger) {
 					t.Fatal("not hidden yet: got no answer")
 				}
-				f.do(f.choice.build(f.rules))
+				f.build()
 				f.wantPresent(true)
 				pass := f.pass("10.9.0.2", 100)
 				for _, step := range []struct {
@@ -493,12 +527,12 @@ func TestFirewallLinkLocal(t *testing.T) {
 			f.must(n.run("ip", "address", "add", fmt.Sprintf("fe80::%d/64", i+1), "dev", "eth0", "nodad"))
 		}
 		connect := func() string { return probe(f.clients[0], "fe80::2%eth0", "[fe80::1%eth0]:22", probePatience) }
-		f.do(f.choice.build(f.rules))
+		f.build()
 		pass := f.pass("fe80::2%eth0", 100)
 		pass.Link = "eth1"
 		f.open(pass)
-		if got := connect(); got != filtered {
-			f.Errorf("with a pass for another link: got %s, want %s", got, filtered)
+		if got := connect(); got == reached {
+			f.Errorf("with a pass for another link: got %s", got)
 		}
 		pass.Link = "eth0"
 		f.open(pass)
@@ -506,13 +540,13 @@ func TestFirewallLinkLocal(t *testing.T) {
 		if got := connect(); got != reached {
 			f.Errorf("with a pass: got %s, want %s", got, reached)
 		}
-		f.do(f.choice.build(f.rules))
+		f.build()
 		if got := connect(); got != reached {
 			f.Errorf("built anew: got %s, want %s", got, reached)
 		}
 		f.do(f.choice.close(pass, nil))
-		if got := connect(); got != filtered {
-			f.Errorf("closed: got %s, want %s", got, filtered)
+		if got := connect(); got == reached {
+			f.Errorf("closed: got %s", got)
 		}
 		pass.Link = ""
 		if calls := f.choice.open(pass, nil); calls != nil {
@@ -524,7 +558,7 @@ func TestFirewallLinkLocal(t *testing.T) {
 // Two doors let the same source in to the same port: it is in until the last one closes.
 func TestFirewallTwoDoorsOnePort(t *testing.T) {
 	bothFirewalls(t, func(f *firewallTest) {
-		f.do(f.choice.build(f.rules))
+		f.build()
 		long := f.pass("10.9.0.2", 100)
 		short := Pass{Door: "büro", Source: long.Source, Ports: long.Ports[:1], Left: time.Second}
 		f.open(long)
@@ -537,7 +571,7 @@ func TestFirewallTwoDoorsOnePort(t *testing.T) {
 		f.do(f.choice.close(long, []Pass{short}))
 		f.wantPort(0, hostAddr+":22", reached)
 		f.do(f.choice.close(short, nil))
-		f.wantPort(0, hostAddr+":22", filtered)
+		f.wantPort(0, hostAddr+":22", hidden)
 	})
 }
 
@@ -547,9 +581,9 @@ func TestFirewallExcept(t *testing.T) {
 		f.rules.Hidden = []Hidden{{Door: "ssh", Ports: []Knock{{22, tcp}}, Except: []netip.Prefix{
 			netip.MustParsePrefix("10.9.0.2/32"), netip.MustParsePrefix("fd00:9::2/127"), netip.MustParsePrefix("fd00:9::2/128"),
 		}}}
-		f.do(f.choice.build(f.rules))
+		f.build()
 		f.wantPresent(true)
-		for i, want := range []string{reached, filtered} {
+		for i, want := range []string{reached, hidden} {
 			f.wantPort(i, hostAddr+":22", want)
 		}
 		f.wantPort(0, "["+hostAddr6+"]:22", reached)
@@ -560,7 +594,7 @@ func TestFirewallExcept(t *testing.T) {
 		}
 		// Everybody excepted.
 		f.rules.Hidden[0].Except = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("10.0.0.0/8")}
-		f.do(f.choice.build(f.rules))
+		f.build()
 		f.wantPresent(true)
 		f.wantPort(1, hostAddr+":22", reached)
 	})
@@ -569,11 +603,11 @@ func TestFirewallExcept(t *testing.T) {
 // While everything is made anew, and while fw4 reloads, a stranger tries to get in.
 func TestFirewallNeverOpen(t *testing.T) {
 	for _, host := range []firewallHost{{name: "iptables", option: "iptables", rules: "true"},
-		{name: "iptables-legacy", rules: "iptables-legacy -A INPUT -p tcp --dport 23 -j DROP"},
+		{name: "iptables-legacy", option: "iptables", rules: "iptables-legacy -A INPUT -p tcp --dport 23 -j DROP"},
 		{name: "nft", option: "nft", rules: "true"}, {name: "fw4", rules: fw4Table}} {
 		t.Run(host.name, func(t *testing.T) {
 			f := newFirewallTest(t, host)
-			f.do(f.choice.build(f.rules))
+			f.build()
 			done := make(chan struct{})
 			tried := make(chan int)
 			go func() {
@@ -584,8 +618,8 @@ func TestFirewallNeverOpen(t *testing.T) {
 					case <-done:
 						return
 					default:
-						if got := probe(f.clients[1], "", hostAddr+":22", 5*time.Millisecond); got != filtered {
-							f.Errorf("a stranger: got %s, want %s", got, filtered)
+						if got := probe(f.clients[1], "", hostAddr+":22", 5*time.Millisecond); got == reached {
+							f.Errorf("a stranger: got %s", got)
 						}
 						n++
 					}
@@ -595,7 +629,7 @@ func TestFirewallNeverOpen(t *testing.T) {
 				if host.name == "fw4" && i%2 == 0 {
 					f.must(f.host.run("sh", "-c", fw4Table))
 				}
-				f.do(f.choice.build(f.rules))
+				f.build()
 				f.rules.Open = append(f.rules.Open, f.pass(fmt.Sprintf("192.0.2.%d", i), 100))
 			}
 			close(done)
@@ -610,12 +644,12 @@ func TestFirewallNeverOpen(t *testing.T) {
 func TestFirewallChanges(t *testing.T) {
 	f := newFirewallTest(t, firewallHost{option: "iptables", rules: dropByIptables})
 	for _, option := range []string{"nft", "iptables", "nft"} {
-		f.do(f.choice.build(f.rules))
+		f.build()
 		f.open(f.pass("10.9.0.2", 100))
 		f.choose(option)
 		f.wantPresent(false)
-		f.do(f.choice.build(f.rules))
-		f.do(flush(f.inspect(), f.choice.Firewall))
+		f.build()
+		f.do(flush(f.inspect(), defaultMark, f.choice.Firewall))
 		f.wantPresent(true)
 		f.wantPort(0, hostAddr+":22", reached)
 		text := f.text()
@@ -628,40 +662,16 @@ func TestFirewallChanges(t *testing.T) {
 	}
 	// Another bit: nothing of the old one stays, as it may be somebody else's from now on.
 	old := f.choice.Firewall.(nftFirewall)
-	f.choice.Firewall = nftFirewall{0x40000000, old.accepts}
-	f.do(f.choice.build(f.rules))
-	f.do(flush(f.inspect(), f.choice.Firewall))
+	f.choice.Firewall = nftFirewall{mark: 0x40000000, accepts: old.accepts}
+	f.build()
+	f.do(flush(f.inspect(), defaultMark, f.choice.Firewall))
 	f.wantPresent(true)
 	if text := f.text(); strings.Contains(text, "20000000") {
 		t.Errorf("the old bit is still there:\n%s", text)
 	}
-	f.do(flush(f.inspect(), nil))
+	f.do(flush(f.inspect(), defaultMark, nil))
 	if got := f.text(); got != f.before {
 		t.Errorf("flushed: got\n%s\nwant\n%s", got, f.before)
-	}
-}
-
-// A table that belongs to one program is named, and nothing is tried.
-func TestFirewallOwned(t *testing.T) {
-	f := &firewallTest{world: newWorld(t, 0)}
-	owner := exec.Command("nft", "-i")
-	stdin, err := owner.StdinPipe()
-	f.must(err)
-	f.must(f.host.start(owner))
-	f.Cleanup(func() {
-		_ = stdin.Close()
-		_ = owner.Wait()
-	})
-	_, err = io.WriteString(stdin, "table inet firewalld { flags owner; chain filter_INPUT { type filter hook input priority filter + 10; policy drop; }; }\n")
-	f.must(err)
-	f.eventually("table inet firewalld", func() bool {
-		return f.host.run("nft", "list", "table", "inet", "firewalld") == nil
-	})
-	_, err = chooseFirewall("auto", f.inspect(), defaultMark)
-	const want = "the chain filter_INPUT of table inet firewalld lets no other program change it (flags owner): with firewalld write " +
-		"NftablesTableOwner=no in /etc/firewalld/firewalld.conf and run firewall-cmd --reload, or open by firewall-cmd in Start_Command"
-	if err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
@@ -669,8 +679,8 @@ func TestFirewallOwned(t *testing.T) {
 func TestIptablesStaleRestore(t *testing.T) {
 	for _, variant := range []string{"-nft", "-legacy"} {
 		t.Run("iptables"+variant, func(t *testing.T) {
-			f := newFirewallTest(t, firewallHost{rules: "V=" + variant + "; " + dropByIptables})
-			f.do(f.choice.build(f.rules))
+			f := newFirewallTest(t, firewallHost{option: "iptables", rules: "V=" + variant + "; " + dropByIptables})
+			f.build()
 			stale := f.pass("10.9.0.3", 100)
 			saved := t.TempDir() + "/saved"
 			f.do(f.choice.open(stale, nil))
@@ -681,7 +691,7 @@ func TestIptablesStaleRestore(t *testing.T) {
 			f.must(f.host.run("sh", "-c", "iptables"+variant+"-restore < "+saved))
 			f.wantPort(1, hostAddr+":22", reached)
 			f.wantPresent(false)
-			f.do(f.choice.build(f.rules))
+			f.build()
 			f.wantPresent(true)
 			f.wantPort(0, hostAddr+":22", reached)
 			f.wantPort(1, hostAddr+":22", filtered)
@@ -691,19 +701,19 @@ func TestIptablesStaleRestore(t *testing.T) {
 
 // A rule that somebody puts before ours stays, and comes behind it when everything is made anew.
 func TestIptablesFirstPlace(t *testing.T) {
-	f := newFirewallTest(t, firewallHost{rules: dropByIptables})
-	f.do(f.choice.build(f.rules))
+	f := newFirewallTest(t, firewallHost{option: "iptables", rules: dropByIptables})
+	f.build()
 	f.must(f.host.run("iptables", "-w", "-I", "INPUT", "-p", "tcp", "--dport", "22", "-j", "ACCEPT"))
 	f.wantPresent(true)
 	f.wantPort(1, hostAddr+":22", reached)
-	f.do(f.choice.build(f.rules))
+	f.build()
 	f.wantPort(1, hostAddr+":22", filtered)
 }
 
 // Nobody is left to close the door but the kernel.
 func TestNFTClosesByItself(t *testing.T) {
 	f := newFirewallTest(t, firewallHost{rules: fw4Table})
-	f.do(f.choice.build(f.rules))
+	f.build()
 	f.open(f.pass("10.9.0.2", 1))
 	f.open(f.pass("fd00:9::2", 100))
 	f.wantPort(0, hostAddr+":22", reached)
@@ -733,7 +743,7 @@ func TestNFTSaveAndRestore(t *testing.T) {
 	for _, variant := range []string{"-nft", "-legacy"} {
 		t.Run("iptables"+variant, func(t *testing.T) {
 			f := newFirewallTest(t, firewallHost{option: "nft", rules: "V=" + variant + "; " + dropByIptables})
-			f.do(f.choice.build(f.rules))
+			f.build()
 			f.open(f.pass("10.9.0.2", 100))
 			f.must(f.host.run("sh", "-ec", strings.ReplaceAll(
 				"iptables$V-save > $0; iptables$V -F; iptables$V -P INPUT ACCEPT; iptables$V-restore < $0", "$V", variant), t.TempDir()+"/saved"))
@@ -762,7 +772,7 @@ table inet marks {
 	counter theirs { }
 }
 END`})
-	f.do(f.choice.build(f.rules))
+	f.build()
 	f.open(f.pass("10.9.0.2", 100))
 	f.wantPort(0, hostAddr+":22", reached)
 	f.wantPort(1, hostAddr+":22", filtered)
@@ -780,7 +790,7 @@ func TestNFTOneMore(t *testing.T) {
 	for i := range 1000 {
 		f.rules.Open = append(f.rules.Open, f.pass(fmt.Sprintf("10.8.%d.%d", i/250, i%250), 100))
 	}
-	f.do(f.choice.build(f.rules))
+	f.build()
 	f.wantPresent(true)
 	calls := f.choice.open(f.pass("10.9.0.2", 100), nil)
 	if len(calls) != 1 || calls[0].Unless != nil || strings.Count(calls[0].Input, "\n") != 3 || !slices.Equal(calls[0].Argv, nftScript) {

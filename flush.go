@@ -58,7 +58,7 @@ func flushAll(e env, args []string) error {
 		log.printf("%s", note)
 	}
 	doors := newDoors(e.now, log, Command.start)
-	doors.firewall.configure(newApplier(config).inBackground, false)
+	doors.firewall.configure(newApplier(config).inBackground, nil, false)
 	state.resume(doors, e.now())
 	doors.firewall.flushing.Store(true)
 	nobody := make(chan Grant)

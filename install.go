@@ -316,7 +316,7 @@ func uninstall(e env, args []string) error {
 		return fmt.Errorf("nothing was taken back: %w: if the daemon runs, stop it first: %s", err, i.init.stop)
 	}
 	for _, folder := range slices.Backward(stateFolders(e.stateDirs)) {
-		for _, name := range []string{"/lock", "/journal", "/firewall", "/good.conf", ""} {
+		for _, name := range []string{"/lock", "/journal", "/firewall", "/hidden.nft", "/good.conf", ""} {
 			_ = os.Remove(folder + name)
 		}
 	}

@@ -131,10 +131,10 @@ func TestBesideDebianPackage(t *testing.T) {
 	opens := func(what string) {
 		t.Helper()
 		w.eventually(what+": the daemon", func() bool { _, err := m.output("sesame status"); return err == nil })
-		w.wantPort(0, hostSSH, filtered)
+		w.wantPort(0, hostSSH, hidden)
 		w.knock(0, hostAddr, "7000", "18000:udp", "9000")
 		w.awaitPort(0, hostSSH, reached)
-		w.wantPort(1, hostSSH, filtered)
+		w.wantPort(1, hostSSH, hidden)
 	}
 	opens("at first")
 	for _, command := range []string{
@@ -151,7 +151,7 @@ func TestBesideDebianPackage(t *testing.T) {
 		}
 		m.want(command+": the service", m.run("systemctl is-active sesame; ls "+wanted), "active\n"+wanted+"\n")
 		w.wantPort(0, hostSSH, reached)
-		w.wantPort(1, hostSSH, filtered)
+		w.wantPort(1, hostSSH, hidden)
 		m.reboot()
 		opens("a boot after " + command)
 	}
@@ -169,7 +169,7 @@ func TestKnockdForwards(t *testing.T) {
 	m.run("cp /machine/knockd.conf /etc/knockd.conf && /machine/sesame install && systemctl start knockd")
 	reloads := func() int { return strings.Count(m.run("cat /var/log/knockd.log"), "re-reading") }
 	w.eventually("its start", func() bool { _, err := m.output("sesame status"); return err == nil })
-	w.wantPort(0, hostSSH, filtered)
+	w.wantPort(0, hostSSH, hidden)
 	for n, command := range []string{"restart", "reload", "try-restart", "reload-or-restart", "force-reload"} {
 		m.run("systemctl " + command + " knockd")
 		w.eventually(command, func() bool { return reloads() == n+1 })

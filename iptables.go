@@ -47,24 +47,64 @@ func tableFilter(lines string) string { return "*filter\n" + lines + "COMMIT\n" 
 // iptablesFirewall is our part of the firewall in iptables' language. Hosts need xt_comment, and for what is said of
 // connections xt_conntrack. Closing needs the daemon: the kernel does not do it by itself.
 type iptablesFirewall struct {
-	tools []iptables // one for each family that the host has
+	tools     []iptables // one for each family that the host has
+	behind    []int      // behind how many rules of INPUT the one comes that leads to ours, for each tool: bans, which are to hold; nil: first
+	displaced bool       // it does not
+	// endings are what the host has in store for packets that no rule of its own names, for each tool; nil: not known.
+	endings [][]ending
+}
+
+// refusal is the target for what is hidden on a link: what the host's own rules come to there, or else what its kernel
+// does; DROP where that is not known.
+func (f iptablesFirewall) refusal(tool int, link string, proto Protocol) string {
+	if f.endings == nil {
+		return "DROP"
+	}
+	for _, e := range f.endings[tool] { // those of links come first
+		if e.proto == proto && (e.link == link || e.link == "") {
+			return e.verdict
+		}
+	}
+	switch {
+	case proto == tcp:
+		return "REJECT --reject-with tcp-reset"
+	case f.tools[tool].is4():
+		return "REJECT --reject-with icmp-port-unreachable"
+	}
+	return "REJECT --reject-with icmp6-port-unreachable"
 }
 
 func (f iptablesFirewall) build(r Ruleset) (calls []Call) {
-	const empty, enter = ":" + ourChain + " - [0:0]\n", "-I INPUT 1 -j " + ourChain + "\n"
-	// Taken out and put in, the rule is the first one again, whoever has put something before it.
-	const enterAgain = "-D INPUT -j " + ourChain + "\n" + enter
-	for _, t := range f.tools {
-		calls = append(calls, Call{
-			Unless:    t.argv("-C INPUT -j " + ourChain),
-			Argv:      t.restore(),
-			Input:     tableFilter(empty + inChain("-A", t.rules(r, true)) + enter),
-			Otherwise: tableFilter(empty + inChain("-A", t.rules(r, false)) + enter),
-		}, Call{
-			Argv:      t.restore(),
-			Input:     tableFilter(empty + inChain("-A", t.rules(r, true)) + enterAgain),
-			Otherwise: tableFilter(empty + inChain("-A", t.rules(r, false)) + enterAgain),
-		})
+	for i, t := range f.tools {
+		var scripts []string
+		for _, conntrack := range []bool{true, false} {
+			chain := ":" + ourChain + " - [0:0]\n" + inChain("-A", f.rules(i, r, conntrack))
+			// The rule that leads there has a place already, or none; or bans have gone, and there are not so many rules.
+			for _, enter := range []string{f.enter(i), iptablesFirewall{}.enter(i), "-I INPUT 1 -j " + ourChain + "\n"} {
+				if script := tableFilter(chain + enter); !slices.Contains(scripts, script) {
+					scripts = append(scripts, script)
+				}
+			}
+		}
+		calls = append(calls, Call{Argv: t.restore(), Input: scripts[0], Otherwise: scripts[1:]})
+	}
+	return calls
+}
+
+// enter moves the rule that leads to our chain before everything but bans, whoever has put something before it.
+func (f iptablesFirewall) enter(tool int) string {
+	n := 1
+	if f.behind != nil {
+		n += f.behind[tool]
+	}
+	return fmt.Sprintf("-D INPUT -j %s\n-I INPUT %d -j %[1]s\n", ourChain, n)
+}
+
+func (f iptablesFirewall) admit() (calls []Call) {
+	for i, t := range f.tools {
+		if f.displaced {
+			calls = append(calls, Call{Argv: t.restore(), Input: tableFilter(f.enter(i))})
+		}
 	}
 	return calls
 }
@@ -92,8 +132,8 @@ func (f iptablesFirewall) close(p Pass, others []Pass) (calls []Call) {
 }
 
 func (f iptablesFirewall) present(r Ruleset) (calls []Call) {
-	for _, t := range f.tools {
-		full, less := normalForm(inChain("-A", t.rules(r, true))), normalForm(inChain("-A", t.rules(r, false)))
+	for i, t := range f.tools {
+		full, less := normalForm(inChain("-A", f.rules(i, r, true))), normalForm(inChain("-A", f.rules(i, r, false)))
 		calls = append(calls, Call{
 			Argv: t.argv("-C INPUT -j " + ourChain),
 		}, Call{
@@ -107,15 +147,16 @@ func (f iptablesFirewall) present(r Ruleset) (calls []Call) {
 	return calls
 }
 
-// rules are all rules of our chain for the tool's family, in the order in which they must stand. Without conntrack
-// there is none about connections, and hidden UDP ports are closed for all packets: better a connection that ends than
-// a port that is open.
-func (t iptables) rules(r Ruleset, conntrack bool) (rules []string) {
+// rules are all rules of our chain for a tool's family, in the order in which they must stand. A kernel that is not able
+// has no conntrack, or refuses nothing: there is no rule about connections then, and hidden UDP ports are closed for all
+// packets: better a connection that ends than a port that is open.
+func (f iptablesFirewall) rules(tool int, r Ruleset, able bool) (rules []string) {
+	t := f.tools[tool]
 	for _, p := range r.Open {
 		rules = append(rules, t.passRules(p)...)
 	}
 	for _, k := range r.Kept {
-		if conntrack {
+		if able {
 			rules = append(rules, rule("", k, " -m conntrack --ctstate ESTABLISHED", "sesame: established", "ACCEPT"))
 		}
 	}
@@ -125,38 +166,44 @@ func (t iptables) rules(r Ruleset, conntrack bool) (rules []string) {
 			if except.Bits() == 0 {
 				from = "" // as -S prints it
 			}
-			rules = append(rules, hiddenRules(h, from, "", "", "RETURN")...)
+			rules = append(rules, hiddenRules(h, from, "", "", func(string, Protocol) string { return "RETURN" })...)
 		}
 	}
 	stray := ""
-	if conntrack {
+	if able {
 		stray = " -m conntrack ! --ctstate RELATED,ESTABLISHED"
 	}
+	refusal := func(link string, proto Protocol) string {
+		if !able {
+			return "DROP"
+		}
+		return f.refusal(tool, link, proto)
+	}
 	for _, h := range r.Hidden {
-		rules = append(rules, hiddenRules(h, "", " --tcp-flags FIN,SYN,RST,ACK SYN", stray, "DROP")...)
+		rules = append(rules, hiddenRules(h, "", " --tcp-flags RST,ACK NONE", stray, refusal)...)
 	}
 	return rules
 }
 
 // hiddenRules are rules for each of the hidden ports on each link.
-func hiddenRules(h Hidden, from, moreTCP, moreUDP, target string) (rules []string) {
-	links := []string{"! -i lo "}
-	if len(h.Links) > 0 {
-		links = nil
-		for _, link := range h.Links {
-			if prefix, pattern := strings.CutSuffix(link, everyInterface); pattern {
-				link = prefix + "+"
-			}
-			links = append(links, "-i "+link+" ")
-		}
+func hiddenRules(h Hidden, from, moreTCP, moreUDP string, target func(link string, proto Protocol) string) (rules []string) {
+	links := h.Links
+	if len(links) == 0 {
+		links = []string{""}
 	}
 	for _, link := range links {
+		match := "-i " + link + " "
+		if prefix, pattern := strings.CutSuffix(link, everyInterface); pattern {
+			match = "-i " + prefix + "+ "
+		} else if link == "" {
+			match = "! -i lo "
+		}
 		for _, k := range h.Ports {
 			more := moreTCP
 			if k.Proto == udp {
 				more = moreUDP
 			}
-			rules = append(rules, rule(from+link, k, more, comment(h.Door), target))
+			rules = append(rules, rule(from+match, k, more, comment(h.Door), target(link, k.Proto)))
 		}
 	}
 	return rules

@@ -4,6 +4,7 @@ package main
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +36,7 @@ func (f *fakeFirewall) want(what, got, want string) {
 func TestIptablesGolden(t *testing.T) {
 	f := newFakeFirewall(t)
 	f.iptables["iptables"]["INPUT"] = []string{"-s 203.0.113.9/32 -j DROP"}
-	fw := iptablesFirewall{[]iptables{{"iptables", true}, {"ip6tables", true}}}
+	fw := iptablesFirewall{tools: []iptables{{"iptables", true}, {"ip6tables", true}}}
 	rules, ssh, other, local := goldenRules()
 	list := func() string {
 		v4, _ := f.iptables["iptables"].print()
@@ -57,11 +58,11 @@ func TestIptablesGolden(t *testing.T) {
 -A SESAME -s 192.168.1.0/24 -i eth0 -p udp -m udp --dport 51820 -m comment --comment "sesame: ssh" -j RETURN
 -A SESAME -s 192.168.1.0/24 -i ppp0 -p tcp -m tcp --dport 22 -m comment --comment "sesame: ssh" -j RETURN
 -A SESAME -s 192.168.1.0/24 -i ppp0 -p udp -m udp --dport 51820 -m comment --comment "sesame: ssh" -j RETURN
--A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: ssh" -j DROP
+-A SESAME -i eth0 -p tcp -m tcp --dport 22 --tcp-flags RST,ACK NONE -m comment --comment "sesame: ssh" -j DROP
 -A SESAME -i eth0 -p udp -m udp --dport 51820 -m conntrack ! --ctstate RELATED,ESTABLISHED -m comment --comment "sesame: ssh" -j DROP
--A SESAME -i ppp0 -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: ssh" -j DROP
+-A SESAME -i ppp0 -p tcp -m tcp --dport 22 --tcp-flags RST,ACK NONE -m comment --comment "sesame: ssh" -j DROP
 -A SESAME -i ppp0 -p udp -m udp --dport 51820 -m conntrack ! --ctstate RELATED,ESTABLISHED -m comment --comment "sesame: ssh" -j DROP
--A SESAME ! -i lo -p tcp -m tcp --dport 3389 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: rdp" -j DROP
+-A SESAME ! -i lo -p tcp -m tcp --dport 3389 --tcp-flags RST,ACK NONE -m comment --comment "sesame: rdp" -j DROP
 `
 	hidden6 := strings.ReplaceAll(hidden, "192.168.1.0/24", "fd00::/8")
 	const open = `-A SESAME -s 192.0.2.7/32 -p tcp -m tcp --dport 22 -m comment --comment "sesame: ssh" -j ACCEPT
@@ -100,9 +101,9 @@ func TestIptablesGolden(t *testing.T) {
 	}
 	f.want("closed again", list(), start+host+hidden+"# IPv6\n"+start+hidden6)
 
-	f.do(flush(f.inspect(), nil))
+	f.do(flush(f.inspect(), defaultMark, nil))
 	f.want("flushed", list(), before)
-	if calls := flush(f.inspect(), nil); calls != nil {
+	if calls := flush(f.inspect(), defaultMark, nil); calls != nil {
 		t.Errorf("flush again: got %v, want nothing", calls)
 	}
 }
@@ -111,7 +112,7 @@ func TestIptablesGolden(t *testing.T) {
 func TestIptablesWithoutConntrack(t *testing.T) {
 	f := newFakeFirewall(t)
 	f.refuses = "conntrack"
-	fw := iptablesFirewall{[]iptables{{"iptables", true}}}
+	fw := iptablesFirewall{tools: []iptables{{"iptables", true}}}
 	rules, _, other, _ := goldenRules()
 	rules.Hidden[0].Except, rules.Hidden[0].Links = nil, nil
 	f.do(fw.build(rules))
@@ -123,10 +124,37 @@ func TestIptablesWithoutConntrack(t *testing.T) {
 -A SESAME -s 198.51.100.1/32 -p tcp -m tcp --dport 3389 -m comment --comment "sesame: büro _2_ #`+fingerprint(other.Door)+`" -j ACCEPT
 -A SESAME -s 192.0.2.7/32 -p tcp -m tcp --dport 22 -m comment --comment "sesame: ssh" -j ACCEPT
 -A SESAME -s 192.0.2.7/32 -p udp -m udp --dport 51820 -m comment --comment "sesame: ssh" -j ACCEPT
--A SESAME ! -i lo -p tcp -m tcp --dport 22 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: ssh" -j DROP
+-A SESAME ! -i lo -p tcp -m tcp --dport 22 --tcp-flags RST,ACK NONE -m comment --comment "sesame: ssh" -j DROP
 -A SESAME ! -i lo -p udp -m udp --dport 51820 -m comment --comment "sesame: ssh" -j DROP
--A SESAME ! -i lo -p tcp -m tcp --dport 3389 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment "sesame: rdp" -j DROP
+-A SESAME ! -i lo -p tcp -m tcp --dport 3389 --tcp-flags RST,ACK NONE -m comment --comment "sesame: rdp" -j DROP
 `)
+}
+
+// TestIptablesRefusal has a host whose own rules drop on one link and refuse on others, for IPv4; IPv6's have nothing in
+// store. A kernel that lacks something gets DROP.
+func TestIptablesRefusal(t *testing.T) {
+	rules, _, _, _ := goldenRules()
+	rules.Hidden[0].Except = nil
+	fw := iptablesFirewall{
+		tools: []iptables{{"iptables", true}, {"ip6tables", true}},
+		endings: [][]ending{
+			{{"ip", "ppp0", tcp, "DROP"}, {"ip", "ppp0", udp, "DROP"}, {"ip", "", tcp, "REJECT --reject-with icmp-host-prohibited"}}, nil},
+	}
+	for i, want := range [][]string{
+		{"REJECT --reject-with icmp-host-prohibited", "REJECT --reject-with icmp-port-unreachable", "DROP", "DROP", "REJECT --reject-with icmp-host-prohibited"},
+		{"REJECT --reject-with tcp-reset", "REJECT --reject-with icmp6-port-unreachable", "REJECT --reject-with tcp-reset", "REJECT --reject-with icmp6-port-unreachable", "REJECT --reject-with tcp-reset"},
+		{"DROP", "DROP", "DROP", "DROP", "DROP"},
+	} {
+		var got []string
+		for _, rule := range fw.rules(i%2, rules, i < 2) {
+			if _, target, _ := strings.Cut(rule, " -j "); target != "ACCEPT" {
+				got = append(got, target)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%d: got %q, want %q", i, got, want)
+		}
+	}
 }
 
 // normalForm is the same for rules as different versions print them.

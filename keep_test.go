@@ -74,7 +74,7 @@ func TestKeptConfiguration(t *testing.T) {
 				!strings.Contains(out, with+"sesame ") || !strings.Contains(out, "configuration "+kept+", read ") {
 				t.Errorf("status: got %d, %s, want %q%s on top", status, out, tt.want, with)
 			}
-			n.wantPort(0, hostSSH, filtered)
+			n.wantPort(0, hostSSH, hidden)
 			n.knockOnce(0)
 			n.awaitPort(0, hostSSH, reached)
 			// A reload refuses it as ever, and takes a good one.
@@ -109,7 +109,7 @@ func TestKeptOneTime(t *testing.T) {
 	d := n.serve()
 	d.await("warning: " + n.dir + "/once:1: Sequence: a port is a number from 1 to 65535; running with the configuration of ")
 	d.await("no more sequences left in the one time sequences file for door once --> disabling the door")
-	n.wantPort(0, hostSSH, filtered)
+	n.wantPort(0, hostSSH, hidden)
 	n.knockOnce(0)
 	n.awaitPort(0, hostSSH, reached)
 	d.stop()
@@ -166,7 +166,7 @@ func TestKeptMisused(t *testing.T) {
 		n.args = []string{"--keep", n.dir + "/good.conf", wrong}
 		d := n.start("")
 		d.await("; running with the configuration of ")
-		n.wantPort(0, hostSSH, filtered)
+		n.wantPort(0, hostSSH, hidden)
 		n.knockOnce(0)
 		n.awaitPort(0, hostSSH, reached)
 		d.stop()
@@ -185,7 +185,7 @@ func TestKeptWithoutLog(t *testing.T) {
 	cmd.Stderr = log
 	d := n.daemon(cmd, n.dir+"/knockd.conf", n.dir+"/log")
 	d.await("warning: opening the log file: open /dev/null/log: not a directory")
-	n.wantPort(0, hostSSH, filtered)
+	n.wantPort(0, hostSSH, hidden)
 	n.knockOnce(0)
 	n.awaitPort(0, hostSSH, reached)
 	d.stop()
@@ -243,11 +243,11 @@ func (m *bootedHost) badFiles(w *world, spoils []spoiled, start func(boot bool))
 				out, _ := m.output("sesame status")
 				return strings.HasPrefix(out, s.said) && strings.Contains(out, "; running with the configuration of ")
 			})
-			w.wantPort(0, hostSSH, filtered)
+			w.wantPort(0, hostSSH, hidden)
 			w.knock(0, hostAddr, "7000", "18000:udp", "9000")
 			w.awaitPort(0, hostSSH, reached)
 			m.run("sesame close --all")
-			w.awaitPort(0, hostSSH, filtered)
+			w.awaitPort(0, hostSSH, hidden)
 		}
 	}
 }
@@ -312,7 +312,7 @@ func TestBadFileUnderSysv(t *testing.T) {
 	m.run("update-rc.d sesame defaults; update-rc.d knockd defaults")
 	m.want("the links", m.run("cd /etc; ls -d rc?.d/S*sesame rc6.d/K*sesame | sed 's/[0-9][0-9]/NN/'"), "rc6.d/KNNsesame\nrcS.d/SNNsesame\n")
 	rc()
-	w.wantPort(0, hostSSH, filtered)
+	w.wantPort(0, hostSSH, hidden)
 	if got := m.run(`tr '\0' ' ' < /proc/$(cat /run/knockd.pid)/cmdline`); !strings.Contains(got, " -i eth0 -v -p /var/run/knockd.pid ") {
 		t.Errorf("the options of /etc/sysconfig/knockd: got %s", got)
 	}
@@ -341,16 +341,16 @@ func TestBadFileUnderSysv(t *testing.T) {
 	for _, command := range []string{"dpkg -i /machine/new.deb", "dpkg --remove knockd", "dpkg --purge knockd"} {
 		m.run(command)
 		m.want(command, m.run("cat /run/knockd.pid; sesame status >/dev/null"), pid)
-		w.wantPort(1, hostSSH, filtered)
+		w.wantPort(1, hostSSH, hidden)
 		m.reboot()
 		rc()
 		pid = m.run("cat /run/knockd.pid; sesame status >/dev/null")
-		w.wantPort(0, hostSSH, filtered)
+		w.wantPort(0, hostSSH, hidden)
 		w.knock(0, hostAddr, "7000", "18000:udp", "9000")
 		w.awaitPort(0, hostSSH, reached)
 	}
 	m.run("/etc/init.d/sesame stop")
-	w.wantPort(0, hostSSH, filtered)
+	w.wantPort(0, hostSSH, hidden)
 	m.run("sesame uninstall")
 	// The package's own script: dpkg's purge leaves a configuration file that is diverted.
 	m.want("what is left", m.run("ls /etc/init.d /etc/rc?.d | grep -e sesame -e knockd; ls -d /var/lib/sesame 2>/dev/null; true"), "knockd\n")

@@ -200,14 +200,14 @@ func TestLinkLocal(t *testing.T) {
 		n.must(at.end.run("ip", "address", "add", at.addr+"/64", "dev", at.link, "nodad"))
 	}
 	d := n.serve()
-	n.wantPort(1, "[fe80::1%x0]:23", filtered)
+	n.wantPort(1, "[fe80::1%x0]:23", hidden)
 	n.knock(0, "-d20", "fe80::1%eth0", "7100", "8100")
 	n.awaitPort(0, "[fe80::1%eth0]:23", reached)
-	n.wantPort(1, "[fe80::1%x0]:23", filtered)
+	n.wantPort(1, "[fe80::1%x0]:23", hidden)
 	if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "%eth0") {
 		t.Errorf("status does not name the link:\n%s", out)
 	}
-	n.awaitPort(0, "[fe80::1%eth0]:23", filtered)
+	n.awaitPort(0, "[fe80::1%eth0]:23", hidden)
 	d.stop()
 }
 

@@ -174,7 +174,7 @@ func TestWatchLinksLost(t *testing.T) {
 	w.must(n.run("sh", "-ec", "ip link set lo up; for i in $(seq 200); do echo route add 10.9.$i.0/24 dev lo; done | ip -batch -"))
 	changed, ended := make(chan struct{}, 10), make(chan struct{})
 	go func() {
-		followNetlink(socket, func([]byte) bool { return false }, changed, 0)
+		followNetlink(socket, signals(func([]byte) bool { return false }, changed, 0))
 		close(ended)
 	}()
 	if !told(changed, true) {

@@ -263,7 +263,7 @@ func watchLinks(routes bool, changed chan<- struct{}) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("following the interfaces: %w", err)
 	}
-	return watchNetlink(socket, tellsLinks, changed, linksPause), nil
+	return watchNetlink(socket, signals(tellsLinks, changed, linksPause)), nil
 }
 
 func subscribeLinks(routes bool) (*os.File, error) {
@@ -286,7 +286,7 @@ func subscribeLinks(routes bool) (*os.File, error) {
 
 // tellsLinks reports whether a batch of netlink messages may mean that readLinks would read something else.
 func tellsLinks(b []byte) bool {
-	return anyMessage(b, func(kind uint16, body []byte) bool {
+	return anyMessage(b, func(kind uint16, _ uint32, body []byte) bool {
 		switch kind {
 		case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR:
 			return true

@@ -49,8 +49,9 @@
 //	doors.go doors_opening.go doors_firewall.go doors_queue.go               what is open
 //	doors_onetime.go doors_journal.go doors_log.go doors_command.go
 //	control.go                                                               status and close ask here
-//	firewall_apply.go firewall_choose.go firewall_host.go                    what is done to the firewall
-//	nft.go* iptables.go firewall.go* firewall_watch_linux.go
+//	firewall_apply.go firewall_choose.go firewall_ending.go                  what is done to the firewall
+//	firewall_bans.go firewall_host.go firewall_watch_linux.go
+//	firewall_list.go nft.go* iptables.go firewall.go*
 //	reader.go* capture_linux.go capture_filter.go* matcher.go*               from the packet to the grant
 //	links_linux.go* served.go netlink_linux.go capture_packet.go*            what this host has
 //	pidfile.go

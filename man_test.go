@@ -438,6 +438,7 @@ func TestManFiles(t *testing.T) {
 	if err := j.noteFirewall(nil); err != nil {
 		t.Fatal(err)
 	}
+	j.keepTable("table inet sesame {\n}\n")
 	folder := t.TempDir()
 	lock, err := lockFirewall(folder)
 	if err != nil {

@@ -114,7 +114,7 @@ func (n *nativeTest) wantAsBefore() {
 func nativeHosts(t *testing.T, test func(t *testing.T, host firewallHost)) {
 	for _, host := range firewallHosts {
 		switch host.name {
-		case "no rules", "iptables", "iptables-legacy", "fw4", "ufw", "Debian's inet filter":
+		case "no rules", "iptables", "iptables-legacy", "iptables-legacy, opened by nft", "fw4", "ufw", "Debian's inet filter":
 			t.Run(host.name, func(t *testing.T) { test(t, host) })
 		}
 	}
@@ -135,10 +135,10 @@ func TestNativeDoor(t *testing.T) {
 		if host.old {
 			n.wantAlive("a connection older than the daemon", old)
 		}
-		n.wantPort(0, hostSSH, filtered)
+		n.wantPort(0, hostSSH, hidden)
 		n.knockOnce(0)
 		n.awaitPort(0, hostSSH, reached)
-		n.wantPort(1, hostSSH, filtered)
+		n.wantPort(1, hostSSH, hidden)
 		live := n.dial(0, hostAddr)
 		if out, status := n.tool("status", "-s", n.socket); status != 0 || !strings.Contains(out, "10.9.0.2") {
 			t.Errorf("status: %d, %s", status, out)
@@ -152,7 +152,7 @@ func TestNativeDoor(t *testing.T) {
 			t.Errorf("the address stands %d times in the firewall after knocking again, want %d", got, opened)
 		}
 		d.await("10.9.0.2: ssh: closed")
-		n.awaitPort(0, hostSSH, filtered)
+		n.awaitPort(0, hostSSH, hidden)
 		d.await("fd00:9::2: ssh: closed")
 		if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "no door is open") || strings.Contains(n.text(), "10.9.0.2") || strings.Contains(n.text(), "fd00:9::2") {
 			t.Errorf("closed: status says %s, and the firewall has\n%s", out, n.text())
@@ -162,7 +162,7 @@ func TestNativeDoor(t *testing.T) {
 		if !strings.HasSuffix(d.logged(), "shutting down: hidden ports stay hidden, and sesame flush removes every trace\n") {
 			t.Errorf("the log ends %q", d.logged()[max(0, len(d.logged())-200):])
 		}
-		n.wantPort(0, hostSSH, filtered)
+		n.wantPort(0, hostSSH, hidden)
 		n.flushed()
 	})
 }
@@ -261,11 +261,11 @@ func TestCrash(t *testing.T) {
 					out, _ := n.tool("status", "-s", n.socket)
 					return strings.Contains(out, "no door is open")
 				})
-				n.awaitPort(0, hostSSH, filtered)
+				n.awaitPort(0, hostSSH, hidden)
 				// It opens and closes as ever.
 				n.knockOnce(0)
 				n.awaitPort(0, hostSSH, reached)
-				n.awaitPort(0, hostSSH, filtered)
+				n.awaitPort(0, hostSSH, hidden)
 				d.stop()
 				n.flushed()
 			})
@@ -287,7 +287,7 @@ func TestKernelCloses(t *testing.T) {
 				n.awaitPort(0, hostSSH, reached)
 				d.signal(unix.SIGKILL)
 				<-d.ended
-				n.awaitPort(0, hostSSH, filtered)
+				n.awaitPort(0, hostSSH, hidden)
 				n.flushed()
 			}
 		})
@@ -390,7 +390,7 @@ func TestNativeNoMore(t *testing.T) {
 	nativeHosts(t, func(t *testing.T, host firewallHost) {
 		n := newNativeTest(t, host, fmt.Sprintf(nativeDoor, 600))
 		n.serve().stop()
-		n.wantPort(0, hostSSH, filtered)
+		n.wantPort(0, hostSSH, hidden)
 		n.config = strings.NewReplacer("open_ports  = 22\n", "command = true\n", "\thide        = yes\n", "", "\tcmd_timeout = 600\n", "").Replace(n.config)
 		d := n.serve()
 		n.wantAsBefore()
@@ -438,7 +438,7 @@ func TestWallClock(t *testing.T) {
 			if took := time.Since(began); took < 3*time.Second {
 				t.Errorf("closed after %v, want 3 s", took)
 			}
-			n.wantPort(0, hostSSH, filtered)
+			n.wantPort(0, hostSSH, hidden)
 			if text := d.logged(); !strings.Contains(text, time.Now().AddDate(1, 0, 0).Format("[2006-")) || !strings.Contains(text, time.Now().AddDate(-1, 0, 0).Format("[2006-")) {
 				t.Error("the clock did not jump: the test shows nothing")
 			}
@@ -460,7 +460,7 @@ func TestFirewallChanged(t *testing.T) {
 		patience := 12 * time.Second // iptables-legacy tells nobody
 		for deadline := began.Add(patience); ; time.Sleep(50 * time.Millisecond) {
 			// Reached by who has knocked, and by nobody else.
-			if probe(n.clients[0], "", hostSSH, probePatience) == reached && probe(n.clients[1], "", hostSSH, probePatience) == filtered {
+			if probe(n.clients[0], "", hostSSH, probePatience) == reached && probe(n.clients[1], "", hostSSH, probePatience) != reached {
 				break
 			}
 			if time.Now().After(deadline) {
@@ -496,7 +496,7 @@ func TestHiddenStaysAtFailedStart(t *testing.T) {
 			n.serve().stop()
 			mend := n.breaks(program, "-w*|-f*", 1)
 			n.start("").wantExit(1)
-			n.wantPort(0, hostSSH, filtered)
+			n.wantPort(0, hostSSH, hidden)
 			mend()
 			n.serve().stop()
 			n.flushed()
@@ -522,7 +522,7 @@ func TestHalfOpened(t *testing.T) {
 		return strings.Contains(out, "no door is open") || strings.Contains(out, "closes in")
 	})
 	d.stop()
-	n.wantPort(0, hostSSH, filtered)
+	n.wantPort(0, hostSSH, hidden)
 	if strings.Contains(n.text(), "-A SESAME -s") {
 		t.Errorf("left over: %s", n.text())
 	}
@@ -545,7 +545,7 @@ func TestToolDoesNotAnswer(t *testing.T) {
 			d.await("command timeout")
 			n.must(os.Remove(n.dir + "/broken"))
 			d.await("10.9.0.2: ssh: closed")
-			n.awaitPort(0, hostSSH, filtered)
+			n.awaitPort(0, hostSSH, hidden)
 			d.stop()
 			n.flushed()
 		})
@@ -560,7 +560,7 @@ func TestReloadRefusedAtLast(t *testing.T) {
 	d := n.serve()
 	firewall := func(want string) {
 		t.Helper()
-		if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "\nfirewall: "+want+": ") {
+		if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "\nfirewall: "+want) {
 			t.Errorf("status: got %s, want firewall: %s", out, want)
 		}
 	}
@@ -598,7 +598,7 @@ func TestFlushWithoutAnswer(t *testing.T) {
 	if out, status := n.tool("flush", "-c", n.dir+"/knockd.conf"); status != 1 || strings.Contains(out, "nothing of sesame is left") {
 		t.Errorf("flush: exit status %d, %s", status, out)
 	}
-	n.wantPort(0, hostSSH, filtered)
+	n.wantPort(0, hostSSH, hidden)
 	mend()
 	n.flushed()
 }
@@ -627,12 +627,12 @@ func TestChangedAndKnocked(t *testing.T) {
 			n.must(n.host.run("sh", "-c", line))
 			for range 40 { // and goes on knocking, for longer than iptables-legacy takes to be looked at
 				n.knockOnce(0)
-				if probe(n.clients[1], "", hostSSH, probePatience) == filtered {
+				if probe(n.clients[1], "", hostSSH, probePatience) != reached {
 					break
 				}
 				time.Sleep(300 * time.Millisecond)
 			}
-			n.wantPort(1, hostSSH, filtered)
+			n.wantPort(1, hostSSH, hidden)
 			d.stop()
 		})
 	}
@@ -653,7 +653,7 @@ func TestFirewallComesLater(t *testing.T) {
 			n.awaitPort(0, hostSSH, reached)
 			n.must(n.host.run("sh", "-ec", rules))
 			n.awaitPort(0, hostSSH, reached)
-			n.wantPort(1, hostSSH, filtered)
+			n.wantPort(1, hostSSH, hidden)
 			d.stop()
 		})
 	}
@@ -676,10 +676,10 @@ func TestNativeRestored(t *testing.T) {
 			if out, status := n.tool("close", "-s", n.socket, "ssh"); status != 0 {
 				t.Fatalf("close: %d, %s", status, out)
 			}
-			n.awaitPort(0, hostSSH, filtered)
+			n.awaitPort(0, hostSSH, hidden)
 			n.must(n.host.run("sh", "-c", "iptables-restore < "+n.dir+"/saved"))
-			n.awaitPort(0, hostSSH, filtered)
-			n.wantPort(1, hostSSH, filtered)
+			n.awaitPort(0, hostSSH, hidden)
+			n.wantPort(1, hostSSH, hidden)
 			n.knockOnce(1)
 			n.awaitPort(1, hostSSH, reached)
 			d.stop()
@@ -744,8 +744,8 @@ func TestNoRoomForJournal(t *testing.T) {
 	n.knockOnce(1)
 	d.await("10.9.0.3: ssh: not opened: what closes it cannot be written down")
 	d.await("no space left on device")
-	n.awaitPort(0, hostSSH, filtered)
-	n.wantPort(1, hostSSH, filtered)
+	n.awaitPort(0, hostSSH, hidden)
+	n.wantPort(1, hostSSH, hidden)
 	inside("rm " + n.dir + "/state/filler")
 	n.knockOnce(1)
 	n.awaitPort(1, hostSSH, reached)
@@ -797,7 +797,7 @@ func TestLockHeld(t *testing.T) {
 		n.must(unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 		n.knockOnce(0)
 		d.await("10.9.0.2: ssh: OPEN SESAME")
-		n.wantPort(0, hostSSH, filtered)
+		n.wantPort(0, hostSSH, hidden)
 		n.must(lock.Close())
 		n.awaitPort(0, hostSSH, reached)
 		d.stop()

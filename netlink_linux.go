@@ -14,18 +14,19 @@ import (
 const netlinkBuffer = 1 << 16
 
 // anyMessage reports whether is does for one of a batch of netlink messages (netlink(7)). What cannot be read counts
-// as if it did.
-func anyMessage(b []byte, is func(kind uint16, body []byte) bool) bool {
+// as if it did. port is the netlink socket's for which the kernel has sent it: mostly its process has that number.
+func anyMessage(b []byte, is func(kind uint16, port uint32, body []byte) bool) bool {
 	for len(b) > 0 {
 		if len(b) < unix.SizeofNlMsghdr {
 			return true
 		}
-		// struct nlmsghdr of linux/netlink.h, in the machine's byte order: length (32 bits), type (16 bits).
+		// struct nlmsghdr of linux/netlink.h, in the machine's byte order: length (32 bits), type (16), flags (16),
+		// sequence number (32), port (32).
 		length, kind := binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint16(b[4:])
 		if length < unix.SizeofNlMsghdr || uint64(length) > uint64(len(b)) {
 			return true
 		}
-		if is(kind, b[unix.SizeofNlMsghdr:length]) {
+		if is(kind, binary.NativeEndian.Uint32(b[12:]), b[unix.SizeofNlMsghdr:length]) {
 			return true
 		}
 		// NLMSG_ALIGN; the last one may have no padding.
@@ -34,40 +35,49 @@ func anyMessage(b []byte, is func(kind uint16, body []byte) bool) bool {
 	return false
 }
 
-// followNetlink reads batches of messages until the socket is closed. After one that tells of a change, or that was
-// lost, it sends on changed, without waiting, and reads no more for a pause. changed has room for one, so that a change
-// while the receiver is busy is not lost.
-func followNetlink(socket *os.File, tells func(batch []byte) bool, changed chan<- struct{}, pause time.Duration) {
+// followNetlink has hear get batches of messages, until the socket is closed; nil, where some were lost.
+func followNetlink(socket *os.File, hear func(batch []byte)) {
 	buf := make([]byte, netlinkBuffer)
 	for {
 		n, err := socket.Read(buf)
 		switch {
 		case errors.Is(err, os.ErrClosed):
 			return
-		case errors.Is(err, unix.ENOBUFS): // messages were lost (netlink(7))
-		case err != nil:
-			time.Sleep(time.Second) // none is known; if it stays, this is polling
-		case n < len(buf) && !tells(buf[:n]):
+		case err == nil && n < len(buf):
+			hear(buf[:n])
 			continue
+		case err != nil && !errors.Is(err, unix.ENOBUFS): // which tells that messages were lost (netlink(7))
+			time.Sleep(time.Second) // none is known; if it stays, this is polling
+		}
+		hear(nil)
+	}
+}
+
+// watchNetlink has followNetlink read the socket. stop ends that, and returns when it has ended.
+func watchNetlink(socket *os.File, hear func(batch []byte)) (stop func()) {
+	ended := make(chan struct{})
+	go func() {
+		followNetlink(socket, hear)
+		close(ended)
+	}()
+	return func() {
+		_ = socket.Close()
+		<-ended
+	}
+}
+
+// signals hears batches, and after one that tells of a change, or that was lost, sends on changed without waiting, and
+// takes a pause. changed has room for one, so that a change while the receiver is busy is not lost.
+func signals(tells func(batch []byte) bool, changed chan<- struct{}, pause time.Duration) (hear func(batch []byte)) {
+	return func(batch []byte) {
+		if batch != nil && !tells(batch) {
+			return
 		}
 		select {
 		case changed <- struct{}{}:
 		default:
 		}
 		time.Sleep(pause)
-	}
-}
-
-// watchNetlink has followNetlink read the socket. stop ends that, and returns when it has ended.
-func watchNetlink(socket *os.File, tells func(batch []byte) bool, changed chan<- struct{}, pause time.Duration) (stop func()) {
-	ended := make(chan struct{})
-	go func() {
-		followNetlink(socket, tells, changed, pause)
-		close(ended)
-	}()
-	return func() {
-		_ = socket.Close()
-		<-ended
 	}
 }
 
@@ -117,7 +127,7 @@ func dump(request, answer uint16, headerLen int, take func(body []byte)) error {
 
 // takeAnswers reads one batch of answers to a dump. done is whether it is the last one.
 func takeAnswers(b []byte, answer uint16, headerLen int, take func(body []byte)) (done bool, err error) {
-	bad := anyMessage(b, func(kind uint16, body []byte) bool {
+	bad := anyMessage(b, func(kind uint16, _ uint32, body []byte) bool {
 		switch {
 		case kind == unix.NLMSG_DONE || kind == unix.NLMSG_ERROR:
 			done = true

@@ -29,7 +29,7 @@ func FuzzNetlinkBatch(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		b = slices.Clip(b)
 		tellsLinks(b)
-		tellsFirewall(b)
+		new(newsReader).read(b)
 		n := 0
 		_, _ = takeAnswers(b, unix.RTM_NEWLINK, unix.SizeofIfInfomsg, func(body []byte) {
 			n++

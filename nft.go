@@ -12,6 +12,8 @@ import (
 const (
 	// ourPriority has our chain come before those of the host, which have 0 (filter) mostly.
 	ourPriority = -10
+	// awayPriority comes before everybody's translations, which have -100 (dstnat), and latePriority after all that judges.
+	awayPriority, latePriority = -110, 1000
 	// maxSet is how many elements a set can have. A full one refuses more.
 	maxSet = 65536
 	// maxLeft is the longest time in a set: nft 1.0.6 refuses 68 years.
@@ -20,55 +22,113 @@ const (
 	acceptComment = "sesame 0x"
 )
 
-// nftScript runs an nft script from standard input, as one transaction.
-var nftScript = []string{"nft", "-f", "-"}
+// nftScript runs an nft script from standard input, as one transaction; nftCheck has the kernel say whether it would.
+var nftScript, nftCheck = []string{"nft", "-f", "-"}, []string{"nft", "-c", "-f", "-"}
 
 // nftFirewall is our part of the firewall in nft's language: table inet sesame has sets of who may come in, which the
-// kernel empties by itself, and a chain before all others that drops what is hidden. An accept there does not help
-// against another chain's drop. So it sets a bit of the packet's mark, and each chain that can drop begins with one
-// rule that accepts by that bit.
+// kernel empties by itself, and chains before all others that keep strangers from what is hidden. An accept there does
+// not help against another chain's drop. So it sets a bit of the packet's mark, and each chain that can drop begins with
+// one rule that accepts by that bit.
+//
+// How a hidden port answers is left to the host. Where none of its chains can drop, we refuse as its kernel does. Else a
+// stranger's packet is sent on to a port that no rule names (chain away, before everybody's translations, so that what is
+// forwarded is hidden, too); the host's chains judge that one; and what they let in is refused last of all (chain late).
+// The zero value knows nothing of the host: it hides everywhere.
 type nftFirewall struct {
 	mark    uint32        // the bit
 	accepts []acceptChain // where the rule must stand
+	plain   bool          // no chain of others can drop what comes to this host, and none translates it
+	endings []ending      // how late refuses, where the host lets in whatever was translated
 }
 
 // acceptChain is a base chain of others.
 type acceptChain struct {
 	family, table, name string   // inet, fw4, input
 	tool                iptables // which has made it; the zero value: nft
+	unread              bool     // the tool cannot list it, but nft can
+	behind              int      // where: behind a rule with this handle, or behind so many rules of the tool's; 0: first
+	placed              bool     // it is there
 }
+
+// rule is the ending as one of nft's rules.
+func (e ending) rule() string {
+	match := "meta l4proto " + e.proto.String() + " "
+	if e.link != "" {
+		match = `iifname "` + e.link + `" ` + match
+	}
+	switch e.family {
+	case "ip":
+		match = "meta nfproto ipv4 " + match
+	case "ip6":
+		match = "meta nfproto ipv6 " + match
+	}
+	reason, ok := strings.CutPrefix(e.verdict, "REJECT --reject-with ") // icmp6-adm-prohibited
+	family, code, _ := strings.Cut(reason, "-")
+	switch {
+	case !ok:
+		return match + strings.ToLower(e.verdict)
+	case family == "tcp":
+		return match + "reject with tcp reset"
+	}
+	code = strings.NewReplacer("adm-p", "admin-p", "proto-", "prot-").Replace(code)
+	return match + "reject with " + strings.Replace(family, "6", "v6", 1) + " type " + code
+}
+
+// ability is what a kernel can do for us. Each has what those before it have.
+type ability uint8
+
+const (
+	ableToDrop     ability = iota
+	ableToTrack            // connections
+	ableToLocate           // addresses of this host (fib)
+	ableToRedirect         // nat in family inet: Linux 5.2
+	ableToFind             // sockets by wildcard: Linux 5.11, and a module
+)
 
 func (f nftFirewall) acceptComment() string { return fmt.Sprintf("sesame 0x%08x", f.mark) }
 
-// build makes table and rules in one transaction, and then the accepts. A table that is added first can be deleted
-// whether it was there or not.
+// build makes table and rules in one transaction. A table that is added first can be deleted whether it was there or not.
+// What is asked of the kernel becomes less until it is able to do it.
 func (f nftFirewall) build(r Ruleset) []Call {
-	calls := []Call{{
-		Argv:      nftScript,
-		Input:     "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, true),
-		Otherwise: "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, false),
-	}}
+	var scripts []string
+	for able := ableToFind; ; able-- {
+		script := "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, able)
+		if !slices.Contains(scripts, script) {
+			scripts = append(scripts, script)
+		}
+		if able == ableToDrop {
+			return []Call{{Argv: nftScript, Input: scripts[0], Otherwise: scripts[1:]}}
+		}
+	}
+}
+
+func (f nftFirewall) admit() (calls []Call) {
 	for _, c := range f.accepts {
-		calls = append(calls, f.accept(c))
+		if !c.placed {
+			calls = append(calls, f.accept(c))
+		}
 	}
 	return calls
 }
 
-// accept puts the rule into a chain that lacks it.
+// accept puts the rule into its place in a chain. One in another place is left there by nft, for flush.
 func (f nftFirewall) accept(c acceptChain) Call {
 	if c.tool.name != "" {
-		return Call{
-			Unless: c.tool.argv("-C " + c.name + f.iptablesAccept()),
-			Argv:   c.tool.argv("-I " + c.name + " 1" + f.iptablesAccept()),
-		}
+		insert := fmt.Sprintf("-I %s %d%s\n", c.name, c.behind+1, f.iptablesAccept())
+		return Call{Argv: c.tool.restore(), Input: tableFilter("-D " + c.name + f.iptablesAccept() + "\n" + insert), Otherwise: []string{tableFilter(insert)}}
 	}
-	return Call{
-		Unless: []string{"nft", "list", "chain", c.family, c.table, c.name},
-		Holds:  func(listing string) bool { return strings.Contains(listing, `accept comment "`+f.acceptComment()+`"`) },
-		Argv:   nftScript,
-		Input: fmt.Sprintf("insert rule %s %s %s meta mark & 0x%08x == 0x%08x accept comment \"%s\"\n",
-			c.family, c.table, c.name, f.mark, f.mark, f.acceptComment()),
+	command, position := "insert", ""
+	if c.behind != 0 {
+		command, position = "add", fmt.Sprintf("position %d ", c.behind)
 	}
+	return Call{Argv: nftScript, Input: fmt.Sprintf("%s rule %s %s %s %smeta mark & 0x%08x == 0x%08x accept comment \"%s\"\n",
+		command, c.family, c.table, c.name, position, f.mark, f.mark, f.acceptComment())}
+}
+
+// ours is whether our accept is a rule, or one of several. Where nft has restored one of iptables', the comment is gone.
+func (f nftFirewall) ours(rule string) bool {
+	return strings.Contains(rule, f.acceptComment()) ||
+		strings.Contains(rule, fmt.Sprintf("meta mark & 0x%08x == 0x%08x ", f.mark, f.mark)) && strings.Contains(rule, " accept")
 }
 
 // iptablesAccept is the rule for a chain that iptables has made. A rule of nft's there is read by iptables-save as one
@@ -78,14 +138,17 @@ func (f nftFirewall) iptablesAccept() string {
 }
 
 func (f nftFirewall) present(r Ruleset) []Call {
-	stamp := `comment "sesame ` + fingerprint(f.chainText(r, true)) + `"`
+	stamp := `comment "sesame ` + f.stamp(r) + `"`
 	calls := []Call{{
 		Argv:  []string{"nft", "list", "chain", "inet", "sesame", "input"},
 		Holds: func(listing string) bool { return strings.Contains(listing, stamp) },
 	}}
 	for _, c := range f.accepts {
-		rule := f.accept(c)
-		calls = append(calls, Call{Argv: rule.Unless, Holds: rule.Holds})
+		list := []string{"nft", "list", "chain", c.family, c.table, c.name}
+		if c.tool.name != "" && !c.unread {
+			list = c.tool.argv("-S " + c.name)
+		}
+		calls = append(calls, Call{Argv: list, Holds: f.ours})
 	}
 	return calls
 }
@@ -176,7 +239,7 @@ func (s openSet) elements(passes []Pass, only []string) string {
 	return strings.Join(order, ", ")
 }
 
-func (f nftFirewall) tableText(r Ruleset, conntrack bool) string {
+func (f nftFirewall) tableText(r Ruleset, able ability) string {
 	var s strings.Builder
 	s.WriteString("table inet sesame {\n")
 	for _, set := range openSets {
@@ -186,27 +249,108 @@ func (f nftFirewall) tableText(r Ruleset, conntrack bool) string {
 		}
 		s.WriteString("\t}\n")
 	}
-	fmt.Fprintf(&s, "\tchain input {\n\t\ttype filter hook input priority %d; policy accept;\n", ourPriority)
-	// Nobody else's use of the bit may let a packet in. The comment tells this chain from one of another build.
-	fmt.Fprintf(&s, "\t\tmeta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x comment \"sesame %s\"\n",
-		f.mark, ^f.mark, fingerprint(f.chainText(r, true)))
-	s.WriteString(f.chainText(r, conntrack))
-	s.WriteString("\t}\n}\n")
+	return s.String() + f.chainsText(r, able, f.stamp(r)) + "}\n"
+}
+
+// stamp tells the rules for r from others. What is open does not count.
+func (f nftFirewall) stamp(r Ruleset) string {
+	r.Open = nil
+	return fingerprint(f.chainsText(r, ableToFind, ""))
+}
+
+// chainsText are the chains of our table. Each asks for the port first, so that packets to other ports are soon done
+// with. What is said of conntrack at iptables.rules holds here.
+func (f nftFirewall) chainsText(r Ruleset, able ability, stamp string) string {
+	var s strings.Builder
+	chain := func(name, hook string, rules ...string) {
+		fmt.Fprintf(&s, "\tchain %s {\n", name)
+		if hook != "" {
+			fmt.Fprintf(&s, "\t\ttype %s; policy accept;\n", hook)
+		}
+		for _, rule := range rules {
+			s.WriteString("\t\t" + rule + "\n")
+		}
+		s.WriteString("\t}\n")
+	}
+	ports, hidden := slices.Clone(r.Kept), []Knock(nil)
+	for _, h := range r.Hidden {
+		hidden = append(hidden, h.Ports...)
+	}
+	for _, p := range r.Open { // of doors that a reload has done away with, too
+		ports = append(ports, p.Ports...)
+	}
+	ports = append(ports, hidden...)
+
+	letIn := fmt.Sprintf("meta mark set meta mark | 0x%08x accept", f.mark)
+	established, stray, reset, unreachable := "", "", "drop", "drop"
+	if f.plain && able >= ableToLocate { // and to refuse
+		reset, unreachable = "reject with tcp reset", "reject"
+	}
+	if able >= ableToTrack {
+		stray = "ct state != { established, related } "
+		if !f.plain { // what nobody drops needs no way through
+			established = "ct state established " + letIn
+		}
+	}
+	// Behind everybody's translations: where strangers are sent away before, it is for packets that are not tracked, or
+	// invalid.
+	doors := slices.Concat(openRules(letIn), exceptRules(r.Hidden), strangerRules(r.Hidden, []string{beginning + " " + reset}, stray+unreachable))
+	if established != "" {
+		doors = slices.Insert(doors, 0, established)
+	}
+	chain("doors", "", doors...)
+	// Nobody else's use of the bit may let a packet in. The comment tells this table from one of another build.
+	input := []string{fmt.Sprintf("meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x comment \"sesame %s\"", f.mark, ^f.mark, stamp)}
+	if len(ports) > 0 {
+		input = append(input, fmt.Sprintf("meta l4proto . th dport { %s } jump doors", portPairs(ports)))
+	}
+	chain("input", fmt.Sprintf("filter hook input priority %d", ourPriority), input...)
+	if f.plain || len(hidden) == 0 || able < ableToLocate {
+		return s.String()
+	}
+
+	// A router does not hide the ports of hosts behind it. What is local is dear to find out, and so it comes last.
+	unnamed := unnamedPort(ports)
+	kind, send := "nat", fmt.Sprintf("fib daddr type local dnat to :%d", unnamed)
+	strangers := openRules("accept")
+	if able < ableToRedirect {
+		kind, send = "filter", "fib daddr type local drop"
+		strangers = slices.Insert(strangers, 0, "ct state { established, related } accept")
+	}
+	sent := []string{beginning + " " + send}
+	if able >= ableToFind { // an ACK that comes to a connection is let through, and none that a listener would answer
+		sent = append(sent, "socket wildcard 1 "+send)
+	}
+	chain("strangers", "", slices.Concat(strangers, exceptRules(r.Hidden), strangerRules(r.Hidden, sent, send))...)
+	chain("away", fmt.Sprintf("%s hook prerouting priority %d", kind, awayPriority),
+		fmt.Sprintf("meta l4proto . th dport { %s } jump strangers", portPairs(hidden)))
+	if able < ableToRedirect {
+		return s.String()
+	}
+	var refuse []string
+	for _, e := range f.endings {
+		refuse = append(refuse, e.rule())
+	}
+	chain("refuse", "", append(refuse, "meta l4proto tcp reject with tcp reset", "reject")...)
+	chain("late", fmt.Sprintf("filter hook input priority %d", latePriority), fmt.Sprintf("th dport %d ct status dnat jump refuse", unnamed))
 	return s.String()
 }
 
-// chainText are the rules of our chain that depend on the doors. What is said of conntrack at iptables.rules holds here.
-func (f nftFirewall) chainText(r Ruleset, conntrack bool) string {
-	var s strings.Builder
-	line := func(format string, a ...any) { fmt.Fprintf(&s, "\t\t"+format+"\n", a...) }
-	letIn := fmt.Sprintf("meta mark set meta mark | 0x%08x accept", f.mark)
+// beginning matches TCP packets that belong to no connection which is established: so none of these ends by our rules,
+// whatever conntrack has forgotten of it.
+const beginning = "tcp flags & (rst | ack) == 0"
+
+// openRules have a verdict for sources that are in.
+func openRules(verdict string) (rules []string) {
 	for _, set := range openSets {
-		line("%s . meta l4proto . th dport @%s %s", set.match, set.name, letIn)
+		rules = append(rules, fmt.Sprintf("%s . meta l4proto . th dport @%s %s", set.match, set.name, verdict))
 	}
-	if conntrack && len(r.Kept) > 0 {
-		line("ct state established meta l4proto . th dport { %s } %s", portPairs(r.Kept), letIn)
-	}
-	for _, h := range r.Hidden {
+	return rules
+}
+
+// exceptRules leave sources to the host's own rules.
+func exceptRules(all []Hidden) (rules []string) {
+	for _, h := range all {
 		for _, family := range []string{"ip", "ip6"} {
 			var list []string
 			for _, p := range prefixes(h.Except, family == "ip") {
@@ -216,24 +360,38 @@ func (f nftFirewall) chainText(r Ruleset, conntrack bool) string {
 				continue
 			}
 			for _, match := range linkMatches(h.Links) {
-				line("%s %s saddr { %s } meta l4proto . th dport { %s } return comment \"%s\"",
-					match, family, strings.Join(list, ", "), portPairs(h.Ports), comment(h.Door))
+				rules = append(rules, fmt.Sprintf("%s %s saddr { %s } meta l4proto . th dport { %s } return comment \"%s\"",
+					match, family, strings.Join(list, ", "), portPairs(h.Ports), comment(h.Door)))
 			}
 		}
 	}
-	for _, h := range alikeHidden(r.Hidden) {
+	return rules
+}
+
+// strangerRules are rules about all hidden ports on all links, which end as is said for TCP and UDP.
+func strangerRules(all []Hidden, endTCP []string, endUDP string) (rules []string) {
+	for _, h := range alikeHidden(all) {
 		for _, match := range linkMatches(h.Links) {
 			if ports := portNumbers(h.Ports, tcp); ports != "" {
-				line("%s tcp dport { %s } tcp flags & (fin | syn | rst | ack) == syn drop", match, ports)
+				for _, end := range endTCP {
+					rules = append(rules, fmt.Sprintf("%s tcp dport { %s } %s", match, ports, end))
+				}
 			}
-			if ports := portNumbers(h.Ports, udp); ports != "" && conntrack {
-				line("%s udp dport { %s } ct state != { established, related } drop", match, ports)
-			} else if ports != "" {
-				line("%s udp dport { %s } drop", match, ports)
+			if ports := portNumbers(h.Ports, udp); ports != "" {
+				rules = append(rules, fmt.Sprintf("%s udp dport { %s } %s", match, ports, endUDP))
 			}
 		}
 	}
-	return s.String()
+	return rules
+}
+
+// unnamedPort is a port that no door is about, and no rule of the host's most likely.
+func unnamedPort(ports []Knock) uint16 {
+	port := uint16(1)
+	for slices.ContainsFunc(ports, func(k Knock) bool { return k.Port == port }) {
+		port++
+	}
+	return port
 }
 
 // alikeHidden joins what is hidden on the same links, so that a packet is looked up once and not once for each door.

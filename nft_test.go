@@ -13,7 +13,7 @@ func TestNFTGolden(t *testing.T) {
 	f.iptables["iptables"]["INPUT"] = []string{"-s 203.0.113.9/32 -j DROP"}
 	f.nft = []*fakeTable{{name: "inet fw4", header: map[string]string{"input": "\t\ttype filter hook input priority filter; policy drop;\n"},
 		rules: map[string][]string{"input": {`iifname "lo" accept # handle 0`}}}}
-	fw := nftFirewall{defaultMark, []acceptChain{{"inet", "fw4", "input", iptables{}}, {"ip", "filter", "INPUT", iptables{"iptables", true}}}}
+	fw := nftFirewall{mark: defaultMark, accepts: []acceptChain{{family: "inet", table: "fw4", name: "input"}, {family: "ip", table: "filter", name: "INPUT", tool: iptables{"iptables", true}}}}
 	rules, ssh, other, local := goldenRules()
 	list := func() string {
 		v4, _ := f.iptables["iptables"].print()
@@ -27,7 +27,7 @@ func TestNFTGolden(t *testing.T) {
 	}
 	present(false)
 	before := list()
-	stamp := fingerprint(fw.chainText(rules, true))
+	stamp := fw.stamp(rules)
 	want := func(what, open4, link6 string) {
 		t.Helper()
 		if open4 != "" {
@@ -62,18 +62,45 @@ table inet sesame {
 		size 65536
 		flags timeout
 	}
-	chain input {
-		type filter hook input priority -10; policy accept;
-		meta mark & 0x20000000 != 0 meta mark set meta mark & 0xdfffffff comment "sesame `+stamp+`"
+	chain away {
+		type nat hook prerouting priority -110; policy accept;
+		meta l4proto . th dport { tcp . 22, udp . 51820, tcp . 3389 } jump strangers
+	}
+	chain doors {
+		ct state established meta mark set meta mark | 0x20000000 accept
 		ip saddr . meta l4proto . th dport @open4 meta mark set meta mark | 0x20000000 accept
 		ip6 saddr . meta l4proto . th dport @open6 meta mark set meta mark | 0x20000000 accept
 		iifname . ip6 saddr . meta l4proto . th dport @link6 meta mark set meta mark | 0x20000000 accept
-		ct state established meta l4proto . th dport { tcp . 22, udp . 51820, tcp . 3389 } meta mark set meta mark | 0x20000000 accept
 		iifname { "eth0", "ppp0" } ip saddr { 192.168.1.0/24 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
 		iifname { "eth0", "ppp0" } ip6 saddr { fd00::/8 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
-		iifname { "eth0", "ppp0" } tcp dport { 22 } tcp flags & (fin | syn | rst | ack) == syn drop
+		iifname { "eth0", "ppp0" } tcp dport { 22 } tcp flags & (rst | ack) == 0 drop
 		iifname { "eth0", "ppp0" } udp dport { 51820 } ct state != { established, related } drop
-		iifname != "lo" tcp dport { 3389 } tcp flags & (fin | syn | rst | ack) == syn drop
+		iifname != "lo" tcp dport { 3389 } tcp flags & (rst | ack) == 0 drop
+	}
+	chain input {
+		type filter hook input priority -10; policy accept;
+		meta mark & 0x20000000 != 0 meta mark set meta mark & 0xdfffffff comment "sesame `+stamp+`"
+		meta l4proto . th dport { tcp . 22, udp . 51820, tcp . 3389 } jump doors
+	}
+	chain late {
+		type filter hook input priority 1000; policy accept;
+		th dport 1 ct status dnat jump refuse
+	}
+	chain refuse {
+		meta l4proto tcp reject with tcp reset
+		reject
+	}
+	chain strangers {
+		ip saddr . meta l4proto . th dport @open4 accept
+		ip6 saddr . meta l4proto . th dport @open6 accept
+		iifname . ip6 saddr . meta l4proto . th dport @link6 accept
+		iifname { "eth0", "ppp0" } ip saddr { 192.168.1.0/24 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
+		iifname { "eth0", "ppp0" } ip6 saddr { fd00::/8 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
+		iifname { "eth0", "ppp0" } tcp dport { 22 } tcp flags & (rst | ack) == 0 fib daddr type local dnat to :1
+		iifname { "eth0", "ppp0" } tcp dport { 22 } socket wildcard 1 fib daddr type local dnat to :1
+		iifname { "eth0", "ppp0" } udp dport { 51820 } fib daddr type local dnat to :1
+		iifname != "lo" tcp dport { 3389 } tcp flags & (rst | ack) == 0 fib daddr type local dnat to :1
+		iifname != "lo" tcp dport { 3389 } socket wildcard 1 fib daddr type local dnat to :1
 	}
 }
 `)
@@ -83,6 +110,9 @@ table inet sesame {
 	name := ` comment "` + comment(other.Door) + `"`
 	for _, when := range []string{"built", "built again"} {
 		f.do(fw.build(rules))
+		if when == "built" {
+			f.do(fw.admit())
+		}
 		want(when, open, "")
 		present(true)
 	}
@@ -114,22 +144,81 @@ table inet sesame {
 
 	rules.Hidden = rules.Hidden[:1]
 	present(false)
-	f.do(flush(f.inspect(), nil))
+	f.do(flush(f.inspect(), defaultMark, nil))
 	f.want("flushed", list(), before)
-	if calls := flush(f.inspect(), nil); calls != nil {
+	if calls := flush(f.inspect(), defaultMark, nil); calls != nil {
 		t.Errorf("flush again: got %v, want nothing", calls)
 	}
 }
 
-// A kernel without nft's conntrack expression: all that can be done without it.
-func TestNFTWithoutConntrack(t *testing.T) {
-	f := newFakeFirewall(t)
-	f.refuses = "ct state"
-	fw := nftFirewall{mark: defaultMark}
+// TestNFTAbilities has kernels that lack more and more: what is left is all that can be done without it.
+func TestNFTAbilities(t *testing.T) {
+	for _, test := range []struct {
+		refuses   string
+		has, lack []string
+	}{
+		{"nothing", []string{"socket wildcard 1 fib daddr type local dnat to :1", "ct state established meta mark", "chain late"}, nil},
+		{"socket wildcard", []string{"nat hook prerouting", "dnat to :1", "chain late"}, nil},
+		{"nat", []string{"filter hook prerouting priority -110", "udp dport { 51820 } fib daddr type local drop", "ct state { established, related } accept",
+			"udp dport { 51820 } ct state != { established, related } drop"}, []string{"chain late"}},
+		{"fib", []string{"udp dport { 51820 } ct state != { established, related } drop"}, []string{"prerouting", "chain late"}},
+		{"ct state", []string{"udp dport { 51820 } drop", "tcp dport { 22 } tcp flags & (rst | ack) == 0 drop"}, []string{"prerouting", "chain late"}},
+	} {
+		f := newFakeFirewall(t)
+		f.refuses = test.refuses
+		fw := nftFirewall{mark: defaultMark}
+		rules, _, _, _ := goldenRules()
+		f.do(fw.build(rules))
+		f.do(fw.present(rules))
+		got := f.listing(false)
+		for _, text := range test.has {
+			if !strings.Contains(got, text) {
+				t.Errorf("a kernel without %s: got\n%s\nwant %s in it", test.refuses, got, text)
+			}
+		}
+		for _, text := range append(test.lack, test.refuses) {
+			if strings.Contains(got, text) {
+				t.Errorf("a kernel without %s: got\n%s\nwant no %s in it", test.refuses, got, text)
+			}
+		}
+	}
+}
+
+// TestNFTPlain is for hosts that drop nothing: what is hidden is refused as its kernel refuses it, and conntrack is used
+// only where a UDP port is hidden.
+func TestNFTPlain(t *testing.T) {
 	rules, _, _, _ := goldenRules()
+	fw := nftFirewall{mark: defaultMark, plain: true}
+	text := fw.tableText(rules, ableToFind)
+	for _, want := range []string{"tcp dport { 22 } tcp flags & (rst | ack) == 0 reject with tcp reset\n",
+		"udp dport { 51820 } ct state != { established, related } reject\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("got\n%s\nwant %s in it", text, want)
+		}
+	}
+	f := newFakeFirewall(t)
+	f.refuses = "reject"
 	f.do(fw.build(rules))
-	f.do(fw.present(rules))
-	if got := f.listing(false); strings.Contains(got, "ct state") || !strings.Contains(got, "udp dport { 51820 } drop") {
-		t.Errorf("got\n%s", got)
+	if got := f.listing(false); !strings.Contains(got, "udp dport { 51820 } ct state != { established, related } drop") {
+		t.Errorf("a kernel that cannot reject: got\n%s", got)
+	}
+	for i := range rules.Hidden {
+		rules.Hidden[i].Ports = rules.Hidden[i].Ports[:1]
+	}
+	for _, word := range []string{"ct state", "nat", "prerouting"} {
+		if text := fw.tableText(rules, ableToFind); strings.Contains(text, word) {
+			t.Errorf("TCP alone: got\n%s\nwant no %s in it", text, word)
+		}
+	}
+}
+
+// TestNFTUnnamedPort has doors on the ports that strangers would be sent to.
+func TestNFTUnnamedPort(t *testing.T) {
+	rules := Ruleset{Kept: []Knock{{1, tcp}, {3, tcp}}, Hidden: []Hidden{{Door: "a", Ports: []Knock{{1, tcp}}}, {Door: "b", Ports: []Knock{{2, udp}}}}}
+	text := nftFirewall{mark: defaultMark}.tableText(rules, ableToFind)
+	for _, want := range []string{"dnat to :4\n", "th dport 4 ct status dnat jump refuse\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("got\n%s\nwant %s in it", text, want)
+		}
 	}
 }

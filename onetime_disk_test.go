@@ -361,7 +361,7 @@ func TestOneTimeReadOnly(t *testing.T) {
 		strings.Replace(sshDoor("ssh", "1", 60), "sequence      = 1\n", "one_time_sequences = "+once+"\n", 1))
 	w.knock(0, hostAddr, "7001", "7002")
 	d.await("ssh: not opened: its sequence cannot be marked as used: open " + once + ": read-only file system")
-	w.wantPort(0, hostSSH, filtered)
+	w.wantPort(0, hostSSH, hidden)
 	w.must(exec.Command("nsenter", "-m", "-t", fmt.Sprint(d.cmd.Process.Pid), "umount", once).Run())
 	w.knock(0, hostAddr, "7001", "7002")
 	w.awaitPort(0, hostSSH, reached)

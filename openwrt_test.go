@@ -188,7 +188,7 @@ term_timeout 20
 		})
 	}
 	procd()
-	o.world.wantPort(0, hostSSH, filtered)
+	o.world.wantPort(0, hostSSH, hidden)
 	o.world.knock(0, hostAddr, "7000", "18000:udp", "9000")
 	o.world.awaitPort(0, hostSSH, reached)
 
@@ -200,7 +200,7 @@ term_timeout 20
 	}
 	o.world.eventually("the reload", func() bool { return strings.Contains(o.run("cat /tmp/syslog"), "re-reading") })
 	o.run("sesame close --all")
-	o.world.awaitPort(0, hostSSH, filtered)
+	o.world.awaitPort(0, hostSSH, hidden)
 	o.world.knock(0, hostAddr, "7000", "18000:udp", "9001")
 	o.world.awaitPort(0, hostSSH, reached)
 	o.config(uciDoor + "	option seq_timeout 'soon'\n")

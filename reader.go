@@ -26,7 +26,7 @@ const (
 type Plan struct {
 	captures []*Capture // those that the reader has too stay, with a new filter
 	spec     FilterSpec // what counts
-	ignored  []Knock    // Ignore_Ports
+	ignored  []Knock    // Ignore_Ports, and ports of doors
 	wide     bool       // the filter lets more through, for -D
 	matcher  *Matcher   // nil: the one it has
 	links    map[int]*Link
@@ -214,7 +214,7 @@ func (r *Reader) attach(plan *Plan) {
 // servedEvery is how often the kernel is asked at most where something listens. Nobody asks but a stray packet.
 const servedEvery = time.Second
 
-// isServed reports whether something on this host listens at the port, or Ignore_Ports has it. From then on the filter
+// isServed reports whether something on this host listens at the port, or it is no decoy anyway. From then on the filter
 // has it no more, or all that comes for a busy service near a knock would have to be looked at here.
 func (r *Reader) isServed(k Knock) bool {
 	if r.batchTime >= r.servedAt {

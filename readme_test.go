@@ -112,7 +112,7 @@ func TestDemoWithIptables(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, want := range []string{"firewall: iptables: nft does not work here", "port 3389: open", "and is closed again."} {
+	for _, want := range []string{"firewall: iptables, as nft is not installed; no rule of this host closes a port", "port 3389: open", "and is closed again."} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("got %s, want %q in it", out, want)
 		}
@@ -222,11 +222,11 @@ func TestReadmeConfigurations(t *testing.T) {
 		w := newWorld(t, 2)
 		w.hide()
 		d := w.serve(strings.Replace(text, "= 500\n", "= 2\n", 1))
-		w.wantPort(0, hostSSH, filtered)
+		w.wantPort(0, hostSSH, hidden)
 		w.knock(0, append([]string{hostAddr}, strings.Split(c.Doors[0].sequence(), ",")...)...)
 		w.awaitPort(0, hostSSH, reached)
-		w.wantPort(1, hostSSH, filtered)
-		w.awaitPort(0, hostSSH, filtered)
+		w.wantPort(1, hostSSH, hidden)
+		w.awaitPort(0, hostSSH, hidden)
 		d.stop()
 	}
 }
@@ -276,7 +276,8 @@ var differences = []struct {
 	{"One knocker's mistakes and timeouts", tests(TestDifferentFromKnockd, TestTwoKnockers, TestFloodOfFirstKnocks)},
 	{"One source may be at several doors", tests(TestDifferentFromKnockd)},
 	{"Knocks of other doors change nothing", tests(TestDifferentFromKnockd, TestGuestLearnsNothing, TestGuestOnTheWire)},
-	{"A hit on a port near a knock", tests(TestMatcherBars, TestMatcherBarsNetworks, TestScansOpenNothing, TestBarOnTheWire)},
+	{"A hit on a port near a knock", tests(TestMatcherBars, TestMatcherBarsNetworks, TestScansOpenNothing, TestBarOnTheWire, TestReaderStray)},
+	{"A hidden port may refuse at once", tests(TestHiddenPortIsLastKnock, TestHiddenLooksClosed)},
 	{"A repeat of the knock just matched", tests(TestDifferentFromKnockd, TestCopiesOfOneSYN)},
 	{"A wrong knock that is the first one", tests(TestDifferentFromKnockd)},
 	{"A reload does not end attempts", tests(TestReloadKeepsAttempts, TestReloadWhileOpen)},

@@ -17,6 +17,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -338,8 +339,8 @@ func (g *guest) ssh(patience time.Duration) string {
 	switch {
 	case string(text) == "a service of the router\n":
 		return reached
-	case errors.Is(err, os.ErrDeadlineExceeded) && len(text) == 0:
-		return filtered
+	case len(text) == 0 && (err == nil || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ECONNRESET)):
+		return hidden // it is silent, or refuses, and then it is the emulator that ends the connection
 	}
 	return fmt.Sprintf("%q, %v", text, err)
 }
@@ -362,7 +363,7 @@ func (g *guest) opens(connect func() string) {
 		if got == reached {
 			return
 		}
-		if got != filtered || g.clock()-began > openSeconds*time.Second {
+		if got != hidden || g.clock()-began > openSeconds*time.Second {
 			g.Fatalf("after the knocks: got %s, want %s", got, reached)
 		}
 	}
@@ -379,9 +380,9 @@ func (g *guest) closes(knocked time.Duration, connect func() string) time.Durati
 		switch after := g.clock() - knocked; {
 		case got == reached && began-knocked <= open+tolerance:
 			last = began
-		case got == filtered && after >= open && last-knocked >= open-tolerance:
+		case got == hidden && after >= open && last-knocked >= open-tolerance:
 			return began - knocked
-		case got != filtered || after >= open:
+		case got != hidden || after >= open:
 			g.Fatalf("%v after the knocks: got %s, and the last time that it was open is %v before that: want it to close after %v", after, got, g.clock()-last, open)
 		}
 	}
@@ -392,10 +393,10 @@ func outside(t *testing.T, parts, kind, firewall string, megabytes int) *guest {
 	g := bootRouter(t, parts, kind, "initrd.gz", megabytes)
 	g.say("A router with %s: MIPS 24Kc, %d MB, Linux %s, busybox\n", firewall, megabytes, g.run("uname -r"))
 	connect := func() string { return g.ssh(3 * time.Second) }
-	if got := connect(); got != filtered {
-		t.Fatalf("before the knocks: got %s, want %s", got, filtered)
+	if got := connect(); got != hidden {
+		t.Fatalf("before the knocks: got %s, want %s", got, hidden)
 	}
-	g.say("  port 22: %s\n", filtered)
+	g.say("  port 22: %s\n", hidden)
 	started := g.resident()
 
 	knocks := []string{"127.0.0.1", g.forward[Knock{7000, tcp}], g.forward[Knock{18000, udp}] + ":udp", g.forward[Knock{9000, tcp}]}
@@ -409,7 +410,7 @@ func outside(t *testing.T, parts, kind, firewall string, megabytes int) *guest {
 	knock(sesame("sesame", append([]string{"knock"}, knocks...)...))
 	g.opens(connect)
 	g.say("  sesame knock %s, forwarded to 7000 18000:udp 9000\n", strings.Join(knocks, " "))
-	g.say("  port 22: open, and after %.0f s: %s\n", g.closes(knocked, connect).Seconds(), filtered)
+	g.say("  port 22: open, and after %.0f s: %s\n", g.closes(knocked, connect).Seconds(), hidden)
 
 	rest := g.resident()
 	taken := g.flood()
@@ -444,7 +445,7 @@ func outside(t *testing.T, parts, kind, firewall string, megabytes int) *guest {
 		t.Fatalf("after kill -9 of the daemon: got %s, want %s", got, reached)
 	}
 	g.say("  kill -9 %s, and init starts the daemon again\n", old)
-	g.say("  port 22: open, and after %.0f s: %s\n", g.closes(knocked, connect).Seconds(), filtered)
+	g.say("  port 22: open, and after %.0f s: %s\n", g.closes(knocked, connect).Seconds(), hidden)
 	return g
 }
 
@@ -519,8 +520,8 @@ func neighbours(t *testing.T, parts string) *guest {
 		switch {
 		case status == 0 && out == "a service of the router\n":
 			return reached
-		case status == 1 && strings.Contains(out, "timed out"):
-			return filtered
+		case status == 1 && (strings.Contains(out, "timed out") || strings.Contains(out, "refused")):
+			return hidden
 		}
 		return fmt.Sprintf("%q, exit status %d", out, status)
 	}
@@ -528,17 +529,17 @@ func neighbours(t *testing.T, parts string) *guest {
 	// door is what the log of a door that opens and closes says.
 	door := func(link, address, other string) string {
 		g.Helper()
-		if got := connect(address); got != filtered {
-			t.Fatalf("%s before the knocks: got %s, want %s", link, got, filtered)
+		if got := connect(address); got != hidden {
+			t.Fatalf("%s before the knocks: got %s, want %s", link, got, hidden)
 		}
 		knocked := g.clock()
 		line := knock(address + " 7000 18000:udp 9000")
 		g.opens(func() string { return connect(address) })
-		if got := connect(other); got != filtered {
-			t.Errorf("knocked over %s, connected over another link: got %s, want %s", link, got, filtered)
+		if got := connect(other); got != hidden {
+			t.Errorf("knocked over %s, connected over another link: got %s, want %s", link, got, hidden)
 		}
 		after := g.closes(knocked, func() string { return connect(address) })
-		return fmt.Sprintf("  %s: port 22: %s\n  %s\n  %s: port 22: open, and after %.0f s: %s\n", link, filtered, line, link, after.Seconds(), filtered)
+		return fmt.Sprintf("  %s: port 22: %s\n  %s\n  %s: port 22: open, and after %.0f s: %s\n", link, hidden, line, link, after.Seconds(), hidden)
 	}
 	listens := func(address string) { g.Helper(); g.until("sesame status | grep -qF ' up, " + address + "'") }
 

@@ -192,13 +192,14 @@ func (d *daemon) setUpDoors(next *Setup) error {
 		return err
 	}
 	if state.applier != nil {
-		d.doors.firewall.configure(state.applier.inBackground, false)
+		d.doors.firewall.configure(state.applier.inBackground, state.applier.report, false)
+		d.doors.firewall.different(d.now()) // which are logged
 	}
 	// Where changes are not told of, the firewall is looked at again and again.
-	changed := make(chan struct{}, 1)
+	changed := make(chan []firewallNews)
 	d.unwatch = state.watchFirewall(changed)
 	d.doors.hear(doorNews{changed, d.settings, d.asks, next.status(), d.meter.read})
-	d.doors.firewall.watch(d.now(), state.told && !state.silent)
+	d.doors.firewall.watch(d.now(), state.told)
 	return nil
 }
 

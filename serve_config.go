@@ -73,24 +73,23 @@ func (s *Setup) settings(before *Setup) doorSettings {
 		rules = s.listener.rules()
 		state = s.state
 		save  func([]Entry) error
-		work  func(firewallTask, func(error))
 	)
 	if state.journal != before.state.journal {
 		save = state.journal.write
 	}
+	settings := doorSettings{
+		reload: true, about: s.status(), rules: &rules, watched: state.told, save: save, recovered: state.recovered,
+	}
 	if state.applier != before.state.applier {
-		work = state.applier.inBackground
+		settings.work, settings.report = state.applier.inBackground, state.applier.report
 	}
-	return doorSettings{
-		reload: true, about: s.status(), rules: &rules, work: work, watched: state.told && !state.silent,
-		save: save, recovered: state.recovered,
-	}
+	return settings
 }
 
 // status is what the daemon says of itself, but for what the doors know.
 func (s *Setup) status() Status {
 	return Status{
-		Version: versionName(), Pid: os.Getpid(), Firewall: s.state.firewall,
+		Version: versionName(), Pid: os.Getpid(),
 		Listening: s.listener.String(), Links: linkStates(s.listener.lists(), s.listener.links),
 		Config: s.config.File, ConfigRead: s.read, ConfigError: s.trouble, ReloadError: s.refused,
 	}

@@ -213,7 +213,7 @@ func (l *Listener) plan(m *Matcher) Plan {
 		}
 	}
 	spec := filterSpec(l.doors, addresses, l.onlyIPv4)
-	spec.Served = l.config.IgnorePorts
+	spec.Served = l.config.noDecoys()
 	for _, link := range l.links {
 		// Whoever sends packets on this host sees in /proc how often the daemon wakes up.
 		if link.Loopback && !link.listened() {
@@ -225,7 +225,7 @@ func (l *Listener) plan(m *Matcher) Plan {
 		captures = append(captures, l.captures[index])
 	}
 	return Plan{
-		captures: captures, spec: spec, ignored: l.config.IgnorePorts, wide: l.debug, matcher: m, links: l.links, addresses: known,
+		captures: captures, spec: spec, ignored: l.config.noDecoys(), wide: l.debug, matcher: m, links: l.links, addresses: known,
 	}
 }
 

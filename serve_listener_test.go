@@ -39,10 +39,10 @@ func newLinkTest(t *testing.T, interfaces string) *nativeTest {
 func (n *nativeTest) opens(i int, address string) {
 	n.Helper()
 	ssh := "[" + address + "]:22"
-	n.wantPort(i, ssh, filtered)
+	n.wantPort(i, ssh, hidden)
 	n.knock(i, "-d20", address, "7000", "8000", "9000")
 	n.awaitPort(i, ssh, reached)
-	n.awaitPort(i, ssh, filtered)
+	n.awaitPort(i, ssh, hidden)
 }
 
 // finishes knocks the last knock until an attempt at the third stage opens, and says how long that took.
@@ -55,7 +55,7 @@ func (n *nativeTest) finishes(i int, address string) (took time.Duration) {
 		return probe(n.clients[i], "", ssh, 100*time.Millisecond) == reached
 	})
 	took = time.Since(began)
-	n.awaitPort(i, ssh, filtered)
+	n.awaitPort(i, ssh, hidden)
 	return took
 }
 
@@ -101,7 +101,7 @@ func TestLinksChange(t *testing.T) {
 			t.Logf("the attempt ended %v after the change", n.finishes(0, test.address))
 			n.opens(0, test.address)
 			d.await("held: closed")
-			n.wantPort(0, "["+test.address+"]:23", filtered)
+			n.wantPort(0, "["+test.address+"]:23", hidden)
 			if lines := strings.Count(d.logged(), "interface eth0"); lines > linkBurst+1 {
 				t.Errorf("the log has %d lines about the interface, want %d at most", lines, linkBurst+1)
 			}
@@ -189,7 +189,9 @@ func TestInterfaceComesLater(t *testing.T) {
 				} else {
 					d.await("interface wan is gone")
 				}
-				n.opens(0, n.wan(0, "wan"))
+				address = n.wan(0, "wan")
+				n.eventually("wan again", func() bool { return strings.Count(d.logged(), "interface wan: up, 10.8.0.1") == 2 })
+				n.opens(0, address)
 				if !detached {
 					d.stop()
 				}
@@ -219,15 +221,17 @@ func TestDoorInterface(t *testing.T) {
 	d := n.serve()
 	n.wantPort(0, hostSSH, reached)
 	n.knock(0, "-d20", hostAddr, "7000", "8000", "9000")
-	n.wantPort(0, wan+":22", filtered)
+	n.wantPort(0, wan+":22", hidden)
 	if strings.Contains(d.logged(), "ssh: ") {
 		t.Errorf("knocking on eth0 counts at a door of wan:\n%s", d.logged())
 	}
 	n.opens(0, wan)
-	n.opens(1, n.wan(1, "lte0"))
+	lte := n.wan(1, "lte0")
+	d.await("interface lte0: up, 10.8.1.1")
+	n.opens(1, lte)
 	// The other door is as it was.
 	n.wantPort(0, "10.8.0.1:23", reached)
-	n.wantPort(0, hostAddr+":23", filtered)
+	n.wantPort(0, hostAddr+":23", hidden)
 	n.knock(0, "-d20", wan, "7100", "8100")
 	n.knock(0, "-d20", hostAddr, "7100", "8100")
 	n.awaitPort(0, hostAddr+":23", reached)
@@ -266,7 +270,7 @@ func TestPort(t *testing.T) {
 				opens := func() {
 					t.Helper()
 					// The first of them may be there before the daemon has seen the change.
-					n.awaitPort(1, hostSSH, filtered)
+					n.awaitPort(1, hostSSH, hidden)
 					for _, address := range []string{hostAddr, hostAddr6} {
 						n.opens(0, address)
 					}
@@ -289,7 +293,7 @@ func TestPort(t *testing.T) {
 					t.Error("the log does not say that it is a port")
 				}
 				d.stop()
-				n.wantPort(1, hostSSH, filtered)
+				n.wantPort(1, hostSSH, hidden)
 				d = n.serve()
 				d.await(told)
 				opens()
@@ -311,15 +315,15 @@ func TestAutoInterface(t *testing.T) {
 	n.wantPort(0, wan+":22", reached)
 	n.must(n.host.run("ip", "route", "add", "default", "via", "10.8.0.2"))
 	d.await("interface wan: up, 10.8.0.1")
-	n.awaitPort(0, wan+":22", filtered)
+	n.awaitPort(0, wan+":22", hidden)
 	n.opens(0, wan)
 	n.wantPort(1, lte+":22", reached)
 
 	n.must(n.host.run("ip", "route", "replace", "default", "via", "10.8.1.2"))
 	d.await("interface wan is gone")
-	n.awaitPort(1, lte+":22", filtered)
+	n.awaitPort(1, lte+":22", hidden)
 	n.opens(1, lte)
-	n.wantPort(0, wan+":22", filtered)
+	n.wantPort(0, wan+":22", hidden)
 
 	// Of IPv6, and of both at once.
 	n.must(n.host.run("ip", "address", "add", "fd00:8::1/64", "dev", "wan", "nodad"))
@@ -340,7 +344,7 @@ func TestAutoInterface(t *testing.T) {
 	d.stop()
 	d = n.serve()
 	d.await("no interface holds a default route yet: one is waited for")
-	n.wantPort(0, wan+":22", filtered)
+	n.wantPort(0, wan+":22", hidden)
 	n.wantPort(0, hostSSH, reached)
 	n.must(n.host.run("ip", "route", "add", "default", "nexthop", "dev", "wan", "nexthop", "dev", "eth0"))
 	n.eventually("both of a multipath route", func() bool {
@@ -482,4 +486,14 @@ func TestLabel(t *testing.T) {
 		knock("10.9.0.100", "7000", "8000")
 		return strings.Count(d.logged(), "labelled: OPEN SESAME") > 1
 	})
+}
+
+// TestDoorPortIsNoDecoy has a door near its own knocks, on which nothing listens here: it may be forwarded.
+func TestDoorPortIsNoDecoy(t *testing.T) {
+	w := newWorld(t, 2)
+	d := w.serve("[options]\n\tStateDir = " + t.TempDir() + "\n[web]\n\tsequence = 7000,9000\n\topen_ports = 7001,7002\n\thide = yes\n")
+	w.knock(0, "-d20", hostAddr, "7001", "7002", "7000", "9000")
+	d.await("10.9.0.2: web: open for")
+	w.knock(1, "-d20", hostAddr, "7003", "7004", "7000", "9000")
+	d.await("10.9.0.3: web: barred for")
 }

@@ -22,14 +22,12 @@ type State struct {
 	lock      *PidFile   // on the firewall; nil: it is not ours
 	marked    bool       // not by an earlier daemon already, before lock was taken
 	applier   *Applier   // the doors' goroutine has it work; nil: no door needs one
-	firewall  string     // which one and why; "": no door needs one
 	told      bool       // of the firewall's changes, by the kernel
-	silent    bool       // but not of all
 }
 
 // bring returns the state for another configuration, which shares with s what there is; s stays as it is. After an error
-// it must be closed, too. At a reload it has the firewall chosen, and the doors' goroutine will make it; at the start
-// (first) it leaves that to buildFirewall. file is the absolute path of the configuration.
+// it must be closed, too. At a reload the doors' goroutine will make the firewall; at the start (first) that is left to
+// buildFirewall. file is the absolute path of the configuration.
 func (s *State) bring(e env, l *Listener, file string, first bool) (next *State, err error) {
 	next = new(*s)
 	next.notes = nil
@@ -51,11 +49,10 @@ func (s *State) bring(e env, l *Listener, file string, first bool) (next *State,
 	if !native {
 		return next, nil
 	}
-	applier := newApplier(l.config)
-	if err := applier.choose(l.rules()); err != nil {
+	next.applier = newApplier(l.config).keeping(next.journal.keepTable)
+	if _, err := pickFirewall(next.applier.option, next.applier.mark, l.rules(), next.applier.run); err != nil {
 		return next, fmt.Errorf("setting up the firewall: %w", err)
 	}
-	next.applier, next.firewall, next.silent = newApplier(l.config).after(s.applier), applier.choice.Reason, applier.silent
 	return next, next.takeFirewall(e, l.auto)
 }
 
@@ -209,7 +206,7 @@ func (s *State) buildFirewall(e env, log *Log, l *Listener, rules Ruleset) error
 	if err := s.takeFirewall(e, l.auto); err != nil {
 		return err
 	}
-	if err := applier.build(rules); err != nil {
+	if err := applier.keeping(s.journal.keepTable).build(rules); err != nil {
 		err = fmt.Errorf("setting up the firewall: %w", err)
 		if !s.marked {
 			return fmt.Errorf("%w: what is hidden stays hidden: sesame flush leaves no trace", err)
@@ -217,11 +214,10 @@ func (s *State) buildFirewall(e env, log *Log, l *Listener, rules Ruleset) error
 		_ = applier.do(firewallTask{kind: taskFlush})
 		return err
 	}
-	log.printf("firewall: %s", applier.choice.Reason)
-	for _, w := range applier.choice.Warnings {
-		log.printf("warning: firewall: %s", w)
+	for _, line := range applier.report().news(firewallReport{}) {
+		log.printf("%s", line)
 	}
-	s.applier, s.firewall, s.silent = applier, applier.choice.Reason, applier.silent
+	s.applier = applier
 	return nil
 }
 
@@ -246,9 +242,9 @@ func (s *State) clearFirewall(e env, log *Log, applier *Applier) error {
 	return nil
 }
 
-// watchFirewall has changed told of the firewall's changes, where the kernel tells of them, until stop.
-func (s *State) watchFirewall(changed chan<- struct{}) (stop func()) {
-	stop, err := watchFirewall(changed)
+// watchFirewall has news told of the firewall's changes, where the kernel tells of them, until stop.
+func (s *State) watchFirewall(news chan<- []firewallNews) (stop func()) {
+	stop, err := watchFirewall(news)
 	if s.told = err == nil; !s.told {
 		return func() {}
 	}

@@ -97,7 +97,7 @@ func TestSSH(t *testing.T) {
 		if out, err := w.onHost("close", "-s", dir+"/control", "--all"); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		w.awaitPort(0, hostAddr+":22", filtered)
+		w.awaitPort(0, hostAddr+":22", hidden)
 	}
 	ours := strings.NewReplacer("192.0.2.1", hostAddr, "User admin", "User root", "~/.ssh/id_ed25519", w.dir+"/id").Replace
 	w.must(os.Mkdir(w.dir+"/sesame", 0o700))

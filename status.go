@@ -125,11 +125,14 @@ type Status struct {
 	ConfigError string // why it runs with the kept configuration, as ReloadError; "" if it does not
 	ReloadError string // of the last reload, a line for each mistake, without secrets; "" if it went well
 	Firewall    string // which one and why; "" if no door needs one
-	Open        []OpenDoor
-	Failed      []FailedClose
-	Bars        []BarredSource
-	MoreBars    int // that Bars does not name
-	Counters    Counters
+	// FirewallWarnings are what will not work as one might think, and FirewallSince is since when it is so.
+	FirewallWarnings []string
+	FirewallSince    time.Duration
+	Open             []OpenDoor
+	Failed           []FailedClose
+	Bars             []BarredSource
+	MoreBars         int // that Bars does not name
+	Counters         Counters
 }
 
 // OpenDoor is a door that is open, being opened or being closed for one source.
@@ -203,7 +206,10 @@ func (s Status) String() string {
 		}
 	}
 	if s.Firewall != "" {
-		fmt.Fprintf(&b, "firewall: %s\n", printable(s.Firewall))
+		fmt.Fprintf(&b, "firewall: %s (for %v)\n", printable(s.Firewall), s.FirewallSince.Truncate(time.Second))
+	}
+	for _, w := range s.FirewallWarnings {
+		fmt.Fprintf(&b, "  warning: %s\n", printable(w))
 	}
 	b.WriteString("\n")
 	rows = nil
@@ -299,7 +305,10 @@ func columns(rows [][]string) string {
 // 3339, durations whole seconds, lists never null. The manual, sesame(8), says what each member is.
 func (s Status) json() string {
 	s = s.sorted()
-	var links, open, failed, bars []string
+	var links, open, failed, bars, warnings []string
+	for _, w := range s.FirewallWarnings {
+		warnings = append(warnings, quoteJSON(w))
+	}
 	for _, l := range s.Links {
 		var addresses []string
 		for _, a := range l.Addresses {
@@ -324,11 +333,11 @@ func (s Status) json() string {
 			quoteJSON(b.Door), quoteJSON(b.Source), quoteJSON(b.Link), quoteJSON(b.Decoy.String()), seconds(b.EndsIn)))
 	}
 	c := s.Counters
-	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"links":[%s],"config":%s,"config_read":%s,"config_error":%s,"reload_error":%s,"firewall":%s,`+
+	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"links":[%s],"config":%s,"config_read":%s,"config_error":%s,"reload_error":%s,"firewall":%s,"firewall_since_seconds":%d,"firewall_warnings":[%s],`+
 		`"open":[%s],"failed":[%s],"bars":[%s],"more_bars":%d,`+
 		`"counters":{"packets":%d,"kernel_drops":%d,"hits":%d,"attempts":%d,"grants":%d,"command_failures":%d}}`+"\n",
 		quoteJSON(s.Version), s.Pid, seconds(s.Uptime), quoteJSON(s.Listening), strings.Join(links, ","), quoteJSON(s.Config), quoteJSON(s.ConfigRead.Format(time.RFC3339)),
-		quoteJSON(s.ConfigError), quoteJSON(s.ReloadError), quoteJSON(s.Firewall), strings.Join(open, ","), strings.Join(failed, ","), strings.Join(bars, ","), s.MoreBars,
+		quoteJSON(s.ConfigError), quoteJSON(s.ReloadError), quoteJSON(s.Firewall), seconds(s.FirewallSince), strings.Join(warnings, ","), strings.Join(open, ","), strings.Join(failed, ","), strings.Join(bars, ","), s.MoreBars,
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
 }
 

@@ -39,7 +39,7 @@ func troubledStatus() Status {
 	}, nil
 	s.ConfigError = "a.conf:1: no\na.conf:2: \x1b[2J; running with the configuration of 2026"
 	s.ReloadError = "knockd.conf:3: unknown directive \"Colour\"\nknockd.conf:4: \x1b[2J\n"
-	s.Firewall = "nft: table inet fw4\xff"
+	s.Firewall, s.FirewallSince, s.FirewallWarnings = "nft\xff", 61*time.Second, []string{"the chain \x1b[2J"}
 	s.Failed = []FailedClose{
 		{"web", netip.MustParseAddr("192.0.2.7"), 600 * time.Second, 8, "exit status 1\niptables: no\tsuch rule\n"},
 		{"a\"\\\x00\u009b", netip.MustParseAddr("192.0.2.10"), time.Second, 1, "\u2028😀"},
@@ -78,7 +78,8 @@ configuration /etc/knockd.conf, read 2026-02-03 04:05:06
 the last reload failed:
   knockd.conf:3: unknown directive "Colour"
   knockd.conf:4: ?[2J
-firewall: nft: table inet fw4` + "\ufffd" + `
+firewall: nft` + "\ufffd" + ` (for 1m1s)
+  warning: the chain ?[2J
 
 rdp  192.0.2.7  -       start command failed (status 4), stop command in 8s
 vpn  192.0.2.7  22:tcp  open for 1s, closes in 9s, start command failed (signal 9)
@@ -117,14 +118,14 @@ func TestStatusJSON(t *testing.T) {
 		{"open doors", testStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0",` +
 			`"links":[{"name":"eth0","state":"up","addresses":["192.0.2.1","fe80::1"],"port_of":"br0"},{"name":"lte0","state":"down","addresses":[],"port_of":""},` +
 			`{"name":"ppp*","state":"absent","addresses":[],"port_of":""}],` +
-			`"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","config_error":"","reload_error":"","firewall":"",` +
+			`"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","config_error":"","reload_error":"","firewall":"","firewall_since_seconds":0,"firewall_warnings":[],` +
 			`"open":[{"door":"Torwächter","source":"192.0.2.9","link":"ppp0","state":"opening","start_error":"","ports":["22:tcp"],"since_seconds":0,"closes_in_seconds":0},` +
 			`{"door":"ssh","source":"192.0.2.7","link":"eth0","state":"open","start_error":"","ports":["22:tcp","3389:tcp"],"since_seconds":12,"closes_in_seconds":488},` +
 			`{"door":"ssh","source":"2001:db8::7","link":"eth0","state":"open","start_error":"","ports":["51820:udp"],"since_seconds":3600,"closes_in_seconds":0},` +
 			`{"door":"web","source":"fe80::7","link":"eth0","state":"closing","start_error":"","ports":[],"since_seconds":60,"closes_in_seconds":0}],` +
 			`"failed":[],"bars":[],"more_bars":0,"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
 		{"trouble", troubledStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0","links":[],"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00",` +
-			`"config_error":"a.conf:1: no\u000aa.conf:2: \u001b[2J; running with the configuration of 2026","reload_error":"knockd.conf:3: unknown directive \"Colour\"\u000aknockd.conf:4: \u001b[2J\u000a","firewall":"nft: table inet fw4` + "\ufffd" + `",` +
+			`"config_error":"a.conf:1: no\u000aa.conf:2: \u001b[2J; running with the configuration of 2026","reload_error":"knockd.conf:3: unknown directive \"Colour\"\u000aknockd.conf:4: \u001b[2J\u000a","firewall":"nft` + "\ufffd" + `","firewall_since_seconds":61,"firewall_warnings":["the chain \u001b[2J"],` +
 			`"open":[{"door":"rdp","source":"192.0.2.7","link":"eth0","state":"failed","start_error":"status 4","ports":[],"since_seconds":2,"closes_in_seconds":8},` +
 			`{"door":"vpn","source":"192.0.2.7","link":"eth0","state":"open","start_error":"signal 9","ports":["22:tcp"],"since_seconds":1,"closes_in_seconds":9}],` +
 			`"failed":[{"door":"a\"\\\u0000\u009b","source":"192.0.2.10","since_seconds":1,"tries":1,"error":"` + "\u2028😀" + `"},` +
@@ -163,6 +164,8 @@ type decodedStatus struct {
 	ConfigError string          `json:"config_error"`
 	ReloadError string          `json:"reload_error"`
 	Firewall    string          `json:"firewall"`
+	FirewallFor int64           `json:"firewall_since_seconds"`
+	FirewallBut []string        `json:"firewall_warnings"`
 	Open        []decodedOpen   `json:"open"`
 	Failed      []decodedFailed `json:"failed"`
 	Bars        []decodedBar    `json:"bars"`
@@ -218,6 +221,7 @@ func (s Status) decoded() decodedStatus {
 	d := decodedStatus{
 		Version: s.Version, Pid: s.Pid, Uptime: int64(s.Uptime.Seconds()), Listening: s.Listening, Config: s.Config,
 		ConfigRead: s.ConfigRead.Format(time.RFC3339), ConfigError: s.ConfigError, ReloadError: s.ReloadError, Firewall: string([]rune(s.Firewall)),
+		FirewallFor: int64(s.FirewallSince.Seconds()), FirewallBut: append([]string{}, s.FirewallWarnings...),
 		Links: []decodedLink{}, Open: []decodedOpen{}, Failed: []decodedFailed{}, Bars: []decodedBar{}, MoreBars: s.MoreBars}
 	d.Counters = decodedCounters(s.Counters)
 	for _, l := range s.Links {

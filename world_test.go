@@ -276,6 +276,11 @@ func (w *world) eventually(what string, condition func() bool) {
 	}
 }
 
+// hidden is a port as it looks to who has not knocked: as closed ports of the host look, be it silent or not.
+const hidden = "hidden"
+
+func cameAs(got, want string) bool { return got == want || want == hidden && got != reached }
+
 const probePatience = 300 * time.Millisecond // for no answer
 
 // wantPort connects to a port of the host from client i, by one SYN: the kernel would send another one after a second. An
@@ -283,10 +288,10 @@ const probePatience = 300 * time.Millisecond // for no answer
 func (w *world) wantPort(i int, address, want string) {
 	w.Helper()
 	patience := probePatience
-	if want != filtered {
+	if want != filtered && want != hidden {
 		patience *= 3
 	}
-	if got := probe(w.clients[i], "", address, patience); got != want {
+	if got := probe(w.clients[i], "", address, patience); !cameAs(got, want) {
 		w.Errorf("client %d connects to %s: got %s, want %s", i, address, got, want)
 	}
 }
@@ -295,7 +300,7 @@ func (w *world) wantPort(i int, address, want string) {
 func (w *world) awaitPort(i int, address, want string) {
 	w.Helper()
 	w.eventually(fmt.Sprintf("client %d connects to %s: %s", i, address, want), func() bool {
-		return probe(w.clients[i], "", address, probePatience) == want
+		return cameAs(probe(w.clients[i], "", address, probePatience), want)
 	})
 }
 

@@ -1,0 +1,224 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// condensed is what counts of a list.
+func condensed(text string) string {
+	var l listing
+	for line := range strings.Lines(text) {
+		l.take(strings.TrimSuffix(line, "\n"))
+	}
+	return l.String()
+}
+
+func TestListing(t *testing.T) {
+	for _, test := range []struct{ name, in, want string }{
+		{"not a list", "iptables v1.8.9 (nf_tables)\n", "iptables v1.8.9 (nf_tables)\n"},
+		{"a table", `# Warning: table ip filter is managed by iptables-nft, do not touch!
+table ip filter { # handle 8
+	comment "of theirs"
+	flags owner
+	set a {
+		type ipv4_addr
+		elements = { 192.0.2.1,
+			     192.0.2.2 }
+	}
+
+	chain f2b { # handle 3
+		ip saddr 192.0.2.3 counter packets 0 bytes 0 reject # handle 4
+		ip saddr 192.0.2.4 counter packets 5 bytes 9 reject # handle 5
+		ip saddr @a drop # handle 6
+		ip saddr { 192.0.2.5, 192.0.2.6 } counter packets 0 bytes 0 reject # handle 7
+		ip saddr { 192.0.2.7, 192.0.2.8, 192.0.2.9 } counter packets 0 bytes 0 reject # handle 8
+		ip saddr 192.0.2.5 counter packets 5 bytes 9 reject # handle 9
+	}
+
+	chain INPUT { # handle 1
+		type filter hook input priority filter; policy accept;
+		tcp dport vmap { 22 : jump f2b, 23 : goto loop } # handle 10
+		iifname "eth0" drop # handle 11
+		iifname "eth1" drop comment "one" # handle 11
+		iifname "eth1" drop comment "another" # handle 11
+		meta mark & 0x1 == 0x1 accept comment "sesame 0x1" # handle 12
+		meta mark & 0x2 == 0x2 accept comment "sesame 0x2" # handle 13
+	}
+
+	chain loop { # handle 2
+		jump f2b
+		goto loop
+	}
+
+	chain OUTPUT {
+		type filter hook output priority filter; policy accept;
+		jump only
+	}
+
+	chain PREROUTING {
+		type nat hook prerouting priority dstnat; policy accept;
+		jump nat
+	}
+
+	chain only {
+		drop
+	}
+
+	chain nat {
+		dnat to 192.0.2.3
+	}
+
+	chain SESAME {
+		tcp dport 22 drop
+	}
+}
+`, `# Warning: table ip filter is managed by iptables-nft, do not touch!
+table ip filter { # handle 8
+	flags owner
+	chain f2b { # handle 3
+		ip saddr 192.0.2.3 counter packets 0 bytes 0 reject # handle 4
+		ip saddr 192.0.2.4 counter packets 5 bytes 9 reject # handle 5
+		ip saddr @a drop # handle 6
+		ip saddr { 192.0.2.5, 192.0.2.6 } counter packets 0 bytes 0 reject # handle 7
+		ip saddr { 192.0.2.7, 192.0.2.8, 192.0.2.9 } counter packets 0 bytes 0 reject # handle 8
+		ip saddr 192.0.2.5 counter packets 5 bytes 9 reject # handle 9
+	chain INPUT { # handle 1
+		type filter hook input priority filter; policy accept;
+		tcp dport vmap { 22 : jump f2b, 23 : goto loop } # handle 10
+		iifname "eth0" drop # handle 11
+		iifname "eth1" drop comment "one" # handle 11
+		iifname "eth1" drop comment "another" # handle 11
+		meta mark & 0x1 == 0x1 accept comment "sesame 0x1" # handle 12
+		meta mark & 0x2 == 0x2 accept comment "sesame 0x2" # handle 13
+	chain loop { # handle 2
+		jump f2b
+		goto loop
+	chain PREROUTING {
+		type nat hook prerouting priority dstnat; policy accept;
+	chain SESAME {
+		tcp dport 22 drop
+}
+`},
+		{"iptables -S", `-P INPUT DROP
+-P FORWARD ACCEPT
+-P OUTPUT DROP
+-N SESAME
+-N f2b
+-N unused
+-A INPUT -s 192.0.2.1/32 -m comment --comment one -j f2b
+-A INPUT -s 192.0.2.2/32 -m comment --comment "another one" -j f2b
+-A INPUT -p tcp -m tcp --dport 22 -m comment --comment two -j f2b
+-A INPUT -i eth0 -j f2b
+-A INPUT -i eth1 -j f2b
+-A INPUT -i eth1 -m comment --comment "of that link" -j SESAME
+-A OUTPUT -j DROP
+-A f2b -s 192.0.2.1/32 -j DROP
+-A f2b -s 192.0.2.2/32 -j DROP
+-A f2b -s 192.0.2.3/32 -j DROP
+-A f2b -s 192.0.2.4/32 -j DROP
+-A f2b -j RETURN
+-A unused -j DROP
+`, `-P INPUT DROP
+-A INPUT -s 192.0.2.1/32 -m comment --comment one -j f2b
+-A INPUT -s 192.0.2.2/32 -m comment --comment "another one" -j f2b
+-A INPUT -p tcp -m tcp --dport 22 -m comment --comment two -j f2b
+-A INPUT -i eth0 -j f2b
+-A INPUT -i eth1 -j f2b
+-A INPUT -i eth1 -m comment --comment "of that link" -j SESAME
+-P FORWARD ACCEPT
+-N SESAME
+-N f2b
+-A f2b -s 192.0.2.1/32 -j DROP
+-A f2b # 2 more
+-A f2b -s 192.0.2.4/32 -j DROP
+-A f2b -j RETURN
+`},
+	} {
+		if got := condensed(test.in); got != test.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
+		}
+	}
+}
+
+// What is left out does not change what chains can do.
+func TestListingEffects(t *testing.T) {
+	effects := func(in Inspection) (s string) {
+		for _, c := range newHostRules(in.chains()).inputs(func(string) bool { return false }) {
+			s += fmt.Sprintf("%v %v\n", c, c.can)
+		}
+		return s
+	}
+	for _, in := range []Inspection{{NFT: listedFw4}, {NFT: listedIptables}, {NFT: listedFw4 + listedSesame + listedIptables}} {
+		want := effects(in)
+		in.NFT = condensed(in.NFT)
+		if got := effects(in); got != want {
+			t.Errorf("got %s, want %s, by\n%s", got, want, in.NFT)
+		}
+	}
+}
+
+// Of each rule that is kept its place is known.
+func TestListingNumbers(t *testing.T) {
+	rules := "-P INPUT DROP\n"
+	for i := range 100 {
+		rules += fmt.Sprintf("-A INPUT -s 192.0.2.%d/32 -j DROP\n", i)
+	}
+	rules += "-A INPUT -j ACCEPT\n" + rules[len("-P INPUT DROP\n"):]
+	table := "table ip other {\n\tchain INPUT {\n\t\ttype filter hook input priority 0; policy accept;\n" +
+		strings.ReplaceAll(strings.TrimPrefix(rules, "-P INPUT DROP\n"), "-A INPUT ", "\t\t") + "\t}\n}\n"
+	in := Inspection{NFT: condensed(table), Tools: []Tool{{iptables: iptables{"iptables", true}, Legacy: true, Rules: condensed(rules)}}}
+	for _, c := range in.chains() {
+		if got, want := fmt.Sprint(c.numbers), "[1 100 101 102 201]"; got != want || len(c.rules) != 5 || strings.Contains(c.rules[4], "more") {
+			t.Errorf("%v: got %s: %q, want %s", c, got, c.rules, want)
+		}
+	}
+}
+
+// A long list, and one of which everything counts, take little memory.
+func TestListingBound(t *testing.T) {
+	var before, after runtime.MemStats
+	for _, test := range []struct {
+		format  string
+		tooMuch bool
+	}{
+		{"\t\tip saddr 10.0.%d.%d tcp dport 22 drop # handle 5", false},
+		{"\t\tip saddr %d tcp dport 22 counter # handle %d\n\t\tip saddr 192.0.2.7 drop", false},
+		{"\t\tjump f2b-%d-%d # handle 5", true},
+	} {
+		var l listing
+		l.take("table inet filter {")
+		l.take("\tchain input {")
+		l.take("\t\ttype filter hook input priority filter; policy accept;")
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for i := range 1 << 20 {
+			for line := range strings.SplitSeq(fmt.Sprintf(test.format, i>>8, i&255), "\n") {
+				l.take(line)
+			}
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); l.tooMuch != test.tooMuch || grown > 8*maxPrinted {
+			t.Errorf("%s: got too much %v, and %d MB more memory", test.format, l.tooMuch, grown>>20)
+		}
+	}
+}
+
+// FuzzListing: whatever is printed can be read, and what counts of it is no more.
+func FuzzListing(f *testing.F) {
+	for _, text := range []string{listedFw4, listedIptables, "-P INPUT DROP\n-A INPUT -j a\n-A a -j a\n", "\tchain a\n\t\ttype hook input", "\t\tchain", "-P INPUT"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		once := condensed(text)
+		if len(once) > len(text)+1 && !strings.Contains(once, moreRules) {
+			t.Errorf("got %q of %q", once, text)
+		}
+		Inspection{NFT: once, Tools: []Tool{{iptables: iptables{"iptables", true}, Legacy: true, Rules: once}}}.chains()
+	})
+}
