@@ -489,8 +489,12 @@ func (j *Journal) forgetFirewall() {
 // tableFile is included by whoever has /etc/nftables.conf flush all rules, and wants the ports to stay hidden meanwhile.
 func (j *Journal) tableFile() string { return filepath.Join(filepath.Dir(j.path), "hidden.nft") }
 
-// keepTable keeps the table that hides, as nft takes it; "" is none. What is there already is not written again.
+// keepTable keeps the table that hides, as nft takes it; "" is none. What is there already is not written again. Without a journal there is
+// no place for it.
 func (j *Journal) keepTable(table string) {
+	if j == nil {
+		return
+	}
 	was, _ := os.ReadFile(j.tableFile())
 	if string(was) == table && table != "" {
 		return
