@@ -233,9 +233,11 @@ func (c Call) run(run runner) (did bool, err error) {
 		}
 	}
 	out, err := run(c.Argv, c.Input)
-	for _, less := range c.Otherwise {
-		if err != nil {
-			out, err = run(c.Argv, less)
+	if err != nil && c.Otherwise != nil {
+		for less := range c.Otherwise {
+			if out, err = run(c.Argv, less); err == nil {
+				break
+			}
 		}
 	}
 	if err == nil && c.Unless == nil && c.Holds != nil && !c.Holds(out) {
