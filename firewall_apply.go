@@ -199,6 +199,10 @@ func (a *Applier) check(task firewallTask) error {
 // about chains of the host is a warning: what is hidden is hidden.
 func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 	next := a.choice.fit(in)
+	if next.unsure { // what we have is as it was; where it is, is not known
+		a.choice = next
+		return false, nil
+	}
 	a.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
 	if closed := (Ruleset{Hidden: r.Hidden, Kept: r.Kept}); fmt.Sprint(a.choice.build(closed)) != fmt.Sprint(next.build(closed)) {
 		if err := runAll(next.build(r), a.run); err != nil {
@@ -206,13 +210,13 @@ func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 		}
 	}
 	for _, c := range append(next.admit(), flush(in, a.mark, next.Firewall)...) {
-		if _, err := c.run(a.run); err != nil {
+		_, err := c.run(a.run)
+		if changed = changed || err == nil; err != nil {
 			next.warn("knocking may not help, as a rule of the host's chains could not be changed: %v", err)
 			next.unsure = true
 		}
-		changed = true
 	}
-	if unseen := in.unseen(); unseen != nil && !next.unsure {
+	if unseen := in.unseen(); unseen != nil {
 		next.warn("rules of ours from before may be left, and keep out who has knocked: %v", unseen)
 		next.unsure = true
 	}

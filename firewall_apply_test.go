@@ -280,3 +280,31 @@ func TestStatusFirewall(t *testing.T) {
 	})
 	d.stop()
 }
+
+// TestUnsure has a host that cannot be looked at for a while: what we have in its chains is neither doubled nor removed.
+func TestUnsure(t *testing.T) {
+	n := newNativeTest(t, firewallHost{rules: dropByIptables + fw4Table}, fmt.Sprintf(nativeDoor, 600))
+	mend := n.breaks("ip6tables", "*-S*", 4)
+	mend()
+	d := n.serve()
+	n.knockOnce(0)
+	n.wantOnly()
+	n.must(os.WriteFile(n.dir+"/broken", nil, 0o600))
+	for range 3 { // others change something
+		n.must(n.host.run("nft", "add table inet other; add chain inet other input { type filter hook input priority 5; }; delete table inet other"))
+		time.Sleep(2 * checkAfter)
+	}
+	d.await("warning: firewall: the host's rules could not be read")
+	n.wantOnly()
+	mend()
+	n.eventually("no warning", func() bool {
+		out, _ := n.tool("status", "-s", n.socket)
+		return !strings.Contains(out, "warning: ")
+	})
+	n.wantOnly()
+	if text := n.text(); strings.Count(text, "-m comment --comment \"sesame 0x") != 2 || strings.Count(text, "accept comment \"sesame 0x") != 1 {
+		t.Errorf("got\n%s", text)
+	}
+	d.stop()
+	n.flushed()
+}
