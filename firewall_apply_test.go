@@ -308,3 +308,19 @@ func TestUnsure(t *testing.T) {
 	d.stop()
 	n.flushed()
 }
+
+// TestLookInVain looks at a host whose rules cannot be read: nothing is done, whatever was there before.
+func TestLookInVain(t *testing.T) {
+	for _, f := range []Firewall{
+		nftFirewall{mark: defaultMark, accepts: []acceptChain{{family: "inet", table: "fw4", name: "input"}}},
+		iptablesFirewall{tools: []iptables{{"iptables", true}}, behind: []int{0}, displaced: true},
+	} {
+		a := &Applier{mark: defaultMark, choice: Choice{Firewall: f}, run: func(argv []string, _ string) (string, error) {
+			t.Errorf("got %v, want nothing", argv)
+			return "", nil
+		}}
+		if changed, err := a.look(Ruleset{}, Inspection{NFT: listedSesame, Unknown: errTooLong}); changed || err != nil || !a.report().ask {
+			t.Errorf("got %v, %v, want nothing changed, and to look again", changed, err)
+		}
+	}
+}
