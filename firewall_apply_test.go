@@ -240,6 +240,9 @@ func TestSaved(t *testing.T) {
 				}
 				n.awaitShut(0)
 				n.knockOnce(1)
+				for began := time.Now(); time.Since(began) < checkEvery && probe(n.clients[1], "", hostSSH, probePatience) != reached; { // iptables-legacy tells nobody
+					time.Sleep(10 * time.Millisecond)
+				}
 				n.awaitPort(1, hostSSH, reached)
 				n.awaitShut(0)
 				d.stop()
