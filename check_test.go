@@ -234,7 +234,7 @@ func TestCheckFirewall(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
 			got := check("-v")
-			for _, want := range []string{"open ssh: 21941:tcp,22942:udp", "firewall: " + test.reason + "\nat its start serve would run:\n", test.build, test.open,
+			for _, want := range []string{"open ssh: 21941:tcp,22942:udp", "firewall: " + test.reason + "\nthese rules switch connection tracking on\nat its start serve would run:\n", test.build, test.open,
 				"to see who is let in, run:\n    nft list table inet sesame\n"} {
 				if !strings.Contains(got, want) {
 					t.Errorf("got\n%s\nwant %q in it", got, want)

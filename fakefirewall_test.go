@@ -385,9 +385,11 @@ func runCalls(calls []Call, run func(argv []string, input string) (string, error
 			}
 		}
 		out, err := run(c.Argv, c.Input)
-		for _, less := range c.Otherwise {
-			if err != nil {
-				out, err = run(c.Argv, less)
+		if err != nil && c.Otherwise != nil {
+			for less := range c.Otherwise {
+				if out, err = run(c.Argv, less); err == nil {
+					break
+				}
 			}
 		}
 		if err != nil {

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"hash/fnv"
+	"iter"
 	"net/netip"
 	"slices"
 	"sort"
@@ -86,7 +87,7 @@ type Call struct {
 	Argv   []string
 	Input  string // for Argv's standard input
 	// Otherwise are the inputs for more tries, each if the one before has failed: they ask less and less of the kernel.
-	Otherwise []string
+	Otherwise iter.Seq[string]
 	Holds     func(output string) bool
 }
 

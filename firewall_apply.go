@@ -302,6 +302,10 @@ func (a *Applier) quiet() bool {
 // about chains of the host is a warning: what is hidden is hidden.
 func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 	next := a.choice.fit(in)
+	if next.unsure { // what we have is as it was; where it is, is not known
+		a.choice = next
+		return false, nil
+	}
 	a.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
 	if closed := (Ruleset{Hidden: r.Hidden, Kept: r.Kept}); fmt.Sprint(a.choice.build(closed)) != fmt.Sprint(next.build(closed)) {
 		if err := a.hide(next.Firewall, r); err != nil {
@@ -309,13 +313,13 @@ func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 		}
 	}
 	for _, c := range append(next.admit(), flush(in, a.mark, next.Firewall)...) {
-		if _, err := c.run(a.run); err != nil {
+		_, err := c.run(a.run)
+		if changed = changed || err == nil; err != nil {
 			next.warn("knocking may not help, as a rule of the host's chains could not be changed: %v", err)
 			next.unsure = true
 		}
-		changed = true
 	}
-	if unseen := in.unseen(); unseen != nil && !next.unsure {
+	if unseen := in.unseen(); unseen != nil {
 		next.warn("rules of ours from before may be left, and keep out who has knocked: %v", unseen)
 		next.unsure = true
 	}
@@ -336,9 +340,11 @@ func (c Call) run(run runner) (did bool, err error) {
 		}
 	}
 	out, err := run(c.Argv, c.Input)
-	for _, less := range c.Otherwise {
-		if err != nil {
-			out, err = run(c.Argv, less)
+	if err != nil && c.Otherwise != nil {
+		for less := range c.Otherwise {
+			if out, err = run(c.Argv, less); err == nil {
+				break
+			}
 		}
 	}
 	if err == nil && c.Unless == nil && c.Holds != nil && !c.Holds(out) {

@@ -243,6 +243,9 @@ func TestSaved(t *testing.T) {
 				}
 				n.awaitShut(0)
 				n.knockOnce(1)
+				for began := time.Now(); time.Since(began) < checkEvery && probe(n.clients[1], "", hostSSH, probePatience) != reached; { // iptables-legacy tells nobody
+					time.Sleep(10 * time.Millisecond)
+				}
 				n.awaitPort(1, hostSSH, reached)
 				n.awaitShut(0)
 				d.stop()
@@ -282,4 +285,48 @@ func TestStatusFirewall(t *testing.T) {
 		return !strings.Contains(status(), "warning: ") && strings.Contains(status(), "firewall: nft; no rule")
 	})
 	d.stop()
+}
+
+// TestUnsure has a host that cannot be looked at for a while: what we have in its chains is neither doubled nor removed.
+func TestUnsure(t *testing.T) {
+	n := newNativeTest(t, firewallHost{rules: dropByIptables + fw4Table}, fmt.Sprintf(nativeDoor, 600))
+	mend := n.breaks("ip6tables", "*-S*", 4)
+	mend()
+	d := n.serve()
+	n.knockOnce(0)
+	n.wantOnly()
+	n.must(os.WriteFile(n.dir+"/broken", nil, 0o600))
+	for range 3 { // others change something
+		n.must(n.host.run("nft", "add table inet other; add chain inet other input { type filter hook input priority 5; }; delete table inet other"))
+		time.Sleep(2 * checkAfter)
+	}
+	d.await("warning: firewall: the host's rules could not be read")
+	n.wantOnly()
+	mend()
+	n.eventually("no warning", func() bool {
+		out, _ := n.tool("status", "-s", n.socket)
+		return !strings.Contains(out, "warning: ")
+	})
+	n.wantOnly()
+	if text := n.text(); strings.Count(text, "-m comment --comment \"sesame 0x") != 2 || strings.Count(text, "accept comment \"sesame 0x") != 1 {
+		t.Errorf("got\n%s", text)
+	}
+	d.stop()
+	n.flushed()
+}
+
+// TestLookInVain looks at a host whose rules cannot be read: nothing is done, whatever was there before.
+func TestLookInVain(t *testing.T) {
+	for _, f := range []Firewall{
+		nftFirewall{mark: defaultMark, accepts: []acceptChain{{family: "inet", table: "fw4", name: "input"}}},
+		iptablesFirewall{tools: []iptables{{"iptables", true}}, behind: []int{0}, displaced: true},
+	} {
+		a := &Applier{mark: defaultMark, choice: Choice{Firewall: f}, run: func(argv []string, _ string) (string, error) {
+			t.Errorf("got %v, want nothing", argv)
+			return "", nil
+		}}
+		if changed, err := a.look(Ruleset{}, Inspection{NFT: listedSesame, Unknown: errTooLong}); changed || err != nil || !a.report().ask {
+			t.Errorf("got %v, %v, want nothing changed, and to look again", changed, err)
+		}
+	}
 }

@@ -86,7 +86,7 @@ func (f iptablesFirewall) build(r Ruleset) (calls []Call) {
 				}
 			}
 		}
-		calls = append(calls, Call{Argv: t.restore(), Input: scripts[0], Otherwise: scripts[1:]})
+		calls = append(calls, Call{Argv: t.restore(), Input: scripts[0], Otherwise: slices.Values(scripts[1:])})
 	}
 	return calls
 }

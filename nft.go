@@ -90,16 +90,13 @@ func (f nftFirewall) acceptComment() string { return fmt.Sprintf("sesame 0x%08x"
 // build makes table and rules in one transaction. A table that is added first can be deleted whether it was there or not.
 // What is asked of the kernel becomes less until it is able to do it.
 func (f nftFirewall) build(r Ruleset) []Call {
-	var scripts []string
-	for able := ableToFind; ; able-- {
-		script := "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, able)
-		if !slices.Contains(scripts, script) {
-			scripts = append(scripts, script)
-		}
-		if able == ableToDrop {
-			return []Call{{Argv: nftScript, Input: scripts[0], Otherwise: scripts[1:]}}
-		}
+	script := func(able ability) string {
+		return "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, able)
 	}
+	return []Call{{Argv: nftScript, Input: script(ableToFind), Otherwise: func(try func(string) bool) {
+		for able := ableToFind; able > ableToDrop && try(script(able-1)); able-- {
+		}
+	}}}
 }
 
 func (f nftFirewall) admit() (calls []Call) {
@@ -115,7 +112,7 @@ func (f nftFirewall) admit() (calls []Call) {
 func (f nftFirewall) accept(c acceptChain) Call {
 	if c.tool.name != "" {
 		insert := fmt.Sprintf("-I %s %d%s\n", c.name, c.behind+1, f.iptablesAccept())
-		return Call{Argv: c.tool.restore(), Input: tableFilter("-D " + c.name + f.iptablesAccept() + "\n" + insert), Otherwise: []string{tableFilter(insert)}}
+		return Call{Argv: c.tool.restore(), Input: tableFilter("-D " + c.name + f.iptablesAccept() + "\n" + insert), Otherwise: slices.Values([]string{tableFilter(insert)})}
 	}
 	command, position := "insert", ""
 	if c.behind != 0 {

@@ -569,7 +569,7 @@ func neighbours(t *testing.T, parts string) *guest {
 	g.run("nft insert rule inet fw4 input icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept")
 	for i, port := range []struct{ name, of, net string }{{"port1", "bond0", "10.6.0"}, {"port2", "team0", "10.7.0"}, {"port3", "vrf0", "10.8.0"}} {
 		g.run("connect " + port.of + " " + port.name + " " + port.net)
-		g.until("sesame status | grep -q '" + port.name + " is a port of " + port.of + ": ' && nft list chain inet sesame input | grep -q '\"" + port.of + "\".* drop'")
+		g.until("sesame status | grep -q '" + port.name + " is a port of " + port.of + ": ' && nft list chain inet sesame doors | grep -q '\"" + port.of + "\".* drop'")
 		door(port.name, port.net+".1", vlan)
 		door(port.name, "fe80::1%far-"+port.name, vlan)
 		g.say("  port%d, a port of %s: the same, also at a link-local address\n", i+1, port.of)
