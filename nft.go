@@ -310,6 +310,9 @@ func (f nftFirewall) chainsText(r Ruleset, able ability, stamp string) string {
 	unnamed := unnamedPort(ports)
 	kind, send := "nat", fmt.Sprintf("fib daddr type local dnat to :%d", unnamed)
 	strangers := openRules("accept")
+	// Before routing, packets for a port of a VRF come in on the port, and behind it on the VRF, which passes name. Nobody
+	// forwards what comes from link-local sources: they are left to chain input.
+	strangers[len(strangers)-1] = "ip6 saddr fe80::/10 accept"
 	if able < ableToRedirect {
 		kind, send = "filter", "fib daddr type local drop"
 		strangers = slices.Insert(strangers, 0, "ct state { established, related } accept")
@@ -337,7 +340,7 @@ func (f nftFirewall) chainsText(r Ruleset, able ability, stamp string) string {
 // whatever conntrack has forgotten of it.
 const beginning = "tcp flags & (rst | ack) == 0"
 
-// openRules have a verdict for sources that are in.
+// openRules have a verdict for sources that are in, link-local ones last.
 func openRules(verdict string) (rules []string) {
 	for _, set := range openSets {
 		rules = append(rules, fmt.Sprintf("%s . meta l4proto . th dport @%s %s", set.match, set.name, verdict))

@@ -93,7 +93,7 @@ table inet sesame {
 	chain strangers {
 		ip saddr . meta l4proto . th dport @open4 accept
 		ip6 saddr . meta l4proto . th dport @open6 accept
-		iifname . ip6 saddr . meta l4proto . th dport @link6 accept
+		ip6 saddr fe80::/10 accept
 		iifname { "eth0", "ppp0" } ip saddr { 192.168.1.0/24 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
 		iifname { "eth0", "ppp0" } ip6 saddr { fd00::/8 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
 		iifname { "eth0", "ppp0" } tcp dport { 22 } tcp flags & (rst | ack) == 0 fib daddr type local dnat to :1
