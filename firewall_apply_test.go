@@ -298,7 +298,7 @@ func TestUnsure(t *testing.T) {
 	n.must(os.WriteFile(n.dir+"/broken", nil, 0o600))
 	for range 3 { // others change something
 		n.must(n.host.run("nft", "add table inet other; add chain inet other input { type filter hook input priority 5; }; delete table inet other"))
-		time.Sleep(2 * checkAfter)
+		time.Sleep(2 * lookAfter)
 	}
 	d.await("warning: firewall: the host's rules could not be read")
 	n.wantOnly()
@@ -325,7 +325,7 @@ func TestLookInVain(t *testing.T) {
 			t.Errorf("got %v, want nothing", argv)
 			return "", nil
 		}}
-		if changed, err := a.look(Ruleset{}, Inspection{NFT: listedSesame, Unknown: errTooLong}); changed || err != nil || !a.report().ask {
+		if changed, err := a.look(Ruleset{}, Inspection{NFT: listedSesame, Unknown: errTooLong}); changed || err != nil || !a.report().unsure {
 			t.Errorf("got %v, %v, want nothing changed, and to look again", changed, err)
 		}
 	}

@@ -170,7 +170,7 @@ func TestStateOfVersionBefore(t *testing.T) {
 	d := s.serve("new", "[options]\n Interface = auto\n"+native)
 	d.await("10.9.0.2: ssh: left open by an earlier daemon: closing it")
 	d.await("10.9.0.2: cmd: left open by an earlier daemon: closing it")
-	s.awaitPort(0, hostSSH, filtered)
+	s.awaitPort(0, hostSSH, hidden)
 	s.open(d, "7000", "9000", "8000")
 	folder := stateFolder(s.dir+"/state", s.dir+"/new")
 	if text, err := os.ReadFile(folder + "/firewall"); err != nil || string(text) != "wan7" {
@@ -180,7 +180,7 @@ func TestStateOfVersionBefore(t *testing.T) {
 		t.Error("the note of the version before is left")
 	}
 	d.stop()
-	s.wantPort(0, hostSSH, filtered)
+	s.wantPort(0, hostSSH, hidden)
 	if got := s.rules("-s 10.9.0.2"); got != 0 {
 		t.Errorf("%d rules are left", got)
 	}
@@ -197,15 +197,20 @@ func TestNativeDoorsOfAnother(t *testing.T) {
 	native := fmt.Sprintf(nativeDoor, 600)
 	b := s.serve("b", native)
 	s.open(b, "7000", "9000", "8000")
+	journal := stateFolder(s.dir+"/state", s.dir+"/b") + "/journal"
+	s.eventually("an open door in the journal", func() bool {
+		text, _ := os.ReadFile(journal)
+		return strings.Contains(string(text), "\topen\t")
+	})
 	b.kill()
 	a := s.serve("a", sshDoor("a", "7000,8000", 600))
-	a.await("warning: " + stateFolder(s.dir+"/state", s.dir+"/b") + "/journal: a daemon that has ended may have left doors open, which are not closed: " +
+	a.await("warning: " + journal + ": a daemon that has ended may have left doors open, which are not closed: " +
 		"one has Open_Ports: a daemon with such doors closes it, or sesame flush: ssh for 10.9.0.2")
 	s.wantPort(0, hostSSH, reached)
 	b = s.serve("b", native)
 	b.await("10.9.0.2: ssh: still open")
 	b.stop()
-	s.wantPort(0, hostSSH, filtered)
+	s.wantPort(0, hostSSH, hidden)
 }
 
 // TestReadOnlyFolder has the best folder become read-only while a door is open there: the daemon starts with the next one,
