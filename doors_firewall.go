@@ -3,7 +3,6 @@
 package main
 
 import (
-	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -15,21 +14,12 @@ const (
 	checkAfter = 200 * time.Millisecond
 	// maxSingly is how many openings and closings may wait for the firewall before they are done all at once.
 	maxSingly = 4
-	// retryClosing is the pause before a closing that has failed is tried again while the daemon stops.
-	retryClosing = 100 * time.Millisecond
 )
-
-// ruleChange is what an opening waits for at the firewall.
-type ruleChange struct {
-	key   openKey
-	allow bool          // let the source in, or lengthen its time; else shut it out
-	after time.Duration // not tried before
-}
 
 // firewallDone is how a task ended.
 type firewallDone struct {
 	task  firewallTask
-	batch []*ruleChange // what it was for
+	batch []*opening // what it was for
 	err   error
 }
 
@@ -38,7 +28,6 @@ type firewallQueue struct {
 	work     func(task firewallTask, done func(error)) // nil: there are no native doors
 	done     chan firewallDone
 	working  bool
-	waiting  []*ruleChange
 	rebuild  bool          // everything is to be made anew
 	checkAt  time.Duration // when the firewall is to be looked at; 0: not
 	told     bool          // because somebody has changed it
@@ -48,52 +37,32 @@ type firewallQueue struct {
 	flushAt  time.Duration // not tried before
 }
 
-// add has a change wait, in the place of old, if that waits.
-func (q *firewallQueue) add(c, old *ruleChange) {
-	if i := slices.Index(q.waiting, old); i >= 0 {
-		q.waiting[i] = c
-	} else {
-		q.waiting = append(q.waiting, c)
-	}
-}
-
-func (q *firewallQueue) remove(c *ruleChange) {
-	q.waiting = slices.DeleteFunc(q.waiting, func(other *ruleChange) bool { return other == c })
-}
-
-func (c *ruleChange) postpone(until time.Duration) { c.after = until }
-
-// choose says what is to be done now, if anything, and for which changes. A few are done one by one, in the order of their
-// grants; many that wait, or anything that is not as it should be, at once. ready is whether a source may be let in.
+// choose says what is to be done now, if anything, and for which of those that wait. A few are done one by one, in
+// their order; many that wait, or anything that is not as it should be, at once.
 func (q *firewallQueue) choose(
-	now time.Duration, closing bool, ready func(*ruleChange) bool,
-) (task firewallTask, batch []*ruleChange, ok bool) {
+	now time.Duration, closing bool, waiting []*opening,
+) (task firewallTask, batch []*opening, ok bool) {
 	if q.work == nil || q.working {
 		return task, nil, false
-	}
-	for _, c := range q.waiting {
-		if now >= c.after && (!c.allow || ready(c)) {
-			batch = append(batch, c)
-		}
 	}
 	switch {
 	case closing && q.flushing.Load():
 		return firewallTask{kind: taskFlush}, nil, !q.flushed && now >= q.flushAt
-	case q.rebuild || len(batch) > maxSingly:
-		return firewallTask{kind: taskBuild}, batch, true
+	case q.rebuild || len(waiting) > maxSingly:
+		return firewallTask{kind: taskBuild}, waiting, true
 	case q.checkAt != 0 && now >= q.checkAt && !closing:
 		// Before openings and closings, or many of them would put it off for ever.
 		return firewallTask{kind: taskCheck, told: q.told}, nil, true
-	case len(batch) == 0:
+	case len(waiting) == 0:
 		return task, nil, false
-	case batch[0].allow:
-		return firewallTask{kind: taskOpen}, batch[:1], true
+	case waiting[0].open:
+		return firewallTask{kind: taskOpen}, waiting[:1], true
 	}
-	return firewallTask{kind: taskClose}, batch[:1], true
+	return firewallTask{kind: taskClose}, waiting[:1], true
 }
 
 // begin has a task done.
-func (q *firewallQueue) begin(task firewallTask, batch []*ruleChange) {
+func (q *firewallQueue) begin(task firewallTask, batch []*opening) {
 	if task.kind == taskBuild || task.kind == taskCheck {
 		q.rebuild, q.checkAt, q.told = false, 0, false
 	}
@@ -152,13 +121,8 @@ func (q *firewallQueue) next(closing bool) time.Duration {
 		if !q.flushed {
 			next = q.flushAt
 		}
-	default:
-		if q.checkAt != 0 && !closing {
-			next = q.checkAt
-		}
-		for _, c := range q.waiting {
-			next = min(next, c.after)
-		}
+	case q.checkAt != 0 && !closing:
+		next = q.checkAt
 	}
 	return next
 }

@@ -121,7 +121,7 @@ func (d *doorsTest) configure(config string) {
 
 // job finds the running command with that line.
 func (d *doorsTest) job(line string) *job {
-	for j := range d.commands.running {
+	for _, j := range d.commands.running {
 		if j.command.Line == line {
 			return j
 		}
@@ -175,10 +175,10 @@ func (d *doorsTest) run(script string) {
 			case "killed":
 				d.end(now, d.job(arg), Outcome{Signal: syscall.SIGKILL})
 			case "close":
-				d.closeAll(now)
+				d.closeAll()
 			case "flush":
 				d.firewall.flushing.Store(true)
-				d.closeAll(now)
+				d.closeAll()
 			case "worked", "failed", "right":
 				d.done(map[string]error{"failed": errors.New("no such chain"), "right": errPutRight}[words[1]])
 				d.applied(now, <-d.firewall.done)
@@ -188,7 +188,7 @@ func (d *doorsTest) run(script string) {
 				d.full = words[1] == "full"
 			case "shut": // as sesame close does
 				for _, o := range d.open {
-					d.shut(now, o)
+					o.shut()
 				}
 			case "broken", "mended":
 				d.broken = words[1] == "broken"
@@ -212,30 +212,20 @@ func (d *doorsTest) check(now time.Duration) {
 	if at := d.next(now); at <= now {
 		d.t.Errorf("at %v: next says %v: a busy loop", now, at)
 	}
-	count := map[string]int{}
-	jobs := map[openKey]int{}
-	for j := range d.commands.running {
-		jobs[j.key]++
-	}
-	for _, j := range d.commands.waiting {
-		jobs[j.key]++
-	}
 	for key, o := range d.open {
-		count[key.door]++
-		tasks := jobs[key]
-		if (tasks > 0) != (o.job != nil) || (o.change != nil) != slices.Contains(d.firewall.waiting, o.change) {
-			d.t.Errorf("at %v: %v: %d commands and %+v for the firewall, and it knows of others", now, key, tasks, o.change)
+		j := d.commands.running[key]
+		do, _ := o.next(now)
+		switch {
+		case o.key != key || (j != nil) != (o.command.doing != nothing) || j != nil && j.key != key:
+			d.t.Errorf("at %v: %v: its command %v, and %v runs", now, key, o.command.doing, j)
+		case do&(expire|endCommand|forget) != 0 || do&save != 0 && d.Doors.journal.save != nil:
+			d.t.Errorf("at %v: %v: %b is not done", now, key, do)
 		}
-		if o.change != nil {
-			tasks++
-		}
-		if (tasks == 0) != (o.state == Open) && !o.native() || tasks > 2 || o.key != key {
-			d.t.Errorf("at %v: %v in state %d waits for %d things", now, key, o.state, tasks)
-		}
-		delete(jobs, key)
 	}
-	if fmt.Sprint(count) != fmt.Sprint(d.count) || len(jobs) > 0 {
-		d.t.Errorf("at %v: got %v open, counted as %v, and commands of %d forgotten ones", now, count, d.count, len(jobs))
+	for key, j := range d.commands.running {
+		if d.open[key] == nil {
+			d.t.Errorf("at %v: %q runs for nobody", now, j.command.Line)
+		}
 	}
 }
 
@@ -823,11 +813,11 @@ func TestDoorsResume(t *testing.T) {
 	}
 	stops := func(d *doorsTest) string {
 		var all []string
-		for len(d.commands.waiting) > 0 {
+		for len(d.due(20*time.Second, runStop|forget)) > 0 {
 			d.started = nil
 			d.tick(20 * time.Second)
 			all = append(all, d.started...)
-			for j := range d.commands.running {
+			for _, j := range d.commands.running {
 				d.end(20*time.Second, j, Outcome{})
 			}
 		}
@@ -836,7 +826,7 @@ func TestDoorsResume(t *testing.T) {
 		return strings.Join(all, ", ")
 	}
 	d := resumed(Recovered{Entries: left})
-	if got, want := describeWork(firewallTask{kind: taskBuild, rules: d.ruleset(10*time.Second, nil)}), "<build n 192.0.2.9 20s>"; got != want {
+	if got, want := describeWork(firewallTask{kind: taskBuild, rules: d.ruleset(10 * time.Second)}), "<build n 192.0.2.9 20s>"; got != want {
 		t.Errorf("firewall: got %s, want %s", got, want)
 	}
 	if got, want := stops(d), "shut 192.0.2.2, shut 192.0.2.3, shut 192.0.2.4"; got != want {
@@ -851,7 +841,7 @@ func TestDoorsResume(t *testing.T) {
 		if got, want := stops(d), "shut 192.0.2.1, shut 192.0.2.2, shut 192.0.2.3, shut 192.0.2.4"; got != want {
 			t.Errorf("%s: closed: got %q, want %q", name, got, want)
 		}
-		if len(d.open) > 0 || len(d.ruleset(0, nil).Open) > 0 {
+		if len(d.open) > 0 || len(d.ruleset(0).Open) > 0 {
 			t.Errorf("%s: still open: %v", name, d.open)
 		}
 	}
@@ -945,8 +935,8 @@ func TestDoorsCloseInTime(t *testing.T) {
 		}
 		d.started = nil
 		now := time.Second
-		d.closeAll(now)
-		for d.tick(now); len(d.commands.waiting) > 0 && now < time.Minute; d.tick(now) {
+		d.closeAll()
+		for d.tick(now); len(d.due(now, runStop)) > 0 && now < time.Minute; d.tick(now) {
 			d.check(now)
 			now = d.next(now)
 		}
@@ -1007,7 +997,7 @@ func TestDoorsNext(t *testing.T) {
 			}
 			closing := 0
 			for _, o := range d.Doors.open {
-				if o.state == Open && o.until <= now {
+				if o.closesAt() <= now {
 					closing++
 				}
 			}
