@@ -293,13 +293,17 @@ func (o *opening) again(now time.Duration, g Grant) (say string) {
 		o.more++
 	case o.open:
 	case o.key.stop != "" && o.up() && o.tries > 0 && o.rule.out():
-		// Its closing has failed, and waits to be tried again.
-		o.open, o.until, o.since, o.anew, o.tries, o.givenUp = true, until, now, false, 0, ""
-		o.command.stale, o.command.after = true, 0
+		o.reopen(now) // its closing has failed, and waits to be tried again
 	default:
 		o.anew, o.rule.after = true, 0 // a closing that failed is tried again now
 	}
 	return ""
+}
+
+// reopen has it opened once more although closing it has failed: the start command is run again over what is there.
+func (o *opening) reopen(now time.Duration) {
+	o.open, o.anew, o.since, o.until = true, false, now, now+o.grant.Door.CmdTimeout
+	o.command.stale, o.command.after, o.tries, o.givenUp = true, 0, 0, ""
 }
 
 // shut has it closed before its time, and reports whether it was to be open. A start command that runs is ended, unless
@@ -345,7 +349,9 @@ func (o *opening) changed(now time.Duration, err error, allClose bool) (say stri
 		o.shut()
 		return "not opened: the firewall does not do it"
 	case waits:
-		o.entered, o.command.in = true, o.command.in || o.key.start == ""
+		if o.entered = true; o.key.start == "" {
+			o.command = side{in: true}
+		}
 		return fmt.Sprintf("open for %v: %s", o.grant.Door.CmdTimeout, o.key.ports)
 	case leaves && err != nil && allClose:
 		o.rule.after = now + retryClosing
@@ -393,7 +399,7 @@ func (o *opening) ended(now time.Duration, out Outcome, allClose bool) (say stri
 	case out.Err != nil:
 		o.command.after = now + retryAfter
 	case o.anew && o.startError != "": // there may have been nothing to stop, and whoever knocks is not to wait
-		o.command.in = false
+		o.reopen(now)
 		return fmt.Sprintf("stop command failed (%s), as the start command had: starting anew", why)
 	default:
 		say = o.closingFailed(now, &o.command, why)

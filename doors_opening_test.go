@@ -180,13 +180,8 @@ func (k *walk) all(w walked) {
 		return
 	}
 	step("shut", func(w *walked, o *opening) { o.shut() })
-	for i := range 4 {
-		step("time", func(w *walked, o *opening) {
-			if t := []*time.Duration{&o.until, &o.limit, &o.rule.after, &o.command.after}[i]; *t == later {
-				*t = walkNow
-				o.disk.until = min(o.disk.until, o.until)
-			}
-		})
+	for timer := range timers {
+		k.reach(w, timer)
 	}
 	for _, well := range []bool{true, false} {
 		k.do(w, well)
@@ -208,6 +203,17 @@ func (k *walk) all(w walked) {
 	k.crash(w, Recovered{})
 	k.crash(w, Recovered{Stale: true})
 	k.crash(w, Recovered{Damage: "line 3"})
+}
+
+const timers = 5
+
+// reach has the time of one timer come: that of its end, which the disk may have otherwise, or of another try.
+func (k *walk) reach(w walked, timer int) walked {
+	return k.step(w, "time", func(w *walked, o *opening) {
+		if t := []*time.Duration{&o.until, &o.disk.until, &o.limit, &o.rule.after, &o.command.after}[timer]; *t == later {
+			*t = walkNow
+		}
+	})
 }
 
 // journal has it written, or not, while a command waits for that.
@@ -258,6 +264,9 @@ func (k *walk) do(w walked, well bool) walked {
 	}
 	if do, _ := w.o.next(walkNow); !w.gone && do&(runStart|runStop) != 0 {
 		did("run", func(w *walked, o *opening) {
+			if do == runStart && o.key.start == "" || do == runStop && o.key.stop == "" {
+				k.t.Fatalf("%s%s: it runs a command that there is not", k.grant.Door.Name, k.path(*w))
+			}
 			o.runs(Process{pid: 7, began: 8}, later)
 			w.held = o.journaled()
 			w.ran = w.ran || !w.held
@@ -352,13 +361,9 @@ func (k *walk) toTheEnd(w walked, well bool) {
 		}
 		passed[w] = true
 		w = k.step(w, "shut", func(w *walked, o *opening) { o.shut() })
-		w = k.step(w, "time", func(w *walked, o *opening) {
-			for _, t := range []*time.Duration{&o.limit, &o.rule.after, &o.command.after} {
-				if *t == later {
-					*t = walkNow
-				}
-			}
-		})
+		for timer := 2; timer < timers; timer++ {
+			w = k.reach(w, timer)
+		}
 		if w.held {
 			w = k.journal(w, well)
 		}

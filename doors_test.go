@@ -519,6 +519,21 @@ func TestDoors(t *testing.T) {
 			+21s   tick                 => close 192.0.2.7
 			+21s   end close 192.0.2.7  =>
 			+21s   next                 => never`},
+		{"knocking again while the start command is told to end", a, `
+			+0s   grant a 192.0.2.7     => open 192.0.2.7
+			+1s   shut                  =>
+			+1s   status                => a 192.0.2.7 closing
+			+1.5s grant a 192.0.2.7     =>
+			+2s   killed open 192.0.2.7 => close 192.0.2.7
+			+3s   end close 192.0.2.7   => open 192.0.2.7`},
+		{"a closing that has failed is tried at once when all close", a, `
+			+0s    grant a 192.0.2.7    => open 192.0.2.7
+			+0s    end open 192.0.2.7   =>
+			+10s   tick                 => close 192.0.2.7
+			+10s   fail close 192.0.2.7 =>
+			+11s   tick                 => close 192.0.2.7
+			+11s   fail close 192.0.2.7 =>
+			+12s   close                => close 192.0.2.7`},
 		{"the doors take turns, and closing goes first", a + b + c, `
 			+0s    grant a 192.0.2.7  => open 192.0.2.7
 			+0s    end open 192.0.2.7 =>
@@ -772,6 +787,61 @@ func TestDoorsNative(t *testing.T) {
 			+1.3s worked            => <check n 192.0.2.7 8.7s; n 192.0.2.8 9.8s>
 			+1.3s right             => <open n 192.0.2.7 8.7s; n 192.0.2.8 9.8s; n 192.0.2.9 10s>`},
 
+		{"a shutting out that has failed is tried at once when all close", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+0s   worked            =>
+			+10s  tick              => <close >
+			+10s  failed            =>
+			+11s  tick              => <close >
+			+11s  failed            =>
+			+12s  close             => <close >
+			+12s  worked            =>
+			+12s  next              => never`},
+		{"it is shut out once", b, `
+			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
+			+0s   worked            => start
+			+1s   shut              => <close >
+			+2s   killed start      => stop
+			+3s   worked            =>
+			+3s   end stop          =>
+			+3s   journal           =>`},
+		{"what was not let in yet is not shut out", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+0s   grant n 192.0.2.8 =>
+			+1s   shut              =>
+			+1s   status            => n 192.0.2.7 closing
+			+1s   worked            => <close >
+			+1s   worked            =>
+			+1s   next              => never`},
+		{"lengthened while its start command runs: by the knock, however long the firewall takes", n + b, `
+			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
+			+0s   worked            => start
+			+5s   grant n 192.0.2.8 => <open b 192.0.2.7 15s; n 192.0.2.8 10s>
+			+5s   grant b 192.0.2.7 =>
+			+7s   worked            => <open b 192.0.2.7 18s; n 192.0.2.8 8s>`},
+		{"a start command that failed is stopped although it cannot be run again", c, `
+			+0s   grant c 192.0.2.7 => open
+			+0s   fail open         =>
+			+1s   grant c 192.0.2.7 => shut
+			+1s   full              =>
+			+1s   fail shut         => open
+			+1s   end open          => shut
+			+1s   end shut          =>
+			+1s   room              =>
+			+3s   tick              =>
+			+3s   journal           =>`},
+		{"what is left to the next daemon is not closed", b, `
+			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
+			+0s   worked            => start
+			+0s   end start         =>
+			+1s   close             => stop, <close >
+			+1s   worked            =>
+			+1s   fail stop         =>
+			+1.1s tick              => stop
+			+1.1s drop
+			+1.1s fail stop         =>
+			+1.1s log               => b: command returned non-zero status code (1) | b: command took 0s
+			+1.1s journal           => b 192.0.2.7 closing, 2 tries`},
 		{"a closing that fails when all close is left to the next daemon", c, `
 			+0s   grant c 192.0.2.7 => open
 			+0s   end open          =>
@@ -855,6 +925,12 @@ func TestDoorsResume(t *testing.T) {
 	if len(d.givenUp) != 1 {
 		t.Errorf("given up: got %v, want one", d.givenUp)
 	}
+	d = resumed(Recovered{Entries: left[:1], Stale: true})
+	d.run(`
+		+20s close               => shut 192.0.2.1
+		+20s fail shut 192.0.2.1 =>
+		+21s tick                =>
+		+21s journal             =>`)
 }
 
 // A reload makes an opening another one only if it changes a command.
