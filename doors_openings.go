@@ -55,7 +55,6 @@ func (d *openings) setRules(rules Ruleset, reload bool) {
 	d.rules = rules
 	if reload {
 		d.givenUp = nil
-		d.commands.forgetTurns()
 	}
 }
 

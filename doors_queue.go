@@ -145,6 +145,3 @@ func (j *job) terminate(now time.Duration) (next time.Duration, first bool) {
 
 // forget drops a job that has ended.
 func (q *commandQueue) forget(j *job) { delete(q.running, j.key) }
-
-// forgetTurns has the doors begin anew to take turns: there may be others now.
-func (q *commandQueue) forgetTurns() { clear(q.turn) }
