@@ -116,14 +116,19 @@ func (d *openings) nextDue(now time.Duration) time.Duration {
 
 // settle does what needs neither disk nor firewall nor a new command.
 func (d *openings) settle(now time.Duration) {
-	for _, o := range d.due(now, expire) {
-		d.say(now, o, "command timeout")
-		o.expire()
-	}
-	for _, o := range d.due(now, endCommand) {
-		d.terminate(now, o)
-	}
-	for _, o := range d.due(now, forget) {
+	for _, o := range d.due(now, expire|endCommand|forget) {
+		do, _ := o.next(now)
+		if do&expire != 0 {
+			d.say(now, o, "command timeout")
+			o.expire()
+			do, _ = o.next(now)
+		}
+		if do&endCommand != 0 {
+			d.terminate(now, o)
+		}
+		if do&forget == 0 {
+			continue
+		}
 		d.forget(now, o)
 		if o.entered {
 			d.say(now, o, "closed")
@@ -157,8 +162,11 @@ func (d *openings) closeAll() {
 // toClose is how many openings are still to be closed while the daemon stops; 0: it does not, or there are none but those
 // left to the next daemon.
 func (d *openings) toClose() (n int) {
+	if !d.closing {
+		return 0
+	}
 	for _, o := range d.open {
-		if d.closing && !o.left() {
+		if !o.left() {
 			n++
 		}
 	}
