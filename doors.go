@@ -49,9 +49,8 @@ func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome
 		doorNews: doorNews{counters: func() Counters { return Counters{} }},
 		openings: openings{
 			open:     map[openKey]*opening{},
-			count:    map[string]int{},
 			oneTime:  oneTimeUses{uses: map[[2]string]bool{}},
-			commands: commandQueue{run: run, ended: make(chan endedJob), running: map[*job]bool{}, turn: map[string]time.Duration{}},
+			commands: commandQueue{run: run, ended: make(chan endedJob), running: map[openKey]*job{}, turn: map[string]time.Duration{}},
 			firewall: firewallQueue{done: make(chan firewallDone, 2)},
 			logs:     doorLogs{log, map[string]*Throttle{}},
 			crash:    func(string) {},
@@ -82,7 +81,7 @@ func (d *Doors) serve(grants <-chan Grant) {
 			}
 			grants = nil
 			deadline = d.now() + stopDeadline
-			d.closeAll(d.now())
+			d.closeAll()
 		case <-children:
 			d.commands.reap()
 		case e := <-d.commands.ended:
@@ -99,7 +98,7 @@ func (d *Doors) serve(grants <-chan Grant) {
 		}
 		now := d.now()
 		d.tick(now)
-		if d.closing && (len(d.open) == 0 && d.firewall.finished() || now >= deadline) {
+		if d.closing && (d.toClose() == 0 && d.firewall.finished() || now >= deadline) {
 			d.abandon()
 			return
 		}
@@ -111,14 +110,9 @@ func (d *Doors) serve(grants <-chan Grant) {
 	}
 }
 
-// tick does what the time asks for: doors to close, commands to end and to start, the journal, and the firewall.
+// tick does what is to be done now: commands to start, the journal, and the firewall.
 func (d *Doors) tick(now time.Duration) {
-	d.closeDue(now)
-	for j := range d.commands.running {
-		if j.limit != 0 && j.limit <= now {
-			d.terminate(now, j)
-		}
-	}
+	d.settle(now)
 	d.launch(now)
 	d.commit(now)
 	d.apply(now)
@@ -127,7 +121,7 @@ func (d *Doors) tick(now time.Duration) {
 
 // next is when tick will have something to do.
 func (d *Doors) next(now time.Duration) time.Duration {
-	return min(d.nextDue(), d.commands.next(now, d.toClose()), d.journal.next(), d.firewall.next(d.closing), d.logs.next())
+	return min(d.nextDue(now), d.journal.next(), d.firewall.next(d.closing), d.logs.next())
 }
 
 // answer tells the state of things, or closes doors before their time.
@@ -135,8 +129,8 @@ func (d *Doors) answer(now time.Duration, r Request) Answer {
 	if r.Close {
 		n := 0
 		for _, o := range d.open {
-			if r.wants(o.key.door, o.key.source, o.grant.Link) && d.shut(now, o) {
-				d.printf(now, o, "closed by hand")
+			if r.wants(o.key.door, o.key.source, o.grant.Link) && o.shut() {
+				d.say(now, o, "closed by hand")
 				n++
 			}
 		}
@@ -150,7 +144,7 @@ func (d *Doors) answer(now time.Duration, r Request) Answer {
 	s.Firewall, s.FirewallWarnings, s.FirewallSince = d.firewall.said.choice, d.firewall.said.warnings, now-d.firewall.since
 	for _, o := range d.open {
 		open := OpenDoor{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Since: now - o.since}
-		switch o.state {
+		switch o.state() {
 		case Starting:
 			open.State = "opening"
 		case Closing:
@@ -214,30 +208,32 @@ func (d *Doors) resume(now time.Duration, r Recovered) {
 			d.logs.log.printf("%s: ended a command of an earlier daemon, process %d", e.Door, e.Pid)
 		}
 		d.crash("resumed")
-		o, still := resumed(now, e, r)
-		if d.open[o.key] != nil {
+		o := resumed(now, e, r)
+		switch {
+		case d.open[o.key] != nil:
 			continue
-		}
-		d.add(o)
-		if still {
+		case o.open:
 			d.logs.log.printfNamed("%v: %s: still open, for %v", e.Source, e.Door, (e.Until - now).Round(time.Second))
-			continue
+		default:
+			d.logs.log.printfNamed("%v: %s: left open by an earlier daemon: closing it", e.Source, e.Door)
 		}
-		d.logs.log.printfNamed("%v: %s: left open by an earlier daemon: closing it", e.Source, e.Door)
-		d.close(now, o)
+		d.open[o.key] = o
+		d.journal.touch() // with this boot
 	}
 }
 
 // abandon says which commands have not ended.
 func (d *Doors) abandon() {
 	d.logs.finish()
-	for j := range d.commands.running {
+	for _, j := range d.commands.running {
 		d.logs.log.printf("%s: command did not end within %v: %s", j.key.door, stopDeadline, j.command.Line)
 	}
-	for _, j := range d.commands.waiting {
-		d.logs.log.printf("%s: command not run: no time was left: %s", j.key.door, j.command.Line)
+	for _, o := range d.due(never-1, runStop) {
+		d.logs.log.printf("%s: command not run: no time was left: %s", o.key.door, doorCommand(o.key.stop, o.grant).Line)
 	}
-	for _, c := range d.firewall.waiting {
-		d.logs.log.printfNamed("%v: %s: not closed within %v: the firewall does not do it", c.key.source, c.key.door, stopDeadline)
+	for _, o := range d.open {
+		if !o.rule.out() {
+			d.logs.log.printfNamed("%v: %s: not closed within %v: the firewall does not do it", o.key.source, o.key.door, stopDeadline)
+		}
 	}
 }

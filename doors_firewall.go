@@ -24,21 +24,12 @@ const (
 	maxOwn = 256
 	// maxSingly is how many openings and closings may wait for the firewall before they are done all at once.
 	maxSingly = 4
-	// retryClosing is the pause before a closing that has failed is tried again while the daemon stops.
-	retryClosing = 100 * time.Millisecond
 )
-
-// ruleChange is what an opening waits for at the firewall.
-type ruleChange struct {
-	key   openKey
-	allow bool          // let the source in, or lengthen its time; else shut it out
-	after time.Duration // not tried before
-}
 
 // firewallDone is how a task ended.
 type firewallDone struct {
 	task  firewallTask
-	batch []*ruleChange // what it was for
+	batch []*opening // what it was for
 	err   error
 }
 
@@ -51,7 +42,6 @@ type firewallQueue struct {
 	since    time.Duration                             // when it became so
 	done     chan firewallDone
 	working  bool
-	waiting  []*ruleChange
 	rebuild  bool          // everything is to be made anew
 	watched  bool          // changes of the firewall are told of
 	flushing atomic.Bool   // no trace is to be left at the end
@@ -74,26 +64,11 @@ type firewallQueue struct {
 	tables  []string      // those that see packets to this host or through it; nil: it is not known which do
 }
 
-// add has a change wait, in the place of old, if that waits.
-func (q *firewallQueue) add(c, old *ruleChange) {
-	if i := slices.Index(q.waiting, old); i >= 0 {
-		q.waiting[i] = c
-	} else {
-		q.waiting = append(q.waiting, c)
-	}
-}
-
-func (q *firewallQueue) remove(c *ruleChange) {
-	q.waiting = slices.DeleteFunc(q.waiting, func(other *ruleChange) bool { return other == c })
-}
-
-func (c *ruleChange) postpone(until time.Duration) { c.after = until }
-
-// choose says what is to be done now, if anything, and for which changes. A few are done one by one, in the order of their
-// grants; many that wait, or anything that is not as it should be, at once. ready is whether a source may be let in.
+// choose says what is to be done now, if anything, and for which of those that wait. A few are done one by one, in
+// their order; many that wait, or anything that is not as it should be, at once.
 func (q *firewallQueue) choose(
-	now time.Duration, closing bool, ready func(*ruleChange) bool,
-) (task firewallTask, batch []*ruleChange, ok bool) {
+	now time.Duration, closing bool, waiting []*opening,
+) (task firewallTask, batch []*opening, ok bool) {
 	switch {
 	case q.work == nil:
 		return task, nil, false
@@ -103,29 +78,24 @@ func (q *firewallQueue) choose(
 		return task, nil, false
 	}
 	q.judge(now)
-	for _, c := range q.waiting {
-		if now >= c.after && (!c.allow || ready(c)) {
-			batch = append(batch, c)
-		}
-	}
 	switch {
 	case closing && q.flushing.Load():
 		return firewallTask{kind: taskFlush}, nil, !q.flushed && now >= q.flushAt
-	case q.rebuild || len(batch) > maxSingly || q.touched && now >= q.calmAt && !closing:
-		return firewallTask{kind: taskBuild, told: q.touched}, batch, true
+	case q.rebuild || len(waiting) > maxSingly || q.touched && now >= q.calmAt && !closing:
+		return firewallTask{kind: taskBuild, told: q.touched}, waiting, true
 	case (q.checkAt != 0 && now >= q.checkAt || q.seen != nil) && !closing:
 		// Before openings and closings, or many of them would put it off for ever.
 		return firewallTask{kind: taskCheck, told: q.told, seen: q.seen}, nil, true
-	case len(batch) == 0:
+	case len(waiting) == 0:
 		return task, nil, false
-	case batch[0].allow:
-		return firewallTask{kind: taskOpen}, batch[:1], true
+	case waiting[0].open:
+		return firewallTask{kind: taskOpen}, waiting[:1], true
 	}
-	return firewallTask{kind: taskClose}, batch[:1], true
+	return firewallTask{kind: taskClose}, waiting[:1], true
 }
 
 // begin has a task done.
-func (q *firewallQueue) begin(now time.Duration, task firewallTask, batch []*ruleChange) {
+func (q *firewallQueue) begin(now time.Duration, task firewallTask, batch []*opening) {
 	task.found = &firewallFindings{}
 	switch task.kind {
 	case taskLook:
@@ -263,21 +233,19 @@ func (q *firewallQueue) next(closing bool) time.Duration {
 		if !q.flushed && !q.working {
 			next = q.flushAt
 		}
+	case closing:
 	default:
-		if q.lookAt != 0 && !q.looking && !closing {
+		if q.lookAt != 0 && !q.looking {
 			next = q.lookAt
 		}
 		if q.working {
 			break
 		}
-		if q.checkAt != 0 && !closing {
+		if q.checkAt != 0 {
 			next = min(next, q.checkAt)
 		}
-		if q.touched && !closing {
+		if q.touched {
 			next = min(next, q.calmAt)
-		}
-		for _, c := range q.waiting {
-			next = min(next, c.after)
 		}
 	}
 	return next

@@ -11,51 +11,40 @@ import (
 
 func TestFirewallQueue(t *testing.T) {
 	const now = time.Minute
-	in, out, waits := &ruleChange{allow: true}, &ruleChange{}, &ruleChange{after: now + 1}
-	many := []*ruleChange{in, out, {}, {}, {}}
+	in, out := &opening{open: true}, &opening{}
+	many := []*opening{in, out, {}, {}, {}}
 	for _, test := range []struct {
 		name    string
 		q       *firewallQueue
+		waiting []*opening
 		closing bool
 		want    string // none, or the first letters of what is done, and for how many
 		next    time.Duration
 	}{
-		{"nothing", &firewallQueue{}, false, "none", never},
-		{"let in", &firewallQueue{waiting: []*ruleChange{in, out}}, false, "open 1", 0},
-		{"shut out", &firewallQueue{waiting: []*ruleChange{out, in}}, false, "close 1", 0},
-		{"one that waits holds up nobody", &firewallQueue{waiting: []*ruleChange{waits, in}}, false, "open 1", 0},
-		{"all wait", &firewallQueue{waiting: []*ruleChange{waits}}, false, "none", now + 1},
-		{"many", &firewallQueue{waiting: many}, false, "build 5", 0},
-		{"rebuilt", &firewallQueue{waiting: many[:1], rebuild: true}, false, "build 1", 0},
-		{"checked", &firewallQueue{waiting: many[:1], checkAt: now}, false, "check 0", 0},
-		{"not yet", &firewallQueue{checkAt: now + 1}, false, "none", now + 1},
-		{"not checked while all close", &firewallQueue{checkAt: now}, true, "none", never},
-		{"busy", &firewallQueue{waiting: many, working: true}, false, "none", never},
-		{"looked while busy", &firewallQueue{working: true, lookAt: now}, false, "look 0", now},
-		{"not looked at twice", &firewallQueue{looking: true, lookAt: now}, false, "none", never},
-		{"not looked at while all close", &firewallQueue{lookAt: now}, true, "none", never},
-		{"what was seen", &firewallQueue{looking: true, seen: &Inspection{}}, false, "check 0", never},
-		{"touched", &firewallQueue{waiting: many[:2], touched: true}, false, "build 2", 0},
-		{"touched again and again", &firewallQueue{touched: true, calmAt: now + 1}, false, "none", now + 1},
+		{"nothing", &firewallQueue{}, nil, false, "none", never},
+		{"let in", &firewallQueue{}, []*opening{in, out}, false, "open 1", never},
+		{"shut out", &firewallQueue{}, []*opening{out, in}, false, "close 1", never},
+		{"many", &firewallQueue{}, many, false, "build 5", never},
+		{"rebuilt", &firewallQueue{rebuild: true}, many[:1], false, "build 1", never},
+		{"checked", &firewallQueue{checkAt: now}, many[:1], false, "check 0", now},
+		{"not yet", &firewallQueue{checkAt: now + 1}, nil, false, "none", now + 1},
+		{"not checked while all close", &firewallQueue{checkAt: now}, nil, true, "none", never},
+		{"busy", &firewallQueue{working: true}, many, false, "none", never},
+		{"looked while busy", &firewallQueue{working: true, lookAt: now}, nil, false, "look 0", now},
+		{"not looked at twice", &firewallQueue{looking: true, lookAt: now}, nil, false, "none", never},
+		{"not looked at while all close", &firewallQueue{lookAt: now}, nil, true, "none", never},
+		{"what was seen", &firewallQueue{looking: true, seen: &Inspection{}}, nil, false, "check 0", never},
+		{"touched", &firewallQueue{touched: true}, many[:2], false, "build 2", 0},
+		{"touched again and again", &firewallQueue{touched: true, calmAt: now + 1}, nil, false, "none", now + 1},
 	} {
 		test.q.work = func(firewallTask, func(error)) {}
 		got := "none"
-		if task, batch, ok := test.q.choose(now, test.closing, func(*ruleChange) bool { return true }); ok {
+		if task, batch, ok := test.q.choose(now, test.closing, test.waiting); ok {
 			got = []string{"open", "close", "build", "check", "flush", "look"}[task.kind] + " " + string(rune('0'+len(batch)))
 		}
 		if next := test.q.next(test.closing); got != test.want || next != test.next {
 			t.Errorf("%s: got %s, and next %v, want %s, %v", test.name, got, next, test.want, test.next)
 		}
-	}
-	q := firewallQueue{work: func(firewallTask, func(error)) {}}
-	q.add(in, nil)
-	if _, _, ok := q.choose(now, false, func(*ruleChange) bool { return false }); ok {
-		t.Error("a new opening does not wait for the journal")
-	}
-	q.add(out, nil)
-	q.add(waits, in)
-	if q.remove(out); len(q.waiting) != 1 || q.waiting[0] != waits {
-		t.Errorf("got %v, want one in the place of another", q.waiting)
 	}
 }
 

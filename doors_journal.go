@@ -78,12 +78,10 @@ type journalWriter struct {
 	save  func([]Entry) error // nil: there is none
 	dirty bool                // it is not what it should be
 	after time.Duration       // not written before, after it could not be, except for a new opening
-	left  []Entry             // closings that failed when all closed: the next daemon's
 }
 
-// touch takes note that the journal is to have something else, leave that this stays in it.
-func (w *journalWriter) touch()        { w.dirty = true }
-func (w *journalWriter) leave(e Entry) { w.left = append(w.left, e) }
+// touch takes note that the journal is to have something else.
+func (w *journalWriter) touch() { w.dirty = true }
 
 // configure takes up a journal, or another one.
 func (w *journalWriter) configure(save func([]Entry) error) { w.save = save }
@@ -101,9 +99,9 @@ func (w *journalWriter) next() time.Duration {
 	return w.after
 }
 
-// write has the entries written, and what is left beside them.
+// write has the entries written.
 func (w *journalWriter) write(now time.Duration, entries []Entry) error {
-	err := w.save(append(entries, w.left...))
+	err := w.save(entries)
 	if w.dirty = err != nil; w.dirty {
 		w.after = now + retryAfter
 	}

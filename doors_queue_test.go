@@ -11,28 +11,43 @@ import (
 	"time"
 )
 
-// newTestQueue has commands that only seem to run, and cannot be started if they are called broken.
-func newTestQueue() *commandQueue {
-	return &commandQueue{running: map[*job]bool{}, turn: map[string]time.Duration{}, run: func(c Command, _ func(Outcome)) (Process, error) {
+// testQueue has commands that only seem to run, and cannot be started if they are called broken.
+type testQueue struct {
+	commandQueue
+	waiting []*opening
+}
+
+func newTestQueue() *testQueue {
+	return &testQueue{commandQueue: commandQueue{running: map[openKey]*job{}, turn: map[string]time.Duration{}, run: func(c Command, _ func(Outcome)) (Process, error) {
 		if c.Line == "broken" {
 			return Process{}, errors.New("no memory")
 		}
 		return Process{pid: noProcess}, nil
-	}}
+	}}}
 }
 
-// testJob is one of a door; stop commands have a name that begins with stop.
-func testJob(door, line string) *job {
-	return &job{key: openKey{door: door}, stop: strings.HasPrefix(line, "stop"), command: Command{Line: line}}
+// add has a command of a door wait. Stop commands have a name that begins with stop.
+func (q *testQueue) add(door, line string) *opening {
+	o := &opening{key: openKey{door: door, start: line, ports: fmt.Sprint(len(q.waiting))}, open: !strings.HasPrefix(line, "stop")}
+	q.waiting = append(q.waiting, o)
+	return o
+}
+
+// startOne starts one that waits.
+func (q *testQueue) startOne(t *testing.T, now time.Duration, o *opening) {
+	t.Helper()
+	q.waiting = slices.DeleteFunc(q.waiting, func(p *opening) bool { return p == o })
+	if _, err := q.start(now, o, Command{Line: o.key.start}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // startAll starts what may start at a time, each after the one before has had its head start, and returns their lines.
-func (q *commandQueue) startAll(t *testing.T, now time.Duration, closing int) (lines []string) {
-	for j := q.choose(now, closing); j != nil; j = q.choose(now, closing) {
-		if err := q.start(now, j, 0); err != nil {
-			t.Fatal(err)
-		}
-		lines = append(lines, j.command.Line)
+func (q *testQueue) startAll(t *testing.T, now time.Duration, closing int) (lines []string) {
+	t.Helper()
+	for o, _ := q.choose(now, closing, q.waiting); o != nil; o, _ = q.choose(now, closing, q.waiting) {
+		q.startOne(t, now, o)
+		lines = append(lines, o.key.start)
 		now += spread(closing)
 	}
 	return lines
@@ -40,27 +55,24 @@ func (q *commandQueue) startAll(t *testing.T, now time.Duration, closing int) (l
 
 func TestCommandQueueOrder(t *testing.T) {
 	q := newTestQueue()
-	later := testJob("a", "stop later")
-	later.after = time.Hour
-	for _, j := range []*job{later, testJob("a", "a1"), testJob("a", "a2"), testJob("b", "b1"), testJob("b", "stop b"), testJob("c", "c1")} {
-		q.add(j)
+	for _, line := range []string{"a a1", "a a2", "b b1", "b stop b", "c c1"} {
+		q.add(line[:1], line[2:])
 	}
-	first := q.choose(1, 0)
-	if err := q.start(1, first, time.Minute); err != nil || first.command.Line != "stop b" {
-		t.Fatalf("got %q, %v, want the stop command first", first.command.Line, err)
+	first, _ := q.choose(1, 0, q.waiting)
+	if first.key.start != "stop b" {
+		t.Fatalf("got %q, want the stop command first", first.key.start)
 	}
-	if j := q.choose(headStart-1, 0); j != nil {
-		t.Errorf("%q does not wait for the one before", j.command.Line)
-	}
-	if at := q.next(1, 0); at != 1+headStart {
-		t.Errorf("next: got %v, want %v", at, 1+headStart)
+	q.startOne(t, 1, first)
+	for _, now := range []time.Duration{1, headStart} {
+		if o, at := q.choose(now, 0, q.waiting); o != nil || at != 1+headStart {
+			t.Errorf("got %v, and the next at %v, want none before %v", o, at, 1+headStart)
+		}
 	}
 	if got, want := q.startAll(t, 1+headStart, 0), []string{"a1", "c1", "b1", "a2"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want the doors in turns: %q", got, want)
 	}
-	q.remove(later)
-	if at := q.next(time.Second, 0); at != 1+time.Minute || len(q.waiting) > 0 {
-		t.Errorf("next: got %v, want the one limit of %d commands", at, len(q.running))
+	if o, at := q.choose(time.Hour, 0, q.waiting); o != nil || at != never {
+		t.Errorf("got %v at %v, want nothing more", o, at)
 	}
 }
 
@@ -68,31 +80,29 @@ func TestCommandQueueBounds(t *testing.T) {
 	for _, test := range []struct {
 		line        string
 		doors, want int
-	}{{"open", 1, maxRunningDoor}, {"open", 10, maxRunning}, {"stop", 1, maxRunning}} {
+		next        time.Duration
+	}{{"open", 1, maxRunningDoor, never}, {"open", 10, maxRunning, never}, {"stop", 1, maxRunning, slow(3 * maxRunning)}} {
 		q := newTestQueue()
 		for n := range 3 * maxRunning {
-			q.add(testJob(fmt.Sprint(n%test.doors), test.line))
+			q.add(fmt.Sprint(n%test.doors), test.line)
 		}
 		if got := len(q.startAll(t, 0, 3*maxRunning)); got != test.want {
 			t.Errorf("%s of %d doors: got %d started, want %d", test.line, test.doors, got, test.want)
+		}
+		now := time.Duration(maxRunning) * spread(3*maxRunning)
+		if o, at := q.choose(now, 3*maxRunning, q.waiting); o != nil || at != test.next {
+			t.Errorf("%s of %d doors: got %v, and the next at %v, want none before %v", test.line, test.doors, o, at, test.next)
 		}
 	}
 }
 
 func TestCommandQueueStart(t *testing.T) {
 	q := newTestQueue()
-	broken, open, stop := testJob("a", "broken"), testJob("a", "open"), testJob("b", "stop")
-	open.command.Gated, stop.command.Gated = true, true
-	q.add(broken)
-	if err := q.start(0, broken, 0); err == nil || len(q.running)+len(q.waiting)+len(q.gated) > 0 {
+	if _, err := q.start(0, q.add("a", "broken"), Command{Line: "broken"}); err == nil || len(q.running)+len(q.gated) > 0 {
 		t.Errorf("got %v, and %d run, want an error and none", err, len(q.running))
 	}
-	for _, j := range []*job{open, stop} {
-		q.add(j)
-		if err := q.start(0, j, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
+	open, _ := q.start(0, q.add("a", "open"), Command{Line: "open", Gated: true})
+	stop, _ := q.start(0, q.add("b", "stop"), Command{Line: "stop", Gated: true})
 	released := 0
 	q.release(false, func() { released++ })
 	if released != 1 || !open.abandoned || stop.abandoned || q.gated != nil {
@@ -100,18 +110,21 @@ func TestCommandQueueStart(t *testing.T) {
 	}
 	q.forget(open)
 	q.forget(stop)
-	if at := q.next(0, 0); at != never {
-		t.Errorf("next: got %v, want never", at)
+	if len(q.running) > 0 {
+		t.Errorf("%d run, want none", len(q.running))
 	}
 }
 
 func TestJobTerminate(t *testing.T) {
 	j := &job{proc: Process{pid: noProcess}}
-	if !j.terminate(time.Second) || j.limit != time.Second+killAfter || j.terminate(2*time.Second) || j.limit != 2*time.Second+killAfter {
-		t.Errorf("got limit %v, want it to be killed after %v", j.limit, killAfter)
+	for n := range 3 {
+		now := time.Duration(n) * time.Second
+		if next, first := j.terminate(now); next != now+killAfter || first != (n == 0) {
+			t.Errorf("got %v and again at %v, want it to be killed after %v", first, next, killAfter)
+		}
 	}
 	j.reaped = true
-	if j.terminate(3*time.Second) || j.limit != 0 {
+	if next, first := j.terminate(time.Hour); first || next != never {
 		t.Error("what is reaped is signalled")
 	}
 }

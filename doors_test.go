@@ -129,7 +129,7 @@ func (d *doorsTest) configure(config string) {
 
 // job finds the running command with that line.
 func (d *doorsTest) job(line string) *job {
-	for j := range d.commands.running {
+	for _, j := range d.commands.running {
 		if j.command.Line == line {
 			return j
 		}
@@ -183,10 +183,10 @@ func (d *doorsTest) run(script string) {
 			case "killed":
 				d.end(now, d.job(arg), Outcome{Signal: syscall.SIGKILL})
 			case "close":
-				d.closeAll(now)
+				d.closeAll()
 			case "flush":
 				d.firewall.flushing.Store(true)
-				d.closeAll(now)
+				d.closeAll()
 			case "worked", "failed", "right":
 				d.done(map[string]error{"failed": errors.New("no such chain"), "right": errPutRight}[words[1]])
 				d.applied(now, <-d.firewall.done)
@@ -199,7 +199,7 @@ func (d *doorsTest) run(script string) {
 				d.full = words[1] == "full"
 			case "shut": // as sesame close does
 				for _, o := range d.open {
-					d.shut(now, o)
+					o.shut()
 				}
 			case "broken", "mended":
 				d.broken = words[1] == "broken"
@@ -223,30 +223,20 @@ func (d *doorsTest) check(now time.Duration) {
 	if at := d.next(now); at <= now {
 		d.t.Errorf("at %v: next says %v: a busy loop", now, at)
 	}
-	count := map[string]int{}
-	jobs := map[openKey]int{}
-	for j := range d.commands.running {
-		jobs[j.key]++
-	}
-	for _, j := range d.commands.waiting {
-		jobs[j.key]++
-	}
 	for key, o := range d.open {
-		count[key.door]++
-		tasks := jobs[key]
-		if (tasks > 0) != (o.job != nil) || (o.change != nil) != slices.Contains(d.firewall.waiting, o.change) {
-			d.t.Errorf("at %v: %v: %d commands and %+v for the firewall, and it knows of others", now, key, tasks, o.change)
+		j := d.commands.running[key]
+		do, _ := o.next(now)
+		switch {
+		case o.key != key || (j != nil) != (o.command.doing != nothing) || j != nil && j.key != key:
+			d.t.Errorf("at %v: %v: its command %v, and %v runs", now, key, o.command.doing, j)
+		case do&(expire|endCommand|forget) != 0 || do&save != 0 && d.Doors.journal.save != nil:
+			d.t.Errorf("at %v: %v: %b is not done", now, key, do)
 		}
-		if o.change != nil {
-			tasks++
-		}
-		if (tasks == 0) != (o.state == Open) && !o.native() || tasks > 2 || o.key != key {
-			d.t.Errorf("at %v: %v in state %d waits for %d things", now, key, o.state, tasks)
-		}
-		delete(jobs, key)
 	}
-	if fmt.Sprint(count) != fmt.Sprint(d.count) || len(jobs) > 0 {
-		d.t.Errorf("at %v: got %v open, counted as %v, and commands of %d forgotten ones", now, count, d.count, len(jobs))
+	for key, j := range d.commands.running {
+		if d.open[key] == nil {
+			d.t.Errorf("at %v: %q runs for nobody", now, j.command.Line)
+		}
 	}
 }
 
@@ -540,6 +530,21 @@ func TestDoors(t *testing.T) {
 			+21s   tick                 => close 192.0.2.7
 			+21s   end close 192.0.2.7  =>
 			+21s   next                 => never`},
+		{"knocking again while the start command is told to end", a, `
+			+0s   grant a 192.0.2.7     => open 192.0.2.7
+			+1s   shut                  =>
+			+1s   status                => a 192.0.2.7 closing
+			+1.5s grant a 192.0.2.7     =>
+			+2s   killed open 192.0.2.7 => close 192.0.2.7
+			+3s   end close 192.0.2.7   => open 192.0.2.7`},
+		{"a closing that has failed is tried at once when all close", a, `
+			+0s    grant a 192.0.2.7    => open 192.0.2.7
+			+0s    end open 192.0.2.7   =>
+			+10s   tick                 => close 192.0.2.7
+			+10s   fail close 192.0.2.7 =>
+			+11s   tick                 => close 192.0.2.7
+			+11s   fail close 192.0.2.7 =>
+			+12s   close                => close 192.0.2.7`},
 		{"the doors take turns, and closing goes first", a + b + c, `
 			+0s    grant a 192.0.2.7  => open 192.0.2.7
 			+0s    end open 192.0.2.7 =>
@@ -807,6 +812,61 @@ func TestDoorsNative(t *testing.T) {
 			+1.3s worked            => <check n 192.0.2.7 8.7s; n 192.0.2.8 9.8s>
 			+1.3s right             => <open n 192.0.2.7 8.7s; n 192.0.2.8 9.8s; n 192.0.2.9 10s>`},
 
+		{"a shutting out that has failed is tried at once when all close", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+0s   worked            =>
+			+10s  tick              => <close >
+			+10s  failed            =>
+			+11s  tick              => <close >
+			+11s  failed            =>
+			+12s  close             => <close >
+			+12s  worked            =>
+			+12s  next              => never`},
+		{"it is shut out once", b, `
+			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
+			+0s   worked            => start
+			+1s   shut              => <close >
+			+2s   killed start      => stop
+			+3s   worked            =>
+			+3s   end stop          =>
+			+3s   journal           =>`},
+		{"what was not let in yet is not shut out", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+0s   grant n 192.0.2.8 =>
+			+1s   shut              =>
+			+1s   status            => n 192.0.2.7 closing
+			+1s   worked            => <close >
+			+1s   worked            =>
+			+1s   next              => never`},
+		{"lengthened while its start command runs: by the knock, however long the firewall takes", n + b, `
+			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
+			+0s   worked            => start
+			+5s   grant n 192.0.2.8 => <open b 192.0.2.7 15s; n 192.0.2.8 10s>
+			+5s   grant b 192.0.2.7 =>
+			+7s   worked            => <open b 192.0.2.7 18s; n 192.0.2.8 8s>`},
+		{"a start command that failed is stopped although it cannot be run again", c, `
+			+0s   grant c 192.0.2.7 => open
+			+0s   fail open         =>
+			+1s   grant c 192.0.2.7 => shut
+			+1s   full              =>
+			+1s   fail shut         => open
+			+1s   end open          => shut
+			+1s   end shut          =>
+			+1s   room              =>
+			+3s   tick              =>
+			+3s   journal           =>`},
+		{"what is left to the next daemon is not closed", b, `
+			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
+			+0s   worked            => start
+			+0s   end start         =>
+			+1s   close             => stop, <close >
+			+1s   worked            =>
+			+1s   fail stop         =>
+			+1.1s tick              => stop
+			+1.1s drop
+			+1.1s fail stop         =>
+			+1.1s log               => b: command returned non-zero status code (1) | b: command took 0s
+			+1.1s journal           => b 192.0.2.7 closing, 2 tries`},
 		{"a closing that fails when all close is left to the next daemon", c, `
 			+0s   grant c 192.0.2.7 => open
 			+0s   end open          =>
@@ -848,11 +908,11 @@ func TestDoorsResume(t *testing.T) {
 	}
 	stops := func(d *doorsTest) string {
 		var all []string
-		for len(d.commands.waiting) > 0 {
+		for len(d.due(20*time.Second, runStop|forget)) > 0 {
 			d.started = nil
 			d.tick(20 * time.Second)
 			all = append(all, d.started...)
-			for j := range d.commands.running {
+			for _, j := range d.commands.running {
 				d.end(20*time.Second, j, Outcome{})
 			}
 		}
@@ -861,7 +921,7 @@ func TestDoorsResume(t *testing.T) {
 		return strings.Join(all, ", ")
 	}
 	d := resumed(Recovered{Entries: left})
-	if got, want := describeWork(firewallTask{kind: taskBuild, rules: d.ruleset(10*time.Second, nil)}), "<build n 192.0.2.9 20s>"; got != want {
+	if got, want := describeWork(firewallTask{kind: taskBuild, rules: d.ruleset(10 * time.Second)}), "<build n 192.0.2.9 20s>"; got != want {
 		t.Errorf("firewall: got %s, want %s", got, want)
 	}
 	if got, want := stops(d), "shut 192.0.2.2, shut 192.0.2.3, shut 192.0.2.4"; got != want {
@@ -876,7 +936,7 @@ func TestDoorsResume(t *testing.T) {
 		if got, want := stops(d), "shut 192.0.2.1, shut 192.0.2.2, shut 192.0.2.3, shut 192.0.2.4"; got != want {
 			t.Errorf("%s: closed: got %q, want %q", name, got, want)
 		}
-		if len(d.open) > 0 || len(d.ruleset(0, nil).Open) > 0 {
+		if len(d.open) > 0 || len(d.ruleset(0).Open) > 0 {
 			t.Errorf("%s: still open: %v", name, d.open)
 		}
 	}
@@ -890,6 +950,12 @@ func TestDoorsResume(t *testing.T) {
 	if len(d.givenUp) != 1 {
 		t.Errorf("given up: got %v, want one", d.givenUp)
 	}
+	d = resumed(Recovered{Entries: left[:1], Stale: true})
+	d.run(`
+		+20s close               => shut 192.0.2.1
+		+20s fail shut 192.0.2.1 =>
+		+21s tick                =>
+		+21s journal             =>`)
 }
 
 // A reload makes an opening another one only if it changes a command.
@@ -970,8 +1036,8 @@ func TestDoorsCloseInTime(t *testing.T) {
 		}
 		d.started = nil
 		now := time.Second
-		d.closeAll(now)
-		for d.tick(now); len(d.commands.waiting) > 0 && now < time.Minute; d.tick(now) {
+		d.closeAll()
+		for d.tick(now); len(d.due(now, runStop)) > 0 && now < time.Minute; d.tick(now) {
 			d.check(now)
 			now = d.next(now)
 		}
@@ -1032,7 +1098,7 @@ func TestDoorsNext(t *testing.T) {
 			}
 			closing := 0
 			for _, o := range d.Doors.open {
-				if o.state == Open && o.until <= now {
+				if o.closesAt() <= now {
 					closing++
 				}
 			}

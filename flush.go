@@ -64,7 +64,7 @@ func flushAll(e env, args []string) error {
 	nobody := make(chan Grant)
 	close(nobody)
 	doors.serve(nobody)
-	if !doors.firewall.flushed || len(doors.journal.left)+len(state.notes) > 0 {
+	if !doors.firewall.flushed || len(doors.open)+len(state.notes) > 0 {
 		return errors.New("not everything could be closed: see above")
 	}
 	state.forgetFirewall()

@@ -101,7 +101,7 @@ func TestDoorsOneTime(t *testing.T) {
 	grant := func(door, source string, hit uint64) {
 		d.Doors.grant(when, Grant{Door: d.config[door], Source: netip.MustParseAddr(source), When: when, Hit: hit})
 		d.tick(when)
-		for j := range d.commands.running {
+		for _, j := range d.commands.running {
 			d.end(when, j, Outcome{})
 		}
 		d.tick(when)
@@ -166,7 +166,7 @@ func TestDoorsOneTimeFiles(t *testing.T) {
 			d.config[name].Sequence = sequence(t, "7,8")
 			d.Doors.grant(1, Grant{Door: d.config[name], Source: netip.MustParseAddr("192.0.2.7"), Hit: hit + 1})
 			d.tick(1)
-			for j := range d.commands.running {
+			for _, j := range d.commands.running {
 				d.end(1, j, Outcome{})
 			}
 			d.tick(1)

@@ -188,7 +188,7 @@ func (d *daemon) setUpDoors(next *Setup) error {
 	state := next.state
 	state.resume(d.doors, d.now())
 	d.doors.setRules(next.listener.rules(), false)
-	if err := state.buildFirewall(d.env, d.logs.log, next.listener, d.doors.ruleset(d.now(), nil)); err != nil {
+	if err := state.buildFirewall(d.env, d.logs.log, next.listener, d.doors.ruleset(d.now())); err != nil {
 		return err
 	}
 	if state.applier != nil {
