@@ -7,7 +7,7 @@ VERSION := $(shell git describe --tags --always --abbrev=10 --dirty 2>/dev/null 
 # For each system and CPU; without -buildvcs=false a checkout of another owner does not build.
 GOBUILD  = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)'
 
-.PHONY: build install demo quick test kinds race router-test arch-test fuzz compare bench check release sizes clean
+.PHONY: build install demo quick test kinds race router-test firewall-test arch-test fuzz compare bench check release sizes clean
 
 build:
 	$(GOBUILD) -o sesame .
@@ -24,7 +24,7 @@ quick:
 	@go run .ci/progress.go -count=1 -tags pure -short ./...
 
 test:
-	@sh needs.sh iptables ipset nft ip knockd knock nmap hping3 tcpdump nc telnet ssh ssh-keygen sysctl bash busybox mandoc xz shellcheck systemd-analyze logrotate || [ "$$(id -u)" != 0 ]
+	@sh needs.sh iptables ipset nft ip knockd knock nmap hping3 tcpdump nc telnet ssh ssh-keygen sysctl bash busybox mandoc xz shellcheck systemd-analyze logrotate python3 || [ "$$(id -u)" != 0 ]
 	@go run .ci/progress.go -count=1 -parallel 4 -timeout 30m ./...
 
 # Which kinds of links the tests try on this kernel, and what tries the others.
@@ -39,6 +39,12 @@ router-test:
 	@sh needs.sh qemu-system-mipsel cpio modprobe knock
 	@GOOS=linux GOARCH=mipsle GOMIPS=softfloat $(GOBUILD) -o build/sesame-linux-mipsle .
 	@go test -count=1 -parallel 3 -timeout 10m -tags router -run '^TestRouter$$'
+
+# What programs that manage firewalls do while ports are hidden, and for how long a stranger gets in meanwhile. The programs
+# are Debian's. They are kept in ~/.cache/sesame, and installed nowhere but on the tests' own hosts.
+firewall-test:
+	@sh needs.sh iptables nft ip python3
+	@SESAME_FIREWALL_TEST=1 go test -count=1 -parallel 2 -timeout 30m -run '^TestManagers$$'
 
 # The tests of what is pure code (all but those with !pure), on emulated CPUs of either byte order.
 EMULATED = mips:qemu-mips mipsle:qemu-mipsel arm:qemu-arm arm64:qemu-aarch64 riscv64:qemu-riscv64

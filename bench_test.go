@@ -540,22 +540,6 @@ func moveTable(all []*contestant, n int, never time.Duration) string {
 	return s.String()
 }
 
-// measuredOn says on what it was measured.
-func measuredOn() string {
-	var u unix.Utsname
-	_ = unix.Uname(&u)
-	kernel, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
-	info, _ := os.ReadFile("/proc/cpuinfo")
-	model := "unknown processor"
-	for line := range strings.Lines(string(info)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			model = strings.TrimSpace(value)
-			break
-		}
-	}
-	return fmt.Sprintf("Linux %s, %s, %d cores", kernel, model, runtime.NumCPU())
-}
-
 // quantile is the value that the given percentage of them do not exceed.
 func quantile(of []time.Duration, percent int) time.Duration {
 	sorted := slices.Sorted(slices.Values(of))

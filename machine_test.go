@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -313,6 +314,22 @@ func TestChanged(t *testing.T) {
 		}
 		m.run(tt.back)
 	}
+}
+
+// measuredOn says on what it was measured.
+func measuredOn() string {
+	var u unix.Utsname
+	_ = unix.Uname(&u)
+	kernel, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	model := "unknown processor"
+	for line := range strings.Lines(string(info)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			model = strings.TrimSpace(value)
+			break
+		}
+	}
+	return fmt.Sprintf("Linux %s, %s, %d cores", kernel, model, runtime.NumCPU())
 }
 
 // realProgram is the program as make builds it, at a path: what service files start is no test.
