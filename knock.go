@@ -113,14 +113,32 @@ func (k *knockClient) visit() error {
 	if err != nil {
 		return err
 	}
-	if k.opened = true; k.stdio != "" {
-		return k.join(opened.conn)
-	}
-	_ = opened.conn.Close()
+	k.opened = true
 	if opened.before { // which says nothing of the knocks
 		k.settle()
 	}
+	if k.stdio != "" {
+		return k.join(k.last(opened).conn)
+	}
+	_ = opened.conn.Close()
 	return nil
+}
+
+// last is the connection to join. One that was begun before the knocks is replaced, if it can be: a proxy on the way may have
+// opened it, and found the port shut.
+func (k *knockClient) last(opened *connection) *connection {
+	if !opened.before {
+		return opened
+	}
+	d := newDialer(k.to, k.port, k.from)
+	defer d.cancel()
+	d.begin(false, k.timeout)
+	fresh, _ := d.next(time.After(k.timeout))
+	if fresh == nil {
+		return opened
+	}
+	_ = opened.conn.Close()
+	return fresh
 }
 
 // knockClient is one call of sesame knock.

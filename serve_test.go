@@ -920,7 +920,7 @@ func TestStartCommandFails(t *testing.T) {
 	w.awaitPort(0, hostSSH, reached)
 	status("open for ")
 	w.awaitPort(0, hostSSH, filtered)
-	if d.await("wholly: command timeout"); w.rules("-j ACCEPT") != 0 {
+	if d.await("wholly: command timeout"); w.rules("-s 10.9.0.2/32 ") != 0 {
 		t.Error("a rule is left")
 	}
 
