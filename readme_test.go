@@ -282,6 +282,7 @@ var differences = []struct {
 	{"A wrong knock that is the first one", tests(TestDifferentFromKnockd)},
 	{"A reload does not end attempts", tests(TestReloadKeepsAttempts, TestReloadWhileOpen)},
 	{"VLAN tags, IPv6 extension headers", tests(TestShapesOfPackets)},
+	{"IPv4 packets that the kernel would drop", tests(TestForgedSource)},
 	{"It waits for an interface that is not there", tests(TestInterfaceComesLater, TestLinksChange, TestEveryInterface)},
 	{"Knocking again while a door", tests(TestKnockAgainWhileOpen, TestStartCommandFails)},
 	{"A command without a Stop_Command", tests(TestDoors, TestBusyDoorBesideAnother)},

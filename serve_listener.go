@@ -32,6 +32,7 @@ type Listener struct {
 	plans           chan Plan
 	wake            int              // an eventfd: see Reader
 	ended           chan struct{}    // closed when the reader has ended
+	sources         *Sources         // the reader's
 	changed         chan struct{}    // told by the kernel: a link, or a default route
 	retry           <-chan time.Time // when to read the links again, changed or not
 	log             Throttle
@@ -55,7 +56,14 @@ func newListener(onlyIPv4, debug bool) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making an eventfd: %w", err)
 	}
-	return &Listener{onlyIPv4: onlyIPv4, debug: debug, plans: make(chan Plan, 1), wake: wake, ended: make(chan struct{}), changed: make(chan struct{}, 1)}, nil
+	sources, err := openSources()
+	if err != nil {
+		return nil, err
+	}
+	return &Listener{
+		onlyIPv4: onlyIPv4, debug: debug, plans: make(chan Plan, 1), wake: wake, ended: make(chan struct{}), sources: sources,
+		changed: make(chan struct{}, 1),
+	}, nil
 }
 
 // bring returns the listener for another configuration, whose captures are still those of l; l stays as it is. After an
@@ -94,9 +102,10 @@ func (l *Listener) start(now func() time.Duration, log, debug *Log, meter *Meter
 	reader := &Reader{
 		plan: l.plan(l.newMatcher()), now: now, log: log, debug: debug, grants: grants, plans: l.plans, wake: l.wake, ended: l.ended,
 		opened: map[string]*Throttle{}, meter: meter,
-		steps:  Throttle{log: log, burst: stepBurst, interval: stepInterval},
-		drops:  Throttle{log: log, burst: dropBurst, interval: dropInterval},
-		served: func() ([]Knock, error) { return servedPorts(procNet) },
+		steps:   Throttle{log: log, burst: stepBurst, interval: stepInterval},
+		drops:   Throttle{log: log, burst: dropBurst, interval: dropInterval},
+		served:  func() ([]Knock, error) { return servedPorts(procNet) },
+		sources: l.sources,
 	}
 	go reader.run()
 	return grants
