@@ -409,8 +409,25 @@ func TestFirewallLock(t *testing.T) {
 		t.Errorf("a second one: got %v", err)
 	}
 	first.remove()
-	if _, err := lockFirewall(folder); err != nil {
-		t.Error(err)
+	// Of other network namespaces: one has a daemon, which still runs, and one had.
+	theirs, left := filepath.Join(folder, "firewall-1"), filepath.Join(folder, "firewall-2")
+	held, err := lockPidFile(theirs, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.remove()
+	if err := held.write(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(left, []byte("1234\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := lockFirewall(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files, _ := filepath.Glob(folder + "/*"); !slices.Equal(files, []string{theirs, again.path}) && !slices.Equal(files, []string{again.path, theirs}) {
+		t.Errorf("lock files: got %q, want those of daemons that run", files)
 	}
 }
 

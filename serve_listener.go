@@ -189,10 +189,51 @@ func (l *Listener) readLinks() error {
 	return nil
 }
 
+// addAuto notes links that hold, or have held, a default route. Where there is no room for one that is there, the first
+// one noted that is gone is forgotten.
 func (l *Listener) addAuto(names []string) {
+	there := map[string]bool{}
+	for _, link := range l.links {
+		there[link.Name] = true
+	}
 	for _, name := range names {
-		if !slices.Contains(l.auto, name) && len(l.auto) < maxAutoLinks {
-			l.auto = append(slices.Clip(l.auto), name)
+		if slices.Contains(l.auto, name) {
+			continue
+		}
+		auto := slices.Clone(l.auto)
+		if len(auto) == maxAutoLinks {
+			gone := slices.IndexFunc(auto, func(noted string) bool { return !there[noted] })
+			if gone < 0 || !there[name] {
+				continue
+			}
+			auto = slices.Delete(auto, gone, gone+1)
+		}
+		l.auto = append(auto, name)
+	}
+}
+
+// recallAuto puts those that an earlier daemon has noted before the ones of now: their ports stay hidden.
+func (l *Listener) recallAuto(names []string) {
+	l.auto = nil
+	l.addAuto(names)
+	l.addAuto(defaultLinks(l.links))
+}
+
+// leftOut are the links that hold a default route now, and that there was no room for.
+func (l *Listener) leftOut() (names []string) {
+	for _, name := range defaultLinks(l.links) {
+		if !slices.Contains(l.auto, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// logLeftOut names those of which before has not said it.
+func (l *Listener) logLeftOut(before []string, printf func(format string, args ...any)) {
+	for _, name := range l.leftOut() {
+		if !slices.Contains(before, name) {
+			printf("warning: interface %s: auto hides no port there, as it has %d other interfaces: name it in Interface", name, maxAutoLinks)
 		}
 	}
 }
@@ -295,6 +336,7 @@ func (l *Listener) follow(now time.Duration) bool {
 	}
 	if !same {
 		l.logLinks(now, next.links)
+		next.logLeftOut(l.leftOut(), func(format string, args ...any) { l.log.printf(now, format, args...) })
 		l.links, l.captures, l.auto = next.links, next.captures, next.auto
 		l.send(nil)
 	}
@@ -336,6 +378,7 @@ func (l *Listener) logOdd(log *Log) {
 			log.printf("%s", s.news(linkNames(l.links)))
 		}
 	}
+	l.logLeftOut(nil, log.printf)
 }
 
 // String names all interfaces that are listened on.
