@@ -141,7 +141,6 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 
 	m.run("systemctl reload sesame")
 	await("re-reading config file: /etc/knockd.conf")
-	copyFile("dist/knockd.logrotate", "/etc/logrotate.d/knockd")
 	m.run("logrotate -f /etc/logrotate.d/knockd")
 	w.eventually("another log", func() bool { out, _ := m.output("cat /var/log/knockd.log"); return strings.Contains(out, "re-opening") })
 	m.run("cp /etc/knockd.conf /tmp/good && echo '[bad]\nSequence = secret' >> /etc/knockd.conf")
