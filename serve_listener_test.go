@@ -512,7 +512,7 @@ func TestAutoForgets(t *testing.T) {
 	wan := n.wan(0, "wan")
 	n.must(n.host.run("ip", "route", "add", "default", "via", "10.8.0.2"))
 	d.await("interface wan: up, 10.8.0.1")
-	n.awaitPort(0, wan+":22", filtered)
+	n.awaitPort(0, wan+":22", hidden)
 	n.opens(0, wan)
 	if strings.Contains(d.logged(), "hides no port") {
 		t.Error("one is left out, although there is room")
@@ -523,7 +523,7 @@ func TestAutoForgets(t *testing.T) {
 	n.wantPort(1, lte+":22", reached)
 	d.stop()
 	d = n.serve()
-	n.awaitPort(0, wan+":22", filtered)
+	n.awaitPort(0, wan+":22", hidden)
 	d.await("warning: interface lte: auto hides no port there")
 	d.stop()
 }
