@@ -3,6 +3,9 @@
 # make test   runs the tests; as root, for they make networks of their own and use the real iptables
 # demo and test install what they need.
 
+# sudo leaves out where Go's own installation is.
+export PATH := $(PATH):/usr/local/go/bin
+
 VERSION := $(shell git describe --tags --always --abbrev=10 --dirty 2>/dev/null || echo unreleased)
 # For each system and CPU; without -buildvcs=false a checkout of another owner does not build.
 GOBUILD  = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)'

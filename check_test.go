@@ -141,6 +141,22 @@ func TestNothingDrops(t *testing.T) {
 	}
 }
 
+// TestCheckWithoutDescriptors: what could not be asked is not said to be missing.
+func TestCheckWithoutDescriptors(t *testing.T) {
+	needRoot(t)
+	file := filepath.Join(t.TempDir(), "knockd.conf")
+	if err := os.WriteFile(file, []byte(nativeConfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	self := sesame("sesame", "check", "-c", file)
+	cmd := exec.Command("sh", "-c", `ulimit -n 10; exec "$0" check -c "$1"`, self.Path, file)
+	cmd.Env = self.Env
+	out, _ := cmd.CombinedOutput()
+	if !strings.Contains(string(out), "too many open files") || strings.Contains(string(out), "install") {
+		t.Errorf("got %s", out)
+	}
+}
+
 // Who may not look is told so, and nothing about what to install.
 func TestFirewallReportNothingWorks(t *testing.T) {
 	var want []string

@@ -533,6 +533,25 @@ func (c *Config) closes() bool {
 	return slices.ContainsFunc(c.Doors, func(d *Door) bool { return d.Stop+d.Stop6 != "" || d.native() })
 }
 
+// commands are the names of the doors that run any.
+func (c *Config) commands() (doors []string) {
+	for _, d := range c.Doors {
+		if d.Start+d.Start6+d.Stop+d.Stop6 != "" {
+			doors = append(doors, d.Name)
+		}
+	}
+	return doors
+}
+
+// files are those that are opened or removed while the daemon runs; "" is none.
+func (c *Config) files() []string {
+	files := []string{c.File, c.LogFile, c.PidFile}
+	for _, d := range c.Doors {
+		files = append(files, d.OneTime)
+	}
+	return files
+}
+
 func (c *Config) hides() bool {
 	return slices.ContainsFunc(c.Doors, func(d *Door) bool { return d.Hide })
 }

@@ -57,7 +57,7 @@ func enterPrivateNetwork(e env) error {
 	}
 	hint := ""
 	if os.Geteuid() != 0 {
-		hint = ": this system keeps private networks for root: sudo make demo"
+		hint = ": this system keeps private networks for root: sudo ./sesame demo"
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}

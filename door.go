@@ -261,6 +261,7 @@ type Hit struct {
 	Flags    uint8  // TCP only
 	Seq      uint32 // TCP only: the sequence number
 	Routed   bool   // To is no address of this host, but the Target of a door
+	Foreign  bool   // the frame was to another hardware address than the link's
 	// Outside has a bit for each list of interfaces (Config.lists) for which the hit does not count.
 	Outside uint64
 }

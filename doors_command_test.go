@@ -146,13 +146,28 @@ func TestCommandOutcome(t *testing.T) {
 func TestCommandPath(t *testing.T) {
 	t.Setenv("KNOCK_IP", "of the daemon")
 	for _, test := range []struct{ path, want string }{
-		{"", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin 192.0.2.7\n"},
-		{"/opt/bin", "/opt/bin 192.0.2.7\n"},
+		{"", "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin 192.0.2.7\n"},
+		{"/opt/bin", "/usr/local/sbin:/usr/sbin:/sbin:/opt/bin 192.0.2.7\n"},
 	} {
 		t.Setenv("PATH", test.path)
 		if got := runCommand(t, Command{Line: "echo $PATH $KNOCK_IP", Env: []string{"KNOCK_IP=192.0.2.7"}}); got.Output != test.want {
 			t.Errorf("PATH %q: got %q, want %q", test.path, got.Output, test.want)
 		}
+	}
+}
+
+// What a service manager tells the daemon is not for its commands.
+func TestCommandEnvironment(t *testing.T) {
+	for _, name := range []string{
+		"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY",
+		"NOTIFY_SOCKET",
+	} {
+		t.Setenv(name, "secret")
+	}
+	t.Setenv("LISTENING", "public")
+	t.Setenv("NOTIFY_SOCKETS", "public")
+	if got := runCommand(t, Command{Line: "env | grep -c =secret; env | grep -c =public"}); got.Output != "0\n2\n" {
+		t.Errorf("got %q: variables of the service manager, and others", got.Output)
 	}
 }
 

@@ -508,7 +508,7 @@ func (j *Journal) keepTable(table string) {
 // close lets another daemon have the folder.
 func (j *Journal) close() { _ = j.lock.file.Close() }
 
-// maxAutoLinks is how many links "auto" hides ports on: the first ones that have held a default route.
+// maxAutoLinks is how many links "auto" hides ports on: those that have held a default route.
 const maxAutoLinks = 32
 
 // lockFirewall keeps a second daemon of this network namespace off the firewall, as each would take the other's rules
@@ -521,9 +521,24 @@ func lockFirewall(folder string) (*PidFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("locking the firewall: %w", err)
 	}
-	lock, err := lockPidFile(filepath.Join(folder, fmt.Sprintf("firewall-%d", at.netns)), endTime)
+	const name = "firewall-"
+	lock, err := lockPidFile(filepath.Join(folder, fmt.Sprint(name, at.netns)), endTime)
 	if err != nil {
 		return nil, fmt.Errorf("locking the firewall: %w: one daemon alone can have doors with Open_Ports", err)
 	}
-	return lock, lock.write()
+	if err := lock.write(); err != nil {
+		return nil, err
+	}
+	// Network namespaces come and go, and a daemon that was killed leaves its file.
+	left, _ := filepath.Glob(filepath.Join(folder, name+"*"))
+	for _, path := range left {
+		if path == lock.path {
+			continue
+		}
+		if other, err := lockPidFile(path, 0); err == nil {
+			other.retire() // whoever starts there just now waits
+			other.remove()
+		}
+	}
+	return lock, nil
 }

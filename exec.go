@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,19 +27,26 @@ const (
 	heldOutput = time.Second
 )
 
-// inherited is the environment that commands get from the daemon: one with a PATH, and without what we set ourselves.
+// notInherited are the beginnings of variables that are not for commands: ours, and what a service manager tells the
+// daemon alone (systemd.exec(5), sd_listen_fds(3), sd_notify(3)).
+var notInherited = []string{
+	"KNOCK_", "LISTEN_", "WATCHDOG_", "JOURNAL_STREAM=", "CREDENTIALS_DIRECTORY=", "NOTIFY_SOCKET=",
+}
+
+// inherited is the environment that commands get from the daemon. Its PATH begins with rootPath: that of the user who
+// has started the daemon may lack root's programs, or have others of the same name.
 func inherited(environ []string) (env []string) {
-	path := "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	path := "/usr/local/bin:/usr/bin:/bin"
 	for _, v := range environ {
-		switch {
-		case strings.HasPrefix(v, "KNOCK_"):
-		case strings.HasPrefix(v, "PATH=") && v != "PATH=":
-			path = v
+		switch value, isPath := strings.CutPrefix(v, "PATH="); {
+		case isPath && value == "", slices.ContainsFunc(notInherited, func(begin string) bool { return strings.HasPrefix(v, begin) }):
+		case isPath:
+			path = value
 		default:
 			env = append(env, v)
 		}
 	}
-	return append(env, path)
+	return append(env, "PATH="+strings.Join(rootPath, ":")+":"+path)
 }
 
 // Why the output of a program, which may be there and work, is not known.
@@ -47,6 +55,14 @@ var (
 	errTooLong = errors.New("it did not end by itself, and was ended")
 	errHeld    = errors.New("it has ended, and a process that it left behind holds its output open")
 )
+
+// exhausted is whether a program could not be started for want of descriptors, processes or memory: nothing is known of
+// it then.
+func exhausted(err error) bool {
+	return slices.ContainsFunc([]error{syscall.EMFILE, syscall.ENFILE, syscall.EAGAIN, syscall.ENOMEM}, func(lack error) bool {
+		return errors.Is(err, lack)
+	})
+}
 
 // statusOf is the exit status that an error of execute's tells of, -1 if it tells of none.
 func statusOf(err error) int {

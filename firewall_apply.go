@@ -82,6 +82,9 @@ func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, 
 	var f iptablesFirewall
 	for _, name := range []string{"iptables", "ip6tables"} {
 		version, err := run([]string{name, "--version"}, "")
+		if exhausted(err) { // which says nothing of what is installed
+			return c, err
+		}
 		t := iptables{name, restoreWaits(version)}
 		if err == nil {
 			_, err = run(t.argv("-S INPUT 1"), "") // the kernel may know nothing of IPv6

@@ -57,7 +57,7 @@ func inspect(ask func(argv ...string) (string, error), file func(name string) st
 	run := func(argv ...string) (string, error) {
 		out, err := ask(argv...)
 		// iptables(8): 4 is for a resource that is not to be had, such as the lock.
-		if errors.Is(err, errTooLong) || errors.Is(err, errTooMuch) || statusOf(err) == 4 {
+		if errors.Is(err, errTooLong) || errors.Is(err, errTooMuch) || statusOf(err) == 4 || exhausted(err) {
 			in.Unknown = err
 		}
 		return out, err

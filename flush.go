@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 )
 
@@ -20,7 +21,13 @@ func (o *flushOptions) options() []option {
 
 // flushAll closes what a daemon that does not run any more has left open, and removes every trace of sesame from the
 // firewall. It can be run again and again.
-func flushAll(e env, args []string) error {
+func flushAll(e env, args []string) (err error) {
+	defer func() {
+		err = notBeside(err)
+		if os.Geteuid() != 0 && errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w: run as root", err)
+		}
+	}()
 	var o flushOptions
 	if err := onlyOptions(args, o.options(), ": a file is named by -c"); err != nil {
 		return err

@@ -50,7 +50,7 @@ func (i *installer) prepare(args []string, options []option) error {
 	if err := onlyOptions(args, options, ""); err != nil {
 		return err
 	}
-	if os.Geteuid() != 0 && i.destdir == "" {
+	if os.Geteuid() != 0 && i.destdir == "" && !i.dryRun {
 		return errors.New("only root may: sudo " + strings.Join(os.Args, " "))
 	}
 	var names []string
@@ -80,6 +80,11 @@ func install(e env, args []string) error {
 	items, err := i.items()
 	if err != nil {
 		return err
+	}
+	if i.destdir != "" && !i.dryRun {
+		if err := os.MkdirAll(i.destdir, 0o755); err != nil {
+			return err
+		}
 	}
 	return i.put(items)
 }
@@ -233,6 +238,8 @@ func (i *installer) skipReason(t item) (why string, err error) {
 	}
 	sum, err := t.present(i.destdir)
 	switch {
+	case t.kind == kindExample && errors.Is(err, fs.ErrPermission): // in a dry run
+		return "is there, and stays as it is", nil
 	case err != nil:
 		return "", err
 	case sum == t.sum:
@@ -313,7 +320,7 @@ func uninstall(e env, args []string) error {
 		return fmt.Errorf("nothing was installed here by sesame install: there is no %s", manifestFile)
 	}
 	if err := flushAll(e, nil); err != nil {
-		return fmt.Errorf("nothing was taken back: %w: if the daemon runs, stop it first: %s", err, i.init.stop)
+		return fmt.Errorf("%w: nothing was taken back", err)
 	}
 	for _, folder := range slices.Backward(stateFolders(e.stateDirs)) {
 		for _, name := range []string{"/lock", "/journal", "/firewall", "/hidden.nft", "/good.conf", ""} {

@@ -4,8 +4,11 @@ package main
 
 import (
 	_ "embed"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // What install puts in place, beside the program itself.
@@ -16,6 +19,8 @@ var (
 	systemdUnit string
 	//go:embed dist/knockd.service
 	systemdForward string
+	//go:embed dist/knockd.logrotate
+	logrotateFile string
 	//go:embed dist/openwrt/sesame.init
 	procdScript string
 	//go:embed dist/openwrt/sesame.config
@@ -55,6 +60,7 @@ var initSystems = []initSystem{
 		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
 		{kindFile, "/etc/systemd/system/sesame.service", systemdUnit, 0o644, ""},
 		{kindFile, knockdUnit, systemdForward, 0o644, ""},
+		{kindFile, "/etc/logrotate.d/knockd", logrotateFile, 0o644, ""},
 	}, []string{wantedUnits + "sesame.service", wantedUnits + "knockd.service"}, []string{"systemctl", "daemon-reload"},
 		"systemctl stop sesame", "systemctl stop knockd\n  systemctl enable sesame\n  systemctl restart sesame"},
 	{"procd", "/sbin/procd", "/usr", []item{
@@ -83,6 +89,16 @@ var initSystems = []initSystem{
 	{"none", "/", "/usr/local", []item{
 		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
 	}, nil, nil, "kill it", "/usr/local/sbin/knockd -d"},
+}
+
+// notBeside puts before the error of what cannot be done beside a daemon how to stop that one.
+func notBeside(err error) error {
+	held, isHeld := errors.AsType[*heldError](err)
+	if !isHeld {
+		return err
+	}
+	stop := initSystems[slices.IndexFunc(initSystems, initSystem.runs)].stop // the last one always does
+	return fmt.Errorf("it runs: %s: %w", stop, held)
 }
 
 // runs is whether this machine is started by it.

@@ -26,6 +26,7 @@ link /usr/local/sbin/knockd to sesame
 link /usr/local/bin/knock to ../sbin/sesame
 put /etc/systemd/system/sesame.service
 put /etc/systemd/system/knockd.service
+put /etc/logrotate.d/knockd
 run systemctl daemon-reload
 next:
   chmod 600 /etc/knockd.conf
@@ -73,9 +74,12 @@ func TestInstallOnDebian(t *testing.T) {
 
 	m.run("systemctl restart sesame")
 	out, err := m.output("sesame uninstall")
-	if exitStatus(err) != 1 || !strings.HasPrefix(out, "sesame uninstall: nothing was taken back: ") ||
-		!strings.HasSuffix(out, ": if the daemon runs, stop it first: systemctl stop sesame\n") {
+	const runs = ": it runs: systemctl stop sesame: "
+	if exitStatus(err) != 1 || !strings.HasPrefix(out, "sesame uninstall"+runs) || !strings.HasSuffix(out, ": nothing was taken back\n") {
 		t.Errorf("uninstall while the daemon runs: got %v, %s", err, out)
+	}
+	if out, err = m.output("sesame flush"); exitStatus(err) != 1 || !strings.HasPrefix(out, "sesame flush"+runs) || strings.Count(out, "\n") != 1 {
+		t.Errorf("flush while the daemon runs: got %v, %s", err, out)
 	}
 	m.run("dpkg -i /machine/new.deb")
 	m.run("systemctl stop sesame; sesame uninstall")
@@ -96,6 +100,7 @@ func TestUninstall(t *testing.T) {
 	m.run("systemctl enable sesame knockd && systemctl restart sesame && nft list table inet sesame && systemctl stop sesame && nft list table inet sesame")
 	m.run("sed -i '$d' /etc/default/knockd")
 	m.want("uninstalling", m.run("sesame uninstall"), `nothing of sesame is left in the firewall
+remove /etc/logrotate.d/knockd
 remove /etc/systemd/system/knockd.service
 remove /etc/systemd/system/sesame.service
 remove /usr/local/bin/knock
@@ -229,6 +234,7 @@ link /usr/local/bin/knock to ../sbin/sesame
 put /etc/knockd.conf
 put /etc/systemd/system/sesame.service
 put /etc/systemd/system/knockd.service
+put /etc/logrotate.d/knockd
 run systemctl daemon-reload
 next:
   systemctl stop knockd
@@ -247,6 +253,7 @@ next:
 /etc/knockd.conf is there, and stays as it is
 /etc/systemd/system/sesame.service is there, has other text, and stays as it is
 /etc/systemd/system/knockd.service is there already
+/etc/logrotate.d/knockd is there already
 put /usr/local/sbin/sesame
 run systemctl daemon-reload
 next:
@@ -261,6 +268,7 @@ next:
 	}
 	m.want("uninstalling", m.run("systemctl stop sesame; sesame uninstall"), `nothing of sesame is left in the firewall
 remove /usr/local/sbin/sesame
+remove /etc/logrotate.d/knockd
 remove /etc/systemd/system/knockd.service
 /etc/systemd/system/sesame.service was changed, and stays
 /etc/knockd.conf was changed, and stays
@@ -302,6 +310,15 @@ func TestInstallRefused(t *testing.T) {
 		m.want("what is left of it", m.run("true; "+tt.unset), "")
 		m.want("the host after "+tt.line, m.changed(), "")
 	}
+	// To look needs no root, also where a file is not to be read.
+	dry := m.run("chmod 600 /etc/knockd.conf; setpriv --reuid 65534 /tmp/sesame install -n -s systemd")
+	if want := m.run("/tmp/sesame install -n -s systemd"); dry != want || !strings.Contains(dry, "put /usr/local/sbin/sesame\n") {
+		t.Errorf("a dry run as nobody: got %s\nwant %s", dry, want)
+	}
+	out, err := m.output("setpriv --reuid 65534 --regid 65534 --clear-groups /tmp/sesame flush")
+	if exitStatus(err) != 1 || !strings.HasSuffix(out, ": run as root\n") || strings.Count(out, "\n") != 1 {
+		t.Errorf("flush as nobody: got %v, %s", err, out)
+	}
 	for _, tt := range []struct{ args, want string }{
 		{"-p local", `option -p: "local" is no folder such as /usr/local: letters, digits and /._- may be in it`},
 		{"-p /a%b", `option -p: "/a%b" is no folder such as /usr/local: letters, digits and /._- may be in it`},
@@ -318,7 +335,7 @@ func TestInstallRefused(t *testing.T) {
 // TestInstallForPackage has make install everything below a folder, as nobody.
 func TestInstallForPackage(t *testing.T) {
 	needRoot(t)
-	program, dir := realProgram(t), t.TempDir()
+	program, dir := realProgram(t), t.TempDir()+"/new/folder"
 	for range 2 { // over what is there
 		dry := exec.Command("make", "--no-print-directory", "-n", "install", "DESTDIR="+dir, "PREFIX=/opt/x")
 		dry.Env = append(os.Environ(), "MAKEFLAGS=") // not make test's
@@ -335,6 +352,7 @@ func TestInstallForPackage(t *testing.T) {
 	}
 	out, err := exec.Command("sh", "-c", "cd "+dir+" && find . ! -type d | sort && grep -h ^Exec etc/systemd/system/*.service").Output()
 	if want := `./etc/knockd.conf
+./etc/logrotate.d/knockd
 ./etc/systemd/system/knockd.service
 ./etc/systemd/system/sesame.service
 ./opt/x/bin/knock

@@ -32,6 +32,7 @@ type Link struct {
 	// lists whose links show frames of this one again, also with links between that no list names: MasterShows each
 	// frame, TagShows those with a VLAN's tag, ForeignShows those to another hardware address.
 	Outside, MasterShows, TagShows, ForeignShows uint64
+	TakesForeign                                 bool    // a link over it takes frames to another hardware address
 	ipvlans                                      []*Link // whose Parent it is
 	// unlabelled has, for each address, the lists that name others of the link's by their labels, and not the link.
 	unlabelled map[[16]byte]uint64
@@ -65,6 +66,19 @@ func (l *Link) uppers(links map[int]*Link) (all []*Link) {
 func (l *Link) input(links map[int]*Link) *Link {
 	if uppers := l.uppers(links); uppers != nil {
 		return uppers[len(uppers)-1]
+	}
+	return l
+}
+
+// routed is the link on which the kernel routes a packet that came in on l: the bridge, bond or team, and a VRF's port
+// itself.
+func (l *Link) routed(links map[int]*Link) *Link {
+	for range maxNested {
+		master := links[l.Master]
+		if master == nil {
+			break
+		}
+		l = master
 	}
 	return l
 }
@@ -321,8 +335,14 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 		}
 	}
 	for _, l := range links {
-		if parent := links[l.Parent]; parent != nil && l.Takes == takesToIt {
-			parent.ipvlans = append(parent.ipvlans, l)
+		l.TakesForeign = l.TakesForeign || l.Upper != 0
+		if parent := links[l.Parent]; parent != nil {
+			switch l.Takes {
+			case takesToIt:
+				parent.ipvlans = append(parent.ipvlans, l)
+			case takesForeign, takesAll:
+				parent.TakesForeign = true
+			}
 		}
 	}
 	for range maxNested { // from link to link

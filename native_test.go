@@ -409,8 +409,25 @@ func TestFirewallLock(t *testing.T) {
 		t.Errorf("a second one: got %v", err)
 	}
 	first.remove()
-	if _, err := lockFirewall(folder); err != nil {
-		t.Error(err)
+	// Of other network namespaces: one has a daemon, which still runs, and one had.
+	theirs, left := filepath.Join(folder, "firewall-1"), filepath.Join(folder, "firewall-2")
+	held, err := lockPidFile(theirs, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.remove()
+	if err := held.write(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(left, []byte("1234\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again, err := lockFirewall(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files, _ := filepath.Glob(folder + "/*"); !slices.Equal(files, []string{theirs, again.path}) && !slices.Equal(files, []string{again.path, theirs}) {
+		t.Errorf("lock files: got %q, want those of daemons that run", files)
 	}
 }
 
@@ -802,4 +819,62 @@ func TestLockHeld(t *testing.T) {
 		n.awaitPort(0, hostSSH, reached)
 		d.stop()
 	}
+}
+
+// pidsCgroup makes a cgroup that limits processes and threads, and returns its folder.
+func pidsCgroup(t *testing.T) string {
+	t.Helper()
+	for _, root := range []string{"/sys/fs/cgroup/pids", "/sys/fs/cgroup"} { // cgroups(7), version 1 and 2
+		dir, err := os.MkdirTemp(root, "sesame-test-")
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { _ = os.Remove(dir) })
+		if _, err := os.Stat(dir + "/pids.max"); err == nil {
+			return dir
+		}
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("there is no cgroup that limits processes: mount the controller pids")
+	}
+	t.Skip("needs a cgroup with the controller pids: mount -t cgroup -o pids pids /sys/fs/cgroup/pids")
+	return ""
+}
+
+// TestProcessLimit has no more threads and processes to be had while doors are open. The Go runtime may end the daemon
+// then. After the next start, which a service manager sees to, everything is closed in time and nothing is left.
+func TestProcessLimit(t *testing.T) {
+	if !strings.Contains(systemdUnit, "\nRestart=always\nRestartSec=5\n") {
+		t.Error("the service is not started again after 5 s")
+	}
+	const seconds = 3
+	n := newNativeTest(t, firewallHosts[slices.IndexFunc(firewallHosts, func(h firewallHost) bool { return h.name == "iptables" })],
+		fmt.Sprintf(nativeDoor, seconds))
+	dir := pidsCgroup(t)
+	d := n.serve()
+	n.must(os.WriteFile(dir+"/cgroup.procs", fmt.Append(nil, d.cmd.Process.Pid), 0))
+	n.knockOnce(0)
+	n.awaitPort(0, hostSSH, reached)
+	now, err := os.ReadFile(dir + "/pids.current")
+	n.must(err)
+	n.must(os.WriteFile(dir+"/pids.max", now, 0))
+	for range 10 { // of all that takes threads or processes
+		_ = n.knockError(1, "-d20", hostAddr, "7000", "9000", "8000")
+		_ = d.cmd.Process.Signal(unix.SIGHUP)
+		_, _ = n.tool("status", "-s", n.socket)
+	}
+	_ = d.cmd.Process.Kill() // if it did without until now
+	d.ended <- <-d.ended
+	d = n.serve()
+	n.eventually("the closing", func() bool {
+		out, _ := n.tool("status", "-s", n.socket)
+		return strings.Contains(out, "no door is open")
+	})
+	for i := range n.clients {
+		n.wantPort(i, hostSSH, filtered)
+	}
+	n.knockOnce(0)
+	n.awaitPort(0, hostSSH, reached)
+	d.stop()
+	n.flushed()
 }

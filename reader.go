@@ -60,6 +60,7 @@ type Reader struct {
 	served    func() ([]Knock, error) // where something on this host listens, now
 	servedAt  time.Duration           // not asked before
 	servedNow map[Knock]bool          // the latest answer, as far as it is near knocks, and Ignore_Ports
+	sources   *Sources                // nil: each source is believed
 	drops     Throttle
 	meter     *Meter // where the counts are told
 	statsAt   time.Duration
@@ -83,6 +84,7 @@ func (r *Reader) run() {
 		for _, c := range r.plan.captures {
 			c.close()
 		}
+		r.sources.close()
 	}()
 	for {
 		woken, err := wait(r.plan.captures, r.wake, r.timeout(), r.pollFds[:0])
@@ -264,7 +266,12 @@ func (r *Reader) receive(f *Frame) {
 		r.ignored(f, err.Error())
 		return
 	}
-	r.hit.When, r.hit.Link = r.batchTime, f.Link
+	// The kernel takes no such frame for its own (ip_rcv in net/ipv4/ip_input.c), unless a link over this one does.
+	if f.Foreign && !link.TakesForeign {
+		r.ignored(f, "it is to another hardware address")
+		return
+	}
+	r.hit.When, r.hit.Link, r.hit.Foreign = r.batchTime, f.Link, f.Foreign
 	// A frame can come twice: on a bridge's port and on the bridge, on a VLAN's parent and on the VLAN.
 	if r.hit.Outside = link.frameOutside(f, r.hit.To); r.hit.Outside == allLists {
 		r.ignored(f, "the bridge's or the VLAN's own link shows it again")
@@ -327,6 +334,10 @@ func (r *Reader) report(steps []Step) {
 				r.opened[s.Door.Name] = opened
 			}
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
+			if err := r.forged(); err != nil {
+				opened.printf(r.batchTime, "%v: %s: not opened: the kernel takes no packet from this address on this interface: %v", s.source(), s.Door.Name, err)
+				continue
+			}
 			opened.printfNamed(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
 			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].input(r.plan.links).Name, When: r.batchTime, Hit: s.Hit}
 			select {
@@ -338,6 +349,20 @@ func (r *Reader) report(steps []Step) {
 			}
 		}
 	}
+}
+
+// forged says why the kernel does not take the last hit's source for one that can be at its link, or returns nil. It
+// is asked before a grant only. IPv6 knows no such check, and what comes in on lo has passed none.
+func (r *Reader) forged() error {
+	h, link := &r.hit, r.plan.links[r.hit.Link]
+	if r.sources == nil || !h.source().Is4() || link.Loopback || h.Foreign && h.Routed { // the last is bridged, not routed
+		return nil
+	}
+	q := sourceOnLink{[4]byte(h.From[12:]), [4]byte(h.To[12:]), link.routed(r.plan.links).Index}
+	if h.Routed {
+		q.to = [4]byte{255, 255, 255, 255} // the source alone is asked about, and not whether this host forwards
+	}
+	return r.sources.refuses(r.batchTime, q)
 }
 
 // source is the address that the step is about.

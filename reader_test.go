@@ -11,12 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// testLinks are br0, its port, its VLAN, a macvlan of it, and lo, as a list of interfaces marks them.
+// testLinks are br0, its port, its VLAN, a macvlan of it, lo, and a link alone, as a list of interfaces marks them.
 func testLinks(list ...string) map[int]*Link {
 	links := map[int]*Link{
 		1: {Index: 1, Name: "br0"}, 2: {Index: 2, Name: "port", Upper: 1, Master: 1}, 3: {Index: 3, Name: "lo", Loopback: true},
 		4: {Index: 4, Name: "br0.5", Parent: 1},
 		5: {Index: 5, Name: "mac", Parent: 1, Takes: takesForeign},
+		6: {Index: 6, Name: "alone"},
 	}
 	apply([][]string{list}, links)
 	return links

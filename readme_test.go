@@ -129,7 +129,7 @@ func TestDemoForbidden(t *testing.T) {
 	cmd := exec.Command("unshare", "-m", "sh", "-c", "mount --rbind / "+root+" && exec chroot --userspec=65534:65534 "+root+" /proc/self/fd/3 demo 3<"+demo.Path)
 	cmd.Env = demo.Env
 	out, err := cmd.CombinedOutput()
-	want := "this system keeps private networks for root: sudo make demo\n"
+	want := "this system keeps private networks for root: sudo ./sesame demo\n"
 	if exitStatus(err) != 1 || !strings.HasSuffix(string(out), want) || strings.Count(string(out), "\n") != 1 {
 		t.Errorf("got %v, %q, want exit status 1 and one line that ends %q", err, out, want)
 	}
@@ -169,6 +169,16 @@ func TestNeeds(t *testing.T) {
 		if asked, _ := os.ReadFile(dir + "/asked"); string(asked) != tt.want {
 			t.Errorf("needs.sh %v: asked for %q, want %q", tt.needs, asked, tt.want)
 		}
+	}
+}
+
+// TestMakeFindsGo: sudo leaves out where Go's own installation is.
+func TestMakeFindsGo(t *testing.T) {
+	cmd := exec.Command("make", "-s", "--eval", "path: ; @echo $$PATH", "path")
+	cmd.Env = []string{"PATH=" + strings.Join(slices.Concat(rootPath, []string{"/usr/bin", "/bin"}), ":")}
+	out, err := cmd.CombinedOutput()
+	if !strings.HasSuffix(string(out), ":/usr/local/go/bin\n") {
+		t.Errorf("got %v, %s", err, out)
 	}
 }
 
@@ -282,6 +292,7 @@ var differences = []struct {
 	{"A wrong knock that is the first one", tests(TestDifferentFromKnockd)},
 	{"A reload does not end attempts", tests(TestReloadKeepsAttempts, TestReloadWhileOpen)},
 	{"VLAN tags, IPv6 extension headers", tests(TestShapesOfPackets)},
+	{"IPv4 packets that the kernel would drop", tests(TestForgedSource)},
 	{"It waits for an interface that is not there", tests(TestInterfaceComesLater, TestLinksChange, TestEveryInterface)},
 	{"Knocking again while a door", tests(TestKnockAgainWhileOpen, TestStartCommandFails)},
 	{"A command without a Stop_Command", tests(TestDoors, TestBusyDoorBesideAnother)},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,7 @@ type daemon struct {
 	meter    Meter
 	control  *Control // nil: another daemon answers already
 	unwatch  func()   // ends the news of the firewall
+	bare     bool     // it has given up what commands may need
 }
 
 func serve(e env, args []string) error {
@@ -104,6 +106,7 @@ func (d *daemon) live(caller *os.File) error {
 			return err
 		}
 	}
+	d.bare = giveUpPrivileges(next.config)
 	closed := d.start(next)
 	hideMemory() // last: what has been done until now may need /proc
 	return d.end(d.followNews(), closed)
@@ -276,6 +279,9 @@ func (d *daemon) commit(next *Setup) {
 	before := d.setup
 	d.setup = next
 	log := d.logs.log
+	if doors := next.config.commands(); d.bare && doors != nil {
+		log.printf("warning: the daemon has given up the privileges of commands, as no door had one: restart it for %s", strings.Join(doors, ", "))
+	}
 	if before.config == nil { // reader and doors have begun with it
 		next.logWarnings(log)
 		next.keep(log)

@@ -5,7 +5,11 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,4 +62,46 @@ func hideMemory() {
 	if os.Geteuid() != 0 {
 		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
+}
+
+// giveUpPrivileges leaves the process, for good, with what it takes to see packets and to change the firewall
+// (capabilities(7)), and its children with no more. It is for a daemon that runs no commands, as those may need anything.
+// given is false where it could not be done, which is no reason not to run.
+func giveUpPrivileges(c *Config) (given bool) {
+	if c.commands() != nil {
+		return false
+	}
+	keep := uint64(1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW)
+	if slices.ContainsFunc(c.files(), ofAnother) { // as at a reload
+		keep |= 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if unix.Capget(&header, &have[0]) != nil {
+		return false
+	}
+	for i := range have {
+		bits := uint32(keep >> (32 * i))
+		have[i].Effective &= bits
+		have[i].Permitted &= bits
+		have[i].Inheritable &= bits
+	}
+	// Both belong to threads. With cgo, as in the tests, the runtime does not know all of them.
+	if _, _, failed := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); failed != 0 {
+		return false
+	}
+	_, _, failed := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&have)), 0)
+	return failed == 0
+}
+
+// ofAnother reports whether a file, or the folder it is in, belongs to another user. No path belongs to nobody.
+func ofAnother(path string) bool {
+	return path != "" && slices.ContainsFunc([]string{path, filepath.Dir(path)}, func(path string) bool {
+		info, err := os.Stat(path)
+		if err != nil {
+			return false
+		}
+		stat, known := info.Sys().(*syscall.Stat_t)
+		return known && int(stat.Uid) != os.Geteuid()
+	})
 }

@@ -32,6 +32,7 @@ type Listener struct {
 	plans           chan Plan
 	wake            int              // an eventfd: see Reader
 	ended           chan struct{}    // closed when the reader has ended
+	sources         *Sources         // the reader's
 	changed         chan struct{}    // told by the kernel: a link, or a default route
 	retry           <-chan time.Time // when to read the links again, changed or not
 	log             Throttle
@@ -55,7 +56,14 @@ func newListener(onlyIPv4, debug bool) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making an eventfd: %w", err)
 	}
-	return &Listener{onlyIPv4: onlyIPv4, debug: debug, plans: make(chan Plan, 1), wake: wake, ended: make(chan struct{}), changed: make(chan struct{}, 1)}, nil
+	sources, err := openSources()
+	if err != nil {
+		return nil, err
+	}
+	return &Listener{
+		onlyIPv4: onlyIPv4, debug: debug, plans: make(chan Plan, 1), wake: wake, ended: make(chan struct{}), sources: sources,
+		changed: make(chan struct{}, 1),
+	}, nil
 }
 
 // bring returns the listener for another configuration, whose captures are still those of l; l stays as it is. After an
@@ -94,9 +102,10 @@ func (l *Listener) start(now func() time.Duration, log, debug *Log, meter *Meter
 	reader := &Reader{
 		plan: l.plan(l.newMatcher()), now: now, log: log, debug: debug, grants: grants, plans: l.plans, wake: l.wake, ended: l.ended,
 		opened: map[string]*Throttle{}, meter: meter,
-		steps:  Throttle{log: log, burst: stepBurst, interval: stepInterval},
-		drops:  Throttle{log: log, burst: dropBurst, interval: dropInterval},
-		served: func() ([]Knock, error) { return servedPorts(procNet) },
+		steps:   Throttle{log: log, burst: stepBurst, interval: stepInterval},
+		drops:   Throttle{log: log, burst: dropBurst, interval: dropInterval},
+		served:  func() ([]Knock, error) { return servedPorts(procNet) },
+		sources: l.sources,
 	}
 	go reader.run()
 	return grants
@@ -180,10 +189,51 @@ func (l *Listener) readLinks() error {
 	return nil
 }
 
+// addAuto notes links that hold, or have held, a default route. Where there is no room for one that is there, the first
+// one noted that is gone is forgotten.
 func (l *Listener) addAuto(names []string) {
+	there := map[string]bool{}
+	for _, link := range l.links {
+		there[link.Name] = true
+	}
 	for _, name := range names {
-		if !slices.Contains(l.auto, name) && len(l.auto) < maxAutoLinks {
-			l.auto = append(slices.Clip(l.auto), name)
+		if slices.Contains(l.auto, name) {
+			continue
+		}
+		auto := slices.Clone(l.auto)
+		if len(auto) == maxAutoLinks {
+			gone := slices.IndexFunc(auto, func(noted string) bool { return !there[noted] })
+			if gone < 0 || !there[name] {
+				continue
+			}
+			auto = slices.Delete(auto, gone, gone+1)
+		}
+		l.auto = append(auto, name)
+	}
+}
+
+// recallAuto puts those that an earlier daemon has noted before the ones of now: their ports stay hidden.
+func (l *Listener) recallAuto(names []string) {
+	l.auto = nil
+	l.addAuto(names)
+	l.addAuto(defaultLinks(l.links))
+}
+
+// leftOut are the links that hold a default route now, and that there was no room for.
+func (l *Listener) leftOut() (names []string) {
+	for _, name := range defaultLinks(l.links) {
+		if !slices.Contains(l.auto, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// logLeftOut names those of which before has not said it.
+func (l *Listener) logLeftOut(before []string, printf func(format string, args ...any)) {
+	for _, name := range l.leftOut() {
+		if !slices.Contains(before, name) {
+			printf("warning: interface %s: auto hides no port there, as it has %d other interfaces: name it in Interface", name, maxAutoLinks)
 		}
 	}
 }
@@ -286,6 +336,7 @@ func (l *Listener) follow(now time.Duration) bool {
 	}
 	if !same {
 		l.logLinks(now, next.links)
+		next.logLeftOut(l.leftOut(), func(format string, args ...any) { l.log.printf(now, format, args...) })
 		l.links, l.captures, l.auto = next.links, next.captures, next.auto
 		l.send(nil)
 	}
@@ -327,6 +378,7 @@ func (l *Listener) logOdd(log *Log) {
 			log.printf("%s", s.news(linkNames(l.links)))
 		}
 	}
+	l.logLeftOut(nil, log.printf)
 }
 
 // String names all interfaces that are listened on.

@@ -497,3 +497,33 @@ func TestDoorPortIsNoDecoy(t *testing.T) {
 	w.knock(1, "-d20", hostAddr, "7003", "7004", "7000", "9000")
 	d.await("10.9.0.3: web: barred for")
 }
+
+// TestAutoForgets has more links in turn than auto remembers: of those that are gone one is forgotten, so that ports are
+// hidden on the one that is there. With too many at once, the one left out is named.
+func TestAutoForgets(t *testing.T) {
+	n := newLinkTest(t, "auto")
+	each := func(from, to int, do string) {
+		n.Helper()
+		n.must(n.host.run("sh", "-ec", fmt.Sprintf("for i in $(seq %d %d); do %s; done | ip -batch -", from, to, do)))
+	}
+	each(1, maxAutoLinks, "echo link add d$i type bridge; echo link set d$i up; echo route add default dev d$i metric $i")
+	d := n.serve()
+	each(1, 1, "echo link del d$i")
+	wan := n.wan(0, "wan")
+	n.must(n.host.run("ip", "route", "add", "default", "via", "10.8.0.2"))
+	d.await("interface wan: up, 10.8.0.1")
+	n.awaitPort(0, wan+":22", hidden)
+	n.opens(0, wan)
+	if strings.Contains(d.logged(), "hides no port") {
+		t.Error("one is left out, although there is room")
+	}
+	lte := n.wan(1, "lte")
+	n.must(n.host.run("ip", "route", "add", "default", "via", "10.8.1.2", "metric", "1"))
+	d.await("warning: interface lte: auto hides no port there, as it has 32 other interfaces: name it in Interface")
+	n.wantPort(1, lte+":22", reached)
+	d.stop()
+	d = n.serve()
+	n.awaitPort(0, wan+":22", hidden)
+	d.await("warning: interface lte: auto hides no port there")
+	d.stop()
+}

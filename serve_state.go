@@ -39,11 +39,13 @@ func (s *State) bring(e env, l *Listener, file string, first bool) (next *State,
 	}
 	if first {
 		_ = next.takeLeft(native, false)
+		var noted []string
 		for _, j := range next.journals() {
 			if j == next.journal || native {
-				l.addAuto(j.autoLinks())
+				noted = append(noted, j.autoLinks()...)
 			}
 		}
+		l.recallAuto(noted)
 		return next, nil
 	}
 	if !native {
