@@ -380,23 +380,20 @@ func (f *fakeFirewall) inspect() (in Inspection) {
 func runCalls(calls []Call, run func(argv []string, input string) (string, error)) error {
 	for _, c := range calls {
 		if c.Unless != nil {
-			if out, err := run(c.Unless, ""); err == nil && (c.Holds == nil || c.Holds(out)) {
+			if _, err := run(c.Unless, ""); err == nil {
 				continue
 			}
 		}
-		out, err := run(c.Argv, c.Input)
+		_, err := run(c.Argv, c.Input)
 		if err != nil && c.Otherwise != nil {
 			for less := range c.Otherwise {
-				if out, err = run(c.Argv, less); err == nil {
+				if _, err = run(c.Argv, less); err == nil {
 					break
 				}
 			}
 		}
 		if err != nil {
 			return err
-		}
-		if c.Unless == nil && c.Holds != nil && !c.Holds(out) {
-			return fmt.Errorf("%v prints %s", c.Argv, out)
 		}
 	}
 	return nil

@@ -131,20 +131,11 @@ func (f iptablesFirewall) close(p Pass, others []Pass) (calls []Call) {
 	return calls
 }
 
-func (f iptablesFirewall) present(r Ruleset) (calls []Call) {
-	for i, t := range f.tools {
-		full, less := normalForm(inChain("-A", f.rules(i, r, true))), normalForm(inChain("-A", f.rules(i, r, false)))
-		calls = append(calls, Call{
-			Argv: t.argv("-C INPUT -j " + ourChain),
-		}, Call{
-			Argv: t.argv("-S " + ourChain),
-			Holds: func(output string) bool {
-				got := normalForm(output)
-				return got == full || got == less
-			},
-		})
-	}
-	return calls
+// isBuilt is whether our chain, as a tool has listed it, holds what it must.
+func (f iptablesFirewall) isBuilt(tool int, r Ruleset, chain string) bool {
+	return slices.ContainsFunc([]bool{true, false}, func(able bool) bool {
+		return normalForm(chain) == normalForm(inChain("-A", f.rules(tool, r, able)))
+	})
 }
 
 // rules are all rules of our chain for a tool's family, in the order in which they must stand. A kernel that is not able
