@@ -245,12 +245,15 @@ func (a *Applier) hide(f Firewall, r Ruleset) error {
 // present is whether what is ours alone is as it was left.
 func (a *Applier) present(r Ruleset) bool {
 	if f, ok := a.choice.Firewall.(iptablesFirewall); ok {
+		if a.before(f) != a.places { // first what hides nothing where it is not
+			return false
+		}
 		for i, t := range f.tools {
 			if chain, err := a.run(t.argv("-S "+ourChain), ""); err != nil || !f.isBuilt(i, r, chain) {
 				return false
 			}
 		}
-		return a.before(f) == a.places
+		return true
 	}
 	if a.listed == "" {
 		chain, _ := a.run([]string{"nft", "list", "chain", "inet", "sesame", "input"}, "")

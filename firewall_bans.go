@@ -3,19 +3,8 @@
 package main
 
 import (
-	"slices"
 	"strconv"
 	"strings"
-)
-
-// effect is what a rule or a chain can do to packets to this host.
-type effect uint8
-
-const (
-	accepts effect = 1 << iota
-	bans           // drops what comes from certain sources: fail2ban, CrowdSec, too many connections of one source
-	drops          // drops something else
-	jumps          // leads to another chain
 )
 
 // input is a base chain for packets to this host.
@@ -55,71 +44,27 @@ func (h hostRules) ofChain(i int) (e effect) {
 }
 
 // ofRule is what a rule can do, with the chains that it leads to.
-func (h hostRules) ofRule(c chain, rule string) (e effect) {
-	words := ruleWords(rule)
-	for i, w := range words {
-		next := ""
-		if i+1 < len(words) {
-			next = words[i+1]
-		}
-		switch w {
-		case "accept", "ACCEPT":
-			e |= accepts
-		case "drop", "reject", "DROP", "REJECT", "TARPIT", "NFQUEUE", "queue":
-			e |= drops
-		case "vmap": // of a map by name we do not see the contents
-			if strings.HasPrefix(next, "@") {
-				e |= accepts | drops | jumps
-			}
-		case "jump", "goto", "-j", "-g":
-			if to, there := h.at[[4]string{c.origin, c.family, c.table, next}]; there {
-				e |= jumps | h.ofChain(to)
-			}
-			if (w == "goto" || w == "-g") && c.drops() { // nothing behind it is reached
-				e |= drops
-			}
+func (h hostRules) ofRule(c chain, rule string) effect {
+	r := readRule(rule)
+	e := r.can
+	for _, name := range r.leads {
+		if to, there := h.named(c, name); there {
+			e |= jumps | h.ofChain(to)
 		}
 	}
-	if e&(accepts|drops) == drops && aboutSources(words) { // a zone accepts, too
+	if r.leaves && c.drops() { // nothing behind it is reached
+		e |= drops
+	}
+	if e&(accepts|drops) == drops && r.sources { // a zone accepts, too
 		e = e&^drops | bans
 	}
 	return e
 }
 
-func ruleWords(rule string) []string {
-	return strings.FieldsFunc(unquoted(rule), func(r rune) bool { return strings.ContainsRune(" \t,;{}", r) })
-}
-
-// aboutSources is whether a rule, in words, is about certain sources, or counts each one's packets. One that is about all
-// others is not.
-func aboutSources(words []string) bool {
-	words = append(slices.Clip(words), "", "", "")
-	for i, w := range words[:len(words)-3] {
-		negated := i > 0 && words[i-1] == "!"
-		switch w {
-		case "-s", "--src-range", "--mac-source", "--source-country", "--update", "--rcheck", "--connlimit-above":
-			if !negated {
-				return true
-			}
-		case "--match-set":
-			if !negated && words[i+2] == "src" {
-				return true
-			}
-		case "--hashlimit-mode":
-			if words[i+1] == "srcip" {
-				return true
-			}
-		case "saddr":
-			value := i + 1
-			if words[value] == "." { // ip saddr . tcp dport @set
-				value += slices.IndexFunc(words[value:], func(w string) bool { return w == "" || strings.ContainsAny(w[:1], "!@0123456789") })
-			}
-			if words[value] != "!=" {
-				return true
-			}
-		}
-	}
-	return false
+// named is the chain of the same table with that name.
+func (h hostRules) named(c chain, name string) (i int, there bool) {
+	i, there = h.at[[4]string{c.origin, c.family, c.table, name}]
+	return i, there
 }
 
 // drops is whether the chain's policy does.

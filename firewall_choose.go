@@ -69,7 +69,7 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection) {
 			f.accepts = append(f.accepts, d.acceptChain)
 		}
 	}
-	f.plain, f.endings = quiet && !in.NAT, hostEndings(host.chains, func(_ chain, translated bool) bool { return translated })
+	f.plain, f.endings = quiet && !in.NAT, host.endings(func(_ chain, translated bool) bool { return translated })
 	c.Firewall = f
 }
 
@@ -91,7 +91,7 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 			}
 		}
 		f.behind = append(f.behind, behind)
-		f.endings = append(f.endings, hostEndings(host.chains, func(c chain, _ bool) bool { return c.origin == f.tools[i].name }))
+		f.endings = append(f.endings, host.endings(func(c chain, _ bool) bool { return c.origin == f.tools[i].name }))
 	}
 	for _, d := range inputs {
 		if !slices.Contains(f.tools, d.tool) {
@@ -107,7 +107,7 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 // madeByIptables is whether nft says so. It does where a table has matches that are not nft's own.
 func (in Inspection) madeByIptables(c chain) bool {
 	return strings.Contains(in.NFT, "table "+c.family+" "+c.table+" is managed by iptables-nft") ||
-		c.table == "filter" && c.name == "INPUT" && slices.ContainsFunc(c.rules, func(r string) bool { return strings.Contains(unquoted(r), " xt ") })
+		c.table == "filter" && c.name == "INPUT" && slices.ContainsFunc(c.rules, func(r string) bool { return slices.Contains(ruleWords(r), "xt") })
 }
 
 // flush is a list of calls that remove every trace of ours from what was seen, but for those that keep needs. With no

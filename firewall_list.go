@@ -129,9 +129,11 @@ const moreRules = " more"
 
 // rule takes a rule of the chain.
 func (l *listing) rule(line string) {
-	kind, leads := ruleKind(line)
+	r := readRule(line)
+	words := ruleWords(line) // a few are looked for by who made the chain, and in what is left of ours
+	kind := fmt.Sprint(r, slices.Contains(words, "xt"), slices.Contains(words, "mark"))
 	again := kind == l.chain.kind || len(l.chain.lines) > maxKept && l.chain.kinds[kind]
-	if l.chain.kind = kind; again && !strings.Contains(line, acceptComment) {
+	if l.chain.kind = kind; again && r.to != ourChain && !strings.Contains(line, acceptComment) {
 		if l.chain.last != "" {
 			l.chain.more++
 		}
@@ -143,40 +145,8 @@ func (l *listing) rule(line string) {
 		l.chain.kinds = map[string]bool{}
 	}
 	l.chain.kinds[kind] = true
-	l.chain.leads = append(l.chain.leads, leads...)
+	l.chain.leads = append(l.chain.leads, r.leads...)
 	l.keep(line)
-}
-
-// ruleKind is the rule without what differs among rules that do the same for others, and the chains it leads to.
-func ruleKind(rule string) (kind string, leads []string) {
-	rule, _, _ = strings.Cut(rule, "# handle ")
-	var words []string
-	before := ""
-	for i, part := range strings.Split(rule, `"`) {
-		if i%2 == 1 {
-			if !strings.HasSuffix(before, "comment") && !strings.HasSuffix(before, "prefix") {
-				words = append(words, part) // a link
-			}
-			continue
-		}
-		for word := range strings.FieldsSeq(part) {
-			switch {
-			case slices.Contains([]string{"jump", "goto", "-j", "-g"}, before):
-				leads = append(leads, strings.Trim(word, ",;{}"))
-				words = append(words, word)
-			case before == "-i":
-				words = append(words, word)
-			case strings.ContainsAny(word, "0123456789:") || before == "--comment" && !strings.HasPrefix(word, "-"):
-				if word = "#"; before != word {
-					words = append(words, word)
-				}
-			default:
-				words = append(words, word)
-			}
-			before = word
-		}
-	}
-	return strings.Join(words, " "), leads
 }
 
 // flush ends a table: what counts of its chains is kept.
@@ -215,15 +185,4 @@ func (l *listing) flush() {
 func (l *listing) String() string {
 	l.flush()
 	return l.kept.String()
-}
-
-// unquoted leaves out what stands in double quotes: comments, log prefixes, interfaces.
-func unquoted(s string) string {
-	var kept []string
-	for i, part := range strings.Split(s, `"`) {
-		if i%2 == 0 {
-			kept = append(kept, part)
-		}
-	}
-	return strings.Join(kept, " ")
 }

@@ -85,7 +85,7 @@ table ip filter { # handle 8
 		ip saddr 192.0.2.4 counter packets 5 bytes 9 reject # handle 5
 		ip saddr @a drop # handle 6
 		ip saddr { 192.0.2.5, 192.0.2.6 } counter packets 0 bytes 0 reject # handle 7
-		ip saddr { 192.0.2.7, 192.0.2.8, 192.0.2.9 } counter packets 0 bytes 0 reject # handle 8
+		# 1 more
 		ip saddr 192.0.2.5 counter packets 5 bytes 9 reject # handle 9
 	chain INPUT { # handle 1
 		type filter hook input priority filter; policy accept;
