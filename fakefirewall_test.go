@@ -368,10 +368,10 @@ func (f *fakeFirewall) listing(handles bool) (s string) {
 
 // inspect is what the daemon would see.
 func (f *fakeFirewall) inspect() (in Inspection) {
-	in.NFT = f.listing(true)
+	in.NFT = listed(f.listing(true))
 	for _, name := range []string{"iptables", "ip6tables"} {
 		rules, _ := f.iptables[name].print()
-		in.Tools = append(in.Tools, Tool{iptables: iptables{name, true}, Rules: rules})
+		in.Tools = append(in.Tools, Tool{iptables: iptables{name, true}, Rules: listed(rules)})
 	}
 	return in
 }

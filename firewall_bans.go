@@ -75,7 +75,7 @@ func (c chain) drops() bool { return strings.EqualFold(c.policy, "drop") }
 // so many rules of iptables'. ours tells the accept, which does not count; it may be nil.
 func (h hostRules) inputs(ours func(rule string) bool) (found []input) {
 	for _, c := range h.chains {
-		if !c.input {
+		if c.hook != "input" {
 			continue
 		}
 		in, place, at, n := input{chain: c}, 0, -1, 0

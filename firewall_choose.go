@@ -85,7 +85,7 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 		}
 		behind := 0
 		for _, d := range host.chains {
-			if d.input && d.tool == f.tools[i] {
+			if d.hook == "input" && d.tool == f.tools[i] {
 				n, at := host.ourPlace(d)
 				behind, f.displaced = n, f.displaced || at != n
 			}
@@ -106,7 +106,7 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 
 // madeByIptables is whether nft says so. It does where a table has matches that are not nft's own.
 func (in Inspection) madeByIptables(c chain) bool {
-	return strings.Contains(in.NFT, "table "+c.family+" "+c.table+" is managed by iptables-nft") ||
+	return strings.Contains(in.NFT.other, "table "+c.family+" "+c.table+" is managed by iptables-nft") ||
 		c.table == "filter" && c.name == "INPUT" && slices.ContainsFunc(c.rules, func(r string) bool { return slices.Contains(ruleWords(r), "xt") })
 }
 
@@ -118,20 +118,17 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 	bare := fmt.Sprintf("-A INPUT -m mark --mark 0x%x/0x%x -j ACCEPT", mark, mark)
 	for _, tool := range in.Tools {
 		var lines string
-		chain, ours := false, slices.Contains(ipt.tools, tool.iptables)
+		ours := slices.Contains(ipt.tools, tool.iptables)
 		stays := slices.ContainsFunc(nft.accepts, func(c acceptChain) bool { return c.tool == tool.iptables })
-		for _, line := range strings.Split(tool.Rules, "\n") {
-			line = strings.TrimSpace(line)
+		for _, line := range tool.Rules.lines() {
 			plain := strings.ReplaceAll(line, `"`, "") // older versions quote each comment
 			switch {
-			case plain == "-N "+ourChain:
-				chain = !ours
 			case plain == bare, strings.HasPrefix(plain, "-A ") && strings.HasSuffix(plain, " -j "+ourChain) && !ours,
 				strings.HasPrefix(plain, "-A INPUT ") && strings.Contains(plain, "--comment "+acceptComment) && !(stays && nft.ours(plain)):
 				lines += "-D" + strings.TrimPrefix(line, "-A") + "\n"
 			}
 		}
-		if chain { // Declared, it is emptied; then it can be removed, as nothing refers to it any more.
+		if !ours && slices.ContainsFunc(tool.Rules.chains, func(c *chain) bool { return c.name == ourChain }) { // Declared, it is emptied; then it can be removed, as nothing refers to it any more.
 			lines = ":" + ourChain + " - [0:0]\n" + lines + "-X " + ourChain + "\n"
 		}
 		if lines != "" {
@@ -139,7 +136,7 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 		}
 	}
 	script, last := "", ""
-	if nft.mark == 0 && strings.Contains(in.NFT, "table inet sesame {") {
+	if nft.mark == 0 && slices.Contains(in.NFT.tables, ourTable) {
 		script = "delete table inet sesame\n"
 	}
 	for _, c := range in.chains() {

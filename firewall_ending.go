@@ -13,7 +13,7 @@ import (
 // answer as it would. Other chains of nft's speak for themselves.
 func (h hostRules) endings(wanted func(c chain, translated bool) bool) (endings []ending) {
 	for _, c := range h.chains {
-		if !c.input {
+		if c.hook != "input" {
 			continue
 		}
 		links, translated := h.survey(c)

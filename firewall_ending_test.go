@@ -73,16 +73,16 @@ func TestHostEndings(t *testing.T) {
 		in   Inspection
 		want string // each match and verdict
 	}{
-		{"nobody accepts what was translated", Inspection{NFT: listedFw4}, ""},
-		{"firewalld", Inspection{NFT: listedFirewalld}, `iifname "eth1" meta l4proto tcp drop
+		{"nobody accepts what was translated", Inspection{NFT: listed(listedFw4)}, ""},
+		{"firewalld", Inspection{NFT: listed(listedFirewalld)}, `iifname "eth1" meta l4proto tcp drop
 iifname "eth1" meta l4proto udp drop
 iifname "wg0" meta l4proto tcp drop
 iifname "wg0" meta l4proto udp drop
 meta l4proto tcp reject with icmpx admin-prohibited
 meta l4proto udp reject with icmpx admin-prohibited`},
-		{"fw3", Inspection{NFTError: errFake, Tools: []Tool{{iptables: legacy, Legacy: true, Rules: listedFw3}}},
+		{"fw3", Inspection{NFTError: errFake, Tools: []Tool{{iptables: legacy, Legacy: true, Rules: listed(listedFw3)}}},
 			`meta nfproto ipv4 iifname "eth1" meta l4proto tcp reject with tcp reset` + bothReset},
-		{"fw4 with a redirect", Inspection{NFT: redirect}, "iifname \"eth0\" meta l4proto tcp reject with tcp reset\niifname \"eth0\" meta l4proto udp reject"},
+		{"fw4 with a redirect", Inspection{NFT: listed(redirect)}, "iifname \"eth0\" meta l4proto tcp reject with tcp reset\niifname \"eth0\" meta l4proto udp reject"},
 	} {
 		var got []string
 		for _, e := range newHostRules(test.in.chains()).endings(func(_ chain, translated bool) bool { return translated }) {
@@ -92,7 +92,7 @@ meta l4proto udp reject with icmpx admin-prohibited`},
 			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
 		}
 	}
-	in := Inspection{Tools: []Tool{{iptables: legacy, Legacy: true, Rules: listedFw3}}}
+	in := Inspection{Tools: []Tool{{iptables: legacy, Legacy: true, Rules: listed(listedFw3)}}}
 	want := []ending{{"ip", "eth1", tcp, "REJECT --reject-with tcp-reset"}, {"ip", "eth1", udp, "REJECT --reject-with icmp-port-unreachable"}}
 	if got := newHostRules(in.chains()).endings(func(c chain, _ bool) bool { return c.origin == legacy.name }); !slices.Equal(got, want) {
 		t.Errorf("iptables: got %v, want %v", got, want)

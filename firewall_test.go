@@ -189,9 +189,10 @@ func newFirewallTest(t *testing.T, host firewallHost) *firewallTest {
 }
 
 func (f *firewallTest) inspect() Inspection {
-	run := func(argv ...string) (string, error) {
+	run := func(l *listing, argv ...string) error {
 		out, err := f.host.output(argv[0], argv[1:]...)
-		return condensed(out), err
+		*l = listed(out)
+		return err
 	}
 	file := func(name string) (text string) {
 		// /proc/net is the main thread's.
