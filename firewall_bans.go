@@ -11,6 +11,7 @@ import (
 type input struct {
 	chain
 	can effect
+	at  int // behind what our rule is, as in behind; -1: it is not there
 }
 
 // hostRules are the chains of a host, and what each can do.
@@ -70,58 +71,42 @@ func (h hostRules) named(c chain, name string) (i int, there bool) {
 // drops is whether the chain's policy does.
 func (c chain) drops() bool { return strings.EqualFold(c.policy, "drop") }
 
-// inputs are the base chains for packets to this host, with what they can do. In behind stands where an accept of ours must
-// be, so that those bans hold which come before everything else that drops: behind the rule with this handle, or behind
-// so many rules of iptables'. ours tells the accept, which does not count; it may be nil.
-func (h hostRules) inputs(ours func(rule string) bool) (found []input) {
+// inputs are the base chains for packets to this host, with what they can do. In behind stands where a rule of ours must be,
+// so that those bans hold which come before everything else that drops: behind the rule with this handle, or behind so many
+// rules of iptables'. first has only bans come before it: an accept there would open what we hide. ours tells the rule,
+// which does not count.
+func (h hostRules) inputs(ours func(rule string) bool, first bool) (found []input) {
 	for _, c := range h.chains {
 		if c.hook != "input" {
 			continue
 		}
-		in, place, at, n := input{chain: c}, 0, -1, 0
+		in, place, n, late := input{chain: c, at: -1}, 0, 0, false
 		for i, rule := range c.rules {
-			if ours != nil && ours(rule) {
-				at = place
+			if ours(rule) {
+				in.at = place
 				n++
+				continue
+			}
+			if first && strings.Contains(rule, acceptComment) { // it goes
 				continue
 			}
 			if place = c.numbers[i] - n; c.tool.name == "" {
 				place = handleOf(rule)
 			}
 			e := h.ofRule(c, rule)
-			if in.can |= e; in.can&drops == 0 && e&(bans|jumps) != 0 {
+			in.can |= e
+			ban := e&(bans|jumps) != 0
+			if late = late || e&drops != 0 || first && (e&accepts != 0 || !ban); ban && !late {
 				in.behind = place
 			}
 		}
-		in.placed = at == in.behind && (n == 1 || c.tool.name != "") // of two by nft, none stays
+		in.placed = in.at == in.behind && (n == 1 || c.tool.name != "") // of two by nft, none stays
 		if c.drops() {
 			in.can |= drops
 		}
 		found = append(found, in)
 	}
 	return found
-}
-
-// ourPlace is behind how many rules of an iptables chain the one must come that leads to ours, and behind how many it
-// comes: those before it do no more than stop certain sources. An accept there would open what we hide.
-func (h hostRules) ourPlace(c chain) (n, at int) {
-	bansOnly, ours := true, 0
-	for i, rule := range c.rules {
-		e := h.ofRule(c, rule)
-		switch {
-		case strings.HasSuffix(rule, "-j "+ourChain):
-			at = c.numbers[i] - 1
-			ours++
-			continue
-		case strings.Contains(rule, acceptComment): // it goes
-		case e&(accepts|drops) != 0, e&(bans|jumps) == 0:
-			bansOnly = false
-		}
-		if bansOnly {
-			n = c.numbers[i] - ours
-		}
-	}
-	return n, at
 }
 
 // handleOf is the handle that nft has printed behind a rule, or 0.

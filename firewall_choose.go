@@ -54,7 +54,7 @@ func (c *Choice) warn(format string, a ...any) {
 func (c *Choice) fitNFT(f nftFirewall, in Inspection) {
 	host, quiet := newHostRules(in.chains()), true
 	f.accepts, c.idle = nil, true
-	for _, d := range host.inputs(f.ours) {
+	for _, d := range host.inputs(f.ours, false) {
 		c.idle, quiet = c.idle && d.can&drops == 0, quiet && d.can&(drops|bans) == 0
 		switch {
 		case d.can&drops == 0: // what stops certain sources alone is to stop them, knock or not
@@ -75,7 +75,8 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection) {
 
 func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 	host := newHostRules(in.chains())
-	inputs := slices.DeleteFunc(host.inputs(nil), func(d input) bool { return d.can&drops == 0 })
+	all := host.inputs(func(rule string) bool { return strings.HasSuffix(rule, "-j "+ourChain) }, true)
+	inputs := slices.DeleteFunc(slices.Clone(all), func(d input) bool { return d.can&drops == 0 })
 	f, c.idle = iptablesFirewall{tools: slices.Clone(f.tools)}, len(inputs) == 0
 	for i, t := range f.tools {
 		// Of two kinds of iptables it is the one whose chain drops.
@@ -84,10 +85,9 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 			f.tools[i] = inputs[other].tool
 		}
 		behind := 0
-		for _, d := range host.chains {
-			if d.hook == "input" && d.tool == f.tools[i] {
-				n, at := host.ourPlace(d)
-				behind, f.displaced = n, f.displaced || at != n
+		for _, d := range all {
+			if d.tool == f.tools[i] {
+				behind, f.displaced = d.behind, f.displaced || d.at >= 0 && d.at != d.behind
 			}
 		}
 		f.behind = append(f.behind, behind)
