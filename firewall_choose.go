@@ -117,18 +117,19 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 	nft, _ := keep.(nftFirewall)
 	bare := fmt.Sprintf("-A INPUT -m mark --mark 0x%x/0x%x -j ACCEPT", mark, mark)
 	for _, tool := range in.Tools {
-		var lines string
-		ours := slices.Contains(ipt.tools, tool.iptables)
+		lines, ours, declared := "", slices.Contains(ipt.tools, tool.iptables), false
 		stays := slices.ContainsFunc(nft.accepts, func(c acceptChain) bool { return c.tool == tool.iptables })
-		for _, line := range tool.Rules.lines() {
-			plain := strings.ReplaceAll(line, `"`, "") // older versions quote each comment
-			switch {
-			case plain == bare, strings.HasPrefix(plain, "-A ") && strings.HasSuffix(plain, " -j "+ourChain) && !ours,
-				strings.HasPrefix(plain, "-A INPUT ") && strings.Contains(plain, "--comment "+acceptComment) && !(stays && nft.ours(plain)):
-				lines += "-D" + strings.TrimPrefix(line, "-A") + "\n"
+		for _, c := range tool.Rules.chains {
+			declared = declared || c.name == ourChain
+			for _, line := range c.rules {
+				plain := strings.ReplaceAll(line, `"`, "") // older versions quote each comment
+				if plain == bare || !ours && strings.HasSuffix(plain, " -j "+ourChain) ||
+					c.hook == "input" && strings.Contains(plain, "--comment "+acceptComment) && !(stays && nft.ours(plain)) {
+					lines += "-D" + strings.TrimPrefix(line, "-A") + "\n"
+				}
 			}
 		}
-		if !ours && slices.ContainsFunc(tool.Rules.chains, func(c *chain) bool { return c.name == ourChain }) { // Declared, it is emptied; then it can be removed, as nothing refers to it any more.
+		if declared && !ours { // Declared, it is emptied; then it can be removed, as nothing refers to it any more.
 			lines = ":" + ourChain + " - [0:0]\n" + lines + "-X " + ourChain + "\n"
 		}
 		if lines != "" {

@@ -167,14 +167,6 @@ func (l *listing) join(m listing) {
 	l.tables, l.chains, l.other = append(l.tables, m.tables...), append(l.chains, m.chains...), l.other+m.other
 }
 
-// lines are all rules.
-func (l listing) lines() (rules []string) {
-	for _, c := range l.chains {
-		rules = append(rules, c.rules...)
-	}
-	return rules
-}
-
 // parsePriority reads nft's "filter - 10", "mangle" or "-150".
 func parsePriority(s string) (n int) {
 	names := map[string]int{"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}

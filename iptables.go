@@ -160,16 +160,11 @@ func (f iptablesFirewall) rules(tool int, r Ruleset, able bool) (rules []string)
 			rules = append(rules, hiddenRules(h, from, "", "", func(string, Protocol) string { return "RETURN" })...)
 		}
 	}
-	stray := ""
-	if able {
-		stray = " -m conntrack ! --ctstate RELATED,ESTABLISHED"
+	stray := " -m conntrack ! --ctstate RELATED,ESTABLISHED"
+	if !able {
+		stray, f.endings = "", nil
 	}
-	refusal := func(link string, proto Protocol) string {
-		if !able {
-			return "DROP"
-		}
-		return f.refusal(tool, link, proto)
-	}
+	refusal := func(link string, proto Protocol) string { return f.refusal(tool, link, proto) }
 	for _, h := range r.Hidden {
 		rules = append(rules, hiddenRules(h, "", " --tcp-flags RST,ACK NONE", stray, refusal)...)
 	}
@@ -183,11 +178,11 @@ func hiddenRules(h Hidden, from, moreTCP, moreUDP string, target func(link strin
 		links = []string{""}
 	}
 	for _, link := range links {
-		match := "-i " + link + " "
+		match := "! -i lo "
 		if prefix, pattern := strings.CutSuffix(link, everyInterface); pattern {
 			match = "-i " + prefix + "+ "
-		} else if link == "" {
-			match = "! -i lo "
+		} else if link != "" {
+			match = "-i " + link + " "
 		}
 		for _, k := range h.Ports {
 			more := moreTCP
