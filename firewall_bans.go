@@ -17,30 +17,28 @@ type input struct {
 // hostRules are the chains of a host, and what each can do.
 type hostRules struct {
 	chains  []chain
-	at      map[[4]string]int
-	effects map[int]effect
+	named   map[[4]string]*chain
+	effects map[*chain]effect
 }
 
 func newHostRules(chains []chain) hostRules {
-	h := hostRules{chains, map[[4]string]int{}, map[int]effect{}}
+	h := hostRules{chains, map[[4]string]*chain{}, map[*chain]effect{}}
 	for i, c := range chains {
-		h.at[[4]string{c.origin, c.family, c.table, c.name}] = i
+		h.named[[4]string{c.origin, c.family, c.table, c.name}] = &chains[i]
 	}
 	return h
 }
 
 // ofChain is what the chain's rules can do, with the chains that they lead to. The kernel allows no circles.
-func (h hostRules) ofChain(i int) (e effect) {
-	if known, ok := h.effects[i]; ok {
+func (h hostRules) ofChain(c *chain) (e effect) {
+	if known, ok := h.effects[c]; ok || c.name == ourChain {
 		return known
 	}
-	h.effects[i] = 0
-	if h.chains[i].name != ourChain {
-		for _, rule := range h.chains[i].rules {
-			e |= h.ofRule(h.chains[i], rule)
-		}
+	h.effects[c] = 0
+	for _, rule := range c.rules {
+		e |= h.ofRule(*c, rule)
 	}
-	h.effects[i] = e
+	h.effects[c] = e
 	return e
 }
 
@@ -49,7 +47,7 @@ func (h hostRules) ofRule(c chain, rule string) effect {
 	r := readRule(rule)
 	e := r.can
 	for _, name := range r.leads {
-		if to, there := h.named(c, name); there {
+		if to := h.beside(c, name); to != nil {
 			e |= jumps | h.ofChain(to)
 		}
 	}
@@ -62,10 +60,9 @@ func (h hostRules) ofRule(c chain, rule string) effect {
 	return e
 }
 
-// named is the chain of the same table with that name.
-func (h hostRules) named(c chain, name string) (i int, there bool) {
-	i, there = h.at[[4]string{c.origin, c.family, c.table, name}]
-	return i, there
+// beside is the chain of the same table with that name, or nil.
+func (h hostRules) beside(c chain, name string) *chain {
+	return h.named[[4]string{c.origin, c.family, c.table, name}]
 }
 
 // drops is whether the chain's policy does.

@@ -37,11 +37,11 @@ func (h hostRules) endings(wanted func(c chain, translated bool) bool) (endings 
 func (h hostRules) survey(c chain) (links []string, translated bool) {
 	seen := []string{c.name}
 	for i := 0; i < len(seen); i++ {
-		at, there := h.named(c, seen[i])
-		if !there {
+		at := h.beside(c, seen[i])
+		if at == nil {
 			continue
 		}
-		for _, r := range h.chains[at].read() {
+		for _, r := range at.read() {
 			translated = translated || r.translated
 			for _, link := range r.links {
 				if link != "lo" && plainLink(link) && !slices.Contains(links, link) {
@@ -64,8 +64,8 @@ func (h hostRules) ending(c chain, link string, proto Protocol) (verdict string)
 			continue
 		}
 		verdict = r.verdict
-		if to, there := h.named(c, r.to); there {
-			verdict = h.ending(h.chains[to], link, proto)
+		if to := h.beside(c, r.to); to != nil {
+			verdict = h.ending(*to, link, proto)
 		}
 		if strings.EqualFold(r.verdict, "return") {
 			break

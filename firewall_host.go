@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -80,7 +79,7 @@ func inspect(ask func(l *listing, argv ...string) error, file func(name string) 
 		}
 	}
 	in.Silent = slices.DeleteFunc(in.Silent, func(t Tool) bool { // as the kernel has no table for it
-		return t.Legacy && !strings.Contains(file(map[bool]string{true: "/proc/net/ip_tables_names", false: "/proc/net/ip6_tables_names"}[t.is4()]), "filter")
+		return t.Legacy && !strings.Contains(file("/proc/net/"+t.family()+"_tables_names"), "filter")
 	})
 	return in
 }
@@ -93,7 +92,7 @@ func (in *Inspection) listTables(run func(argv ...string) (listing, error), chai
 		for _, c := range chains.chains {
 			if c.family == family && c.table == name && table != ourTable {
 				in.NAT = in.NAT || c.nat && c.hook == "prerouting"
-				counts = counts || slices.Contains([]string{"ip", "ip6", "inet"}, family) && (c.hook == "input" || c.hook == "forward")
+				counts = counts || c.hook == "input" || c.hook == "forward"
 			}
 		}
 		if !counts {
@@ -124,11 +123,8 @@ func (in *Inspection) addTool(run func(argv ...string) (listing, error), name st
 
 func restoreWaits(version string) bool {
 	_, number, _ := strings.Cut(version, " v")
-	number, _, _ = strings.Cut(strings.TrimSpace(number), " ")
 	var n [3]int
-	for i, s := range strings.SplitN(number, ".", 3) {
-		n[i], _ = strconv.Atoi(s)
-	}
+	_, _ = fmt.Sscanf(number, "%d.%d.%d", &n[0], &n[1], &n[2])
 	return slices.Compare(n[:], []int{1, 6, 2}) >= 0
 }
 
@@ -143,13 +139,9 @@ func (in Inspection) unseen() error {
 // chains are those of all tools that look at packets to this host, without our own.
 func (in Inspection) chains() (all []chain) {
 	for _, t := range in.Tools {
-		family := "ip6"
-		if t.is4() {
-			family = "ip"
-		}
 		for _, c := range t.Rules.chains {
 			c := *c
-			c.acceptChain, c.origin = acceptChain{family: family, table: "filter", name: c.name, tool: t.iptables}, t.name
+			c.acceptChain, c.origin = acceptChain{family: t.family(), table: "filter", name: c.name, tool: t.iptables}, t.name
 			all = append(all, c)
 		}
 	}
@@ -161,7 +153,7 @@ func (in Inspection) chains() (all []chain) {
 		if c.unread = unread; base {
 			c.tool = tool
 		}
-		own := c.family+" "+c.table == ourTable || !slices.Contains([]string{"ip", "ip6", "inet"}, c.family)
+		own := c.family+" "+c.table == ourTable
 		if in.NFTError == nil && !own && !(known && base) { // which the tool knows better
 			all = append(all, c)
 		}
@@ -180,7 +172,7 @@ func (in Inspection) tables() []string {
 // toolOf is the iptables that has made, and can change, a chain of nft's list.
 func toolOf(tools []Tool, c acceptChain) (t iptables, ok bool) {
 	i := slices.IndexFunc(tools, func(t Tool) bool {
-		return !t.Legacy && t.is4() == (c.family == "ip") && c.family != "inet" && c.table == "filter"
+		return !t.Legacy && c.family == t.family() && c.table == "filter"
 	})
 	if i < 0 {
 		return t, false

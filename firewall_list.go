@@ -19,6 +19,7 @@ type listing struct {
 	other   string // what is no list
 	begun   int    // how many chains are of tables that are read to their ends
 	owned   bool   // flags owner of the table that is being printed
+	foreign bool   // it sees no packets of IP
 	chain   *chain // whose rules are being printed; nil: none
 	named   map[string]*chain
 	kinds   map[string]bool // of the chain's rules
@@ -59,7 +60,7 @@ func (l *listing) take(line string) {
 		} else if words[0] == "-A" {
 			l.rule(strings.TrimSpace(line))
 		}
-	case indent == 1 && words[0] == "chain":
+	case indent == 1 && words[0] == "chain" && !l.foreign:
 		l.open(words[1])
 	case indent == 1:
 		l.chain = nil
@@ -76,6 +77,7 @@ func (l *listing) take(line string) {
 		l.end()
 		if words[0] == "table" {
 			l.tables = append(l.tables, words[1]+" "+words[2])
+			l.foreign = !slices.Contains([]string{"ip", "ip6", "inet"}, words[1])
 		} else if l.grow(len(line)); !l.tooMuch && line != "}" {
 			l.other += line + "\n"
 		}
@@ -168,18 +170,12 @@ func (l *listing) join(m listing) {
 }
 
 // parsePriority reads nft's "filter - 10", "mangle" or "-150".
-func parsePriority(s string) (n int) {
-	names := map[string]int{"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
-	words := strings.Fields(s)
-	for i, w := range words {
-		m, named := names[w]
-		if !named {
-			m, _ = strconv.Atoi(w)
-		}
-		if i > 0 && words[i-1] == "-" {
-			m = -m
-		}
-		n += m
+func parsePriority(s string) int {
+	base, offset, _ := strings.Cut(s, " ")
+	n, named := map[string]int{"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}[base]
+	if !named {
+		n, _ = strconv.Atoi(base)
 	}
-	return n
+	m, _ := strconv.Atoi(strings.ReplaceAll(offset, " ", ""))
+	return n + m
 }

@@ -22,6 +22,14 @@ type iptables struct {
 // is4 is whether the tool is for IPv4.
 func (t iptables) is4() bool { return !strings.HasPrefix(t.name, "ip6") }
 
+// family is nft's word for it.
+func (t iptables) family() string {
+	if t.is4() {
+		return "ip"
+	}
+	return "ip6"
+}
+
 // argv is a command line of the tool as an argv. Its words are split as iptables-restore does it.
 func (t iptables) argv(line string) (argv []string) {
 	for i, part := range strings.Split(t.name+" -w "+line, `"`) {
