@@ -113,7 +113,7 @@ type Applier struct {
 	tables  string             // of legacy, as they were left
 	places  string             // what comes before the rule that leads to our chain, as it was left
 	asked   int                // how often they have been so, since the last check
-	listed  string             // our table as nft lists it, right after it was made; "": not known
+	listed  string             // our table as nft lists it, right after it was made; "": not known, as nft before 0.9.1 knows no -t
 	keep    func(table string) // keeps a script that makes our table, hidden and with nobody in; "": none hides; or nil
 	ran     []uint32           // the processes of a task
 }
@@ -221,16 +221,15 @@ var listOurs = []string{"nft", "-s", "-t", "list", "table", "inet", "sesame"}
 
 // hide makes anew what is ours alone.
 func (a *Applier) hide(f Firewall, r Ruleset) error {
-	err := runAll(f.build(r), a.run)
-	if err != nil {
+	a.listed = "not made"
+	if err := runAll(f.build(r), a.run); err != nil {
 		return err
 	}
-	a.listed, a.places = "", ""
 	switch f := f.(type) {
 	case nftFirewall:
-		a.listed, _ = a.run(listOurs, "") // before 0.9.1 it knows no -t
+		a.listed, _ = a.run(listOurs, "")
 	case iptablesFirewall:
-		a.places = a.before(f)
+		a.listed, a.places = "", a.before(f)
 	}
 	a.tables = legacyTables(procNet)
 	if script := ""; a.keep != nil {
@@ -245,15 +244,15 @@ func (a *Applier) hide(f Firewall, r Ruleset) error {
 // present is whether what is ours alone is as it was left.
 func (a *Applier) present(r Ruleset) bool {
 	if f, ok := a.choice.Firewall.(iptablesFirewall); ok {
-		if a.before(f) != a.places { // first what hides nothing where it is not
-			return false
-		}
 		for i, t := range f.tools {
+			if _, err := a.run(t.argv("-C INPUT -j "+ourChain), ""); err != nil {
+				return false
+			}
 			if chain, err := a.run(t.argv("-S "+ourChain), ""); err != nil || !f.isBuilt(i, r, chain) {
 				return false
 			}
 		}
-		return true
+		return a.before(f) == a.places
 	}
 	if a.listed == "" {
 		chain, _ := a.run([]string{"nft", "list", "chain", "inet", "sesame", "input"}, "")
@@ -263,13 +262,12 @@ func (a *Applier) present(r Ruleset) bool {
 	return err == nil && listed == a.listed
 }
 
-// before is what iptables lists up to the rules that lead to our chain.
+// before is what iptables lists before the rules that lead to our chain.
 func (a *Applier) before(f iptablesFirewall) (rules string) {
 	for _, t := range f.tools {
 		listed, _ := a.run(t.argv("-S INPUT"), "")
-		if i := strings.Index(listed, "-A INPUT -j "+ourChain+"\n"); i >= 0 {
-			rules += listed[:i] + "\n"
-		}
+		before, _, _ := strings.Cut(listed, "-A INPUT -j "+ourChain+"\n")
+		rules += before
 	}
 	return rules
 }
