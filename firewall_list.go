@@ -95,8 +95,9 @@ func (l *listing) open(name string) {
 		if len(l.tables) > 0 {
 			c.family, c.table, _ = strings.Cut(l.tables[len(l.tables)-1], " ")
 		}
-		l.named[name] = c
+		l.named[name], c.bytes = c, len(name)
 		l.chains = append(l.chains, c)
+		l.grow(c.bytes)
 	}
 	if c != l.chain {
 		l.chain, l.kinds, l.kind, l.last = c, map[string]bool{}, "", false
@@ -114,10 +115,10 @@ const maxKept = 1000
 
 // rule takes a rule of the chain.
 func (l *listing) rule(line string) {
-	c, r, words := l.chain, readRule(line), ruleWords(line)
+	c, r := l.chain, readRule(line)
 	c.length++
-	// Words of a few rules are looked for by who made the chain, and in what is left of ours.
-	kind := fmt.Sprint(r, slices.Contains(words, "xt"), slices.Contains(words, "mark"))
+	// xt tells that iptables has made the chain, and a mark may be what is left of ours.
+	kind := fmt.Sprint(r, strings.Contains(line, "xt "), strings.Contains(line, "mark "))
 	again := kind == l.kind || len(c.rules) > maxKept && l.kinds[kind]
 	again = again && r.to != ourChain && !strings.Contains(line, acceptComment)
 	if l.kind = kind; again && l.last {
