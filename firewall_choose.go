@@ -87,7 +87,7 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 		behind := 0
 		for _, d := range all {
 			if d.tool == f.tools[i] {
-				behind, f.displaced = d.behind, f.displaced || d.at >= 0 && d.at != d.behind
+				behind, f.displaced = d.behind, f.displaced || max(d.at, 0) != d.behind
 			}
 		}
 		f.behind = append(f.behind, behind)

@@ -104,7 +104,7 @@ func (l *listing) open(name string) {
 	}
 }
 
-// grow is before so many bytes more are kept.
+// grow counts bytes that are kept.
 func (l *listing) grow(n int) {
 	l.bytes += n
 	l.tooMuch = l.bytes > maxPrinted
@@ -165,7 +165,7 @@ func (l *listing) end() {
 	l.begun, l.named, l.chain, l.owned = len(l.chains), nil, nil, false
 }
 
-// join adds what another one has.
+// join adds what another listing has.
 func (l *listing) join(m listing) {
 	l.tables, l.chains, l.other = append(l.tables, m.tables...), append(l.chains, m.chains...), l.other+m.other
 }

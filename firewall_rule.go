@@ -43,6 +43,7 @@ func ruleWords(rule string) (words []string) {
 	return words
 }
 
+// readRule reads a rule up to its verdict, or to the end of a map of verdicts, in which the first one counts.
 func readRule(line string) (r hostRule) {
 	words := append(ruleWords(line), "")
 	r.sources = aboutSources(words)
@@ -108,7 +109,7 @@ func readRule(line string) (r hostRule) {
 	return r
 }
 
-// decide notes a verdict. Of several, in a map, the first one counts.
+// decide notes a verdict.
 func (r *hostRule) decide(verdict string) {
 	switch word, _, _ := strings.Cut(strings.ToLower(verdict), " "); word {
 	case "accept":
