@@ -150,6 +150,29 @@ ip filter SESAME:  0 , owned true
 	}
 }
 
+// What is left out does not change what chains can do.
+func TestListingEffects(t *testing.T) {
+	kinds := []string{"ip saddr 192.0.2.%d drop", "tcp dport %d accept", "tcp dport %d drop", "tcp dport %d counter", "tcp dport %d jump bans"}
+	for which := range 1 << len(kinds) {
+		table := "table inet fw {\n\tchain bans {\n\t\tip saddr @bans drop\n\t}\n\tchain input {\n\t\ttype filter hook input priority 0; policy accept;\n"
+		var rules []string
+		for i, kind := range kinds {
+			for n := range 4 * (which >> i & 1) {
+				rules = append(rules, fmt.Sprintf(kind, n))
+			}
+		}
+		h := newHostRules(Inspection{NFT: listed(table + "\t\t" + strings.Join(rules, "\n\t\t") + "\n\t}\n}\n")}.chains())
+		input := h.inputs(func(string) bool { return false }, false)[0]
+		var want effect
+		for _, rule := range rules {
+			want |= h.ofRule(input.chain, rule)
+		}
+		if input.can != want || len(input.rules) > 2*len(kinds) || which == 1<<len(kinds)-1 && want != accepts|bans|drops|jumps {
+			t.Errorf("%q: got %v, want %v, by %q", rules, input.can, want, input.rules)
+		}
+	}
+}
+
 // Of each rule that is kept its place is known.
 func TestListingNumbers(t *testing.T) {
 	rules := "-P INPUT DROP\n"
