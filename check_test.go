@@ -92,7 +92,7 @@ func TestFirewallReport(t *testing.T) {
 		byNFT      = "firewall: nft; no rule of this host closes a port\n"
 		eth0       = "[options]\nInterface = eth0\n"
 	)
-	v4 := Tool{iptables: iptables{"iptables", true}, Rules: acceptingRules}
+	v4 := Tool{iptables: iptables{"iptables", true}, Rules: listed(acceptingRules)}
 	for _, test := range []struct {
 		name, options string
 		in            Inspection
@@ -180,7 +180,7 @@ func TestFirewallDryRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := Inspection{Tools: []Tool{{iptables: iptables{"iptables", true}, Rules: acceptingRules}}, NoIPv6: true}
+	in := Inspection{Tools: []Tool{{iptables: iptables{"iptables", true}, Rules: listed(acceptingRules)}}, NoIPv6: true}
 	const want = `firewall: iptables, as the configuration says; no rule of this host closes a port
 these rules switch connection tracking on
 at its start serve would run:

@@ -168,7 +168,7 @@ func TestFirewallQueueRest(t *testing.T) {
 			looked, now = looked+3*time.Second, now+3*time.Second
 		}
 		done := <-q.done
-		done.task.found.seen.NFT = "table inet fw4 {\n}\n"
+		done.task.found.seen.NFT = listed("table inet fw4 {\n}\n")
 		q.end(now, done, false)
 	}
 	if looked < time.Hour/25 || looked > time.Hour/20 {

@@ -26,8 +26,6 @@ type Firewall interface {
 	open(p Pass, others []Pass) []Call
 	// close takes a pass back. What others of the same source have in common with it stays.
 	close(p Pass, others []Pass) []Call
-	// present is a list of calls that all succeed as long as what build and admit have made is there.
-	present(Ruleset) []Call
 }
 
 // Ruleset is what our part of the firewall must be.
@@ -80,15 +78,13 @@ type ending struct {
 	verdict string // drop, or reject with this or that; or iptables' target
 }
 
-// Call is a process to run. It succeeds with exit status 0 if Holds is nil or true for its standard output.
+// Call is a process to run.
 type Call struct {
-	// Unless is run first, if there is one. Where it succeeds (Holds then is about its output), Argv need not be run.
-	Unless []string
+	Unless []string // is run first, if there is one; where it succeeds, Argv need not be run
 	Argv   []string
 	Input  string // for Argv's standard input
 	// Otherwise are the inputs for more tries, each if the one before has failed: they ask less and less of the kernel.
 	Otherwise iter.Seq[string]
-	Holds     func(output string) bool
 }
 
 // String prints the call as a shell would take it.

@@ -113,7 +113,7 @@ type Applier struct {
 	tables  string             // of legacy, as they were left
 	places  string             // what comes before the rule that leads to our chain, as it was left
 	asked   int                // how often they have been so, since the last check
-	listed  string             // our table as nft lists it, right after it was made; "": not known
+	listed  string             // our table as nft lists it, right after it was made; "": not known, as nft before 0.9.1 knows no -t
 	keep    func(table string) // keeps a script that makes our table, hidden and with nobody in; "": none hides; or nil
 	ran     []uint32           // the processes of a task
 }
@@ -221,34 +221,49 @@ var listOurs = []string{"nft", "-s", "-t", "list", "table", "inet", "sesame"}
 
 // hide makes anew what is ours alone.
 func (a *Applier) hide(f Firewall, r Ruleset) error {
-	err := runAll(f.build(r), a.run)
-	if a.listed = ""; err == nil {
-		if _, isNFT := f.(nftFirewall); isNFT {
-			a.listed, _ = a.run(listOurs, "") // before 0.9.1 it knows no -t
-		}
-		a.tables, a.places = legacyTables(procNet), a.before()
+	a.listed = "not made"
+	if err := runAll(f.build(r), a.run); err != nil {
+		return err
 	}
-	if script := ""; err == nil && a.keep != nil {
+	switch f := f.(type) {
+	case nftFirewall:
+		a.listed, _ = a.run(listOurs, "")
+	case iptablesFirewall:
+		a.listed, a.places = "", a.before(f)
+	}
+	a.tables = legacyTables(procNet)
+	if script := ""; a.keep != nil {
 		if a.listed != "" && len(r.Hidden) > 0 {
 			script = "add table inet sesame\ndelete table inet sesame\n" + a.listed
 		}
 		a.keep(script)
 	}
-	return err
+	return nil
 }
 
 // present is whether what is ours alone is as it was left.
 func (a *Applier) present(r Ruleset) bool {
-	if a.listed != "" {
-		listed, err := a.run(listOurs, "")
-		return err == nil && listed == a.listed
+	if f, ok := a.choice.Firewall.(iptablesFirewall); ok {
+		for i, t := range f.tools {
+			if _, err := a.run(t.argv("-C INPUT -j "+ourChain), ""); err != nil {
+				return false
+			}
+			if chain, err := a.run(t.argv("-S "+ourChain), ""); err != nil || !f.isBuilt(i, r, chain) {
+				return false
+			}
+		}
+		return a.before(f) == a.places
 	}
-	return runAll(a.choice.present(r), a.run) == nil && a.before() == a.places
+	if a.listed == "" {
+		chain, _ := a.run([]string{"nft", "list", "chain", "inet", "sesame", "input"}, "")
+		return strings.Contains(chain, "meta mark")
+	}
+	listed, err := a.run(listOurs, "")
+	return err == nil && listed == a.listed
 }
 
-// before is what iptables lists before the rules that lead to our chain. Where nft hides it is nothing.
-func (a *Applier) before() (rules string) {
-	f, _ := a.choice.Firewall.(iptablesFirewall)
+// before is what iptables lists before the rules that lead to our chain.
+func (a *Applier) before(f iptablesFirewall) (rules string) {
 	for _, t := range f.tools {
 		listed, _ := a.run(t.argv("-S INPUT"), "")
 		before, _, _ := strings.Cut(listed, "-A INPUT -j "+ourChain+"\n")
@@ -316,7 +331,7 @@ func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 		}
 	}
 	for _, c := range append(next.admit(), flush(in, a.mark, next.Firewall)...) {
-		_, err := c.run(a.run)
+		err := c.run(a.run)
 		if changed = changed || err == nil; err != nil {
 			next.warn("knocking may not help, as a rule of the host's chains could not be changed: %v", err)
 			next.unsure = true
@@ -330,36 +345,29 @@ func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 	return changed, nil
 }
 
-// run runs a call, and says whether it was more than a look.
-func (c Call) run(run runner) (did bool, err error) {
+func (c Call) run(run runner) error {
 	if c.Unless != nil {
-		out, err := run(c.Unless, "")
-		if err == nil && (c.Holds == nil || c.Holds(out)) {
-			return false, nil
-		}
+		_, err := run(c.Unless, "")
 		// iptables(8): 1 and 2 are for a rule or chain that is not there; 3 and 4, and a time that is up, say nothing.
-		if status := statusOf(err); err != nil && status != 1 && status != 2 {
-			return false, err
+		if status := statusOf(err); err == nil || status != 1 && status != 2 {
+			return err
 		}
 	}
-	out, err := run(c.Argv, c.Input)
+	_, err := run(c.Argv, c.Input)
 	if err != nil && c.Otherwise != nil {
 		for less := range c.Otherwise {
-			if out, err = run(c.Argv, less); err == nil {
+			if _, err = run(c.Argv, less); err == nil {
 				break
 			}
 		}
 	}
-	if err == nil && c.Unless == nil && c.Holds != nil && !c.Holds(out) {
-		err = fmt.Errorf("%s: it is not as it was left", strings.Join(c.Argv, " "))
-	}
-	return true, err
+	return err
 }
 
 // runAll runs calls in their order, up to the first that fails.
 func runAll(calls []Call, run runner) error {
 	for _, c := range calls {
-		if _, err := c.run(run); err != nil {
+		if err := c.run(run); err != nil {
 			return err
 		}
 	}

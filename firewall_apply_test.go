@@ -325,7 +325,7 @@ func TestLookInVain(t *testing.T) {
 			t.Errorf("got %v, want nothing", argv)
 			return "", nil
 		}}
-		if changed, err := a.look(Ruleset{}, Inspection{NFT: listedSesame, Unknown: errTooLong}); changed || err != nil || !a.report().unsure {
+		if changed, err := a.look(Ruleset{}, Inspection{NFT: listed(listedSesame), Unknown: errTooLong}); changed || err != nil || !a.report().unsure {
 			t.Errorf("got %v, %v, want nothing changed, and to look again", changed, err)
 		}
 	}

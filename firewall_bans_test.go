@@ -117,32 +117,3 @@ func TestBansLater(t *testing.T) {
 		})
 	}
 }
-
-func TestAboutSources(t *testing.T) {
-	for rule, want := range map[string]bool{
-		"-A INPUT -s 192.0.2.7/32 -j DROP":                                                                        true,
-		"-A INPUT ! -s 192.0.2.0/24 -p tcp -m tcp --dport 22 -j DROP":                                             false,
-		"-A INPUT -m set --match-set crowdsec-blacklists src -j DROP":                                             true,
-		"-A INPUT -m set ! --match-set friends src -j DROP":                                                       false,
-		"-A INPUT -m set --match-set ports dst -j DROP":                                                           false,
-		"-A INPUT -m recent --update --seconds 60 --hitcount 4 --name x --mask 255.255.255.255 --rsource -j DROP": true,
-		"-A INPUT -m recent ! --rcheck --name knocked --mask 255.255.255.255 --rsource -j DROP":                   false,
-		"-A INPUT -p tcp -m connlimit --connlimit-above 3 --connlimit-mask 32 --connlimit-saddr -j REJECT":        true,
-		"-A INPUT -m hashlimit --hashlimit-above 5/min --hashlimit-mode srcip --hashlimit-name x -j DROP":         true,
-		"-A INPUT -m geoip --source-country CN -j DROP":                                                           true,
-		"-A INPUT -p tcp -m tcp --dport 22 -j DROP":                                                               false,
-		`ip saddr { 192.0.2.7, 192.0.2.8 } drop # handle 7`:                                                       true,
-		`ip saddr != 10.0.0.0/8 tcp dport 22 drop # handle 7`:                                                     false,
-		`ip6 saddr @bans counter packets 0 bytes 0 reject # handle 7`:                                             true,
-		`ip saddr . tcp dport @bans drop # handle 7`:                                                              true,
-		`ip saddr . tcp dport != @friends drop # handle 7`:                                                        false,
-		`tcp dport . ip saddr != @friends drop # handle 7`:                                                        false,
-		`tcp dport 22 add @tries { ip saddr limit rate over 10/minute } drop # handle 7`:                          true,
-		`ip saddr @bans tcp dport != 22 drop # handle 7`:                                                          true,
-		`iifname "eth0" drop comment "ip saddr" # handle 7`:                                                       false,
-	} {
-		if got := aboutSources(ruleWords(rule)); got != want {
-			t.Errorf("%s: got %v, want %v", rule, got, want)
-		}
-	}
-}

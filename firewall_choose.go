@@ -54,7 +54,7 @@ func (c *Choice) warn(format string, a ...any) {
 func (c *Choice) fitNFT(f nftFirewall, in Inspection) {
 	host, quiet := newHostRules(in.chains()), true
 	f.accepts, c.idle = nil, true
-	for _, d := range host.inputs(f.ours) {
+	for _, d := range host.inputs(f.ours, false) {
 		c.idle, quiet = c.idle && d.can&drops == 0, quiet && d.can&(drops|bans) == 0
 		switch {
 		case d.can&drops == 0: // what stops certain sources alone is to stop them, knock or not
@@ -69,13 +69,14 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection) {
 			f.accepts = append(f.accepts, d.acceptChain)
 		}
 	}
-	f.plain, f.endings = quiet && !in.NAT, hostEndings(host.chains, func(_ chain, translated bool) bool { return translated })
+	f.plain, f.endings = quiet && !in.NAT, host.endings(func(_ chain, translated bool) bool { return translated })
 	c.Firewall = f
 }
 
 func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 	host := newHostRules(in.chains())
-	inputs := slices.DeleteFunc(host.inputs(nil), func(d input) bool { return d.can&drops == 0 })
+	all := host.inputs(func(rule string) bool { return strings.HasSuffix(rule, "-j "+ourChain) }, true)
+	inputs := slices.DeleteFunc(slices.Clone(all), func(d input) bool { return d.can&drops == 0 })
 	f, c.idle = iptablesFirewall{tools: slices.Clone(f.tools)}, len(inputs) == 0
 	for i, t := range f.tools {
 		// Of two kinds of iptables it is the one whose chain drops.
@@ -84,14 +85,13 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 			f.tools[i] = inputs[other].tool
 		}
 		behind := 0
-		for _, d := range host.chains {
-			if d.input && d.tool == f.tools[i] {
-				n, at := host.ourPlace(d)
-				behind, f.displaced = n, f.displaced || at != n
+		for _, d := range all {
+			if d.tool == f.tools[i] {
+				behind, f.displaced = d.behind, f.displaced || max(d.at, 0) != d.behind
 			}
 		}
 		f.behind = append(f.behind, behind)
-		f.endings = append(f.endings, hostEndings(host.chains, func(c chain, _ bool) bool { return c.origin == f.tools[i].name }))
+		f.endings = append(f.endings, host.endings(func(c chain, _ bool) bool { return c.origin == f.tools[i].name }))
 	}
 	for _, d := range inputs {
 		if !slices.Contains(f.tools, d.tool) {
@@ -106,8 +106,8 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 
 // madeByIptables is whether nft says so. It does where a table has matches that are not nft's own.
 func (in Inspection) madeByIptables(c chain) bool {
-	return strings.Contains(in.NFT, "table "+c.family+" "+c.table+" is managed by iptables-nft") ||
-		c.table == "filter" && c.name == "INPUT" && slices.ContainsFunc(c.rules, func(r string) bool { return strings.Contains(unquoted(r), " xt ") })
+	return strings.Contains(in.NFT.other, "table "+c.family+" "+c.table+" is managed by iptables-nft") ||
+		c.table == "filter" && c.name == "INPUT" && slices.ContainsFunc(c.rules, func(r string) bool { return slices.Contains(ruleWords(r), "xt") })
 }
 
 // flush is a list of calls that remove every trace of ours from what was seen, but for those that keep needs. With no
@@ -117,21 +117,19 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 	nft, _ := keep.(nftFirewall)
 	bare := fmt.Sprintf("-A INPUT -m mark --mark 0x%x/0x%x -j ACCEPT", mark, mark)
 	for _, tool := range in.Tools {
-		var lines string
-		chain, ours := false, slices.Contains(ipt.tools, tool.iptables)
+		lines, ours, declared := "", slices.Contains(ipt.tools, tool.iptables), false
 		stays := slices.ContainsFunc(nft.accepts, func(c acceptChain) bool { return c.tool == tool.iptables })
-		for _, line := range strings.Split(tool.Rules, "\n") {
-			line = strings.TrimSpace(line)
-			plain := strings.ReplaceAll(line, `"`, "") // older versions quote each comment
-			switch {
-			case plain == "-N "+ourChain:
-				chain = !ours
-			case plain == bare, strings.HasPrefix(plain, "-A ") && strings.HasSuffix(plain, " -j "+ourChain) && !ours,
-				strings.HasPrefix(plain, "-A INPUT ") && strings.Contains(plain, "--comment "+acceptComment) && !(stays && nft.ours(plain)):
-				lines += "-D" + strings.TrimPrefix(line, "-A") + "\n"
+		for _, c := range tool.Rules.chains {
+			declared = declared || c.name == ourChain
+			for _, line := range c.rules {
+				plain := strings.ReplaceAll(line, `"`, "") // older versions quote each comment
+				if plain == bare || !ours && strings.HasSuffix(plain, " -j "+ourChain) ||
+					c.hook == "input" && strings.Contains(plain, "--comment "+acceptComment) && !(stays && nft.ours(plain)) {
+					lines += "-D" + strings.TrimPrefix(line, "-A") + "\n"
+				}
 			}
 		}
-		if chain { // Declared, it is emptied; then it can be removed, as nothing refers to it any more.
+		if declared && !ours { // Declared, it is emptied; then it can be removed, as nothing refers to it any more.
 			lines = ":" + ourChain + " - [0:0]\n" + lines + "-X " + ourChain + "\n"
 		}
 		if lines != "" {
@@ -139,7 +137,7 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 		}
 	}
 	script, last := "", ""
-	if nft.mark == 0 && strings.Contains(in.NFT, "table inet sesame {") {
+	if nft.mark == 0 && slices.Contains(in.NFT.tables, ourTable) {
 		script = "delete table inet sesame\n"
 	}
 	for _, c := range in.chains() {

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -74,54 +73,33 @@ func TestHostEndings(t *testing.T) {
 		in   Inspection
 		want string // each match and verdict
 	}{
-		{"nobody accepts what was translated", Inspection{NFT: listedFw4}, ""},
-		{"firewalld", Inspection{NFT: listedFirewalld}, `iifname "eth1" meta l4proto tcp drop
+		{"nobody accepts what was translated", Inspection{NFT: listed(listedFw4)}, ""},
+		{"firewalld", Inspection{NFT: listed(listedFirewalld)}, `iifname "eth1" meta l4proto tcp drop
 iifname "eth1" meta l4proto udp drop
 iifname "wg0" meta l4proto tcp drop
 iifname "wg0" meta l4proto udp drop
 meta l4proto tcp reject with icmpx admin-prohibited
 meta l4proto udp reject with icmpx admin-prohibited`},
-		{"fw3", Inspection{NFTError: errFake, Tools: []Tool{{iptables: legacy, Legacy: true, Rules: listedFw3}}},
+		{"fw3", Inspection{NFTError: errFake, Tools: []Tool{{iptables: legacy, Legacy: true, Rules: listed(listedFw3)}}},
 			`meta nfproto ipv4 iifname "eth1" meta l4proto tcp reject with tcp reset` + bothReset},
-		{"fw4 with a redirect", Inspection{NFT: redirect}, "iifname \"eth0\" meta l4proto tcp reject with tcp reset\niifname \"eth0\" meta l4proto udp reject"},
+		{"fw4 with a redirect", Inspection{NFT: listed(redirect)}, "iifname \"eth0\" meta l4proto tcp reject with tcp reset\niifname \"eth0\" meta l4proto udp reject"},
 	} {
 		var got []string
-		for _, e := range hostEndings(test.in.chains(), func(_ chain, translated bool) bool { return translated }) {
+		for _, e := range newHostRules(test.in.chains()).endings(func(_ chain, translated bool) bool { return translated }) {
 			got = append(got, e.rule())
 		}
 		if got := strings.Join(got, "\n"); got != test.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
 		}
 	}
-	in := Inspection{Tools: []Tool{{iptables: legacy, Legacy: true, Rules: listedFw3}}}
+	in := Inspection{Tools: []Tool{{iptables: legacy, Legacy: true, Rules: listed(listedFw3)}}}
 	want := []ending{{"ip", "eth1", tcp, "REJECT --reject-with tcp-reset"}, {"ip", "eth1", udp, "REJECT --reject-with icmp-port-unreachable"}}
-	if got := hostEndings(in.chains(), func(c chain, _ bool) bool { return c.origin == legacy.name }); !slices.Equal(got, want) {
+	if got := newHostRules(in.chains()).endings(func(c chain, _ bool) bool { return c.origin == legacy.name }); !slices.Equal(got, want) {
 		t.Errorf("iptables: got %v, want %v", got, want)
 	}
 }
 
-func TestReadRule(t *testing.T) {
-	for rule, want := range map[string]hostRule{
-		`iifname "eth0" counter packets 1 bytes 2 jump input_wan comment "!fw4: drop" # handle 7`: {links: []string{"eth0"}, to: "input_wan"},
-		`iifname { "eth0", "eth1" } meta l4proto { tcp, udp } goto x`:                             {links: []string{"eth0", "eth1"}, protos: []string{"tcp", "udp"}, to: "x", leaves: true},
-		`iifname "eth0" tcp dport 22 accept`:                                                      {links: []string{"eth0"}, more: true, verdict: "accept"},
-		`iifname != "eth0" drop`:                                                                  {more: true, verdict: "drop"},
-		`iifname vmap { "eth0" : jump a }`:                                                        {more: true, to: "a"},
-		`meta mark & 0x20000000 == 0x20000000 accept comment "sesame 0x20000000"`:                 {more: true, verdict: "accept"},
-		`meta l4proto tcp reject with tcp reset # handle 9`:                                       {protos: []string{"tcp"}, verdict: "reject with tcp reset"},
-		`reject`:                          {verdict: "reject"},
-		`ct status dnat accept`:           {more: true, verdict: "accept", translated: true},
-		`-A INPUT -i eth0 -p tcp -j drop`: {links: []string{"eth0"}, protos: []string{"tcp"}, to: "drop"},
-		`-A drop -m comment --comment accept -g other`:                                              {to: "other", leaves: true},
-		`-A INPUT -m comment --comment "two -j words" -j REJECT --reject-with icmp6-adm-prohibited`: {verdict: "REJECT --reject-with icmp6-adm-prohibited"},
-		`-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT`:                        {more: true, verdict: "ACCEPT", translated: true},
-		`-A INPUT ! -i eth0 -j DROP`:                                                                {more: true, verdict: "DROP"},
-		`-A INPUT -j LOG`:                                                                           {to: "LOG"},
-	} {
-		if got := readRule(rule); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
-			t.Errorf("%s: got %+v, want %+v", rule, got, want)
-		}
-	}
+func TestEndingRule(t *testing.T) {
 	for target, want := range map[string]string{
 		"DROP": "drop", "REJECT": "reject", "REJECT --reject-with tcp-reset": "reject with tcp reset",
 		"REJECT --reject-with icmp-proto-unreachable": "reject with icmp type prot-unreachable",

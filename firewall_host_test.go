@@ -94,9 +94,9 @@ func TestPickFirewall(t *testing.T) {
 // TestFit looks at hosts: each chain that drops what we let in gets an accept, behind its bans.
 func TestFit(t *testing.T) {
 	v4, v6, legacy := iptables{"iptables", true}, iptables{"ip6tables", true}, iptables{"iptables-legacy", true}
-	both := []Tool{{iptables: v4, Rules: acceptingRules}, {iptables: v6, Rules: acceptingRules}}
+	both := []Tool{{iptables: v4, Rules: listed(acceptingRules)}, {iptables: v6, Rules: listed(acceptingRules)}}
 	with := func(rules string, more ...Tool) []Tool {
-		return append([]Tool{{iptables: v4, Rules: rules}, {iptables: v6, Rules: acceptingRules}}, more...)
+		return append([]Tool{{iptables: v4, Rules: listed(rules)}, {iptables: v6, Rules: listed(acceptingRules)}}, more...)
 	}
 	fw4 := acceptChain{family: "inet", table: "fw4", name: "input"}
 	input := func(tool iptables, behind int) acceptChain {
@@ -108,7 +108,7 @@ func TestFit(t *testing.T) {
 	displaced := func(behind ...int) Firewall {
 		return iptablesFirewall{tools: []iptables{v4, v6}, behind: behind, displaced: true}
 	}
-	droppingLegacy := Tool{iptables: legacy, Legacy: true, Rules: "-P INPUT DROP\n-P FORWARD ACCEPT\n"}
+	droppingLegacy := Tool{iptables: legacy, Legacy: true, Rules: listed("-P INPUT DROP\n-P FORWARD ACCEPT\n")}
 	const idle = "; " + nothingDrops
 	for _, test := range []struct {
 		name     string
@@ -118,29 +118,29 @@ func TestFit(t *testing.T) {
 		fitted   Firewall
 	}{
 		{"nothing drops", nft(), Inspection{Tools: both}, idle, plain},
-		{"what we have left behind", nft(), Inspection{NFT: listedSesame, Tools: []Tool{{iptables: legacy, Legacy: true,
-			Rules: "-P INPUT ACCEPT\n-N SESAME\n-A INPUT -j SESAME\n-A SESAME -p tcp -m tcp --dport 22 -j DROP\n"}}}, idle, plain},
-		{"fw4", nft(), Inspection{NFT: listedFw4, Tools: both}, "", nft(fw4)},
-		{"fw4 against the configuration", ipt(), Inspection{NFT: listedFw4, Tools: both}, "\nthe chain input of table inet fw4 can drop what iptables lets in: " +
+		{"what we have left behind", nft(), Inspection{NFT: listed(listedSesame), Tools: []Tool{{iptables: legacy, Legacy: true,
+			Rules: listed("-P INPUT ACCEPT\n-N SESAME\n-A INPUT -j SESAME\n-A SESAME -p tcp -m tcp --dport 22 -j DROP\n")}}}, idle, plain},
+		{"fw4", nft(), Inspection{NFT: listed(listedFw4), Tools: both}, "", nft(fw4)},
+		{"fw4 against the configuration", ipt(), Inspection{NFT: listed(listedFw4), Tools: both}, "\nthe chain input of table inet fw4 can drop what iptables lets in: " +
 			"with nft installed, and without Firewall = iptables, it would get a rule for that", ipt(0, 0)},
-		{"both", nft(), Inspection{NFT: listedFw4 + listedIptables, Tools: with("-P INPUT DROP\n")}, "", nft(input(v4, 0), fw4)},
-		{"iptables has gone", nft(), Inspection{NFT: strings.Replace(listedIptables, "policy accept", "policy drop", 1)},
+		{"both", nft(), Inspection{NFT: listed(listedFw4 + listedIptables), Tools: with("-P INPUT DROP\n")}, "", nft(input(v4, 0), fw4)},
+		{"iptables has gone", nft(), Inspection{NFT: listed(strings.Replace(listedIptables, "policy accept", "policy drop", 1))},
 			"\niptables has made the chain INPUT of table ip filter, and nft's rules would do harm there: nobody gets in by knocking before iptables is installed", nft()},
-		{"iptables cannot read what it has made", nft(), Inspection{NFT: strings.Replace(listedIptables, "policy accept", "policy drop", 1), Silent: both[:1], Tools: both[1:]},
+		{"iptables cannot read what it has made", nft(), Inspection{NFT: listed(strings.Replace(listedIptables, "policy accept", "policy drop", 1)), Silent: both[:1], Tools: both[1:]},
 			"", nft(acceptChain{family: "ip", table: "filter", name: "INPUT", tool: v4, unread: true, behind: 1})},
 		{"legacy rules", nft(), Inspection{Tools: append(both, droppingLegacy)}, "", nft(input(legacy, 0))},
 		{"legacy rules by iptables", ipt(), Inspection{Tools: append(both, droppingLegacy)}, "", iptablesFirewall{tools: []iptables{legacy, v6}, behind: []int{0, 0}}},
 		{"legacy rules and others", nft(), Inspection{Tools: with("-P INPUT DROP\n", droppingLegacy)}, "", nft(input(v4, 0), input(legacy, 0))},
 		{"legacy rules and others, by iptables", ipt(), Inspection{Tools: with("-P INPUT DROP\n", droppingLegacy)},
 			"\nthe chain INPUT of table ip filter can drop what iptables lets in: with nft installed, and without Firewall = iptables, it would get a rule for that", ipt(0, 0)},
-		{"table filter in nft's own rules", nft(), Inspection{NFT: strings.ReplaceAll(listedFw4, "inet fw4", "ip filter"), Tools: both},
+		{"table filter in nft's own rules", nft(), Inspection{NFT: listed(strings.ReplaceAll(listedFw4, "inet fw4", "ip filter")), Tools: both},
 			"", nft(acceptChain{family: "ip", table: "filter", name: "input"})},
-		{"too early", nft(), Inspection{NFT: strings.Replace(listedFw4, "priority filter;", "priority mangle + 10;", 1)},
+		{"too early", nft(), Inspection{NFT: listed(strings.Replace(listedFw4, "priority filter;", "priority mangle + 10;", 1))},
 			"\nthe chain input of table inet fw4 comes so early (priority -140) that it can drop what sesame lets in", nft()},
-		{"other hooks and families", nft(), Inspection{NFT: strings.Replace(listedFw4, "hook input", "hook forward", 1) +
-			strings.Replace(listedFw4, "table inet", "table bridge", 1)}, idle, plain},
-		{"a map by name", nft(), Inspection{NFT: strings.Replace(listedFw4, `{ "lo" : accept, "eth0" : jump input_wan }`, "@verdicts", 1)}, "", nft(fw4)},
-		{"an owner's table", nft(), Inspection{NFT: strings.Replace(listedFw4, "{ # handle 7\n", "{ # progname nft handle 7\n\tflags owner\n", 1)},
+		{"other hooks and families", nft(), Inspection{NFT: listed(strings.Replace(listedFw4, "hook input", "hook forward", 1) +
+			strings.Replace(listedFw4, "table inet", "table bridge", 1))}, idle, plain},
+		{"a map by name", nft(), Inspection{NFT: listed(strings.Replace(listedFw4, `{ "lo" : accept, "eth0" : jump input_wan }`, "@verdicts", 1))}, "", nft(fw4)},
+		{"an owner's table", nft(), Inspection{NFT: listed(strings.Replace(listedFw4, "{ # handle 7\n", "{ # progname nft handle 7\n\tflags owner\n", 1))},
 			"\nthe chain input of table inet fw4 lets no other program change it (flags owner): who has knocked gets in only where its own rules allow the port: " +
 				"with firewalld write NftablesTableOwner=no in /etc/firewalld/firewalld.conf and run firewall-cmd --reload", nft()},
 		{"no answer", nft(fw4), Inspection{Unknown: errTooLong}, "\nthe host's rules could not be read: it did not end by itself, and was ended: " +
@@ -153,7 +153,7 @@ func TestFit(t *testing.T) {
 		{"bans and more", nft(), Inspection{Tools: with("-P INPUT ACCEPT\n-N f2b\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j f2b\n-A INPUT -s 192.0.2.1/32 -j DROP\n-A INPUT -j DROP\n-A INPUT -s 192.0.2.2/32 -j DROP\n")},
 			"", nft(input(v4, 3))},
 		{"bans alone", nft(), Inspection{Tools: with("-P INPUT ACCEPT\n-N f2b\n-A INPUT -j f2b\n-A f2b -s 192.0.2.7/32 -j REJECT\n-A f2b -j RETURN\n")}, idle, nft()},
-		{"bans in nft's words", nft(), Inspection{NFT: strings.Replace(listedFw4, `iifname "lo" accept`, "ip saddr @blocked drop # handle 22\n\t\tiifname \"lo\" accept", 1)},
+		{"bans in nft's words", nft(), Inspection{NFT: listed(strings.Replace(listedFw4, `iifname "lo" accept`, "ip saddr @blocked drop # handle 22\n\t\tiifname \"lo\" accept", 1))},
 			"", nft(acceptChain{family: "inet", table: "fw4", name: "input", behind: 22})},
 		{"a zone of sources", nft(), Inspection{Tools: with("-P INPUT ACCEPT\n-N lan\n-A INPUT -s 10.0.0.0/8 -j lan\n-A lan -p tcp --dport 80 -j ACCEPT\n-A lan -j DROP\n")},
 			"", nft(input(v4, 0))},
@@ -201,12 +201,12 @@ func TestInspect(t *testing.T) {
 			"iptables-nft --version": "iptables v1.8.7 (nf_tables)\n", "iptables-nft -w -S": ""},
 			nil, "nft: true, IPv6: false, iptables legacy, iptables-nft"},
 	} {
-		in := inspect(func(argv ...string) (string, error) {
+		in := inspect(func(l *listing, argv ...string) error {
 			out, ok := test.answers[strings.Join(argv, " ")]
-			if !ok {
-				return "", errFake
+			if *l = listed(out); !ok {
+				return errFake
 			}
-			return out, nil
+			return nil
 		}, func(name string) string { return test.files[name] })
 		got := fmt.Sprintf("nft: %v, IPv6: %v", in.NFTError == nil, !in.NoIPv6)
 		for _, tool := range in.Tools {

@@ -5,225 +5,178 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// listing keeps what counts of what nft or iptables -S prints, line by line, as that can be far more than what counts:
-// the chains for packets to this host or through it with those that they lead to, and of rules in a row that differ in
-// nothing but addresses, ports, other numbers and comments the first one and the last one. A line says how many are left
-// out in between. In long chains it does so with those that are not in a row, too. Of chains before routing it keeps that
-// there are any.
+// listing reads what nft or iptables -S prints, line by line, as that can be far more than what counts: the chains for
+// packets to this host or through it with those that they lead to, and of rules in a row which are read as the same the
+// first one and the last one. In long chains it does so with those that are not in a row, too. Of chains before routing,
+// and of ours, it keeps that there are any.
 type listing struct {
-	kept    strings.Builder
-	chains  map[string]*listedChain // of the table that is being printed
-	order   []*listedChain          // the same
-	chain   *listedChain            // whose rules are being printed; nil: none
-	bytes   int                     // of lines in chains
-	tooMuch bool                    // what counts, too, was more than maxPrinted
+	tables  []string // as nft names them: inet fw4
+	chains  []*chain
+	other   string // what is no list
+	begun   int    // how many chains are of tables that are read to their ends
+	owned   bool   // flags owner of the table that is being printed
+	foreign bool   // it sees no packets of IP
+	chain   *chain // whose rules are being printed; nil: none
+	named   map[string]*chain
+	kinds   map[string]bool // of the chain's rules
+	kind    string          // of the one before
+	last    bool            // that one is kept as the last of a row
+	bytes   int             // of what is kept
+	tooMuch bool            // that was more than maxPrinted
 }
 
-type listedChain struct {
-	lines []string
-	kinds map[string]bool // of its rules
-	kind  string          // of the one before
-	leads []string        // names of chains that it leads to
-	last  string          // its last rule, if that is not kept
-	more  int             // how many before last are not kept
-	base  bool            // it sees packets to this host, or through it
-	shown bool            // that it is there is worth to be kept
+// chain is a chain of the host's.
+type chain struct {
+	acceptChain
+	origin   string // "": nft's list, else the iptables that has printed it
+	hook     string // of a base chain: input and so on
+	nat      bool
+	priority int
+	owned    bool // one program alone may change it (flags owner)
+	rules    []string
+	numbers  []int // the place of each rule in the chain; some are left out
+	length   int
+	policy   string
+	leads    []string // names of chains that it leads to
+	bytes    int
 }
 
 // take takes the next line.
 func (l *listing) take(line string) {
-	words := strings.Fields(line)
-	switch {
-	case l.tooMuch || len(words) < 2 && line != "}":
-	case words[0] == "-P" || words[0] == "-N":
-		l.open(words[1], line)
-		l.chain.base = words[0] == "-P" && (words[1] == "INPUT" || words[1] == "FORWARD")
-		l.chain.shown = words[1] == ourChain
-	case words[0] == "-A":
-		l.open(words[1], "")
-		l.rule(line)
-	case strings.HasPrefix(line, "\tchain "):
-		l.open(words[1], line)
-		l.chain.shown = words[1] == ourChain // a restored one
-	case strings.HasPrefix(line, "\t\ttype ") && l.chain != nil && slices.Contains(words, "hook"):
-		l.keep(line)
-		l.chain.base = slices.Contains(words, "input") || slices.Contains(words, "forward")
-		l.chain.shown = slices.Contains(words, "prerouting")
-	case strings.HasPrefix(line, "\t\t"):
-		if l.chain != nil {
-			l.rule(line)
+	words := append(strings.Fields(line), "", "", "", "")
+	switch indent := len(line) - len(strings.TrimLeft(line, "\t")); {
+	case l.tooMuch || words[1] == "" && line != "}":
+	case words[0] == "-P" || words[0] == "-N" || words[0] == "-A":
+		l.open(words[1])
+		if words[1] == "INPUT" || words[1] == "FORWARD" {
+			l.chain.hook = strings.ToLower(words[1])
 		}
-	case strings.HasPrefix(line, "\t"):
-		l.close()
-		if words[0] == "flags" {
-			l.kept.WriteString(line + "\n")
+		if words[0] == "-P" {
+			l.chain.policy = words[2]
+		} else if words[0] == "-A" {
+			l.rule(strings.TrimSpace(line))
 		}
+	case indent == 1 && words[0] == "chain" && !l.foreign:
+		l.open(words[1])
+	case indent == 1:
+		l.chain = nil
+		l.owned = l.owned || words[0] == "flags" && strings.Contains(line, "owner")
+	case indent > 1 && l.chain == nil: // of a set
+	case indent > 1 && words[0] == "type" && words[2] == "hook": // type filter hook input priority filter - 10; policy drop;
+		_, priority, _ := strings.Cut(line, " priority ")
+		priority, policy, _ := strings.Cut(priority, ";")
+		l.chain.nat, l.chain.hook, l.chain.priority = words[1] == "nat", words[3], parsePriority(priority)
+		l.chain.policy, _, _ = strings.Cut(strings.TrimPrefix(policy, " policy "), ";")
+	case indent > 1:
+		l.rule(strings.TrimSpace(line))
 	default: // a table begins or ends, or it is another kind of output
-		l.flush()
-		l.kept.WriteString(line + "\n")
+		l.end()
+		if words[0] == "table" {
+			l.tables = append(l.tables, words[1]+" "+words[2])
+			l.foreign = !slices.Contains([]string{"ip", "ip6", "inet"}, words[1])
+		} else if l.grow(len(line)); !l.tooMuch && line != "}" {
+			l.other += line + "\n"
+		}
 	}
 }
 
-// open goes on with a chain, whose first line it is.
-func (l *listing) open(name, line string) {
-	c := l.chains[name]
-	if c != l.chain || c == nil {
-		l.close()
-	}
+// open goes on with a chain of the table.
+func (l *listing) open(name string) {
+	c := l.named[name]
 	if c == nil {
-		c = &listedChain{}
-		if l.chains == nil {
-			l.chains = map[string]*listedChain{}
+		c = &chain{acceptChain: acceptChain{name: name}, owned: l.owned}
+		if l.named == nil {
+			l.named = map[string]*chain{}
 		}
-		l.chains[name] = c
-		l.order = append(l.order, c)
-	}
-	l.chain = c
-	if line != "" {
-		l.keep(line)
-	}
-}
-
-// close ends a chain, of which no more rules come.
-func (l *listing) close() {
-	if l.chain != nil {
-		l.keepLast()
-		l.chain.kinds = nil
-	}
-	l.chain = nil
-}
-
-// keep keeps a line of the chain.
-func (l *listing) keep(line string) {
-	if l.bytes += len(line); l.bytes+l.kept.Len() > maxPrinted {
-		l.tooMuch = true
-		return
-	}
-	l.chain.lines = append(l.chain.lines, line)
-}
-
-// keepLast keeps the chain's last rule, and how many are left out before it.
-func (l *listing) keepLast() {
-	c := l.chain
-	if c.more > 0 {
-		first := "\t\t"
-		if words := strings.Fields(c.last); words[0] == "-A" {
-			first = "-A " + words[1] + " "
+		if len(l.tables) > 0 {
+			c.family, c.table, _ = strings.Cut(l.tables[len(l.tables)-1], " ")
 		}
-		l.keep(fmt.Sprintf("%s# %d%s", first, c.more, moreRules))
+		l.named[name], c.bytes = c, len(name)
+		l.chains = append(l.chains, c)
+		l.grow(c.bytes)
 	}
-	if c.last != "" {
-		l.keep(c.last)
+	if c != l.chain {
+		l.chain, l.kinds, l.kind, l.last = c, map[string]bool{}, "", false
 	}
-	c.last, c.more = "", 0
+}
+
+// grow counts bytes that are kept.
+func (l *listing) grow(n int) {
+	l.bytes += n
+	l.tooMuch = l.bytes > maxPrinted
 }
 
 // maxKept is how many rules of a chain are kept, before those that are like any other before are left out.
 const maxKept = 1000
 
-// moreRules ends a line that stands for so many rules.
-const moreRules = " more"
-
 // rule takes a rule of the chain.
 func (l *listing) rule(line string) {
-	kind, leads := ruleKind(line)
-	again := kind == l.chain.kind || len(l.chain.lines) > maxKept && l.chain.kinds[kind]
-	if l.chain.kind = kind; again && !strings.Contains(line, acceptComment) {
-		if l.chain.last != "" {
-			l.chain.more++
-		}
-		l.chain.last = line
+	c, r := l.chain, readRule(line)
+	c.length++
+	// xt tells that iptables has made the chain, and a mark may be what is left of ours.
+	kind := fmt.Sprint(r, strings.Contains(line, "xt "), strings.Contains(line, "mark "))
+	again := kind == l.kind || len(c.rules) > maxKept && l.kinds[kind]
+	again = again && r.to != ourChain && !strings.Contains(line, acceptComment)
+	if l.kind = kind; again && l.last {
+		c.rules[len(c.rules)-1], c.numbers[len(c.rules)-1] = line, c.length
 		return
 	}
-	l.keepLast()
-	if l.chain.kinds == nil {
-		l.chain.kinds = map[string]bool{}
+	l.last = again
+	if l.grow(len(line)); l.tooMuch {
+		return
 	}
-	l.chain.kinds[kind] = true
-	l.chain.leads = append(l.chain.leads, leads...)
-	l.keep(line)
+	c.bytes += len(line)
+	c.rules, c.numbers = append(c.rules, line), append(c.numbers, c.length)
+	if !again {
+		l.kinds[kind] = true
+		c.leads = append(c.leads, r.leads...)
+	}
 }
 
-// ruleKind is the rule without what differs among rules that do the same for others, and the chains it leads to.
-func ruleKind(rule string) (kind string, leads []string) {
-	rule, _, _ = strings.Cut(rule, "# handle ")
-	var words []string
-	before := ""
-	for i, part := range strings.Split(rule, `"`) {
-		if i%2 == 1 {
-			if !strings.HasSuffix(before, "comment") && !strings.HasSuffix(before, "prefix") {
-				words = append(words, part) // a link
-			}
-			continue
-		}
-		for word := range strings.FieldsSeq(part) {
-			switch {
-			case slices.Contains([]string{"jump", "goto", "-j", "-g"}, before):
-				leads = append(leads, strings.Trim(word, ",;{}"))
-				words = append(words, word)
-			case before == "-i":
-				words = append(words, word)
-			case strings.ContainsAny(word, "0123456789:") || before == "--comment" && !strings.HasPrefix(word, "-"):
-				if word = "#"; before != word {
-					words = append(words, word)
-				}
-			default:
-				words = append(words, word)
-			}
-			before = word
-		}
-	}
-	return strings.Join(words, " "), leads
-}
-
-// flush ends a table: what counts of its chains is kept.
-func (l *listing) flush() {
-	l.close()
-	var follow func(c *listedChain)
-	follow = func(c *listedChain) {
-		for _, name := range c.leads {
-			if to := l.chains[name]; to != nil && !to.base {
-				to.base = true
-				follow(to)
+// end ends a table: what counts of its chains is kept.
+func (l *listing) end() {
+	kept := map[*chain]bool{}
+	var follow func(c *chain)
+	follow = func(c *chain) {
+		if c != nil && !kept[c] {
+			kept[c] = true
+			for _, name := range c.leads {
+				follow(l.named[name])
 			}
 		}
 	}
-	for _, c := range slices.Clone(l.order) {
-		if c.base {
+	for _, c := range l.chains[l.begun:] {
+		if c.hook == "input" || c.hook == "forward" {
 			follow(c)
 		}
 	}
-	for _, c := range l.order {
-		switch {
-		case c.base:
-			for _, line := range c.lines {
-				l.kept.WriteString(line + "\n")
-			}
-		case c.shown:
-			for _, line := range c.lines[:min(2, len(c.lines))] {
-				l.kept.WriteString(line + "\n")
-			}
+	l.chains = append(l.chains[:l.begun], slices.DeleteFunc(l.chains[l.begun:], func(c *chain) bool {
+		if kept[c] {
+			return false
 		}
-	}
-	l.chains, l.order, l.bytes = nil, nil, 0
+		l.bytes -= c.bytes
+		c.rules, c.numbers, c.leads = nil, nil, nil
+		return c.hook != "prerouting" && c.name != ourChain
+	})...)
+	l.begun, l.named, l.chain, l.owned = len(l.chains), nil, nil, false
 }
 
-// String is what counts.
-func (l *listing) String() string {
-	l.flush()
-	return l.kept.String()
+// join adds what another listing has.
+func (l *listing) join(m listing) {
+	l.tables, l.chains, l.other = append(l.tables, m.tables...), append(l.chains, m.chains...), l.other+m.other
 }
 
-// unquoted leaves out what stands in double quotes: comments, log prefixes, interfaces.
-func unquoted(s string) string {
-	var kept []string
-	for i, part := range strings.Split(s, `"`) {
-		if i%2 == 0 {
-			kept = append(kept, part)
-		}
+// parsePriority reads nft's "filter - 10", "mangle" or "-150".
+func parsePriority(s string) int {
+	base, offset, _ := strings.Cut(s, " ")
+	n, named := map[string]int{"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}[base]
+	if !named {
+		n, _ = strconv.Atoi(base)
 	}
-	return strings.Join(kept, " ")
+	m, _ := strconv.Atoi(strings.ReplaceAll(offset, " ", ""))
+	return n + m
 }

@@ -5,17 +5,30 @@ package main
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// condensed is what counts of a list.
-func condensed(text string) string {
-	var l listing
+// listed is what counts of a list.
+func listed(text string) (l listing) {
 	for line := range strings.Lines(text) {
 		l.take(strings.TrimSuffix(line, "\n"))
 	}
-	return l.String()
+	l.end()
+	return l
+}
+
+// String is the listing with each rule's place.
+func (l listing) String() string {
+	s := l.other
+	for _, c := range l.chains {
+		s += fmt.Sprintf("%s %s %s: %s %d %s, owned %v\n", c.family, c.table, c.name, c.hook, c.priority, c.policy, c.owned)
+		for i, rule := range c.rules {
+			s += fmt.Sprintf("\t%d %s\n", c.numbers[i], rule)
+		}
+	}
+	return s
 }
 
 func TestListing(t *testing.T) {
@@ -78,31 +91,24 @@ table ip filter { # handle 8
 	}
 }
 `, `# Warning: table ip filter is managed by iptables-nft, do not touch!
-table ip filter { # handle 8
-	flags owner
-	chain f2b { # handle 3
-		ip saddr 192.0.2.3 counter packets 0 bytes 0 reject # handle 4
-		ip saddr 192.0.2.4 counter packets 5 bytes 9 reject # handle 5
-		ip saddr @a drop # handle 6
-		ip saddr { 192.0.2.5, 192.0.2.6 } counter packets 0 bytes 0 reject # handle 7
-		ip saddr { 192.0.2.7, 192.0.2.8, 192.0.2.9 } counter packets 0 bytes 0 reject # handle 8
-		ip saddr 192.0.2.5 counter packets 5 bytes 9 reject # handle 9
-	chain INPUT { # handle 1
-		type filter hook input priority filter; policy accept;
-		tcp dport vmap { 22 : jump f2b, 23 : goto loop } # handle 10
-		iifname "eth0" drop # handle 11
-		iifname "eth1" drop comment "one" # handle 11
-		iifname "eth1" drop comment "another" # handle 11
-		meta mark & 0x1 == 0x1 accept comment "sesame 0x1" # handle 12
-		meta mark & 0x2 == 0x2 accept comment "sesame 0x2" # handle 13
-	chain loop { # handle 2
-		jump f2b
-		goto loop
-	chain PREROUTING {
-		type nat hook prerouting priority dstnat; policy accept;
-	chain SESAME {
-		tcp dport 22 drop
-}
+ip filter f2b:  0 , owned true
+	1 ip saddr 192.0.2.3 counter packets 0 bytes 0 reject # handle 4
+	2 ip saddr 192.0.2.4 counter packets 5 bytes 9 reject # handle 5
+	3 ip saddr @a drop # handle 6
+	4 ip saddr { 192.0.2.5, 192.0.2.6 } counter packets 0 bytes 0 reject # handle 7
+	6 ip saddr 192.0.2.5 counter packets 5 bytes 9 reject # handle 9
+ip filter INPUT: input 0 accept, owned true
+	1 tcp dport vmap { 22 : jump f2b, 23 : goto loop } # handle 10
+	2 iifname "eth0" drop # handle 11
+	3 iifname "eth1" drop comment "one" # handle 11
+	4 iifname "eth1" drop comment "another" # handle 11
+	5 meta mark & 0x1 == 0x1 accept comment "sesame 0x1" # handle 12
+	6 meta mark & 0x2 == 0x2 accept comment "sesame 0x2" # handle 13
+ip filter loop:  0 , owned true
+	1 jump f2b
+	2 goto loop
+ip filter PREROUTING: prerouting -100 accept, owned true
+ip filter SESAME:  0 , owned true
 `},
 		{"iptables -S", `-P INPUT DROP
 -P FORWARD ACCEPT
@@ -123,23 +129,22 @@ table ip filter { # handle 8
 -A f2b -s 192.0.2.4/32 -j DROP
 -A f2b -j RETURN
 -A unused -j DROP
-`, `-P INPUT DROP
--A INPUT -s 192.0.2.1/32 -m comment --comment one -j f2b
--A INPUT -s 192.0.2.2/32 -m comment --comment "another one" -j f2b
--A INPUT -p tcp -m tcp --dport 22 -m comment --comment two -j f2b
--A INPUT -i eth0 -j f2b
--A INPUT -i eth1 -j f2b
--A INPUT -i eth1 -m comment --comment "of that link" -j SESAME
--P FORWARD ACCEPT
--N SESAME
--N f2b
--A f2b -s 192.0.2.1/32 -j DROP
--A f2b # 2 more
--A f2b -s 192.0.2.4/32 -j DROP
--A f2b -j RETURN
+`, `  INPUT: input 0 DROP, owned false
+	1 -A INPUT -s 192.0.2.1/32 -m comment --comment one -j f2b
+	2 -A INPUT -s 192.0.2.2/32 -m comment --comment "another one" -j f2b
+	3 -A INPUT -p tcp -m tcp --dport 22 -m comment --comment two -j f2b
+	4 -A INPUT -i eth0 -j f2b
+	5 -A INPUT -i eth1 -j f2b
+	6 -A INPUT -i eth1 -m comment --comment "of that link" -j SESAME
+  FORWARD: forward 0 ACCEPT, owned false
+  SESAME:  0 , owned false
+  f2b:  0 , owned false
+	1 -A f2b -s 192.0.2.1/32 -j DROP
+	4 -A f2b -s 192.0.2.4/32 -j DROP
+	5 -A f2b -j RETURN
 `},
 	} {
-		if got := condensed(test.in); got != test.want {
+		if got := listed(test.in).String(); got != test.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
 		}
 	}
@@ -147,17 +152,23 @@ table ip filter { # handle 8
 
 // What is left out does not change what chains can do.
 func TestListingEffects(t *testing.T) {
-	effects := func(in Inspection) (s string) {
-		for _, c := range newHostRules(in.chains()).inputs(func(string) bool { return false }) {
-			s += fmt.Sprintf("%v %v\n", c, c.can)
+	kinds := []string{"ip saddr 192.0.2.%d drop", "tcp dport %d accept", "tcp dport %d drop", "tcp dport %d counter", "tcp dport %d jump bans"}
+	for which := range 1 << len(kinds) {
+		table := "table inet fw {\n\tchain bans {\n\t\tip saddr @bans drop\n\t}\n\tchain input {\n\t\ttype filter hook input priority 0; policy accept;\n"
+		var rules []string
+		for i, kind := range kinds {
+			for n := range 4 * (which >> i & 1) {
+				rules = append(rules, fmt.Sprintf(kind, n))
+			}
 		}
-		return s
-	}
-	for _, in := range []Inspection{{NFT: listedFw4}, {NFT: listedIptables}, {NFT: listedFw4 + listedSesame + listedIptables}} {
-		want := effects(in)
-		in.NFT = condensed(in.NFT)
-		if got := effects(in); got != want {
-			t.Errorf("got %s, want %s, by\n%s", got, want, in.NFT)
+		h := newHostRules(Inspection{NFT: listed(table + "\t\t" + strings.Join(rules, "\n\t\t") + "\n\t}\n}\n")}.chains())
+		input := h.inputs(func(string) bool { return false }, false)[0]
+		var want effect
+		for _, rule := range rules {
+			want |= h.ofRule(input.chain, rule)
+		}
+		if input.can != want || len(input.rules) > 2*len(kinds) || which == 1<<len(kinds)-1 && want != accepts|bans|drops|jumps {
+			t.Errorf("%q: got %v, want %v, by %q", rules, input.can, want, input.rules)
 		}
 	}
 }
@@ -171,7 +182,7 @@ func TestListingNumbers(t *testing.T) {
 	rules += "-A INPUT -j ACCEPT\n" + rules[len("-P INPUT DROP\n"):]
 	table := "table ip other {\n\tchain INPUT {\n\t\ttype filter hook input priority 0; policy accept;\n" +
 		strings.ReplaceAll(strings.TrimPrefix(rules, "-P INPUT DROP\n"), "-A INPUT ", "\t\t") + "\t}\n}\n"
-	in := Inspection{NFT: condensed(table), Tools: []Tool{{iptables: iptables{"iptables", true}, Legacy: true, Rules: condensed(rules)}}}
+	in := Inspection{NFT: listed(table), Tools: []Tool{{iptables: iptables{"iptables", true}, Legacy: true, Rules: listed(rules)}}}
 	for _, c := range in.chains() {
 		if got, want := fmt.Sprint(c.numbers), "[1 100 101 102 201]"; got != want || len(c.rules) != 5 || strings.Contains(c.rules[4], "more") {
 			t.Errorf("%v: got %s: %q, want %s", c, got, c.rules, want)
@@ -215,10 +226,11 @@ func FuzzListing(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		once := condensed(text)
-		if len(once) > len(text)+1 && !strings.Contains(once, moreRules) {
-			t.Errorf("got %q of %q", once, text)
+		l := listed(text)
+		for _, c := range (Inspection{NFT: l, Tools: []Tool{{iptables: iptables{"iptables", true}, Legacy: true, Rules: l}}}).chains() {
+			if len(c.rules) > c.length || len(c.numbers) != len(c.rules) || !slices.IsSorted(c.numbers) {
+				t.Errorf("got %v of %q", c, text)
+			}
 		}
-		Inspection{NFT: once, Tools: []Tool{{iptables: iptables{"iptables", true}, Legacy: true, Rules: once}}}.chains()
 	})
 }

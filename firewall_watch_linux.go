@@ -137,13 +137,7 @@ func parseNews(kind uint16, port uint32, body []byte) (n firewallNews, ok bool) 
 
 // askGeneration asks for the number of nf_tables' ruleset, and returns an error if it gets none.
 func askGeneration(fd int) error {
-	const kind = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN
-	// struct nlmsghdr: length, type, flags, sequence and port; then struct nfgenmsg: family, version, resource.
-	request := make([]byte, unix.SizeofNlMsghdr+4)
-	binary.NativeEndian.PutUint32(request, uint32(len(request)))
-	binary.NativeEndian.PutUint16(request[4:], kind)
-	binary.NativeEndian.PutUint16(request[6:], unix.NLM_F_REQUEST)
-	if err := unix.Sendto(fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := askNetlink(fd, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0); err != nil {
 		return err
 	}
 	// The kernel has answered before sendto returns (netlink_unicast_kernel in net/netlink/af_netlink.c).

@@ -22,6 +22,14 @@ type iptables struct {
 // is4 is whether the tool is for IPv4.
 func (t iptables) is4() bool { return !strings.HasPrefix(t.name, "ip6") }
 
+// family is nft's word for it.
+func (t iptables) family() string {
+	if t.is4() {
+		return "ip"
+	}
+	return "ip6"
+}
+
 // argv is a command line of the tool as an argv. Its words are split as iptables-restore does it.
 func (t iptables) argv(line string) (argv []string) {
 	for i, part := range strings.Split(t.name+" -w "+line, `"`) {
@@ -131,20 +139,11 @@ func (f iptablesFirewall) close(p Pass, others []Pass) (calls []Call) {
 	return calls
 }
 
-func (f iptablesFirewall) present(r Ruleset) (calls []Call) {
-	for i, t := range f.tools {
-		full, less := normalForm(inChain("-A", f.rules(i, r, true))), normalForm(inChain("-A", f.rules(i, r, false)))
-		calls = append(calls, Call{
-			Argv: t.argv("-C INPUT -j " + ourChain),
-		}, Call{
-			Argv: t.argv("-S " + ourChain),
-			Holds: func(output string) bool {
-				got := normalForm(output)
-				return got == full || got == less
-			},
-		})
-	}
-	return calls
+// isBuilt is whether our chain, as a tool has listed it, holds what it must.
+func (f iptablesFirewall) isBuilt(tool int, r Ruleset, chain string) bool {
+	return slices.ContainsFunc([]bool{true, false}, func(able bool) bool {
+		return normalForm(chain) == normalForm(inChain("-A", f.rules(tool, r, able)))
+	})
 }
 
 // rules are all rules of our chain for a tool's family, in the order in which they must stand. A kernel that is not able
@@ -169,16 +168,11 @@ func (f iptablesFirewall) rules(tool int, r Ruleset, able bool) (rules []string)
 			rules = append(rules, hiddenRules(h, from, "", "", func(string, Protocol) string { return "RETURN" })...)
 		}
 	}
-	stray := ""
-	if able {
-		stray = " -m conntrack ! --ctstate RELATED,ESTABLISHED"
+	stray := " -m conntrack ! --ctstate RELATED,ESTABLISHED"
+	if !able {
+		stray, f.endings = "", nil
 	}
-	refusal := func(link string, proto Protocol) string {
-		if !able {
-			return "DROP"
-		}
-		return f.refusal(tool, link, proto)
-	}
+	refusal := func(link string, proto Protocol) string { return f.refusal(tool, link, proto) }
 	for _, h := range r.Hidden {
 		rules = append(rules, hiddenRules(h, "", " --tcp-flags RST,ACK NONE", stray, refusal)...)
 	}
@@ -192,11 +186,11 @@ func hiddenRules(h Hidden, from, moreTCP, moreUDP string, target func(link strin
 		links = []string{""}
 	}
 	for _, link := range links {
-		match := "-i " + link + " "
+		match := "! -i lo "
 		if prefix, pattern := strings.CutSuffix(link, everyInterface); pattern {
 			match = "-i " + prefix + "+ "
-		} else if link == "" {
-			match = "! -i lo "
+		} else if link != "" {
+			match = "-i " + link + " "
 		}
 		for _, k := range h.Ports {
 			more := moreTCP

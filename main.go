@@ -51,7 +51,7 @@
 //	control.go                                                               status and close ask here
 //	firewall_apply.go firewall_choose.go firewall_ending.go                  what is done to the firewall
 //	firewall_bans.go firewall_host.go firewall_watch_linux.go
-//	firewall_list.go nft.go* iptables.go firewall.go*
+//	firewall_list.go firewall_rule.go nft.go* iptables.go firewall.go*
 //	reader.go* capture_linux.go capture_filter.go* matcher.go*               from the packet to the grant
 //	links_linux.go* served.go sources_linux.go capture_packet.go*            what this host has
 //	netlink_linux.go

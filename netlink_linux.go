@@ -94,6 +94,17 @@ func eachAttribute(b []byte, take func(kind uint16, value []byte)) {
 	}
 }
 
+// askNetlink sends the kernel a request about all families.
+func askNetlink(fd int, kind, flags uint16) error {
+	// struct nlmsghdr: length, type, flags, sequence and port; then the family and 3 bytes more, in struct rtgenmsg padded,
+	// in struct nfgenmsg a version and a resource.
+	b := make([]byte, unix.SizeofNlMsghdr+4)
+	binary.NativeEndian.PutUint32(b, uint32(len(b)))
+	binary.NativeEndian.PutUint16(b[4:], kind)
+	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|flags)
+	return unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+}
+
 // dump asks rtnetlink(7) for everything of one kind and gives take each answer's body: a fixed header of headerLen
 // bytes at least, and attributes. No more than one batch of answers is in memory, where syscall.NetlinkRIB would keep all:
 // a table of routes can be long.
@@ -103,16 +114,12 @@ func dump(request, answer uint16, headerLen int, take func(body []byte)) error {
 		return os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
-	// struct nlmsghdr: length, type, flags, sequence and port; then struct rtgenmsg: the family, 0 for all, padded.
-	b := make([]byte, unix.SizeofNlMsghdr+4, netlinkBuffer)
-	binary.NativeEndian.PutUint32(b, uint32(len(b)))
-	binary.NativeEndian.PutUint16(b[4:], request)
-	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
-	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := askNetlink(fd, request, unix.NLM_F_DUMP); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
+	b := make([]byte, netlinkBuffer)
 	for {
-		n, err := unix.Read(fd, b[:netlinkBuffer])
+		n, err := unix.Read(fd, b)
 		if err == unix.EINTR {
 			continue
 		}

@@ -134,22 +134,6 @@ func (f nftFirewall) iptablesAccept() string {
 	return fmt.Sprintf(` -m mark --mark 0x%x/0x%x -m comment --comment "%s" -j ACCEPT`, f.mark, f.mark, f.acceptComment())
 }
 
-func (f nftFirewall) present(r Ruleset) []Call {
-	stamp := `comment "sesame ` + f.stamp(r) + `"`
-	calls := []Call{{
-		Argv:  []string{"nft", "list", "chain", "inet", "sesame", "input"},
-		Holds: func(listing string) bool { return strings.Contains(listing, stamp) },
-	}}
-	for _, c := range f.accepts {
-		list := []string{"nft", "list", "chain", c.family, c.table, c.name}
-		if c.tool.name != "" && !c.unread {
-			list = c.tool.argv("-S " + c.name)
-		}
-		calls = append(calls, Call{Argv: list, Holds: f.ours})
-	}
-	return calls
-}
-
 // open adds, deletes and adds the elements: that is the one way to lengthen the time of an element which may or may
 // not be there still, on every kernel.
 func (f nftFirewall) open(p Pass, others []Pass) []Call {
@@ -246,18 +230,12 @@ func (f nftFirewall) tableText(r Ruleset, able ability) string {
 		}
 		s.WriteString("\t}\n")
 	}
-	return s.String() + f.chainsText(r, able, f.stamp(r)) + "}\n"
-}
-
-// stamp tells the rules for r from others. What is open does not count.
-func (f nftFirewall) stamp(r Ruleset) string {
-	r.Open = nil
-	return fingerprint(f.chainsText(r, ableToFind, ""))
+	return s.String() + f.chainsText(r, able) + "}\n"
 }
 
 // chainsText are the chains of our table. Each asks for the port first, so that packets to other ports are soon done
 // with. What is said of conntrack at iptables.rules holds here.
-func (f nftFirewall) chainsText(r Ruleset, able ability, stamp string) string {
+func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 	var s strings.Builder
 	chain := func(name, hook string, rules ...string) {
 		fmt.Fprintf(&s, "\tchain %s {\n", name)
@@ -296,8 +274,8 @@ func (f nftFirewall) chainsText(r Ruleset, able ability, stamp string) string {
 		doors = slices.Insert(doors, 0, established)
 	}
 	chain("doors", "", doors...)
-	// Nobody else's use of the bit may let a packet in. The comment tells this table from one of another build.
-	input := []string{fmt.Sprintf("meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x comment \"sesame %s\"", f.mark, ^f.mark, stamp)}
+	// Nobody else's use of the bit may let a packet in.
+	input := []string{fmt.Sprintf("meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x", f.mark, ^f.mark)}
 	if len(ports) > 0 {
 		input = append(input, fmt.Sprintf("meta l4proto . th dport { %s } jump doors", portPairs(ports)))
 	}
