@@ -35,6 +35,7 @@ func TestFirewallQueue(t *testing.T) {
 		{"not looked at while all close", &firewallQueue{lookAt: now}, nil, true, "none", never},
 		{"what was seen", &firewallQueue{looking: true, seen: &Inspection{}}, nil, false, "check 0", never},
 		{"touched", &firewallQueue{touched: true}, many[:2], false, "build 2", 0},
+		{"forwarded, maybe", &firewallQueue{nat: true, calmAt: now + 1}, many[:1], false, "build 1", never},
 		{"touched again and again", &firewallQueue{touched: true, calmAt: now + 1}, nil, false, "none", now + 1},
 	} {
 		test.q.work = func(firewallTask, func(error)) {}
