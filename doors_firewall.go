@@ -171,7 +171,7 @@ func (q *firewallQueue) judge(now time.Duration) {
 		if lost || n.table == ourTable {
 			q.touched = true
 		}
-		q.nat = q.nat || n.nat && n.table != ourTable
+		q.nat = q.nat || lost || n.nat && n.table != ourTable
 		if n.ours {
 			q.checkAt, q.told = max(now, q.calmAt), true
 		}
