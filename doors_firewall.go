@@ -165,7 +165,7 @@ func (q *firewallQueue) judge(now time.Duration) {
 		if !lost && slices.Contains(q.own, n.port) {
 			continue
 		}
-		if now > q.calmAt+checkEvery { // this is another matter than last time
+		if now > q.calmAt+askEvery { // this is another matter than last time
 			q.pause, q.calmAt = 0, 0
 		}
 		if lost || n.table == ourTable {

@@ -152,6 +152,20 @@ func TestFirewallQueueCalm(t *testing.T) {
 	}
 }
 
+// TestFirewallQueueCron has a program that takes away what is ours every few seconds: each time it is mended at once.
+func TestFirewallQueueCron(t *testing.T) {
+	q := firewallQueue{watched: true, done: make(chan firewallDone, 1), work: func(_ firewallTask, done func(error)) { done(errPutRight) }}
+	for now := time.Hour; now < 2*time.Hour; now += 4 * time.Second {
+		q.hear([]firewallNews{{port: 1, table: ourTable}})
+		task, batch, ok := q.choose(now, false, nil)
+		if !ok || task.kind != taskBuild {
+			t.Fatalf("after %v: it is to wait for %v", now-time.Hour, q.next(false)-now)
+		}
+		q.begin(now, task, batch)
+		q.end(now, <-q.done, false)
+	}
+}
+
 // TestFirewallQueueRest: looking takes no more than its share of the time.
 func TestFirewallQueueRest(t *testing.T) {
 	now := time.Hour
