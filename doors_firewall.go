@@ -52,6 +52,7 @@ type firewallQueue struct {
 	own     []uint32       // the ports of processes that tasks have run of late
 	ownTill time.Duration  // then others can have their numbers
 	touched bool           // somebody has changed our table: it is to be made anew
+	nat     bool           // somebody has begun to translate: what is hidden may be forwarded now
 	checkAt time.Duration  // when to look whether ours is in place; 0: not
 	told    bool           // because somebody has changed what may be ours
 	calmAt  time.Duration  // what somebody has changed is not mended before
@@ -81,8 +82,8 @@ func (q *firewallQueue) choose(
 	switch {
 	case closing && q.flushing.Load():
 		return firewallTask{kind: taskFlush}, nil, !q.flushed && now >= q.flushAt
-	case q.rebuild || len(waiting) > maxSingly || q.touched && now >= q.calmAt && !closing:
-		return firewallTask{kind: taskBuild, told: q.touched}, waiting, true
+	case q.rebuild || len(waiting) > maxSingly || (q.nat || q.touched && now >= q.calmAt) && !closing:
+		return firewallTask{kind: taskBuild, told: q.touched, nat: q.nat}, waiting, true
 	case (q.checkAt != 0 && now >= q.checkAt || q.seen != nil) && !closing:
 		// Before openings and closings, or many of them would put it off for ever.
 		return firewallTask{kind: taskCheck, told: q.told, seen: q.seen}, nil, true
@@ -103,7 +104,7 @@ func (q *firewallQueue) begin(now time.Duration, task firewallTask, batch []*ope
 	case taskCheck:
 		q.checkAt, q.told, q.seen = 0, false, nil
 	case taskBuild:
-		q.checkAt, q.told, q.rebuild, q.touched = 0, false, false, false
+		q.checkAt, q.told, q.rebuild, q.touched, q.nat = 0, false, false, false, false
 	}
 	if task.told {
 		q.pause = min(max(2*q.pause, mendPause), checkEvery)
@@ -164,12 +165,13 @@ func (q *firewallQueue) judge(now time.Duration) {
 		if !lost && slices.Contains(q.own, n.port) {
 			continue
 		}
-		if now > q.calmAt+checkEvery { // this is another matter than last time
+		if now > q.calmAt+askEvery { // this is another matter than last time
 			q.pause, q.calmAt = 0, 0
 		}
 		if lost || n.table == ourTable {
 			q.touched = true
 		}
+		q.nat = q.nat || lost || n.nat && n.table != ourTable
 		if n.ours {
 			q.checkAt, q.told = max(now, q.calmAt), true
 		}

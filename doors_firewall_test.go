@@ -35,6 +35,7 @@ func TestFirewallQueue(t *testing.T) {
 		{"not looked at while all close", &firewallQueue{lookAt: now}, nil, true, "none", never},
 		{"what was seen", &firewallQueue{looking: true, seen: &Inspection{}}, nil, false, "check 0", never},
 		{"touched", &firewallQueue{touched: true}, many[:2], false, "build 2", 0},
+		{"forwarded, maybe", &firewallQueue{nat: true, calmAt: now + 1}, many[:1], false, "build 1", never},
 		{"touched again and again", &firewallQueue{touched: true, calmAt: now + 1}, nil, false, "none", now + 1},
 	} {
 		test.q.work = func(firewallTask, func(error)) {}
@@ -148,6 +149,20 @@ func TestFirewallQueueCalm(t *testing.T) {
 	q.hear([]firewallNews{{port: 1, table: ourTable}})
 	if task, _, ok := q.choose(now, false, nil); !ok || task.kind != taskBuild || q.pause != 0 {
 		t.Errorf("after a while: got a task %v of kind %v, and a pause of %v", ok, task.kind, q.pause)
+	}
+}
+
+// TestFirewallQueueCron has a program that takes away what is ours every few seconds: each time it is mended at once.
+func TestFirewallQueueCron(t *testing.T) {
+	q := firewallQueue{watched: true, done: make(chan firewallDone, 1), work: func(_ firewallTask, done func(error)) { done(errPutRight) }}
+	for now := time.Hour; now < 2*time.Hour; now += 4 * time.Second {
+		q.hear([]firewallNews{{port: 1, table: ourTable}})
+		task, batch, ok := q.choose(now, false, nil)
+		if !ok || task.kind != taskBuild {
+			t.Fatalf("after %v: it is to wait for %v", now-time.Hour, q.next(false)-now)
+		}
+		q.begin(now, task, batch)
+		q.end(now, <-q.done, false)
 	}
 }
 

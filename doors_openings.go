@@ -236,7 +236,10 @@ func (d *openings) end(now time.Duration, j *job, out Outcome) {
 // written down is not opened; what closes goes on.
 func (d *openings) commit(now time.Duration) {
 	for _, o := range d.open {
-		if o.record() != o.disk {
+		switch {
+		case d.journal.save == nil: // without a journal, nothing waits for it
+			o.recorded()
+		case o.record() != o.disk:
 			d.journal.touch()
 		}
 	}

@@ -542,3 +542,26 @@ func TestHiddenSavedRules(t *testing.T) {
 	f.wantPort(0, hostAddr+":22", reached)
 	f.wantPort(1, hostAddr+":22", hidden)
 }
+
+// TestHiddenRedirectLinkLocal has a hidden port that the host redirects to another one of its own. Link-local sources get
+// there no more than others.
+func TestHiddenRedirectLinkLocal(t *testing.T) {
+	f := newFirewallTest(t, firewallHost{option: "nft", rules: "nft add table ip6 nat; nft add chain ip6 nat pre '{ type nat hook prerouting priority -100; }'; " +
+		"nft add rule ip6 nat pre tcp dport 8080 redirect to :80"})
+	f.listen("80")
+	ports := []Knock{{8080, tcp}}
+	f.rules = Ruleset{Hidden: []Hidden{{Door: "web", Ports: ports, Links: []string{"eth0"}}}, Kept: ports}
+	linkLocal := func(n *Netns) string {
+		out, err := n.output("ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "link")
+		f.must(err)
+		address, _, _ := strings.Cut(strings.Fields(out)[3], "/")
+		return address
+	}
+	port := "[" + linkLocal(f.host) + "%eth0]:8080"
+	f.awaitPort(0, port, reached)
+	f.build()
+	f.wantPort(0, port, hidden)
+	f.open(Pass{Door: "web", Source: netip.MustParseAddr(linkLocal(f.clients[0])), Link: "eth0", Ports: ports, Left: time.Minute})
+	f.wantPort(0, port, reached)
+	f.wantPort(1, port, hidden)
+}

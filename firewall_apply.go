@@ -18,6 +18,7 @@ type firewallTask struct {
 	pass   Pass              // for taskOpen and taskClose
 	others []Pass            // that the same source has
 	told   bool              // taskBuild or taskCheck because somebody has changed what is ours
+	nat    bool              // taskBuild because somebody may forward now what is hidden
 	seen   *Inspection       // for taskCheck: of the rules of others; nil: they are not looked at
 	found  *firewallFindings // where what else it has come to is to be noted; nil: nowhere
 }
@@ -193,6 +194,9 @@ func (a *Applier) do(task firewallTask) (err error) {
 		return nil
 	case task.kind == taskCheck:
 		return a.check(task)
+	}
+	if task.nat {
+		a.choice.expectForwards()
 	}
 	if err = a.build(task.rules); err == nil && task.told {
 		err = errPutRight

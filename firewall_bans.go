@@ -51,8 +51,12 @@ func (h hostRules) ofRule(c chain, rule string) effect {
 			e |= jumps | h.ofChain(to)
 		}
 	}
-	if r.leaves && c.drops() { // nothing behind it is reached
+	switch { // nothing behind it is reached
+	case !r.leaves || c.hook == "":
+	case c.drops():
 		e |= drops
+	default:
+		e |= accepts
 	}
 	if e&(accepts|drops) == drops && r.sources { // a zone accepts, too
 		e = e&^drops | bans

@@ -117,3 +117,20 @@ func TestBansLater(t *testing.T) {
 		})
 	}
 }
+
+// TestBansThatAccept has rules about certain sources before ours which let in at last what they do not drop: whoever comes to
+// such a rule does not come to what is behind it, and so ours comes first.
+func TestBansThatAccept(t *testing.T) {
+	for _, test := range []struct{ name, rules string }{
+		{"goto", "iptables -N T; iptables -A T -s 10.9.0.9 -j DROP; iptables -A INPUT -s 10.9.0.0/24 -g T"},
+		{"queue", "iptables -A INPUT -s 10.9.0.0/24 -p tcp -j NFQUEUE --queue-num 7 --queue-bypass"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := newFirewallTest(t, firewallHost{option: "iptables", rules: test.rules})
+			f.wantPort(0, hostAddr+":22", reached)
+			f.build()
+			f.do(f.choice.build(f.rules)) // with what was seen
+			f.wantPort(0, hostAddr+":22", hidden)
+		})
+	}
+}

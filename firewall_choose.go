@@ -47,6 +47,14 @@ func (c Choice) fit(in Inspection) Choice {
 	return c
 }
 
+// expectForwards has what is hidden be so although others may forward it, until the host is looked at.
+func (c *Choice) expectForwards() {
+	if f, isNFT := c.Firewall.(nftFirewall); isNFT {
+		f.plain = false
+		c.Firewall = f
+	}
+}
+
 func (c *Choice) warn(format string, a ...any) {
 	c.Warnings = append(c.Warnings, fmt.Sprintf(format, a...))
 }

@@ -70,16 +70,18 @@ func readRule(line string) (r hostRule) {
 				reason = reason[:end]
 			}
 			r.decide(strings.Join(reason, " "))
-		case "queue":
-			r.can, r.more = r.can|drops, true
+		case "queue": // a program says which
+			r.can, r.more = r.can|accepts|drops, true
 		case "jump", "goto", "-j", "-g":
 			r.leaves = r.leaves || w == "goto" || w == "-g"
 			switch next {
 			case "ACCEPT", "DROP", "RETURN", "REJECT":
 				r.decide(strings.Join(words[i+1:len(words)-1], " "))
 				continue
-			case "TARPIT", "NFQUEUE":
+			case "TARPIT":
 				r.can |= drops
+			case "NFQUEUE":
+				r.can |= accepts | drops
 			}
 			r.leads = append(r.leads, next)
 			if i++; r.verdict == "" && r.to == "" {

@@ -26,7 +26,7 @@ func TestReadRule(t *testing.T) {
 		`tcp dport vmap { 22 : jump a, 23 : drop, 24 : accept, 25 : goto b }`:                       {more: true, to: "a", leaves: true, can: accepts | drops, leads: []string{"a", "b"}},
 		`meta mark vmap @verdicts`:                                                                  {more: true, can: accepts | drops | jumps},
 		`-A INPUT -s 192.0.2.7/32 -m comment --comment accept -j DROP`:                              {more: true, sources: true, verdict: "DROP", can: drops},
-		`queue flags bypass to 1`:                                                                   {more: true, can: drops},
+		`queue flags bypass to 1`:                                                                   {more: true, can: accepts | drops},
 		`-A INPUT -s 192.0.2.7/32 -j TARPIT`:                                                        {more: true, sources: true, to: "TARPIT", can: drops, leads: []string{"TARPIT"}},
 		`log prefix "drop " counter packets 1 bytes 2 accept`:                                       {more: true, verdict: "accept", can: accepts},
 		`-A INPUT -j LOG`: {to: "LOG", leads: []string{"LOG"}},

@@ -24,6 +24,7 @@ type firewallNews struct {
 	port  uint32 // the netlink socket's of whoever did: mostly its process has that number
 	table string // as nft names it: inet fw4; "": messages were lost, and it may be any
 	hook  bool   // a chain was made that sees packets to this host or through it
+	nat   bool   // it translates what comes in
 	ours  bool   // it may be the chain, or the rule, by which iptables hides
 }
 
@@ -117,6 +118,7 @@ func parseNews(kind uint16, port uint32, body []byte) (n firewallNews, ok bool) 
 	}
 	n.port = port
 	var name string // of the chain
+	var before, nat bool
 	eachAttribute(body[4:], func(kind uint16, value []byte) {
 		switch text := func() string { return strings.TrimRight(string(value), "\x00") }; {
 		case kind == unix.NFTA_TABLE_NAME: // and so for chains, rules, sets and elements
@@ -126,11 +128,15 @@ func parseNews(kind uint16, port uint32, body []byte) (n firewallNews, ok bool) 
 		case chain && kind == unix.NFTA_CHAIN_HOOK:
 			eachAttribute(value, func(kind uint16, value []byte) {
 				if kind == unix.NFTA_HOOK_HOOKNUM && len(value) == 4 {
-					n.hook = binary.BigEndian.Uint32(value) <= unix.NF_INET_FORWARD // or NF_INET_PRE_ROUTING, NF_INET_LOCAL_IN
+					hook := binary.BigEndian.Uint32(value)
+					n.hook, before = hook <= unix.NF_INET_FORWARD, hook == unix.NF_INET_PRE_ROUTING // or it is NF_INET_LOCAL_IN
 				}
 			})
+		case chain && kind == unix.NFTA_CHAIN_TYPE:
+			nat = text() == "nat"
 		}
 	})
+	n.nat = before && nat
 	n.ours = (n.table == "ip filter" || n.table == "ip6 filter") && (table || name == "INPUT" || name == ourChain)
 	return n, table || chain || rule || n.table == ourTable
 }

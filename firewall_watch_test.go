@@ -40,6 +40,9 @@ func (n firewallNews) String() string {
 	if n.hook {
 		s += " hook"
 	}
+	if n.nat {
+		s += " nat"
+	}
 	if n.ours {
 		s += " ours"
 	}
@@ -113,7 +116,7 @@ END
 		{"nft: looked at", ruleset, "nft -a -s -t list ruleset; nft list table inet sesame", ""},
 		{"nft: a change in vain", ruleset, "! nft 'add table inet fw4; add rule inet none input accept'", ""},
 		{"nft: a chain for what is forwarded", "", "nft 'add table ip t; add chain ip t c { type filter hook forward priority 0; }'", "ip t hook"},
-		{"nft: a chain before routing", "", "nft 'add table ip6 t; add chain ip6 t c { type nat hook prerouting priority 0; }'", "ip6 t hook"},
+		{"nft: a chain before routing", "", "nft 'add table ip6 t; add chain ip6 t c { type nat hook prerouting priority 0; }'", "ip6 t hook nat"},
 		{"nft: a chain for what is sent", "", "nft 'add table ip t; add chain ip t c { type filter hook output priority 0; }'", "ip t"},
 		{"nft: a bridge", "", "nft 'add table bridge t; add chain bridge t c { type filter hook input priority 0; }'", ""},
 

@@ -175,7 +175,13 @@ var openSets = []openSet{
 	{"open4", "ipv4_addr", "ip saddr", func(p Pass) bool { return p.source().Is4() }},
 	{"open6", "ipv6_addr", "ip6 saddr", func(p Pass) bool { return p.source().Is6() && p.link() == "" }},
 	{"link6", "ifname . ipv6_addr", "iifname . ip6 saddr", func(p Pass) bool { return p.link() != "" }},
+	{"away6", "ipv6_addr", "ip6 saddr", func(p Pass) bool { return p.link() != "" }},
 }
+
+// inputSets are those for chain input, and awaySets those before routing. There, packets for a port of a VRF come in on the
+// port, and behind it on the VRF, which passes name: link-local sources are let through on any link (away6), and chain input
+// judges them.
+var inputSets, awaySets = openSets[:3], []openSet{openSets[0], openSets[1], openSets[3]}
 
 // keys are the elements that a pass has in the set, without their time.
 func (s openSet) keys(p Pass) (keys []string) {
@@ -184,7 +190,7 @@ func (s openSet) keys(p Pass) (keys []string) {
 	}
 	for _, k := range p.Ports {
 		key := fmt.Sprintf("%v . %v . %d", p.source(), k.Proto, k.Port)
-		if p.link() != "" {
+		if strings.HasPrefix(s.types, "ifname") {
 			key = `"` + p.link() + `" . ` + key
 		}
 		if !slices.Contains(keys, key) {
@@ -269,7 +275,7 @@ func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 	}
 	// Behind everybody's translations: where strangers are sent away before, it is for packets that are not tracked, or
 	// invalid.
-	doors := slices.Concat(openRules(letIn), exceptRules(r.Hidden), strangerRules(r.Hidden, []string{beginning + " " + reset}, stray+unreachable))
+	doors := slices.Concat(openRules(inputSets, letIn), exceptRules(r.Hidden), strangerRules(r.Hidden, []string{beginning + " " + reset}, stray+unreachable))
 	if established != "" {
 		doors = slices.Insert(doors, 0, established)
 	}
@@ -287,10 +293,7 @@ func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 	// A router does not hide the ports of hosts behind it. What is local is dear to find out, and so it comes last.
 	unnamed := unnamedPort(ports)
 	kind, send := "nat", fmt.Sprintf("fib daddr type local dnat to :%d", unnamed)
-	strangers := openRules("accept")
-	// Before routing, packets for a port of a VRF come in on the port, and behind it on the VRF, which passes name. Nobody
-	// forwards what comes from link-local sources: they are left to chain input.
-	strangers[len(strangers)-1] = "ip6 saddr fe80::/10 accept"
+	strangers := openRules(awaySets, "accept")
 	if able < ableToRedirect {
 		kind, send = "filter", "fib daddr type local drop"
 		strangers = slices.Insert(strangers, 0, "ct state { established, related } accept")
@@ -319,8 +322,8 @@ func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 const beginning = "tcp flags & (rst | ack) == 0"
 
 // openRules have a verdict for sources that are in, link-local ones last.
-func openRules(verdict string) (rules []string) {
-	for _, set := range openSets {
+func openRules(sets []openSet, verdict string) (rules []string) {
+	for _, set := range sets {
 		rules = append(rules, fmt.Sprintf("%s . meta l4proto . th dport @%s %s", set.match, set.name, verdict))
 	}
 	return rules

@@ -39,6 +39,11 @@ table inet fw4 {
 	}
 }
 table inet sesame {
+	set away6 {
+		type ipv6_addr . inet_proto . inet_service
+		size 65536
+		flags timeout
+`+strings.ReplaceAll(link6, "\"eth0\" . ", "")+`	}
 	set link6 {
 		type ifname . ipv6_addr . inet_proto . inet_service
 		size 65536
@@ -85,7 +90,7 @@ table inet sesame {
 	chain strangers {
 		ip saddr . meta l4proto . th dport @open4 accept
 		ip6 saddr . meta l4proto . th dport @open6 accept
-		ip6 saddr fe80::/10 accept
+		ip6 saddr . meta l4proto . th dport @away6 accept
 		iifname { "eth0", "ppp0" } ip saddr { 192.168.1.0/24 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
 		iifname { "eth0", "ppp0" } ip6 saddr { fd00::/8 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
 		iifname { "eth0", "ppp0" } tcp dport { 22 } tcp flags & (rst | ack) == 0 fib daddr type local dnat to :1

@@ -309,3 +309,28 @@ func TestLongLists(t *testing.T) {
 		})
 	}
 }
+
+// TestForwardedLater has somebody begin to forward a hidden port, on a host where nobody did, while the rules of others are
+// not to be looked at for a long time, as the look before was slow: the port is hidden at once.
+func TestForwardedLater(t *testing.T) {
+	w := newWorld(t, 1)
+	w.listen("80")
+	dir := w.TempDir()
+	w.must(os.WriteFile(dir+"/ip6tables", fmt.Appendf(nil, "#!/bin/sh\nsleep 0.5\necho >> %s/looks\nPATH=${PATH#*:} exec ip6tables \"$@\"\n", dir), 0o700))
+	looks := func() int {
+		text, _ := os.ReadFile(dir + "/looks")
+		return len(text)
+	}
+	d := w.serveIn("export PATH="+dir+":$PATH", "[web]\n\tsequence = 7000,8000,9000\n\tOpen_Ports = 8080\n\tHide = yes\n\tcmd_timeout = 600\n")
+	d.await("starting up")
+	before := looks()
+	w.must(w.host.run("nft", "add table ip filter; add chain ip filter input { type filter hook input priority 0; }"))
+	w.eventually("a look", func() bool { return looks() == 2*before })
+	time.Sleep(quietTime) // it has ended
+	w.must(w.host.run("nft", "add table ip nat; add chain ip nat pre { type nat hook prerouting priority -100; }; add rule ip nat pre tcp dport 8080 redirect to :80"))
+	w.awaitPort(0, hostAddr+":8080", hidden)
+	w.wantPort(0, hostAddr+":80", reached)
+	if looks() != 2*before {
+		t.Error("it was looked at the rules first")
+	}
+}

@@ -247,6 +247,17 @@ func TestReadOnlyFolder(t *testing.T) {
 	d.await("10.9.0.2: a: ")
 }
 
+// TestOpenPortsWithoutJournal has no place for the journal: doors open and close all the same.
+func TestOpenPortsWithoutJournal(t *testing.T) {
+	s := newStateTest(t)
+	s.must(os.WriteFile(s.dir+"/state", nil, 0o600)) // no folder
+	d := s.serve("a", "[a]\n\tsequence = 7000,8000,9000\n\tOpen_Ports = 22\n\tHide = yes\n\tcmd_timeout = 600\n")
+	d.await("warning: doors stay open after a crash, as there is no place for the journal: ")
+	s.open(d, "7000", "8000", "9000")
+	d.stop()
+	s.awaitPort(0, hostSSH, hidden)
+}
+
 // gameServer is how an image of a game's server starts knockd: as a user, with a capability of the file's. $1 is the folder
 // of the test, and $2 what the shell runs in it.
 const gameServer = `
