@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -166,8 +167,14 @@ func (a *Applier) keeping(keep func(table string)) *Applier {
 	return a
 }
 
-// inBackground does it in another goroutine.
-func (a *Applier) inBackground(task firewallTask, done func(error)) { go func() { done(a.do(task)) }() }
+// inBackground does it in another goroutine. Afterwards, what reading the lists has taken goes back to the system: the
+// collector would wait until the heap has 4 MB (runtime/debug), which is much for a router.
+func (a *Applier) inBackground(task firewallTask, done func(error)) {
+	go func() {
+		done(a.do(task))
+		debug.FreeOSMemory()
+	}()
+}
 
 // do carries out one task.
 func (a *Applier) do(task firewallTask) (err error) {
