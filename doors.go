@@ -233,7 +233,7 @@ func (d *Doors) abandon() {
 	}
 	for _, o := range d.open {
 		if !o.rule.out() {
-			d.logs.log.printfNamed("%v: %s: not closed within %v: the firewall does not do it", o.key.source, o.key.door, stopDeadline)
+			d.logs.log.printfNamed("%v: %s: not closed within %v: the firewall refused the change", o.key.source, o.key.door, stopDeadline)
 		}
 	}
 }

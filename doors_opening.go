@@ -347,7 +347,7 @@ func (o *opening) changed(now time.Duration, err error, allClose bool) (say stri
 	switch o.rule.end(err == nil); {
 	case waits && err != nil:
 		o.shut()
-		return "not opened: the firewall does not do it"
+		return "not opened: the firewall refused the change"
 	case waits:
 		if o.entered = true; o.key.start == "" {
 			o.command = side{in: true}

@@ -17,7 +17,7 @@ const (
 	// maxGivenUp is how many closings that were given up are remembered, for status.
 	maxGivenUp = 100
 
-	notRecorded = "not opened: what closes it cannot be written down"
+	notRecorded = "not opened: cannot write the journal"
 )
 
 // openings are all of them. What each of them needs next is carried out here, by the commands' queue, the firewall's queue
@@ -310,7 +310,7 @@ func (d *openings) applied(now time.Duration, done firewallDone) {
 	d.crash("work ended")
 	switch {
 	case done.err == errPutRight:
-		d.logs.printf(now, "firewall", "firewall: somebody has changed it: put right")
+		d.logs.printf(now, "firewall", "firewall: another program changed our rules: restored")
 		done.err = nil
 	case done.err != nil && done.task.kind == taskFlush:
 		d.logs.printf(now, "firewall", "firewall: removing what is there: %v", done.err)

@@ -643,7 +643,7 @@ func TestDoorsNative(t *testing.T) {
 		{"what the firewall does not do is not opened", n + b, `
 			+0s   grant b 192.0.2.7 => <open b 192.0.2.7 20s>
 			+1s   failed            => <close >
-			+1s   log               => firewall: no such chain | 192.0.2.7: b: not opened: the firewall does not do it
+			+1s   log               => firewall: no such chain | 192.0.2.7: b: not opened: the firewall refused the change
 			+1s   journal           => b 192.0.2.7 closing
 			+1s   worked            =>
 			+1s   journal           =>
@@ -722,7 +722,7 @@ func TestDoorsNative(t *testing.T) {
 			+2s   touched           => <build n 192.0.2.7 8s>
 			+2s   touched           =>
 			+2s   right             =>
-			+2s   log               => 192.0.2.7: n: open for 10s: 22:tcp,53:udp | firewall: somebody has changed it: put right
+			+2s   log               => 192.0.2.7: n: open for 10s: 22:tcp,53:udp | firewall: another program changed our rules: restored
 			+2s   next              => 2.005s
 			+2.01s tick             => <build n 192.0.2.7 7.99s>
 			+2.01s right            =>
@@ -730,11 +730,11 @@ func TestDoorsNative(t *testing.T) {
 		{"no room for the journal", n + c + o, `
 			+0s   full              =>
 			+0s   grant n 192.0.2.7 =>
-			+0s   log               => no space left on device | 192.0.2.7: n: not opened: what closes it cannot be written down
+			+0s   log               => no space left on device | 192.0.2.7: n: not opened: cannot write the journal
 			+0s   next              => 1s
 			+0s   grant c 192.0.2.7 => open
 			+0s   end open          =>
-			+0s   log               => c: running command: open | no space left on device | 192.0.2.7: c: not opened: what closes it cannot be written down
+			+0s   log               => c: running command: open | no space left on device | 192.0.2.7: c: not opened: cannot write the journal
 			+0s   grant o 192.0.2.7 => once
 			+0s   end once          =>
 			+1s   room              =>

@@ -75,7 +75,7 @@ func (c chain) drops() bool { return strings.EqualFold(c.policy, "drop") }
 // inputs are the base chains for packets to this host, with what they can do. In behind stands where a rule of ours must be,
 // so that those bans hold which come before everything else that drops: behind the rule with this handle, or behind so many
 // rules of iptables'. first has only bans come before it: an accept there would open what we hide. ours tells the rule,
-// which does not count.
+// which does not count; it is placed between those bans and whatever else drops.
 func (h hostRules) inputs(ours func(rule string) bool, first bool) (found []input) {
 	for _, c := range h.chains {
 		if c.hook != "input" {
@@ -84,7 +84,7 @@ func (h hostRules) inputs(ours func(rule string) bool, first bool) (found []inpu
 		in, place, n, late := input{chain: c, at: -1}, 0, 0, false
 		for i, rule := range c.rules {
 			if ours(rule) {
-				in.at = place
+				in.at, in.placed = place, in.placed || !late
 				n++
 				continue
 			}
@@ -98,10 +98,10 @@ func (h hostRules) inputs(ours func(rule string) bool, first bool) (found []inpu
 			in.can |= e
 			ban := e&(bans|jumps) != 0
 			if late = late || e&drops != 0 || first && (e&accepts != 0 || !ban); ban && !late {
-				in.behind = place
+				in.behind, in.placed = place, false
 			}
 		}
-		in.placed = in.at == in.behind && (n == 1 || c.tool.name != "") // of two by nft, none stays
+		in.placed = in.placed && (n == 1 || c.tool.name != "") // of two by nft, none stays
 		if c.drops() {
 			in.can |= drops
 		}

@@ -145,6 +145,10 @@ func TestFit(t *testing.T) {
 				"with firewalld write NftablesTableOwner=no in /etc/firewalld/firewalld.conf and run firewall-cmd --reload", nft()},
 		{"no answer", nft(fw4), Inspection{Unknown: errTooLong}, "\nthe host's rules could not be read: it did not end by itself, and was ended: " +
 			"if they drop what sesame lets in, knocking does not help", nft(fw4)},
+		{"an accept before ours", nft(), Inspection{Tools: with("-P INPUT DROP\n-A INPUT -s 192.0.2.7/32 -j ACCEPT\n-A INPUT -m mark --mark 0x20000000/0x20000000 " +
+			"-m comment --comment \"sesame 0x20000000\" -j ACCEPT\n-A INPUT -j DROP\n")}, "", nft(acceptChain{family: "ip", table: "filter", name: "INPUT", tool: v4, placed: true})},
+		{"a drop before ours", nft(), Inspection{Tools: with("-P INPUT DROP\n-A INPUT -p tcp -j DROP\n-A INPUT -m mark --mark 0x20000000/0x20000000 " +
+			"-m comment --comment \"sesame 0x20000000\" -j ACCEPT\n")}, "", nft(input(v4, 0))},
 		{"bans before ours", ipt(), Inspection{Tools: with("-P INPUT ACCEPT\n-N f2b\n-A INPUT -j f2b\n-A INPUT -j SESAME\n-A INPUT -j ACCEPT\n-A f2b -s 192.0.2.7/32 -j REJECT\n")},
 			idle, ipt(1, 0)},
 		{"bans behind ours", ipt(), Inspection{Tools: with("-P INPUT ACCEPT\n-A INPUT -j SESAME\n-A INPUT -s 192.0.2.7/32 -j DROP\n-A INPUT -s 192.0.2.8/32 -j DROP\n-A INPUT -j ACCEPT\n-A INPUT -s 192.0.2.9/32 -j DROP\n")},

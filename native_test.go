@@ -759,7 +759,7 @@ func TestNoRoomForJournal(t *testing.T) {
 	}
 	inside("cat /dev/zero > " + n.dir + "/state/filler 2>/dev/null; true")
 	n.knockOnce(1)
-	d.await("10.9.0.3: ssh: not opened: what closes it cannot be written down")
+	d.await("10.9.0.3: ssh: not opened: cannot write the journal")
 	d.await("no space left on device")
 	n.awaitPort(0, hostSSH, hidden)
 	n.wantPort(1, hostSSH, hidden)

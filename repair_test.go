@@ -167,14 +167,14 @@ func TestRepair(t *testing.T) {
 				n.quiet(calls)
 			}
 			n.must(n.host.run("sh", "-ec", "DIR="+dir+"; "+test.lost))
-			d.await("somebody has changed it: put right")
+			d.await("another program changed our rules: restored")
 			if first, _, _ := strings.Cut(calls(), "\n"); test.mends != "" && first != test.mends {
 				n.Errorf("first it ran %s, want %s", first, test.mends)
 			}
 			n.awaitPort(0, hostSSH, reached)
 			n.awaitPort(1, hostSSH, hidden)
 			time.Sleep(300 * time.Millisecond)
-			t.Logf("put right %d times", strings.Count(d.logged(), "put right"))
+			t.Logf("put right %d times", strings.Count(d.logged(), "our rules: restored"))
 			t.Logf("open for a stranger for %v", stop().Round(time.Millisecond))
 			if got := n.ourTable(); got != before && test.lost != "nft flush ruleset" { // where the host closes nothing any more
 				n.Errorf("our table: got\n%s\nwant\n%s", got, before)
@@ -208,7 +208,7 @@ func TestIncluded(t *testing.T) {
 		n.must(n.host.run("nft", "-f", rules))
 		time.Sleep(20 * time.Millisecond)
 	}
-	d.await("put right")
+	d.await("our rules: restored")
 	n.awaitPort(0, hostSSH, reached)
 	if open := stop(); open != 0 {
 		t.Errorf("while the rules were loaded a stranger got in for %v", open)
@@ -283,7 +283,7 @@ func TestLongLists(t *testing.T) {
 			n.wantPort(0, hostSSH, hidden)
 			began = time.Now()
 			n.must(n.host.run("nft", "delete", "table", "inet", "sesame"))
-			patiently("what was taken away", func() bool { return strings.Contains(d.logged(), "put right") })
+			patiently("what was taken away", func() bool { return strings.Contains(d.logged(), "our rules: restored") })
 			t.Logf("put right within %v", time.Since(began).Round(time.Millisecond))
 			n.knockOnce(0)
 			patiently("an open port", func() bool { return probe(n.clients[0], "", hostSSH, probePatience) == reached })
