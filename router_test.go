@@ -29,8 +29,8 @@ const (
 	floodPackets = 20000 // more than there is room for attempts
 
 	// In KB, of the daemon on a router.
-	residentAtRest     = 5427 // 5.3 MB, after a door was open
-	residentAfterFlood = 8 << 10
+	residentAtRest     = 6400 // after a door was open
+	residentAfterFlood = 8700
 )
 
 // guest is an emulated router: a Malta board with a 24Kc CPU. Its eth0 has the address 10.0.2.15, and whoever connects
