@@ -213,6 +213,18 @@ func TestNativeDoorsOfAnother(t *testing.T) {
 	s.wantPort(0, hostSSH, hidden)
 }
 
+// TestHiddenByAnother: a daemon without Open_Ports says that ports are hidden by one of another configuration which has
+// ended, and leaves them hidden.
+func TestHiddenByAnother(t *testing.T) {
+	s := newStateTest(t)
+	b := s.serve("b", fmt.Sprintf(nativeDoor, 600))
+	b.stop()
+	a := s.serve("a", sshDoor("a", "7000,8000,9000", 600))
+	a.await("warning: ports are still hidden by a daemon that does not run (" + stateFolder(s.dir+"/state", s.dir+"/b") + "): sesame flush shows them again")
+	s.wantPort(0, hostSSH, hidden)
+	a.stop()
+}
+
 // TestReadOnlyFolder has the best folder become read-only while a door is open there: the daemon starts with the next one,
 // and names the door.
 func TestReadOnlyFolder(t *testing.T) {

@@ -210,7 +210,7 @@ func (s *State) buildFirewall(e env, log *Log, l *Listener, rules Ruleset) error
 	}
 	if err := applier.keeping(s.journal.keepTable).build(rules); err != nil {
 		err = fmt.Errorf("setting up the firewall: %w", err)
-		if !s.marked {
+		if !s.marked || s.journal == nil { // or it is not known
 			return fmt.Errorf("%w: what is hidden stays hidden: sesame flush leaves no trace", err)
 		}
 		_ = applier.do(firewallTask{kind: taskFlush})
@@ -223,10 +223,26 @@ func (s *State) buildFirewall(e env, log *Log, l *Listener, rules Ruleset) error
 	return nil
 }
 
+// othersHide says so if a daemon of another configuration that does not run has left ports hidden, as it should have.
+func (s *State) othersHide(e env, log *Log) error {
+	i := slices.IndexFunc(s.others, (*Journal).notesFirewall)
+	if i < 0 {
+		return nil
+	}
+	lock, err := s.lockFirewall(e)
+	if err == nil {
+		log.printf("warning: ports are still hidden by a daemon that does not run (%s): sesame flush shows them again", filepath.Dir(s.others[i].path))
+	}
+	if lock != nil {
+		lock.remove()
+	}
+	return nil
+}
+
 // clearFirewall removes what an earlier configuration has left, as no door needs the firewall any more.
 func (s *State) clearFirewall(e env, log *Log, applier *Applier) error {
 	if s.journal == nil || !s.journal.notesFirewall() {
-		return nil
+		return s.othersHide(e, log)
 	}
 	lock, err := s.lockFirewall(e)
 	if err != nil {
