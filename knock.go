@@ -124,21 +124,28 @@ func (k *knockClient) visit() error {
 	return nil
 }
 
-// last is the connection to join. One that was begun before the knocks is replaced, if it can be: a proxy on the way may have
-// opened it, and found the port shut.
+// last is the connection to join. One that was begun before the knocks and has ended is replaced: a proxy on the way had
+// opened it, and then found the port shut.
 func (k *knockClient) last(opened *connection) *connection {
 	if !opened.before {
+		return opened
+	}
+	first := make([]byte, 1024)
+	_ = opened.conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+	n, err := opened.conn.Read(first)
+	_ = opened.conn.SetReadDeadline(time.Time{})
+	_, _ = k.stdout.Write(first[:n])
+	if n > 0 || err == nil || os.IsTimeout(err) {
 		return opened
 	}
 	d := newDialer(k.to, k.port, k.from)
 	defer d.cancel()
 	d.begin(false, k.timeout)
-	fresh, _ := d.next(time.After(k.timeout))
-	if fresh == nil {
-		return opened
+	if fresh, _ := d.next(time.After(k.timeout)); fresh != nil {
+		_ = opened.conn.Close()
+		return fresh
 	}
-	_ = opened.conn.Close()
-	return fresh
+	return opened
 }
 
 // knockClient is one call of sesame knock.
