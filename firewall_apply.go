@@ -246,6 +246,9 @@ func (a *Applier) hide(f Firewall, r Ruleset) error {
 	if script := ""; a.keep != nil {
 		if a.listed != "" && len(r.Hidden) > 0 {
 			script = "add table inet sesame\ndelete table inet sesame\n" + a.listed
+			if _, err := a.run(nftCheck, script); err != nil {
+				script = "" // a host that includes what nft cannot read back would boot without a firewall
+			}
 		}
 		a.keep(script)
 	}

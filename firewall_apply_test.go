@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -327,6 +328,25 @@ func TestLookInVain(t *testing.T) {
 		}}
 		if changed, err := a.look(Ruleset{}, Inspection{NFT: listed(listedSesame), Unknown: errTooLong}); changed || err != nil || !a.report().unsure {
 			t.Errorf("got %v, %v, want nothing changed, and to look again", changed, err)
+		}
+	}
+}
+
+// TestUnreadableIsNotKept has an nft that lists what it cannot read: /etc/nftables.conf must not include that.
+func TestUnreadableIsNotKept(t *testing.T) {
+	for _, unreadable := range []error{nil, errFake} {
+		kept, listed := "what was kept before", "table inet sesame {\n}\n"
+		a := &Applier{keep: func(table string) { kept = table }, run: func(argv []string, _ string) (string, error) {
+			if slices.Equal(argv, nftCheck) {
+				return "", unreadable
+			}
+			return listed, nil
+		}}
+		if err := a.hide(nftFirewall{mark: defaultMark}, Ruleset{Hidden: []Hidden{{Door: "ssh", Ports: []Knock{{22, tcp}}}}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.HasSuffix(kept, listed); got != (unreadable == nil) || unreadable != nil && kept != "" {
+			t.Errorf("with %v: kept %q", unreadable, kept)
 		}
 	}
 }
