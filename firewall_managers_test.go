@@ -443,6 +443,7 @@ func newManaged(t *testing.T, host managedHost) *managed {
 	before := `printf '#!/bin/sh\nexit 101\n' > usr/sbin/policy-rc.d
 chmod +x usr/sbin/policy-rc.d
 ln -sf /bin/true sbin/modprobe
+ln -sf /bin/true usr/bin/mandb
 mkdir debs
 `
 	if host.packages != "" {
