@@ -64,32 +64,22 @@ func parseRequest(line string) (r Request, json bool, err error) {
 	if line == "status" || line == "status json" {
 		return Request{}, line == "status json", nil
 	}
-	unknown := fmt.Errorf("the daemon does not know the request %q: it is sesame %s", line, versionName())
-	rest, ok := strings.CutPrefix(line, "close ")
-	if !ok {
-		return Request{}, false, unknown
-	}
+	rest, known := strings.CutPrefix(line, "close ")
 	r.Close = true
-	if rest, ok = strings.CutPrefix(rest, "*"); !ok {
-		quoted, err := strconv.QuotedPrefix(rest)
-		if err != nil {
-			return Request{}, false, unknown
-		}
-		rest = rest[len(quoted):]
-		if r.Door, err = strconv.Unquote(quoted); err != nil || r.Door == "" {
-			return Request{}, false, unknown
-		}
+	if after, all := strings.CutPrefix(rest, "*"); all {
+		rest = after
+	} else {
+		quoted, _ := strconv.QuotedPrefix(rest)
+		r.Door, _ = strconv.Unquote(quoted)
+		rest, known = rest[len(quoted):], known && r.Door != ""
 	}
-	if rest == "" {
-		return r, false, nil
+	if addr, given := strings.CutPrefix(rest, " "); given {
+		r.Source, err = netip.ParseAddr(addr)
+		r.Source, rest = r.Source.Unmap(), ""
 	}
-	if rest, ok = strings.CutPrefix(rest, " "); ok {
-		r.Source, err = netip.ParseAddr(rest)
+	if !known || err != nil || rest != "" {
+		return Request{}, false, fmt.Errorf("the daemon does not know the request %q: it is sesame %s", line, versionName())
 	}
-	if !ok || err != nil {
-		return Request{}, false, unknown
-	}
-	r.Source = r.Source.Unmap()
 	return r, false, nil
 }
 
@@ -435,16 +425,11 @@ func askDaemon(e env, socket, request string) error {
 	case len(text) != n:
 		return fmt.Errorf("the daemon on %s has broken off its answer", path)
 	}
-	// Who listens there may be anybody.
-	var lines []string
-	for line := range strings.Lines(text) {
-		lines = append(lines, printable(strings.TrimSuffix(line, "\n")))
-	}
-	text = strings.Join(lines, "\n")
+	text = printableLines("", text) // who listens there may be anybody
 	if word == "error" {
-		return errors.New(text)
+		return errors.New(strings.TrimSuffix(text, "\n"))
 	}
-	_, err = fmt.Fprintln(e.stdout, text)
+	_, err = io.WriteString(e.stdout, text)
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sort"
 	"strconv"
@@ -59,10 +60,10 @@ func (r Request) String() string {
 
 // LinkState is a link that is listened on, or an item of a list of interfaces that no link fits.
 type LinkState struct {
-	Name      string
-	State     string
-	Addresses []netip.Addr
-	PortOf    string // the link that its packets come in on, if the list that names it does not name that one; else ""
+	Name      string       `json:"name"`
+	State     string       `json:"state"`
+	Addresses []netip.Addr `json:"addresses"`
+	PortOf    string       `json:"port_of"` // the link that its packets come in on, if the list that names it does not name that one; else ""
 }
 
 const absent = "absent"
@@ -115,60 +116,64 @@ func (m *Meter) read() Counters {
 
 // Status is what `sesame status` shows. Who makes one gives it away: nothing in it may change any more.
 type Status struct {
-	Version     string
-	Pid         int
-	Uptime      time.Duration
-	Listening   string // eth0, or any (all interfaces but lo: ...)
-	Links       []LinkState
-	Config      string // file
-	ConfigRead  time.Time
-	ConfigError string // why it runs with the kept configuration, as ReloadError; "" if it does not
-	ReloadError string // of the last reload, a line for each mistake, without secrets; "" if it went well
-	Firewall    string // which one and why; "" if no door needs one
-	// FirewallWarnings are what will not work as one might think, and FirewallSince is since when it is so.
-	FirewallWarnings []string
-	FirewallSince    time.Duration
-	Open             []OpenDoor
-	Failed           []FailedClose
-	Bars             []BarredSource
-	MoreBars         int // that Bars does not name
-	Counters         Counters
+	Version          string         `json:"version"`
+	Pid              int            `json:"pid"`
+	Uptime           time.Duration  `json:"uptime_seconds"`
+	Listening        string         `json:"listening"` // eth0, or any (all interfaces but lo: ...)
+	Links            []LinkState    `json:"links"`
+	Config           string         `json:"config"` // file
+	ConfigRead       time.Time      `json:"config_read"`
+	ConfigError      string         `json:"config_error"`           // why it runs with the kept configuration, as ReloadError; "" if it does not
+	ReloadError      string         `json:"reload_error"`           // of the last reload, a line for each mistake, without secrets; "" if it went well
+	Firewall         string         `json:"firewall"`               // which one and why; "" if no door needs one
+	FirewallSince    time.Duration  `json:"firewall_since_seconds"` // how long it has been that one
+	FirewallWarnings []string       `json:"firewall_warnings"`      // what will not work as one might think
+	Open             []OpenDoor     `json:"open"`
+	Failed           []FailedClose  `json:"failed"`
+	Bars             []BarredSource `json:"bars"`
+	MoreBars         int            `json:"more_bars"` // that Bars does not name
+	Counters         Counters       `json:"counters"`
 }
 
 // OpenDoor is a door that is open, being opened or being closed for one source.
 type OpenDoor struct {
-	Door     string
-	Source   netip.Addr
-	Link     string // the interface that it was knocked on
-	State    string // opening, open, closing, or failed: its start command did, and there is nothing else to open it
-	Ports    []Knock
-	Since    time.Duration // how long ago it was opened
-	ClosesIn time.Duration // 0: at once, or no time is set
+	Door   string     `json:"door"`
+	Source netip.Addr `json:"source"`
+	Link   string     `json:"link"`  // the interface that it was knocked on
+	State  string     `json:"state"` // opening, open, closing, or failed: its start command did, and there is nothing else to open it
 	// StartError is how the start command of an open or failed one failed: status 1, signal 9, not run. "": it did not.
-	StartError string
+	StartError string        `json:"start_error"`
+	Ports      []Knock       `json:"ports"`
+	Since      time.Duration `json:"since_seconds"`     // how long ago it was opened
+	ClosesIn   time.Duration `json:"closes_in_seconds"` // 0: at once, or no time is set
 }
 
 // FailedClose is a door whose closing was tried often enough and given up. It is kept until the next reload.
 type FailedClose struct {
-	Door   string
-	Source netip.Addr
-	Since  time.Duration // how long ago it was given up
-	Tries  int
-	Error  string // of the last try
+	Door   string        `json:"door"`
+	Source netip.Addr    `json:"source"`
+	Since  time.Duration `json:"since_seconds"` // how long ago it was given up
+	Tries  int           `json:"tries"`
+	Error  string        `json:"error"` // of the last try
 }
 
 // BarredSource is who opens nothing at a door for a time, as decoys have been hit. The latest comes first.
 type BarredSource struct {
-	Door   string
-	Source string // an address, or an IPv6 /64
-	Link   string // of a link-local source, else ""
-	Decoy  Knock  // the latest that was hit
-	EndsIn time.Duration
+	Door   string        `json:"door"`
+	Source string        `json:"source"` // an address, or an IPv6 /64
+	Link   string        `json:"link"`   // of a link-local source, else ""
+	Decoy  Knock         `json:"port"`   // the latest that was hit
+	EndsIn time.Duration `json:"ends_in_seconds"`
 }
 
 // Counters count since the daemon's start, but for Attempts, which are those in progress now.
 type Counters struct {
-	Packets, KernelDrops, Hits, Attempts, Grants, CommandFailures uint64
+	Packets         uint64 `json:"packets"`
+	KernelDrops     uint64 `json:"kernel_drops"`
+	Hits            uint64 `json:"hits"`
+	Attempts        uint64 `json:"attempts"`
+	Grants          uint64 `json:"grants"`
+	CommandFailures uint64 `json:"command_failures"`
 }
 
 // sorted is the status with its lists by door and source.
@@ -189,9 +194,7 @@ func (s Status) sorted() Status {
 func (s Status) String() string {
 	s = s.sorted()
 	var b strings.Builder
-	for line := range strings.Lines(s.ConfigError) {
-		fmt.Fprintf(&b, "%s\n", printable(strings.TrimSuffix(line, "\n")))
-	}
+	b.WriteString(printableLines("", s.ConfigError))
 	fmt.Fprintf(&b, "sesame %s, process %d, up %v, listening on %s\n", printable(s.Version), s.Pid, s.Uptime.Truncate(time.Second), printable(s.Listening))
 	var rows [][]string
 	for _, l := range s.Links {
@@ -200,10 +203,7 @@ func (s Status) String() string {
 	b.WriteString(columns(rows))
 	fmt.Fprintf(&b, "configuration %s, read %s\n", printable(s.Config), s.ConfigRead.Format(time.DateTime))
 	if s.ReloadError != "" {
-		fmt.Fprintf(&b, "the last reload failed:\n")
-		for line := range strings.Lines(s.ReloadError) {
-			fmt.Fprintf(&b, "  %s\n", printable(strings.TrimSuffix(line, "\n")))
-		}
+		b.WriteString("the last reload failed:\n" + printableLines("  ", s.ReloadError))
 	}
 	if s.Firewall != "" {
 		fmt.Fprintf(&b, "firewall: %s (for %v)\n", printable(s.Firewall), s.FirewallSince.Truncate(time.Second))
@@ -240,6 +240,15 @@ func (s Status) String() string {
 	c := s.Counters
 	fmt.Fprintf(&b, "\npackets %d, lost by the kernel %d, hits %d, attempts in progress %d, grants %d, commands failed %d\n",
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
+	return b.String()
+}
+
+// printableLines is a text of lines, each after prefix, in which nothing drives a terminal.
+func printableLines(prefix, text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString(prefix + printable(strings.TrimSuffix(line, "\n")) + "\n")
+	}
 	return b.String()
 }
 
@@ -303,42 +312,30 @@ func columns(rows [][]string) string {
 
 // json is the status for programs: one object on one line. Names and places stay; new ones may be added. Times are RFC
 // 3339, durations whole seconds, lists never null. The manual, sesame(8), says what each member is.
-func (s Status) json() string {
-	s = s.sorted()
-	var links, open, failed, bars, warnings []string
-	for _, w := range s.FirewallWarnings {
-		warnings = append(warnings, quoteJSON(w))
+func (s Status) json() string { return toJSON(reflect.ValueOf(s.sorted())) + "\n" }
+
+func toJSON(v reflect.Value) string {
+	var items []string
+	switch x := v.Interface().(type) {
+	case time.Time:
+		return quoteJSON(x.Format(time.RFC3339))
+	case time.Duration:
+		return fmt.Sprint(seconds(x))
+	case string, netip.Addr, Knock:
+		return quoteJSON(fmt.Sprint(x))
+	case int, uint64:
+		return fmt.Sprint(x)
 	}
-	for _, l := range s.Links {
-		var addresses []string
-		for _, a := range l.Addresses {
-			addresses = append(addresses, quoteJSON(a.String()))
+	if v.Kind() == reflect.Slice {
+		for i := range v.Len() {
+			items = append(items, toJSON(v.Index(i)))
 		}
-		links = append(links, fmt.Sprintf(`{"name":%s,"state":%s,"addresses":[%s],"port_of":%s}`, quoteJSON(l.Name), quoteJSON(l.State), strings.Join(addresses, ","), quoteJSON(l.PortOf)))
+		return "[" + strings.Join(items, ",") + "]"
 	}
-	for _, o := range s.Open {
-		var ports []string
-		for _, k := range o.Ports {
-			ports = append(ports, quoteJSON(k.String()))
-		}
-		open = append(open, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"state":%s,"start_error":%s,"ports":[%s],"since_seconds":%d,"closes_in_seconds":%d}`,
-			quoteJSON(o.Door), quoteJSON(o.Source.String()), quoteJSON(o.Link), quoteJSON(o.State), quoteJSON(o.StartError), strings.Join(ports, ","), seconds(o.Since), seconds(o.ClosesIn)))
+	for i := range v.NumField() {
+		items = append(items, quoteJSON(v.Type().Field(i).Tag.Get("json"))+":"+toJSON(v.Field(i)))
 	}
-	for _, f := range s.Failed {
-		failed = append(failed, fmt.Sprintf(`{"door":%s,"source":%s,"since_seconds":%d,"tries":%d,"error":%s}`,
-			quoteJSON(f.Door), quoteJSON(f.Source.String()), seconds(f.Since), f.Tries, quoteJSON(f.Error)))
-	}
-	for _, b := range s.Bars {
-		bars = append(bars, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"port":%s,"ends_in_seconds":%d}`,
-			quoteJSON(b.Door), quoteJSON(b.Source), quoteJSON(b.Link), quoteJSON(b.Decoy.String()), seconds(b.EndsIn)))
-	}
-	c := s.Counters
-	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"links":[%s],"config":%s,"config_read":%s,"config_error":%s,"reload_error":%s,"firewall":%s,"firewall_since_seconds":%d,"firewall_warnings":[%s],`+
-		`"open":[%s],"failed":[%s],"bars":[%s],"more_bars":%d,`+
-		`"counters":{"packets":%d,"kernel_drops":%d,"hits":%d,"attempts":%d,"grants":%d,"command_failures":%d}}`+"\n",
-		quoteJSON(s.Version), s.Pid, seconds(s.Uptime), quoteJSON(s.Listening), strings.Join(links, ","), quoteJSON(s.Config), quoteJSON(s.ConfigRead.Format(time.RFC3339)),
-		quoteJSON(s.ConfigError), quoteJSON(s.ReloadError), quoteJSON(s.Firewall), seconds(s.FirewallSince), strings.Join(warnings, ","), strings.Join(open, ","), strings.Join(failed, ","), strings.Join(bars, ","), s.MoreBars,
-		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
+	return "{" + strings.Join(items, ",") + "}"
 }
 
 // quoteJSON makes s a JSON string (RFC 8259, section 7). What is no UTF-8 becomes U+FFFD. encoding/json would leave
