@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bind has what a socket sends leave from the route's source.
-func (r route) bind(fd int) error {
-	if !r.source.IsValid() {
-		return nil
+// bind has what a socket sends leave by the route, from its source.
+func (r route) bind(fd int, is6 bool) error {
+	if err := r.apply(fd, is6); err != nil || !r.source.IsValid() {
+		return err
 	}
 	_, source, err := sockaddr(r.source, 0)
 	if err == nil {

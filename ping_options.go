@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -25,7 +24,7 @@ type pingOptions struct {
 func (o *pingOptions) options() []option {
 	o.port, o.interval = defaultPingPort, defaultPingInterval
 	opts := []option{
-		{'c', "count", "N", "end after N packets", o.setCount},
+		numberOption('c', "count", "N", "end after N packets", "", 1, maxPings, func(n int) { o.count = n }),
 		{'i', "interval", "SECONDS", "time between two packets (default 1), or uN for N microseconds", o.setInterval},
 		{'p', "port", "PORT", "the port to send them to (default 80)", o.setVerify},
 		flagOption('4', "ipv4", "use IPv4 only", &o.ipv4),
@@ -35,15 +34,6 @@ func (o *pingOptions) options() []option {
 		opts = append(opts, option{f.letter, f.name, "", "set the TCP flag " + f.name, func(string) error { o.flags |= f.bit; return nil }})
 	}
 	return append(opts, helpOptions()...)
-}
-
-func (o *pingOptions) setCount(value string) error {
-	n, err := strconv.Atoi(value)
-	if err != nil || n < 1 || n > maxPings {
-		return fmt.Errorf("a number from 1 to %d is wanted, not %q", maxPings, value)
-	}
-	o.count = n
-	return nil
 }
 
 func (o *pingOptions) setInterval(value string) error {

@@ -196,11 +196,7 @@ func (s Status) String() string {
 	var b strings.Builder
 	b.WriteString(printableLines("", s.ConfigError))
 	fmt.Fprintf(&b, "sesame %s, process %d, up %v, listening on %s\n", printable(s.Version), s.Pid, s.Uptime.Truncate(time.Second), printable(s.Listening))
-	var rows [][]string
-	for _, l := range s.Links {
-		rows = append(rows, []string{"  " + l.Name, printable(l.String())})
-	}
-	b.WriteString(columns(rows))
+	b.WriteString(columns(s.Links, func(l LinkState) []string { return []string{"  " + l.Name, l.String()} }))
 	fmt.Fprintf(&b, "configuration %s, read %s\n", printable(s.Config), s.ConfigRead.Format(time.DateTime))
 	if s.ReloadError != "" {
 		b.WriteString("the last reload failed:\n" + printableLines("  ", s.ReloadError))
@@ -211,29 +207,23 @@ func (s Status) String() string {
 	for _, w := range s.FirewallWarnings {
 		fmt.Fprintf(&b, "  warning: %s\n", printable(w))
 	}
-	b.WriteString("\n")
-	rows = nil
-	for _, o := range s.Open {
-		rows = append(rows, []string{o.Door, o.who(), cmp.Or(joinKnocks(o.Ports), "-"), o.progress()})
-	}
-	b.WriteString(cmp.Or(columns(rows), "no door is open\n"))
+	open := columns(s.Open, func(o OpenDoor) []string {
+		return []string{o.Door, o.who(), cmp.Or(joinKnocks(o.Ports), "-"), o.progress()}
+	})
+	b.WriteString("\n" + cmp.Or(open, "no door is open\n"))
 	if len(s.Failed) > 0 {
 		b.WriteString("\nnot closed, and not tried again before a reload:\n")
-		rows = nil
-		for _, f := range s.Failed {
-			rows = append(rows, []string{f.Door, f.Source.String(), fmt.Sprintf("given up %ds ago, tried %d %s: %s",
-				seconds(f.Since), f.Tries, plural(f.Tries, "time"), strings.ReplaceAll(strings.TrimRight(f.Error, "\n"), "\n", "; "))})
-		}
-		b.WriteString(columns(rows))
 	}
+	b.WriteString(columns(s.Failed, func(f FailedClose) []string {
+		return []string{f.Door, f.Source.String(), fmt.Sprintf("given up %ds ago, tried %d %s: %s",
+			seconds(f.Since), f.Tries, plural(f.Tries, "time"), strings.ReplaceAll(strings.TrimRight(f.Error, "\n"), "\n", "; "))}
+	}))
 	if len(s.Bars) > 0 {
 		b.WriteString("\nbarred, as ports near the knocks were hit:\n")
-		rows = nil
-		for _, r := range s.Bars {
-			rows = append(rows, []string{r.Door, r.who(), r.Decoy.String(), fmt.Sprintf("ends in %ds", seconds(r.EndsIn))})
-		}
-		b.WriteString(columns(rows))
 	}
+	b.WriteString(columns(s.Bars, func(r BarredSource) []string {
+		return []string{r.Door, r.who(), r.Decoy.String(), fmt.Sprintf("ends in %ds", seconds(r.EndsIn))}
+	}))
 	if s.MoreBars > 0 {
 		fmt.Fprintf(&b, "and %d more\n", s.MoreBars)
 	}
@@ -288,24 +278,27 @@ func (o OpenDoor) progress() string {
 
 func seconds(d time.Duration) int64 { return max(int64(d/time.Second), 0) }
 
-// columns prints rows of equal length, all columns but the last as wide as they need to be. text/tabwriter would take a
-// tab in a name for the end of its column.
-func columns(rows [][]string) string {
+// columns prints a row for each item, all columns but the last as wide as they need to be. text/tabwriter would take a tab
+// in a name for the end of its column.
+func columns[T any](items []T, row func(T) []string) string {
 	var b strings.Builder
+	var rows [][]string
 	var widths []int
-	for _, row := range rows {
-		widths = append(widths, make([]int, max(len(row)-len(widths), 0))...)
-		for i := range row {
-			row[i] = printable(row[i])
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+	for _, item := range items {
+		texts := row(item)
+		widths = append(widths, make([]int, len(texts)-len(widths))...)
+		for i := range texts {
+			texts[i] = printable(texts[i])
+			widths[i] = max(widths[i], utf8.RuneCountInString(texts[i]))
 		}
+		rows = append(rows, texts)
 	}
-	for _, row := range rows {
-		last := len(row) - 1
-		for i, text := range row[:last] {
+	for _, texts := range rows {
+		last := len(texts) - 1
+		for i, text := range texts[:last] {
 			fmt.Fprintf(&b, "%-*s  ", widths[i], text)
 		}
-		b.WriteString(row[last] + "\n")
+		b.WriteString(texts[last] + "\n")
 	}
 	return b.String()
 }
