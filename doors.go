@@ -175,7 +175,7 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 	if s.rules == nil || d.closing {
 		return
 	}
-	d.setRules(*s.rules, s.reload)
+	d.setRules(*s.rules, s.reload, s.built)
 	if s.save != nil {
 		d.journal.configure(s.save)
 		d.journal.touch()
@@ -183,9 +183,6 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 	}
 	if s.work != nil {
 		d.firewall.configure(s.work, s.report, s.watched)
-	}
-	if s.reload {
-		d.whenBuilt(s.built)
 	}
 	d.firewall.makeAnew()
 }

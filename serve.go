@@ -186,7 +186,7 @@ func (d *daemon) setUpDoors(next *Setup) error {
 	d.doors.tellPoints(d.crash)
 	state := next.state
 	state.resume(d.doors, d.now())
-	d.doors.setRules(next.listener.rules(), false)
+	d.doors.setRules(next.listener.rules(), false, nil)
 	if err := state.buildFirewall(d.env, d.logs.log, next.listener, d.doors.ruleset(d.now())); err != nil {
 		return err
 	}
