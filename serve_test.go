@@ -460,7 +460,7 @@ func TestOneTimeWithoutInterface(t *testing.T) {
 	d.await("starting up")
 	w.must(w.host.run("ip", "link", "delete", "ppp0"))
 	w.knock(0, "-d20", hostAddr, "7001", "7002")
-	d.await("there is no interface ppp0 yet: it is waited for")
+	d.await("interface ppp0 does not exist yet: waiting for it")
 	w.eventually("the opening by the next sequence", func() bool {
 		w.knock(0, "-d20", hostAddr, "8003", "8004")
 		return strings.Count(d.logged(), "OPEN SESAME") == 2

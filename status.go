@@ -85,16 +85,16 @@ func (s LinkState) odd() bool { return s.State == absent || s.PortOf != "" }
 
 // news is a log line. there names all links.
 func (s LinkState) news(there string) string {
-	text := fmt.Sprintf("there is no interface %s yet: it is waited for", s.Name)
+	what := fmt.Sprintf("interface %s does not exist yet: waiting for it", s.Name)
 	switch {
 	case s.State != absent:
 		return fmt.Sprintf("interface %s: %v", s.Name, s)
 	case s.Name == autoInterface:
-		text = "no interface holds a default route yet: one is waited for"
+		what = "no interface holds a default route yet: waiting for one"
 	case strings.HasSuffix(s.Name, everyInterface):
-		text = fmt.Sprintf("there is no interface %s yet: one is waited for", s.Name)
+		what = fmt.Sprintf("no interface fits %s yet: waiting for one", s.Name)
 	}
-	return text + ": there are " + there
+	return fmt.Sprintf("%s (there are %s)", what, there)
 }
 
 // Meter is where the reader tells its counts to whoever asks. To tell them allocates nothing.
