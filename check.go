@@ -76,7 +76,7 @@ func (o checkOptions) check(e env) error {
 // describe is, in lines, which firewall would open the doors, and why. dryRun adds the commands. links are this host's. An
 // error is what would keep serve from starting.
 func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report string, warnings []string, err error) {
-	rules := c.ruleset(c.Interfaces, defaultLinks(links), links)
+	rules := c.ruleset(c.Interfaces, linkNames(links, true), links)
 	choice, err := pickFirewall(a.option, a.mark, rules, a.run)
 	if err != nil && os.Geteuid() != 0 {
 		return "", []string{c.File + ": only root can look at the firewall, which is to open doors: run check as root"}, nil
@@ -198,7 +198,7 @@ func hostWarnings(c *Config, onlyIPv4 bool) (warnings []string) {
 			}
 			for _, s := range linkStates([][]string{list}, links) {
 				if s.odd() {
-					warnings = append(warnings, fmt.Sprintf("%s:%d: %s", c.File, at, s.news(linkNames(links))))
+					warnings = append(warnings, fmt.Sprintf("%s:%d: %s", c.File, at, s.news(strings.Join(linkNames(links, false), ", "))))
 				}
 			}
 		}

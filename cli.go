@@ -5,10 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
+
+// never is when something is due that is not.
+const never = time.Duration(math.MaxInt64)
 
 func plural(n int, noun string) string {
 	if n == 1 {
@@ -91,6 +97,18 @@ func stringOption(short byte, long, arg, help string, to *string) option {
 	return option{short, long, arg, help, func(v string) error { *to = v; return nil }}
 }
 
+// numberOption takes a number from least to most; unit is such as " of milliseconds".
+func numberOption(short byte, long, arg, help, unit string, least, most int, set func(n int)) option {
+	return option{short, long, arg, help, func(v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < least || n > most {
+			return fmt.Errorf("a number%s from %d to %d is needed, not %q", unit, least, most, v)
+		}
+		set(n)
+		return nil
+	}}
+}
+
 func helpOptions() []option {
 	return []option{
 		{'V', "version", "", "print the version", func(string) error { return errVersion }},
@@ -136,11 +154,11 @@ func getopt(args []string, opts []option) (rest []string, err error) {
 			}
 		case len(arg) > 1 && arg[0] == '-':
 			for i := 1; i < len(arg); i++ {
-				o, ok := shortOption(arg[i], opts)
-				if !ok {
+				at := slices.IndexFunc(opts, func(o option) bool { return o.short == arg[i] && arg[i] != 0 })
+				if at < 0 {
 					return nil, wrong("unknown option %q", "-"+arg[i:i+1])
 				}
-				name, value := "-"+arg[i:i+1], ""
+				o, name, value := opts[at], "-"+arg[i:i+1], ""
 				if o.arg != "" {
 					if value = arg[i+1:]; value == "" {
 						if len(args) == 0 {
@@ -165,18 +183,9 @@ func getopt(args []string, opts []option) (rest []string, err error) {
 func onlyOptions(args []string, opts []option, hint string) error {
 	rest, err := getopt(args, opts)
 	if err == nil && len(rest) > 0 {
-		err = usageError(fmt.Sprintf("%q is one argument too many%s", rest[0], hint))
+		err = usageError(fmt.Sprintf("unexpected argument %q%s", rest[0], hint))
 	}
 	return err
-}
-
-func shortOption(c byte, opts []option) (option, bool) {
-	for _, o := range opts {
-		if o.short == c && c != 0 {
-			return o, true
-		}
-	}
-	return option{}, false
 }
 
 func longOption(name string, opts []option) (option, error) {

@@ -293,7 +293,7 @@ func TestSections(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	const (
 		port    = `knockd.conf:2: door "a": Sequence: a port is a number from 1 to 65535`
-		empty   = `knockd.conf:2: door "a": Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports`
+		empty   = `knockd.conf:2: door "a": Sequence: an item is empty: a port is a number from 1 to 65535, and commas only go between ports`
 		seconds = ` is a number of seconds from 0 to 2147483647, not `
 		isFlag  = ` is no flag: fin, syn, rst, psh, ack, urg, each also with ! before it`
 		tooLong = ` is too long: the name of an interface has 15 characters at most, with a *`
@@ -327,8 +327,8 @@ func TestMistakes(t *testing.T) {
 
 		{"misspelt directive", "[a]\nSequence = 1\nCmd_Timout = 5", `knockd.conf:3: door "a": unknown directive "Cmd_Timout" (did you mean Cmd_Timeout?)`},
 		{"unknown directive", "[options]\nColour = red", `knockd.conf:2: unknown directive "Colour"`},
-		{"no directive", "[a]\nSequence = 1\n; a comment", `knockd.conf:3: door "a": "; a comment" is no directive: a line is [section], Directive = value or # comment`},
-		{"misspelt bare directive", "[options]\nUseSyslock", `knockd.conf:2: "UseSyslock" is no directive: a line is [section], Directive = value or # comment (did you mean UseSyslog?)`},
+		{"no directive", "[a]\nSequence = 1\n; a comment", `knockd.conf:3: door "a": "; a comment" is not a directive: a line is [section], Directive = value or # comment`},
+		{"misspelt bare directive", "[options]\nUseSyslock", `knockd.conf:2: "UseSyslock" is not a directive: a line is [section], Directive = value or # comment (did you mean UseSyslog?)`},
 		{"no =", "[a]\nSequence = 1\nCommand", `knockd.conf:3: door "a": Start_Command needs a value: Start_Command = ...`},
 		{"before any section", "LogFile = /a\nUseSyslog",
 			"knockd.conf:1: LogFile stands before the first section: write [options] or a door's [name] above it\n" +
@@ -340,7 +340,7 @@ func TestMistakes(t *testing.T) {
 		{"no name", "[ ]\nSequence = 1", `knockd.conf:1: a section needs a name: [options] or a door's [name]`},
 		{"name that is no text", "[\xff]\nSequence = 1", `knockd.conf:1: a door's name must be UTF-8 text: it stands in the log`},
 		{"section that is not closed", "[a\nSequence = 7000", `knockd.conf:1: a section is [name]: the ] is missing`},
-		{"behind a section", "[options] # comment", `knockd.conf:1: a section is [name] and nothing behind it: put the rest on a line of its own`},
+		{"behind a section", "[options] # comment", `knockd.conf:1: a section is [name] and nothing after it: put the rest on a line of its own`},
 
 		{"unknown flag", "[a]\nSequence = 1\nTCPFlags = syn,ecn", `knockd.conf:3: door "a": TCPFlags: "ecn"` + isFlag},
 		{"no flag", "[a]\nSequence = 1\nTCPFlags =", `knockd.conf:3: door "a": TCPFlags: ""` + isFlag},
@@ -422,9 +422,9 @@ func TestMistakes(t *testing.T) {
 		{"mark with a sign", "[options]\nFirewall_Mark = 0x+1", mark + `"0x+1"`},
 		{"relative state directory", "[options]\nStateDir = sesame", `knockd.conf:2: StateDir is a directory's absolute path, such as /var/lib/sesame, not "sesame"`},
 		{"no state directory", "[options]\nStateDir =", `knockd.conf:2: StateDir is a directory's absolute path, such as /var/lib/sesame, not ""`},
-		{"control character", "[a]\nSequence = 1\nCommand = a\x00b", `knockd.conf:3: door "a": a control character (0x00) has no place in a configuration: delete it`},
-		{"delete character", "[a]\nSequence = 1\nCommand = a\x7f", `knockd.conf:3: door "a": a control character (0x7f) has no place in a configuration: delete it`},
-		{"escape in a name", "[a\x1b[2J]\nSequence = 1", "knockd.conf:1: a control character (0x1b) has no place in a configuration: delete it\n" +
+		{"control character", "[a]\nSequence = 1\nCommand = a\x00b", `knockd.conf:3: door "a": a control character (0x00) is not allowed in a configuration: delete it`},
+		{"delete character", "[a]\nSequence = 1\nCommand = a\x7f", `knockd.conf:3: door "a": a control character (0x7f) is not allowed in a configuration: delete it`},
+		{"escape in a name", "[a\x1b[2J]\nSequence = 1", "knockd.conf:1: a control character (0x1b) is not allowed in a configuration: delete it\n" +
 			"knockd.conf:2: Sequence stands before the first section: write [options] or a door's [name] above it"},
 		{"too large", strings.Repeat("#", maxConfigSize+1), `knockd.conf:1: a configuration is at most 1048576 bytes`},
 

@@ -113,13 +113,13 @@ func TestControlCommands(t *testing.T) {
 		{"close ssh 192.0.2.8", output{1, "", "sesame close: not open: close \"ssh\" 192.0.2.8\n?[2J\n"}},
 		{"close ssh fe80::7%eth1", output{1, "", "sesame close: not open: close \"ssh\" fe80::7%eth1\n?[2J\n"}},
 
-		{"status ssh", output{2, "", "sesame status: \"ssh\" is one argument too many: -s names a socket (sesame status --help shows what there is)\n"}},
+		{"status ssh", output{2, "", "sesame status: unexpected argument \"ssh\": -s names a socket (sesame status --help shows what there is)\n"}},
 		{"close", output{2, "", "sesame close: a door's name is needed, or --all (sesame close --help shows what there is)\n"}},
 		{"close ", output{2, "", "sesame close: a door's name is needed, or --all (sesame close --help shows what there is)\n"}},
-		{"close ssh ", output{2, "", "sesame close: behind the door an address may follow, and \"\" is none (sesame close --help shows what there is)\n"}},
-		{"close ssh web", output{2, "", "sesame close: behind the door an address may follow, and \"web\" is none (sesame close --help shows what there is)\n"}},
-		{"close --all ssh", output{2, "", "sesame close: with --all an address may follow, and \"ssh\" is none (sesame close --help shows what there is)\n"}},
-		{"close ssh 192.0.2.7 192.0.2.8", output{2, "", "sesame close: \"192.0.2.8\" is one argument too many (sesame close --help shows what there is)\n"}},
+		{"close ssh ", output{2, "", "sesame close: \"\" is not an address: only an address may follow the door, or --all (sesame close --help shows what there is)\n"}},
+		{"close ssh web", output{2, "", "sesame close: \"web\" is not an address: only an address may follow the door, or --all (sesame close --help shows what there is)\n"}},
+		{"close --all ssh", output{2, "", "sesame close: \"ssh\" is not an address: only an address may follow the door, or --all (sesame close --help shows what there is)\n"}},
+		{"close ssh 192.0.2.7 192.0.2.8", output{2, "", "sesame close: unexpected argument \"192.0.2.8\" (sesame close --help shows what there is)\n"}},
 		{"close " + strings.Repeat("x", maxRequest), output{2, "", "sesame close: no door has a name that long (sesame close --help shows what there is)\n"}},
 	}
 	for _, test := range tests {
@@ -157,7 +157,7 @@ func TestControlNoDaemon(t *testing.T) {
 	}
 	for answer, want := range map[string]string{
 		"":                    "the daemon on PATH has ended instead of answering",
-		"220 mail ESMTP\r\n":  "what answers on PATH is no sesame: -s names another socket",
+		"220 mail ESMTP\r\n":  "what answers on PATH is not sesame: -s names another socket",
 		"ok -1\nx":            "the daemon on PATH has broken off its answer",
 		"ok 100\nsesame 1.0,": "the daemon on PATH has broken off its answer",
 	} {
@@ -310,11 +310,11 @@ func TestControlListen(t *testing.T) {
 	if err := os.WriteFile(file, []byte("mine"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	wantErr("a file", file, file+" is no socket, and stays as it is: -s names another")
+	wantErr("a file", file, file+" is not a socket and is left as it is: -s names another")
 	if err := os.Symlink(file, dir+"/link"); err != nil {
 		t.Fatal(err)
 	}
-	wantErr("a link", dir+"/link", dir+"/link is no socket, and stays as it is: -s names another")
+	wantErr("a link", dir+"/link", dir+"/link is not a socket and is left as it is: -s names another")
 	wantErr("below a file", file+"/control", "making the control socket's folder: mkdir "+file+": not a directory: -s names another socket")
 	wantErr("long", strings.Repeat("x", 200), "option -s: a socket's path has at most 107 bytes, not 200")
 	if text, err := os.ReadFile(file); string(text) != "mine" {
@@ -329,7 +329,7 @@ func TestControlListen(t *testing.T) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	wantErr("somebody keeps the folder locked", path, "locking the control socket's folder "+dir+": resource temporarily unavailable: -s names another socket")
+	wantErr("somebody keeps the folder locked", path, "using the control socket's folder: locking "+dir+": another program has held it for 1s: lsof "+dir+" names it: -s names another socket")
 }
 
 // TestControlListenAtOnce starts many daemons at once over the socket of a dead one: one of them gets it.

@@ -47,14 +47,12 @@ func (d *openings) say(now time.Duration, o *opening, what string) {
 // tellPoints has a test told how far things are.
 func (d *openings) tellPoints(crash func(point string)) { d.crash = crash }
 
-// whenBuilt has built called once, when the firewall is as the rules say; nil: nobody is told.
-func (d *openings) whenBuilt(built func()) { d.built = built }
-
-// setRules takes up what is to be hidden now. reload is whether the configuration is another one.
-func (d *openings) setRules(rules Ruleset, reload bool) {
+// setRules takes up what is to be hidden now. reload is whether the configuration is another one; built is then called once,
+// when the firewall is as the rules say, and may be nil.
+func (d *openings) setRules(rules Ruleset, reload bool, built func()) {
 	d.rules = rules
 	if reload {
-		d.givenUp = nil
+		d.givenUp, d.built = nil, built
 	}
 }
 

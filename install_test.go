@@ -323,7 +323,7 @@ func TestInstallRefused(t *testing.T) {
 		{"-p local", `option -p: "local" is no folder such as /usr/local: letters, digits and /._- may be in it`},
 		{"-p /a%b", `option -p: "/a%b" is no folder such as /usr/local: letters, digits and /._- may be in it`},
 		{"-s upstart", `option -s: "upstart" is none of systemd, procd, openrc, busybox, sysv, none`},
-		{"here", `"here" is one argument too many`},
+		{"here", `unexpected argument "here"`},
 	} {
 		out, err := m.output("/tmp/sesame install " + tt.args)
 		if exitStatus(err) != 2 || out != "sesame install: "+tt.want+" (sesame install --help shows what there is)\n" {

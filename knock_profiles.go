@@ -55,7 +55,7 @@ func (p *profileParser) start(name string) *section {
 	}
 	for _, other := range p.profiles {
 		if other.name == name {
-			p.fail("a profile %q stands on line %d already: give one of them another name", name, other.line)
+			p.fail("there is a profile %q on line %d already: give one of them another name", name, other.line)
 		}
 	}
 	to := &profile{name: name, line: p.line}
@@ -76,12 +76,12 @@ func (p *profileParser) set(key, value string, hasValue bool) {
 		return
 	}
 	name := strings.ReplaceAll(strings.ToLower(key), "-", "_")
-	i := slices.IndexFunc(p.keys, func(o option) bool { return o.long == name })
+	var names []string
+	for _, o := range p.keys {
+		names = append(names, o.long)
+	}
+	i := slices.Index(names, name)
 	if i < 0 {
-		var names []string
-		for _, o := range p.keys {
-			names = append(names, o.long)
-		}
 		p.failUnknown(key, hasValue, names)
 		return
 	}
@@ -89,7 +89,7 @@ func (p *profileParser) set(key, value string, hasValue bool) {
 		name = "flags"
 	}
 	if before := p.note(name); before != 0 {
-		p.fail("%s stands on line %d already: delete one of the two", name, before)
+		p.fail("%s is on line %d already: delete one of the two", name, before)
 	}
 	value = withoutComment(value)
 	yes, ok := parseYes(value)
@@ -98,7 +98,7 @@ func (p *profileParser) set(key, value string, hasValue bool) {
 	case p.keys[i].arg != "" || yes:
 		err = p.keys[i].set(value)
 	case !ok:
-		err = errors.New("yes or no is wanted")
+		err = errors.New("yes or no is needed")
 	}
 	if err != nil {
 		// What stands behind a wrong key may be a sequence.
@@ -218,7 +218,7 @@ func (o *knockOptions) parse(e env, args []string, command bool) (*profile, erro
 	case err != nil:
 		return nil, err
 	case o.list && len(args) > 1:
-		return nil, usageError("--list stands alone: it lists the profiles")
+		return nil, usageError("--list takes no other arguments: it lists the profiles")
 	case o.list:
 		return nil, listProfiles(e)
 	}

@@ -39,7 +39,7 @@
 //	serve.go serve_config.go                                                 the daemon's life; what is in force
 //	install.go flush.go check.go demo_linux.go daemon_other.go               the tools
 //	install_init.go install_item.go
-//	ping.go ping_linux.go ping_other.go ping_run.go ping_options.go*         ping
+//	ping.go ping_linux.go ping_other.go ping_run.go                          ping
 //	knock.go knock_connect.go knock_profiles.go knock_options.go*            the client
 //	knock_send_unix.go knock_send_windows.go knock_raw_linux.go              how a knock is sent
 //	knock_socket_unix.go knock_send_linux.go knock_other.go

@@ -195,9 +195,9 @@ func TestExitStatus(t *testing.T) {
 		{"sesame help sing", 2, "sesame help: no command \"sing\" (sesame help --help shows what there is)\n"},
 		{"sesame help ", 2, "sesame help: no command \"\" (sesame help --help shows what there is)\n"},
 		{"sesame check --verbsoe", 2, "sesame check: unknown option \"--verbsoe\" (did you mean verbose?) (sesame check --help shows what there is)\n"},
-		{"sesame check " + good, 2, "sesame check: \"" + good + "\" is one argument too many: a file is named by -c (sesame check --help shows what there is)\n"},
+		{"sesame check " + good, 2, "sesame check: unexpected argument \"" + good + "\": a file is named by -c (sesame check --help shows what there is)\n"},
 		{"knockd --interface= -c " + good, 2, ""},
-		{"knockd eth0", 2, "knockd: \"eth0\" is one argument too many (knockd --help shows what there is)\n"},
+		{"knockd eth0", 2, "knockd: unexpected argument \"eth0\" (knockd --help shows what there is)\n"},
 		{"knockd -i eth0/1", 2, "knockd: option -i: \"eth0/1\" is no interface: names with commas between them (eth0, ppp*), any, or auto (knockd --help shows what there is)\n"},
 		{"/usr/bin/knock host", 2, "knock: no profile \"host\" in " + os.Getenv("XDG_CONFIG_HOME") + "/sesame/profiles, which is not there; else the ports to knock on are needed: host 7000 8000:udp 9000 (knock --help shows what there is)\n"},
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -107,8 +108,13 @@ func askNetlink(fd int, kind, flags uint16) error {
 
 // dump asks rtnetlink(7) for everything of one kind and gives take each answer's body: a fixed header of headerLen
 // bytes at least, and attributes. No more than one batch of answers is in memory, where syscall.NetlinkRIB would keep all:
-// a table of routes can be long.
-func dump(request, answer uint16, headerLen int, take func(body []byte)) error {
+// a table of routes can be long. what is the kind in an error.
+func dump(what string, request, answer uint16, headerLen int, take func(body []byte)) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("reading the list of %s: %w", what, err)
+		}
+	}()
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
@@ -118,18 +124,17 @@ func dump(request, answer uint16, headerLen int, take func(body []byte)) error {
 		return os.NewSyscallError("sendto", err)
 	}
 	b := make([]byte, netlinkBuffer)
-	for {
-		n, err := unix.Read(fd, b)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return os.NewSyscallError("read", err)
-		}
-		if done, err := takeAnswers(b[:n], answer, headerLen, take); done || err != nil {
-			return err
+	for done := false; !done && err == nil; {
+		n, failed := unix.Read(fd, b)
+		switch failed {
+		case nil:
+			done, err = takeAnswers(b[:n], answer, headerLen, take)
+		case unix.EINTR:
+		default:
+			err = os.NewSyscallError("read", failed)
 		}
 	}
+	return err
 }
 
 // takeAnswers reads one batch of answers to a dump. done is whether it is the last one.

@@ -56,7 +56,7 @@ type Reader struct {
 	wake      int           // an eventfd that is written to after each send on plans
 	ended     chan struct{} // closed at the end
 	steps     Throttle
-	opened    map[string]*Throttle    // by door name
+	opened    Throttles
 	served    func() ([]Knock, error) // where something on this host listens, now
 	servedAt  time.Duration           // not asked before
 	servedNow map[Knock]bool          // the latest answer, as far as it is near knocks, and Ignore_Ports
@@ -78,9 +78,7 @@ func (r *Reader) run() {
 	defer func() {
 		r.steps.finish()
 		r.drops.finish()
-		for _, t := range r.opened {
-			t.finish()
-		}
+		r.opened.finish()
 		for _, c := range r.plan.captures {
 			c.close()
 		}
@@ -114,9 +112,7 @@ func (r *Reader) run() {
 		r.tell()
 		r.steps.flush(r.batchTime)
 		r.drops.flush(r.batchTime)
-		for _, t := range r.opened {
-			t.flush(r.batchTime)
-		}
+		r.opened.flush(r.batchTime)
 	}
 }
 
@@ -139,19 +135,8 @@ func (r *Reader) tell() {
 
 // timeout is how long there is nothing to do without a packet, in milliseconds, -1 for ever.
 func (r *Reader) timeout() int {
-	next := time.Duration(math.MaxInt64)
-	earlier := func(at time.Duration, ok bool) {
-		if ok {
-			next = min(next, at)
-		}
-	}
-	earlier(r.plan.matcher.NextEnd())
-	earlier(r.steps.next())
-	earlier(r.drops.next())
-	for _, t := range r.opened {
-		earlier(t.next())
-	}
-	if next == math.MaxInt64 {
+	next := min(r.plan.matcher.NextEnd(), r.steps.next(), r.drops.next(), r.opened.next())
+	if next == never {
 		return -1
 	}
 	// Rounded up, so as not to wake just before the time; and no longer than an int holds.
@@ -310,29 +295,23 @@ func (r *Reader) report(steps []Step) {
 	for i := range steps {
 		s := &steps[i]
 		switch s.Kind {
+		case Advanced, TimedOut, Barred, Swallowed:
+			if s.Told || !r.steps.allow(r.batchTime) {
+				continue
+			}
+		}
+		switch s.Kind {
 		case Advanced:
-			if r.steps.allow(r.batchTime) {
-				r.log.printf("%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
-			}
+			r.log.printf("%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
 		case TimedOut:
-			if r.steps.allow(r.batchTime) {
-				r.log.printf("%v: %s: sequence timeout (stage %d)", s.source(), s.Door.Name, s.Stage)
-			}
+			r.log.printf("%v: %s: sequence timeout (stage %d)", s.source(), s.Door.Name, s.Stage)
 		case Barred:
 			// Not which port: that of a scan in order tells the knock, and the log has more readers than the configuration.
-			if !s.Told && r.steps.allow(r.batchTime) {
-				r.log.printf("%s: %s: barred for %v: it has hit ports near the knocks", s.who(), s.Door.Name, s.Door.SeqTimeout)
-			}
+			r.log.printf("%s: %s: barred for %v: it has hit ports near the knocks", s.who(), s.Door.Name, s.Door.SeqTimeout)
 		case Swallowed:
-			if !s.Told && r.steps.allow(r.batchTime) {
-				r.log.printf("%v: %s: not opened: it is barred: sesame close %q %[1]v lifts the bar", s.source(), s.Door.Name, s.Door.Name)
-			}
+			r.log.printf("%v: %s: not opened: it is barred: sesame close %q %[1]v lifts the bar", s.source(), s.Door.Name, s.Door.Name)
 		case Opened:
-			opened := r.opened[s.Door.Name]
-			if opened == nil {
-				opened = &Throttle{log: r.log, burst: grantBurst, interval: grantInterval}
-				r.opened[s.Door.Name] = opened
-			}
+			opened := r.opened.of(s.Door.Name)
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
 			if err := r.forged(); err != nil {
 				opened.printf(r.batchTime, "%v: %s: not opened: the kernel takes no packet from this address on this interface: %v", s.source(), s.Door.Name, err)

@@ -41,7 +41,7 @@ func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
 		},
 		log: l, grants: grants,
 		steps:  Throttle{log: l, burst: stepBurst, interval: stepInterval},
-		opened: map[string]*Throttle{},
+		opened: newThrottles(l, grantBurst, grantInterval),
 		served: func() ([]Knock, error) { return nil, nil },
 	}
 }

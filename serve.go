@@ -40,12 +40,8 @@ func serve(e env, args []string) error {
 		env: e, hangups: make(chan os.Signal, 1), ends: make(chan os.Signal, 2),
 		settings: make(chan doorSettings, 1), asks: make(chan Ask), used: make(chan struct{}, 1),
 	}
-	rest, err := getopt(args, d.options.optionsAs(e.name))
-	switch {
-	case err != nil:
-	case len(rest) > 0:
-		err = usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
-	case d.options.notOn != nil:
+	err := onlyOptions(args, d.options.optionsAs(e.name), "")
+	if err == nil && d.options.notOn != nil {
 		err = usageError("option -i: " + d.options.notOn.Error())
 	}
 	if _, misused := err.(usageError); err != nil && (!misused || d.options.keep == "") {
@@ -58,7 +54,7 @@ func serve(e env, args []string) error {
 	d.notifier = newNotifier()
 	background := d.options.daemon
 	if background && d.notifier != "" {
-		fmt.Fprintf(e.stderr, "%s: warning: -d is passed over: systemd has the daemon in the background already\n", e.name)
+		fmt.Fprintf(e.stderr, "%s: warning: -d is ignored: systemd already runs the daemon in the background\n", e.name)
 		background = false
 	}
 	if background && endedByUnit() {
@@ -190,7 +186,7 @@ func (d *daemon) setUpDoors(next *Setup) error {
 	d.doors.tellPoints(d.crash)
 	state := next.state
 	state.resume(d.doors, d.now())
-	d.doors.setRules(next.listener.rules(), false)
+	d.doors.setRules(next.listener.rules(), false, nil)
 	if err := state.buildFirewall(d.env, d.logs.log, next.listener, d.doors.ruleset(d.now())); err != nil {
 		return err
 	}

@@ -156,7 +156,7 @@ func (s *Setup) logWarnings(log *Log) {
 	}
 	for _, door := range s.config.Doors {
 		if s.options.onlyIPv4 && door.Target.Is6() {
-			log.printf("warning: %s:%d: door %q: Target is an IPv6 address, of which -4 takes no notice: it cannot open",
+			log.printf("warning: %s:%d: door %q: Target is an IPv6 address, which -4 ignores: it cannot open",
 				s.config.File, door.Line, door.Name)
 		}
 	}
