@@ -106,6 +106,7 @@ func (l *Listener) start(now func() time.Duration, log, debug *Log, meter *Meter
 		drops:   Throttle{log: log, burst: dropBurst, interval: dropInterval},
 		served:  func() ([]Knock, error) { return servedPorts(procNet) },
 		sources: l.sources,
+		wall:    func() time.Duration { return time.Duration(time.Now().UnixNano()) },
 	}
 	go reader.run()
 	return grants
