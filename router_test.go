@@ -70,7 +70,7 @@ func TestRouter(t *testing.T) {
 		transcript += g.said.String()
 	}
 	fmt.Print(transcript)
-	text, err := os.ReadFile("README.md")
+	text, err := os.ReadFile("docs/router.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestRouter(t *testing.T) {
 	numbers := regexp.MustCompile(`[0-9][0-9.]*`)
 	mask := func(text string) string { return numbers.ReplaceAllString(text, "N") }
 	if mask(transcript) != mask(shown) {
-		t.Errorf("the README shows another transcript:\n%s", shown)
+		t.Errorf("docs/router.md shows another transcript:\n%s", shown)
 	}
 }
 
@@ -92,7 +92,7 @@ func routerParts(t *testing.T) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	config := strings.Replace(blocks(t, "ini")[0], "= 500\n", fmt.Sprintf("= %d\n", openSeconds), 1)
+	config := strings.Replace(blocks(t, "README.md", "ini")[0], "= 500\n", fmt.Sprintf("= %d\n", openSeconds), 1)
 	links := strings.Replace(config, "= eth0\n", "= lan0.2, ppp*, wg0, port*\n", 1) +
 		"\tSeq_Timeout = 60\n[thrice]\n\tSequence = 8888:udp,8888:udp,8888:udp\n\tCommand = true\n" +
 		"[flags]\n\tSequence = 6000,5000\n\tTCPFlags = fin,psh,urg\n\tCommand = true\n"
