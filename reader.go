@@ -60,13 +60,15 @@ type Reader struct {
 	served    func() ([]Knock, error) // where something on this host listens, now
 	servedAt  time.Duration           // not asked before
 	servedNow map[Knock]bool          // the latest answer, as far as it is near knocks, and Ignore_Ports
-	sources   *Sources                // nil: each source is believed
-	drops     Throttle
-	meter     *Meter // where the counts are told
-	statsAt   time.Duration
-	pollFds   [1 + maxCaptures]unix.PollFd
-	hit       Hit
-	batchTime time.Duration
+	// translations tell ports that nat rules translate; nil: none is known to be.
+	translations *Translations
+	sources      *Sources // nil: each source is believed
+	drops        Throttle
+	meter        *Meter // where the counts are told
+	statsAt      time.Duration
+	pollFds      [1 + maxCaptures]unix.PollFd
+	hit          Hit
+	batchTime    time.Duration
 
 	packets, lost, hits, sent uint64 // sent: grants; lost: by the kernel
 }
@@ -85,6 +87,7 @@ func (r *Reader) run() {
 			c.close()
 		}
 		r.sources.close()
+		r.translations.close()
 	}()
 	for {
 		woken, err := wait(r.plan.captures, r.wake, r.timeout(), r.pollFds[:0])
@@ -162,6 +165,7 @@ func (r *Reader) timeout() int {
 func (r *Reader) follow(plan Plan) {
 	plan.spec.Served = r.plan.spec.Served // until it is asked for anew
 	r.servedAt = 0
+	r.translations.forget()
 	for _, c := range r.plan.captures {
 		if !slices.Contains(plan.captures, c) {
 			c.read(r.receive) // what came before its link went
@@ -216,8 +220,9 @@ func (r *Reader) attach(plan *Plan) {
 // servedEvery is how often the kernel is asked at most where something listens. Nobody asks but a stray packet.
 const servedEvery = time.Second
 
-// isServed reports whether something on this host listens at the port, or it is no decoy anyway. From then on the filter
-// has it no more, or all that comes for a busy service near a knock would have to be looked at here.
+// isServed reports whether something on this host listens at the port of the last hit, or nat rules translate it, or it is
+// no decoy anyway. From then on the filter has it no more, or all that comes for a busy service near a knock would have to
+// be looked at here.
 func (r *Reader) isServed(k Knock) bool {
 	if r.batchTime >= r.servedAt {
 		r.servedAt = r.batchTime + servedEvery
@@ -228,7 +233,7 @@ func (r *Reader) isServed(k Knock) bool {
 		}
 		r.servedNow = map[Knock]bool{}
 		served := slices.Clone(r.plan.ignored)
-		for _, l := range append(listening, r.plan.ignored...) {
+		for _, l := range slices.Concat(listening, r.plan.ignored, r.translations.found()) {
 			// On a host with very many sockets, most are of no interest.
 			if !r.servedNow[l] && r.plan.spec.strayAt(l) {
 				r.servedNow[l] = true
@@ -239,6 +244,11 @@ func (r *Reader) isServed(k Knock) bool {
 			r.plan.spec.Served = served
 			r.attach(&r.plan)
 		}
+	}
+	if !r.servedNow[k] && r.translations.finds(r.batchTime, &r.hit) {
+		r.servedNow[k] = true
+		r.plan.spec.Served = append(slices.Clone(r.plan.spec.Served), k)
+		r.attach(&r.plan)
 	}
 	return r.servedNow[k]
 }

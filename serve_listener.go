@@ -105,7 +105,7 @@ func (l *Listener) start(now func() time.Duration, log, debug *Log, meter *Meter
 		steps:   Throttle{log: log, burst: stepBurst, interval: stepInterval},
 		drops:   Throttle{log: log, burst: dropBurst, interval: dropInterval},
 		served:  func() ([]Knock, error) { return servedPorts(procNet) },
-		sources: l.sources,
+		sources: l.sources, translations: newTranslations(), servedNow: map[Knock]bool{},
 	}
 	go reader.run()
 	return grants
