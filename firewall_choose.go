@@ -15,6 +15,8 @@ type Choice struct {
 	Warnings []string // what will not work as one might think, and the remedy
 	idle     bool     // the host's own rules stop nobody, but for bans, so that a door without Hide protects nothing
 	unsure   bool     // something could not be looked at now
+	// inputOnly is that nft hides nothing of what is forwarded, as the kernel cannot do that.
+	inputOnly bool
 }
 
 // String is which firewall it is, and why.
@@ -84,6 +86,10 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection) {
 			c.warn("%v changes the bit 0x%08x of packets' marks before %v asks for it: who has knocked may stay out, and others may get in: "+
 				"choose a bit by Firewall_Mark that its rules leave alone", d, f.mark, asking[i])
 		}
+	}
+	if c.inputOnly && in.NAT {
+		c.warn("hidden ports that this host forwards (docker -p, a redirect) are open, as the kernel cannot tell its own addresses: it needs the " +
+			"module nft_fib_inet (opkg install kmod-nft-fib), and sesame a reload")
 	}
 	f.plain, f.endings = quiet && !in.NAT, host.endings(func(_ chain, translated bool) bool { return translated })
 	c.Firewall = f
