@@ -53,7 +53,7 @@ type FilterSpec struct {
 	TCP, UDP           []interval
 	DecoyTCP, DecoyUDP []interval // with the knocks that they stand around
 	Strict             bool       // every TCP packet with neither RST nor ACK is let through
-	Served             []Knock    // no decoys: Ignore_Ports, ports of doors, and where something on this host listens
+	Served             []Knock    // no decoys: Ignore_Ports, ports of doors, what nat translates, and where something on this host listens
 	Flags              []TCPFlags // a TCP packet fits at least one of them
 	Addresses          []netip.Addr
 	OnlyIPv4           bool

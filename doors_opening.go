@@ -45,6 +45,7 @@ var closePauses = []time.Duration{
 //	                                                                                (anew), another one
 //
 // A door without Open_Ports has no rule. A closing goes on to its end; only one that failed and waits can be opened again.
+// A stop command that could not even be started has not been tried: that goes on every retryAfter until it can be.
 //
 // If the daemon is killed between any two of these, the next one finds on disk all that was let in and every command that
 // ran. It leaves open what was open and has time left, and wants all else closed: it ends the command that runs, makes the
@@ -292,18 +293,24 @@ func (o *opening) again(now time.Duration, g Grant) (say string) {
 	case o.open && !o.journaled():
 		o.more++
 	case o.open:
-	case o.key.stop != "" && o.up() && o.tries > 0 && o.rule.out():
-		o.reopen(now) // its closing has failed, and waits to be tried again
+	case o.tries > 0 && o.rule.doing == nothing && o.command.doing == nothing:
+		if o.reopen(now); o.rule.in && o.up() {
+			return fmt.Sprintf("open still: %v from now on", g.Door.CmdTimeout)
+		}
 	default:
-		o.anew, o.rule.after = true, 0 // a closing that failed is tried again now
+		o.anew = true
 	}
 	return ""
 }
 
-// reopen has it opened once more although closing it has failed: the start command is run again over what is there.
+// reopen has it opened once more although closing it has failed, and waits to be tried again: it is let in for longer, and
+// the start command is run again over what is there.
 func (o *opening) reopen(now time.Duration) {
 	o.open, o.anew, o.since, o.until = true, false, now, now+o.grant.Door.CmdTimeout
-	o.command.stale, o.command.after, o.tries, o.givenUp = true, 0, 0, ""
+	o.rule.stale, o.rule.after, o.command.stale, o.command.after, o.tries, o.givenUp = o.rule.in, 0, o.command.in, 0, 0, ""
+	if o.key.start == "" {
+		o.command = side{in: true}
+	}
 }
 
 // shut has it closed before its time, and reports whether it was to be open. A start command that runs is ended, unless

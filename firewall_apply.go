@@ -65,12 +65,18 @@ func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, 
 		for i := range calls {
 			calls[i].Argv = nftCheck
 		}
-		err := runAll(calls, run)
+		var taken string
+		err := runAll(calls, func(argv []string, input string) (string, error) {
+			taken = input
+			return run(argv, input)
+		})
+		picked := Choice{Firewall: nft, Reason: "nft", inputOnly: len(r.Hidden) > 0 && !strings.Contains(taken, "chain away")}
+		if option == "nft" {
+			picked.Reason = "nft, as the configuration says"
+		}
 		switch {
-		case err == nil && option == "nft":
-			return Choice{Firewall: nft, Reason: "nft, as the configuration says"}, nil
 		case err == nil:
-			return Choice{Firewall: nft, Reason: "nft"}, nil
+			return picked, nil
 		case errors.Is(err, exec.ErrNotFound):
 			err = errors.New("nft is not installed")
 		default:

@@ -15,6 +15,8 @@ type Choice struct {
 	Warnings []string // what will not work as one might think, and the remedy
 	idle     bool     // the host's own rules stop nobody, but for bans, so that a door without Hide protects nothing
 	unsure   bool     // something could not be looked at now
+	// inputOnly is that nft hides nothing of what is forwarded, as the kernel cannot do that.
+	inputOnly bool
 }
 
 // String is which firewall it is, and why.
@@ -60,9 +62,10 @@ func (c *Choice) warn(format string, a ...any) {
 }
 
 func (c *Choice) fitNFT(f nftFirewall, in Inspection) {
-	host, quiet := newHostRules(in.chains()), true
+	host, quiet := newHostRules(in.chains(), f.mark), true
+	inputs, asking := host.inputs(f.ours, false), []input(nil)
 	f.accepts, c.idle = nil, true
-	for _, d := range host.inputs(f.ours, false) {
+	for _, d := range inputs {
 		c.idle, quiet = c.idle && d.can&drops == 0, quiet && d.can&(drops|bans) == 0
 		switch {
 		case d.can&drops == 0: // what stops certain sources alone is to stop them, knock or not
@@ -75,14 +78,35 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection) {
 			c.warn("iptables has made %v, and nft's rules would do harm there: nobody gets in by knocking before iptables is installed", d)
 		default:
 			f.accepts = append(f.accepts, d.acceptChain)
+			asking = append(asking, d)
 		}
+	}
+	for _, d := range inputs {
+		if i := slices.IndexFunc(asking, d.changesMark); i >= 0 {
+			c.warn("%v changes the bit 0x%08x of packets' marks before %v asks for it: who has knocked may stay out, and others may get in: "+
+				"choose a bit by Firewall_Mark that its rules leave alone", d, f.mark, asking[i])
+		}
+	}
+	if c.inputOnly && in.NAT {
+		c.warn("hidden ports that this host forwards (docker -p, a redirect) are open, as the kernel cannot tell its own addresses: it needs the " +
+			"module nft_fib_inet (opkg install kmod-nft-fib), and sesame a reload")
 	}
 	f.plain, f.endings = quiet && !in.NAT, host.endings(func(_ chain, translated bool) bool { return translated })
 	c.Firewall = f
 }
 
+// changesMark is whether rules of an input chain change the mark after our chain has set it, and before asking, which may be
+// the same chain, asks for it.
+func (d input) changesMark(asking input) bool {
+	if d.String() == asking.String() {
+		return d.marked
+	}
+	alike := d.family == asking.family || d.family == "inet" || asking.family == "inet"
+	return alike && d.can&marks != 0 && d.priority >= ourPriority && d.priority <= asking.priority
+}
+
 func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
-	host := newHostRules(in.chains())
+	host := newHostRules(in.chains(), 0)
 	all := host.inputs(func(rule string) bool { return strings.HasSuffix(rule, "-j "+ourChain) }, true)
 	inputs := slices.DeleteFunc(slices.Clone(all), func(d input) bool { return d.can&drops == 0 })
 	f, c.idle = iptablesFirewall{tools: slices.Clone(f.tools)}, len(inputs) == 0

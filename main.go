@@ -54,7 +54,7 @@
 //	firewall_list.go firewall_rule.go nft.go* iptables.go firewall.go*
 //	reader.go* capture_pace.go capture_linux.go capture_filter.go* matcher.go*   from the packet to the grant
 //	links_linux.go* served.go sources_linux.go capture_packet.go*            what this host has
-//	netlink_linux.go
+//	translated_linux.go netlink_linux.go
 //	pidfile.go
 //	config.go* config_lint.go onetime.go ini.go*                             what is read
 //	status.go* log.go* log_names.go log_syslog.go                            what is said

@@ -95,16 +95,26 @@ func eachAttribute(b []byte, take func(kind uint16, value []byte)) {
 	}
 }
 
-// askNetlink sends the kernel a request about all families.
-func askNetlink(fd int, kind, flags uint16) error {
-	// struct nlmsghdr: length, type, flags, sequence and port; then the family and 3 bytes more, in struct rtgenmsg padded,
-	// in struct nfgenmsg a version and a resource.
-	b := make([]byte, unix.SizeofNlMsghdr+4)
-	binary.NativeEndian.PutUint32(b, uint32(len(b)))
-	binary.NativeEndian.PutUint16(b[4:], kind)
-	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|flags)
+// appendAttribute appends an attribute (struct rtattr of linux/rtnetlink.h) and its padding.
+func appendAttribute(b []byte, kind uint16, value []byte) []byte {
+	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
+	b = append(binary.NativeEndian.AppendUint16(b, kind), value...)
+	return append(b, make([]byte, -len(value)&3)...) // RTA_ALIGN
+}
+
+// askNetlink sends the kernel a request. body are a fixed header, the first byte of which is a family (0: all), and
+// attributes.
+func askNetlink(fd int, kind, flags uint16, body []byte) error {
+	// struct nlmsghdr: length, type, flags, sequence and port.
+	b := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
+	b = append(append(b, make([]byte, 8)...), body...)
 	return unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
+
+// allFamilies is a request's body: struct rtgenmsg, padded, or struct nfgenmsg.
+var allFamilies = make([]byte, 4)
 
 // dump asks rtnetlink(7) for everything of one kind and gives take each answer's body: a fixed header of headerLen
 // bytes at least, and attributes. No more than one batch of answers is in memory, where syscall.NetlinkRIB would keep all:
@@ -120,7 +130,7 @@ func dump(what string, request, answer uint16, headerLen int, take func(body []b
 		return os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
-	if err := askNetlink(fd, request, unix.NLM_F_DUMP); err != nil {
+	if err := askNetlink(fd, request, unix.NLM_F_DUMP, allFamilies); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
 	b := make([]byte, netlinkBuffer)

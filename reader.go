@@ -59,17 +59,19 @@ type Reader struct {
 	served    func() ([]Knock, error) // where something on this host listens, now
 	servedAt  time.Duration           // not asked before
 	servedNow map[Knock]bool          // the latest answer, as far as it is near knocks, and Ignore_Ports
-	sources   *Sources                // nil: each source is believed
-	drops     Throttle
-	meter     *Meter // where the counts are told
-	statsAt   time.Duration
-	pollFds   [1 + maxCaptures]unix.PollFd
-	hit       Hit
-	pace      pace
-	batchTime time.Duration
-	wall      func() time.Duration // since 1970
-	ahead     time.Duration        // of the wall clock, compared to now
-	stepped   bool                 // the wall clock, since the batch before
+	// translations tell ports that nat rules translate; nil: none is known to be.
+	translations *Translations
+	sources      *Sources // nil: each source is believed
+	drops        Throttle
+	meter        *Meter // where the counts are told
+	statsAt      time.Duration
+	pollFds      [1 + maxCaptures]unix.PollFd
+	hit          Hit
+	pace         pace
+	batchTime    time.Duration
+	wall         func() time.Duration // since 1970
+	ahead        time.Duration        // of the wall clock, compared to now
+	stepped      bool                 // the wall clock, since the batch before
 
 	packets, lost, hits, sent uint64 // sent: grants; lost: by the kernel
 }
@@ -86,6 +88,7 @@ func (r *Reader) run() {
 			c.close()
 		}
 		r.sources.close()
+		r.translations.close()
 	}()
 	var pause time.Duration
 	for {
@@ -184,6 +187,7 @@ func (r *Reader) timeout() time.Duration {
 func (r *Reader) follow(plan Plan) {
 	plan.spec.Served = r.plan.spec.Served // until it is asked for anew
 	r.servedAt = 0
+	r.translations.forget()
 	for _, c := range r.plan.captures {
 		if !slices.Contains(plan.captures, c) {
 			c.read(r.receive) // what came before its link went
@@ -238,8 +242,9 @@ func (r *Reader) attach(plan *Plan) {
 // servedEvery is how often the kernel is asked at most where something listens. Nobody asks but a stray packet.
 const servedEvery = time.Second
 
-// isServed reports whether something on this host listens at the port, or it is no decoy anyway. From then on the filter
-// has it no more, or all that comes for a busy service near a knock would have to be looked at here.
+// isServed reports whether something on this host listens at the port of the last hit, or nat rules translate it, or it is
+// no decoy anyway. From then on the filter has it no more, or all that comes for a busy service near a knock would have to
+// be looked at here.
 func (r *Reader) isServed(k Knock) bool {
 	if r.batchTime >= r.servedAt {
 		r.servedAt = r.batchTime + servedEvery
@@ -250,7 +255,7 @@ func (r *Reader) isServed(k Knock) bool {
 		}
 		r.servedNow = map[Knock]bool{}
 		served := slices.Clone(r.plan.ignored)
-		for _, l := range append(listening, r.plan.ignored...) {
+		for _, l := range slices.Concat(listening, r.plan.ignored, r.translations.found()) {
 			// On a host with very many sockets, most are of no interest.
 			if !r.servedNow[l] && r.plan.spec.strayAt(l) {
 				r.servedNow[l] = true
@@ -261,6 +266,11 @@ func (r *Reader) isServed(k Knock) bool {
 			r.plan.spec.Served = served
 			r.attach(&r.plan)
 		}
+	}
+	if !r.servedNow[k] && r.translations.finds(r.batchTime, &r.hit) {
+		r.servedNow[k] = true
+		r.plan.spec.Served = append(slices.Clone(r.plan.spec.Served), k)
+		r.attach(&r.plan)
 	}
 	return r.servedNow[k]
 }
