@@ -474,7 +474,7 @@ func TestFirewallChanged(t *testing.T) {
 		n.awaitPort(0, hostSSH, reached)
 		n.must(n.host.run("sh", "-ec", host.lost))
 		began := time.Now()
-		patience := 12 * time.Second // iptables-legacy tells nobody
+		patience := 30 * time.Second // iptables-legacy tells nobody
 		for deadline := began.Add(patience); ; time.Sleep(50 * time.Millisecond) {
 			// Reached by who has knocked, and by nobody else.
 			if probe(n.clients[0], "", hostSSH, probePatience) == reached && probe(n.clients[1], "", hostSSH, probePatience) != reached {

@@ -269,7 +269,7 @@ func exitStatus(err error) int {
 // eventually waits for a condition, 10 s at most.
 func (w *world) eventually(what string, condition func() bool) {
 	w.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.Fatalf("waited in vain for: %s", what)
 		}
