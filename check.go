@@ -84,7 +84,7 @@ func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report 
 	if err != nil {
 		return "", nil, fmt.Errorf("%s: %w", c.File, err)
 	}
-	choice = choice.fit(a.inspect(inspectLimit))
+	choice = choice.fit(a.inspect(inspectLimit), rules)
 	for _, w := range choice.Warnings {
 		warnings = append(warnings, c.File+": "+w)
 	}
@@ -105,7 +105,7 @@ func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report 
 	report += tracking + "\nat its start serve would run:\n" + calls
 	for _, d := range c.Doors {
 		for _, source := range []string{"192.0.2.7", "2001:db8::7"} {
-			calls := choice.open(Pass{Door: d.Name, Source: netip.MustParseAddr(source), Ports: d.OpenPorts, Left: d.CmdTimeout}, nil)
+			calls := choice.open(Pass{Door: d.Name, Source: netip.MustParseAddr(source), Ports: d.OpenPorts, Behind: d.Behind, Left: d.CmdTimeout}, nil)
 			if d.native() && calls != nil {
 				report += fmt.Sprintf("to open door %q for %s it would run:\n%s", d.Name, source, describeCalls(calls))
 			}
@@ -157,7 +157,7 @@ func describeDoor(d *Door, unused int, secrets bool) string {
 	}
 	switch {
 	case d.native():
-		fmt.Fprintf(&s, ", opens %s for %v", joinKnocks(d.OpenPorts), d.CmdTimeout)
+		fmt.Fprintf(&s, ", opens %s for %v", d.opens(), d.CmdTimeout)
 		if d.Start+d.Start6+d.Stop+d.Stop6 != "" {
 			s.WriteString(" and runs a command")
 		}

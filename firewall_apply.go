@@ -81,6 +81,9 @@ func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, 
 		}
 		reason = "iptables, as " + err.Error()
 	}
+	if len(r.behind()) > 0 {
+		return c, fmt.Errorf("ports of hosts behind this one need nft, and Linux 5.2 where they are forwarded; it would be %s", reason)
+	}
 	var f iptablesFirewall
 	for _, name := range []string{"iptables", "ip6tables"} {
 		version, err := run([]string{name, "--version"}, "")
@@ -117,6 +120,7 @@ type Applier struct {
 	asked   int                // how often they have been so, since the last check
 	listed  string             // our table as nft lists it, right after it was made; "": not known, as nft before 0.9.1 knows no -t
 	keep    func(table string) // keeps a script that makes our table, hidden and with nobody in; "": none hides; or nil
+	behind  string             // what is behind the host, when its chains were last looked at for that
 	ran     []uint32           // the processes of a task
 }
 
@@ -220,7 +224,8 @@ func (a *Applier) build(r Ruleset) (err error) {
 	if err == nil {
 		err = a.hide(a.choice.Firewall, r)
 	}
-	if err == nil && first {
+	if more := fmt.Sprint(r.behind()); err == nil && (first || more != a.behind) {
+		a.behind = more
 		_, err = a.look(r, a.inspect(inspectLimit))
 	}
 	return err
@@ -333,13 +338,13 @@ func (a *Applier) quiet() bool {
 // look fits what we have to what the host has, which in tells, and removes what is not ours any more. What cannot be done
 // about chains of the host is a warning: what is hidden is hidden.
 func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
-	next := a.choice.fit(in)
+	next := a.choice.fit(in, r)
 	if next.unsure { // what we have is as it was; where it is, is not known
 		a.choice = next
 		return false, nil
 	}
 	a.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
-	if closed := (Ruleset{Hidden: r.Hidden, Kept: r.Kept}); fmt.Sprint(a.choice.build(closed)) != fmt.Sprint(next.build(closed)) {
+	if closed := (Ruleset{Hidden: r.Hidden, Kept: r.Kept, Behind: r.Behind}); fmt.Sprint(a.choice.build(closed)) != fmt.Sprint(next.build(closed)) {
 		if err := a.hide(next.Firewall, r); err != nil {
 			return false, err
 		}

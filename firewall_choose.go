@@ -30,7 +30,7 @@ const nothingDrops = "no rule of this host closes a port"
 
 // fit is the choice for a host that has been looked at: with accepts of ours in each of its chains that can drop what we
 // let in. What hides does not depend on it.
-func (c Choice) fit(in Inspection) Choice {
+func (c Choice) fit(in Inspection, r Ruleset) Choice {
 	f, isNFT := c.Firewall.(nftFirewall)
 	if isNFT && in.Unknown == nil {
 		in.Unknown = in.NFTError
@@ -40,9 +40,9 @@ func (c Choice) fit(in Inspection) Choice {
 	case c.unsure: // what we have stays
 		c.warn("the host's rules could not be read: %v: if they drop what sesame lets in, knocking does not help", in.Unknown)
 	case isNFT:
-		c.fitNFT(f, in)
+		c.fitNFT(f, in, r.behind())
 	default:
-		c.fitIptables(c.Firewall.(iptablesFirewall), in)
+		c.fitIptables(c.Firewall.(iptablesFirewall), in, r.behind())
 	}
 	return c
 }
@@ -59,11 +59,16 @@ func (c *Choice) warn(format string, a ...any) {
 	c.Warnings = append(c.Warnings, fmt.Sprintf(format, a...))
 }
 
-func (c *Choice) fitNFT(f nftFirewall, in Inspection) {
+func (c *Choice) fitNFT(f nftFirewall, in Inspection, behind []Behind) {
 	host, quiet := newHostRules(in.chains()), true
-	f.accepts, c.idle = nil, true
-	for _, d := range host.inputs(f.ours, false) {
-		c.idle, quiet = c.idle && d.can&drops == 0, quiet && d.can&(drops|bans) == 0
+	f.accepts, f.passes, c.idle = nil, true, true
+	routes := slices.ContainsFunc(behind, func(b Behind) bool { return !b.forwarded() })
+	for _, d := range host.bases(f.ours, false) {
+		if d.hook == "input" {
+			c.idle, quiet = c.idle && d.can&drops == 0, quiet && d.can&(drops|bans) == 0
+		} else if f.passes = f.passes && d.can&drops == 0; len(behind) == 0 || !routes && slices.ContainsFunc(d.rules, letsTranslated) {
+			continue // which lets in what we forward, as firewalld's does
+		}
 		switch {
 		case d.can&drops == 0: // what stops certain sources alone is to stop them, knock or not
 		case d.priority <= ourPriority:
@@ -81,15 +86,22 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection) {
 	c.Firewall = f
 }
 
-func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
+// letsTranslated is whether a rule lets in all that was translated, on any link.
+func letsTranslated(rule string) bool {
+	r := readRule(rule)
+	return r.translated && r.links == nil
+}
+
+func (c *Choice) fitIptables(f iptablesFirewall, in Inspection, behind []Behind) {
 	host := newHostRules(in.chains())
-	all := host.inputs(func(rule string) bool { return strings.HasSuffix(rule, "-j "+ourChain) }, true)
-	inputs := slices.DeleteFunc(slices.Clone(all), func(d input) bool { return d.can&drops == 0 })
+	all := host.bases(func(rule string) bool { return strings.HasSuffix(rule, "-j "+ourChain) }, true)
+	all = slices.DeleteFunc(all, func(d base) bool { return d.hook != "input" })
+	inputs := slices.DeleteFunc(slices.Clone(all), func(d base) bool { return d.can&drops == 0 })
 	f, c.idle = iptablesFirewall{tools: slices.Clone(f.tools)}, len(inputs) == 0
 	for i, t := range f.tools {
 		// Of two kinds of iptables it is the one whose chain drops.
-		same := func(d input) bool { return d.tool.name != "" && d.tool.is4() == t.is4() }
-		if other := slices.IndexFunc(inputs, same); other >= 0 && !slices.ContainsFunc(inputs, func(d input) bool { return d.tool == t }) {
+		same := func(d base) bool { return d.tool.name != "" && d.tool.is4() == t.is4() }
+		if other := slices.IndexFunc(inputs, same); other >= 0 && !slices.ContainsFunc(inputs, func(d base) bool { return d.tool == t }) {
 			f.tools[i] = inputs[other].tool
 		}
 		behind := 0
@@ -115,7 +127,7 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection) {
 // madeByIptables is whether nft says so. It does where a table has matches that are not nft's own.
 func (in Inspection) madeByIptables(c chain) bool {
 	return strings.Contains(in.NFT.other, "table "+c.family+" "+c.table+" is managed by iptables-nft") ||
-		c.table == "filter" && c.name == "INPUT" && slices.ContainsFunc(c.rules, func(r string) bool { return slices.Contains(ruleWords(r), "xt") })
+		c.table == "filter" && c.name == strings.ToUpper(c.hook) && slices.ContainsFunc(c.rules, func(r string) bool { return slices.Contains(ruleWords(r), "xt") })
 }
 
 // flush is a list of calls that remove every trace of ours from what was seen, but for those that keep needs. With no
@@ -123,16 +135,16 @@ func (in Inspection) madeByIptables(c chain) bool {
 func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 	ipt, _ := keep.(iptablesFirewall)
 	nft, _ := keep.(nftFirewall)
-	bare := fmt.Sprintf("-A INPUT -m mark --mark 0x%x/0x%x -j ACCEPT", mark, mark)
+	bare := fmt.Sprintf(" -m mark --mark 0x%x/0x%x -j ACCEPT", mark, mark)
 	for _, tool := range in.Tools {
 		lines, ours, declared := "", slices.Contains(ipt.tools, tool.iptables), false
-		stays := slices.ContainsFunc(nft.accepts, func(c acceptChain) bool { return c.tool == tool.iptables })
 		for _, c := range tool.Rules.chains {
+			stays := slices.ContainsFunc(nft.accepts, func(a acceptChain) bool { return a.tool == tool.iptables && a.name == c.name })
 			declared = declared || c.name == ourChain
 			for _, line := range c.rules {
 				plain := strings.ReplaceAll(line, `"`, "") // older versions quote each comment
-				if plain == bare || !ours && strings.HasSuffix(plain, " -j "+ourChain) ||
-					c.hook == "input" && strings.Contains(plain, "--comment "+acceptComment) && !(stays && nft.ours(plain)) {
+				if c.hook != "" && plain == "-A "+c.name+bare || !ours && strings.HasSuffix(plain, " -j "+ourChain) ||
+					c.hook != "" && strings.Contains(plain, "--comment "+acceptComment) && !(stays && nft.ours(plain)) {
 					lines += "-D" + strings.TrimPrefix(line, "-A") + "\n"
 				}
 			}

@@ -149,7 +149,7 @@ func (in Inspection) chains() (all []chain) {
 		c := *c
 		tool, unread := toolOf(in.Silent, c.acceptChain)
 		_, known := toolOf(in.Tools, c.acceptChain)
-		base := c.hook == "input" && c.name == "INPUT"
+		base := c.name == strings.ToUpper(c.hook)
 		if c.unread = unread; base {
 			c.tool = tool
 		}

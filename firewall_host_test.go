@@ -165,7 +165,7 @@ func TestFit(t *testing.T) {
 			idle + "\nonly iptables works here: the other family's packets are let through", iptablesFirewall{tools: []iptables{v4}, behind: []int{0}}},
 		{"no IPv6", iptablesFirewall{tools: []iptables{v4}}, Inspection{Tools: both[:1], NoIPv6: true}, idle, iptablesFirewall{tools: []iptables{v4}, behind: []int{0}}},
 	} {
-		c := Choice{Firewall: test.firewall}.fit(test.in)
+		c := Choice{Firewall: test.firewall}.fit(test.in, Ruleset{})
 		if got := strings.Join(append([]string{c.String()}, c.Warnings...), "\n"); got != test.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
 		}

@@ -214,14 +214,14 @@ func (f *firewallTest) choose(option string) {
 	var err error
 	f.choice, err = pickFirewall(option, defaultMark, f.rules, f.run)
 	f.must(err)
-	f.choice = f.choice.fit(f.inspect())
+	f.choice = f.choice.fit(f.inspect(), f.rules)
 }
 
 // build builds and admits.
 func (f *firewallTest) build() {
 	f.Helper()
 	f.do(f.choice.build(f.rules))
-	f.choice = f.choice.fit(f.inspect())
+	f.choice = f.choice.fit(f.inspect(), f.rules)
 	f.do(f.choice.admit())
 }
 

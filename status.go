@@ -146,6 +146,7 @@ type OpenDoor struct {
 	ClosesIn time.Duration // 0: at once, or no time is set
 	// StartError is how the start command of an open or failed one failed: status 1, signal 9, not run. "": it did not.
 	StartError string
+	Behind     []Behind // what it opens beside Ports
 }
 
 // FailedClose is a door whose closing was tried often enough and given up. It is kept until the next reload.
@@ -214,7 +215,7 @@ func (s Status) String() string {
 	b.WriteString("\n")
 	rows = nil
 	for _, o := range s.Open {
-		rows = append(rows, []string{o.Door, o.who(), cmp.Or(joinKnocks(o.Ports), "-"), o.progress()})
+		rows = append(rows, []string{o.Door, o.who(), cmp.Or(joinPorts(o.Ports, o.Behind), "-"), o.progress()})
 	}
 	b.WriteString(cmp.Or(columns(rows), "no door is open\n"))
 	if len(s.Failed) > 0 {
@@ -320,6 +321,9 @@ func (s Status) json() string {
 		var ports []string
 		for _, k := range o.Ports {
 			ports = append(ports, quoteJSON(k.String()))
+		}
+		for _, b := range o.Behind {
+			ports = append(ports, quoteJSON(b.String()))
 		}
 		open = append(open, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"state":%s,"start_error":%s,"ports":[%s],"since_seconds":%d,"closes_in_seconds":%d}`,
 			quoteJSON(o.Door), quoteJSON(o.Source.String()), quoteJSON(o.Link), quoteJSON(o.State), quoteJSON(o.StartError), strings.Join(ports, ","), seconds(o.Since), seconds(o.ClosesIn)))

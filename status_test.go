@@ -21,10 +21,10 @@ func testStatus() Status {
 			{"lte0", "down", nil, ""}, {"ppp*", "absent", nil, ""},
 		},
 		Open: []OpenDoor{
-			{"web", netip.MustParseAddr("fe80::7"), "eth0", "closing", nil, time.Minute, 0, ""},
-			{"ssh", netip.MustParseAddr("2001:db8::7"), "eth0", "open", []Knock{{51820, udp}}, time.Hour, 0, ""},
-			{"ssh", netip.MustParseAddr("192.0.2.7"), "eth0", "open", []Knock{{22, tcp}, {3389, tcp}}, 12*time.Second + 900*time.Millisecond, 488 * time.Second, ""},
-			{"Torwächter", netip.MustParseAddr("192.0.2.9"), "ppp0", "opening", []Knock{{22, tcp}}, 0, 0, ""},
+			{"web", netip.MustParseAddr("fe80::7"), "eth0", "closing", nil, time.Minute, 0, "", nil},
+			{"ssh", netip.MustParseAddr("2001:db8::7"), "eth0", "open", []Knock{{51820, udp}}, time.Hour, 0, "", nil},
+			{"ssh", netip.MustParseAddr("192.0.2.7"), "eth0", "open", []Knock{{22, tcp}, {3389, tcp}}, 12*time.Second + 900*time.Millisecond, 488 * time.Second, "", nil},
+			{"Torwächter", netip.MustParseAddr("192.0.2.9"), "ppp0", "opening", []Knock{{22, tcp}}, 0, 0, "", nil},
 		},
 		Counters: Counters{1, 2, 3, 4, 5, 1<<64 - 1},
 	}
@@ -34,8 +34,8 @@ func testStatus() Status {
 func troubledStatus() Status {
 	s := testStatus()
 	s.Open, s.Links = []OpenDoor{
-		{"rdp", netip.MustParseAddr("192.0.2.7"), "eth0", "failed", nil, 2 * time.Second, 8 * time.Second, "status 4"},
-		{"vpn", netip.MustParseAddr("192.0.2.7"), "eth0", "open", []Knock{{22, tcp}}, time.Second, 9 * time.Second, "signal 9"},
+		{"rdp", netip.MustParseAddr("192.0.2.7"), "eth0", "failed", nil, 2 * time.Second, 8 * time.Second, "status 4", nil},
+		{"vpn", netip.MustParseAddr("192.0.2.7"), "eth0", "open", []Knock{{22, tcp}}, time.Second, 9 * time.Second, "signal 9", nil},
 	}, nil
 	s.ConfigError = "a.conf:1: no\na.conf:2: \x1b[2J; running with the configuration of 2026"
 	s.ReloadError = "knockd.conf:3: unknown directive \"Colour\"\nknockd.conf:4: \x1b[2J\n"
