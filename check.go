@@ -85,7 +85,7 @@ func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report 
 		return "", nil, fmt.Errorf("%s: %w", c.File, err)
 	}
 	choice = choice.fit(a.inspect(inspectLimit), rules)
-	for _, w := range choice.Warnings {
+	for _, w := range append(choice.Warnings, behindWarnings(rules)...) {
 		warnings = append(warnings, c.File+": "+w)
 	}
 	for _, d := range c.Doors {

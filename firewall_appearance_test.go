@@ -424,7 +424,8 @@ func newForwarder(t *testing.T, host firewallHost) *firewallTest {
 	inside := &firewallTest{world: &world{T: t, host: behind}}
 	inside.listen("443", "22", "8443")
 	inside.echoUDPAt(inner, 5353)
-	f := &firewallTest{world: w}
+	inside.echoUDPAt(inner6, 5353)
+	f := &firewallTest{world: w, inside: behind}
 	f.choose(host.option)
 	ports := []Knock{{22, tcp}, {8443, tcp}, {8053, udp}}
 	f.rules = Ruleset{Hidden: []Hidden{{Door: "web", Ports: ports, Links: []string{"eth0"}}}, Kept: ports}

@@ -360,6 +360,7 @@ func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 		next.warn("rules of ours from before may be left, and keep out who has knocked: %v", unseen)
 		next.unsure = true
 	}
+	next.Warnings = append(next.Warnings, behindWarnings(r)...)
 	a.choice = next
 	return changed, nil
 }

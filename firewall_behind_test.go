@@ -3,9 +3,15 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // nas is what the tests forward to the host behind, and dmz what is routed to it.
@@ -101,4 +107,97 @@ func TestBehind(t *testing.T) {
 			}
 		})
 	}
+}
+
+const behindDoor = `[nas]
+	sequence    = 7000,9000,8000
+	open_ports  = 8443 -> 192.168.77.10:443
+	cmd_timeout = %d
+	hide        = yes
+	interface   = eth0
+`
+
+// newBehindTest is a router with daemons.
+func newBehindTest(t *testing.T, host firewallHost, config string) *nativeTest {
+	n := &nativeTest{firewallTest: newForwarder(t, host), dir: t.TempDir()}
+	n.before, n.socket = n.text(), n.dir+"/control"
+	n.config = config + "[options]\n\tStateDir = " + n.dir + "/state\n"
+	return n
+}
+
+// TestBehindLife has a daemon killed while a forward is open, and started again; closes it by hand; reloads, without the
+// door and with another target; has others make the host's rules anew, and restore saved ones; and flushes.
+func TestBehindLife(t *testing.T) {
+	for _, host := range behindHosts {
+		t.Run(host.name, func(t *testing.T) {
+			n := newBehindTest(t, host, fmt.Sprintf(behindDoor, 600))
+			const port = hostAddr + ":8443"
+			d := n.serve()
+			n.wantPort(0, port, hidden)
+			n.knockOnce(0)
+			n.awaitPort(0, port, reached)
+			n.wantPort(1, port, hidden)
+			live := n.dialPort(0, hostAddr, "8443")
+			d.signal(unix.SIGKILL)
+			<-d.ended
+			n.wantPort(0, port, reached)
+			d = n.serve()
+			d.await("nas: still open")
+			n.wantPort(0, port, reached)
+			n.wantPort(1, port, hidden)
+			for _, arg := range []string{"", "--json"} {
+				if out, _ := n.tool(slices.DeleteFunc([]string{"status", "-s", n.socket, arg}, func(s string) bool { return s == "" })...); !strings.Contains(out, "8443:tcp -> 192.168.77.10:443") {
+					t.Errorf("status %s: got %s", arg, out)
+				}
+			}
+			// The host's rules are made anew, or saved ones are restored.
+			if strings.Contains(host.rules, "table inet fw4") {
+				n.must(n.host.run("sh", "-ec", "nft delete table inet fw4; "+host.rules))
+			}
+			n.must(n.host.run("sh", "-ec", "nft list ruleset > $0; nft flush ruleset; nft -f $0", t.TempDir()+"/saved"))
+			n.awaitPort(0, port, reached)
+			n.wantPort(1, port, hidden)
+			n.wantAlive("a live connection", live)
+			if out, status := n.tool("close", "-s", n.socket, "nas"); status != 0 {
+				t.Errorf("close: %s", out)
+			}
+			n.awaitPort(0, port, hidden)
+			n.wantAlive("a live connection after closing", live)
+			// To another target, while it is open to this one.
+			n.knockOnce(0)
+			n.awaitPort(0, port, reached)
+			n.config = strings.Replace(n.config, "192.168.77.10:443", "192.168.77.10:22", 1)
+			n.must(os.WriteFile(n.dir+"/knockd.conf", []byte(n.config), 0o600))
+			d.signal(unix.SIGHUP)
+			d.await("re-reading config file")
+			n.awaitPort(0, port, reached)
+			n.config = strings.Replace(n.config, "8443 -> 192.168.77.10:22", "2222", 1)
+			n.must(os.WriteFile(n.dir+"/knockd.conf", []byte(n.config), 0o600))
+			d.signal(unix.SIGHUP)
+			n.eventually("the reload", func() bool { return strings.Count(d.logged(), "re-reading config file") == 2 })
+			n.tool("close", "-s", n.socket, "--all")
+			n.awaitPort(0, port, hidden)
+			d.stop()
+			n.flushed()
+		})
+	}
+}
+
+// TestBehindMasquerade has a target without a way back, and one of the router's addresses that is forwarded alone.
+func TestBehindMasquerade(t *testing.T) {
+	f := newForwarder(t, behindHosts[1])
+	f.must(f.host.run("ip", "address", "add", "10.9.0.200/24", "dev", "eth0"))
+	f.must(f.inside.run("ip", "route", "del", "default"))
+	b := Behind{Knock: Knock{8080, tcp}, At: netip.MustParsePrefix("10.9.0.200/32"), To: netip.MustParseAddrPort(inner + ":443"), Masquerade: true}
+	f.rules = Ruleset{Behind: []Behind{b}, Hidden: []Hidden{{Door: "nas", Behind: []Behind{b}, Links: []string{"eth0"}}}}
+	f.listen("8080")
+	f.must(f.host.run("iptables-nft", "-w", "-I", "INPUT", "-p", "tcp", "--dport", "8080", "-j", "ACCEPT"))
+	f.build()
+	f.wantPort(0, "10.9.0.200:8080", hidden)
+	f.wantPort(0, hostAddr+":8080", reached) // which nobody hides
+	f.open(Pass{Door: "nas", Source: netip.MustParseAddr("10.9.0.2"), Behind: f.rules.Behind, Left: time.Minute})
+	f.wantPort(0, "10.9.0.200:8080", reached)
+	f.wantPort(1, "10.9.0.200:8080", hidden)
+	conn := f.dialPort(0, "10.9.0.200", "8080")
+	f.wantAlive("a masqueraded connection", conn)
 }

@@ -61,7 +61,7 @@ func (c *Choice) warn(format string, a ...any) {
 
 func (c *Choice) fitNFT(f nftFirewall, in Inspection, behind []Behind) {
 	host, quiet := newHostRules(in.chains()), true
-	f.accepts, f.passes, c.idle = nil, true, true
+	f.accepts, f.passes, c.idle = nil, len(behind) > 0, true
 	routes := slices.ContainsFunc(behind, func(b Behind) bool { return !b.forwarded() })
 	for _, d := range host.bases(f.ours, false) {
 		if d.hook == "input" {
