@@ -178,7 +178,9 @@ func TestBehindLife(t *testing.T) {
 			n.tool("close", "-s", n.socket, "--all")
 			n.awaitPort(0, port, hidden)
 			d.stop()
-			n.flushed()
+			if out, status := n.tool("flush", "-c", n.dir+"/knockd.conf"); status != 0 || strings.Contains(strings.ToLower(n.text()), "sesame") {
+				t.Errorf("flush: exit status %d, %s; left is\n%s", status, out, n.text())
+			}
 		})
 	}
 }
