@@ -408,7 +408,9 @@ ip6tables$V -w -A FORWARD -d fd77::10 -p tcp -m multiport --dports 22,8443 -j AC
 
 // newForwarder is a host that forwards ports 8443 and 8053:udp to one behind it, and hides them.
 func newForwarder(t *testing.T, host firewallHost) *firewallTest {
-	host.option = "nft"
+	if host.option == "" {
+		host.option = "nft"
+	}
 	w := newWorld(t, 2)
 	behind := w.netns()
 	w.must(w.host.link("lan", behind, "eth0"))

@@ -81,9 +81,6 @@ func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, 
 		}
 		reason = "iptables, as " + err.Error()
 	}
-	if len(r.behind()) > 0 {
-		return c, fmt.Errorf("ports of hosts behind this one need nft, and Linux 5.2 where they are forwarded; it would be %s", reason)
-	}
 	var f iptablesFirewall
 	for _, name := range []string{"iptables", "ip6tables"} {
 		version, err := run([]string{name, "--version"}, "")
@@ -269,6 +266,15 @@ func (a *Applier) present(r Ruleset) bool {
 			}
 			if chain, err := a.run(t.argv("-S "+ourChain), ""); err != nil || !f.isBuilt(i, r, chain) {
 				return false
+			}
+			for _, at := range places {
+				if !t.needed(r.behind()) {
+					continue
+				}
+				_, err := a.run(t.argv(fmt.Sprintf("-t %s -C %s -j %s", at.table, at.from, at.chain)), "")
+				if chain, _ := a.run(t.argv("-t "+at.table+" -S "+at.chain), ""); err != nil || normalForm(chain) != normalForm(inChain("-A", at.chain, f.allAt(i, at, r))) {
+					return false
+				}
 			}
 		}
 		return a.before(f) == a.places

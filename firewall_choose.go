@@ -97,7 +97,7 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection, behind []Behind)
 	all := host.bases(func(rule string) bool { return strings.HasSuffix(rule, "-j "+ourChain) }, true)
 	all = slices.DeleteFunc(all, func(d base) bool { return d.hook != "input" })
 	inputs := slices.DeleteFunc(slices.Clone(all), func(d base) bool { return d.can&drops == 0 })
-	f, c.idle = iptablesFirewall{tools: slices.Clone(f.tools)}, len(inputs) == 0
+	f, c.idle = iptablesFirewall{tools: slices.Clone(f.tools), through: behind}, len(inputs) == 0
 	for i, t := range f.tools {
 		// Of two kinds of iptables it is the one whose chain drops.
 		same := func(d base) bool { return d.tool.name != "" && d.tool.is4() == t.is4() }
@@ -137,13 +137,15 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 	nft, _ := keep.(nftFirewall)
 	bare := fmt.Sprintf(" -m mark --mark 0x%x/0x%x -j ACCEPT", mark, mark)
 	for _, tool := range in.Tools {
-		lines, ours, declared := "", slices.Contains(ipt.tools, tool.iptables), false
+		lines, ours, declared, forward := "", slices.Contains(ipt.tools, tool.iptables), false, false
+		through := places[0].chain
+		forwards := ours && tool.needed(ipt.through)
 		for _, c := range tool.Rules.chains {
 			stays := slices.ContainsFunc(nft.accepts, func(a acceptChain) bool { return a.tool == tool.iptables && a.name == c.name })
-			declared = declared || c.name == ourChain
+			declared, forward = declared || c.name == ourChain, forward || c.name == through
 			for _, line := range c.rules {
 				plain := strings.ReplaceAll(line, `"`, "") // older versions quote each comment
-				if c.hook != "" && plain == "-A "+c.name+bare || !ours && strings.HasSuffix(plain, " -j "+ourChain) ||
+				if c.hook != "" && plain == "-A "+c.name+bare || !ours && strings.HasSuffix(plain, " -j "+ourChain) || !forwards && strings.HasSuffix(plain, " -j "+through) ||
 					c.hook != "" && strings.Contains(plain, "--comment "+acceptComment) && !(stays && nft.ours(plain)) {
 					lines += "-D" + strings.TrimPrefix(line, "-A") + "\n"
 				}
@@ -151,6 +153,10 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 		}
 		if declared && !ours { // Declared, it is emptied; then it can be removed, as nothing refers to it any more.
 			lines = ":" + ourChain + " - [0:0]\n" + lines + "-X " + ourChain + "\n"
+		}
+		if forward && !forwards { // and then those of table nat, which are made with it, are there too
+			lines = ":" + through + " - [0:0]\n" + lines + "-X " + through + "\n"
+			calls = append(calls, tool.removeNAT())
 		}
 		if lines != "" {
 			calls = append(calls, Call{Argv: tool.restore(), Input: tableFilter(lines)})
@@ -164,7 +170,11 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 		if c.origin != "" {
 			continue
 		}
-		if c.name == ourChain && c.unread { // as nft restores it
+		if c.name == places[0].chain && c.unread {
+			tool, _ := toolOf(in.Silent, c.acceptChain)
+			calls = append(calls, tool.removeNAT())
+		}
+		if (c.name == ourChain || c.name == places[0].chain) && c.unread { // as nft restores it
 			last += fmt.Sprintf("flush chain %s %s %s\ndelete chain %[1]s %[2]s %[3]s\n", c.family, c.table, c.name)
 		}
 		stays := slices.IndexFunc(nft.accepts, func(a acceptChain) bool { return a.table == c.table && a.family == c.family && a.name == c.name })
@@ -174,7 +184,7 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 			switch {
 			case !found:
 			case accept && (c.tool.name == "" || stays < 0) && !(stays >= 0 && nft.ours(rule) && nft.accepts[stays].placed),
-				c.unread && strings.HasSuffix(strings.TrimSuffix(rule, " # handle "+handle), "jump "+ourChain):
+				c.unread && (readRule(rule).to == ourChain || readRule(rule).to == places[0].chain):
 				script += fmt.Sprintf("delete rule %s %s %s handle %s\n", c.family, c.table, c.name, handle)
 			}
 		}

@@ -251,6 +251,9 @@ func TestReadmeNAS(t *testing.T) {
 	for _, host := range behindHosts {
 		t.Run(host.name, func(t *testing.T) {
 			f := newForwarder(t, host)
+			if host.option != "" {
+				text += "\n[options]\n	Firewall = " + host.option + "\n"
+			}
 			d := f.serve(strings.Replace(text, "= 600\n", "= 4\n", 1), "-s", t.TempDir()+"/control")
 			const port, port6 = hostAddr + ":8443", "[" + hostAddr6 + "]:8443"
 			guest, stranger := f.dialUDPAt(0, hostAddr6, "8053"), f.dialUDPAt(1, hostAddr6, "8053")
