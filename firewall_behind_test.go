@@ -29,6 +29,20 @@ var behindHosts = []firewallHost{
 	{name: "FORWARD drops", rules: "V=-nft; " + dropByIptables + "iptables-nft -w -P FORWARD DROP; ip6tables-nft -w -P FORWARD DROP"},
 	{name: "FORWARD drops, legacy", rules: "V=-legacy; " + dropByIptables + "iptables-legacy -w -P FORWARD DROP; ip6tables-legacy -w -P FORWARD DROP"},
 	{name: "fw4", rules: fw4Router},
+	{name: "firewalld's chains", rules: `nft -f - <<'END'
+table inet firewalld {
+	chain filter_FORWARD {
+		type filter hook forward priority filter + 10; policy accept;
+		ct state { established, related } accept
+		ct status dnat accept
+		iifname "lo" accept
+		ct state invalid drop
+		reject with icmpx admin-prohibited
+	}
+}
+END
+`},
+	{name: "docker's chains", rules: "V=-nft" + strings.ReplaceAll(forwardByIptables, "8443", "9443")},
 	{name: "by iptables", option: "iptables", rules: dropByIptables + "iptables -w -P FORWARD DROP; ip6tables -w -P FORWARD DROP"},
 	{name: "by iptables-legacy", option: "iptables", rules: "V=-legacy; " + dropByIptables + "iptables-legacy -w -P FORWARD DROP; ip6tables-legacy -w -P FORWARD DROP; " + emptyIptables},
 }
@@ -57,7 +71,7 @@ func TestBehind(t *testing.T) {
 	for _, host := range behindHosts {
 		t.Run(host.name, func(t *testing.T) {
 			f := newForwarder(t, host)
-			before := f.text()
+			before, lan := f.text(), probe(f.inside, "", hostAddr+":8443", probePatience)
 			f.rules = Ruleset{Behind: append(nas[:3:3], dmz...), Hidden: []Hidden{{Door: "nas", Ports: []Knock{{8443, tcp}, {8053, udp}}, Behind: dmz, Links: []string{"eth0"}}}}
 			f.build()
 			f.wantPresent(true)
@@ -86,6 +100,9 @@ func TestBehind(t *testing.T) {
 			}
 			if f.answered(stranger) {
 				t.Error("open: a stranger's datagram is answered")
+			}
+			if got := probe(f.inside, "", hostAddr+":8443", probePatience); got != lan {
+				t.Errorf("from behind the router: got %s, want %s as before", got, lan)
 			}
 			live, live6 := f.dialPort(0, hostAddr, "8443"), f.dialPort(0, inner6, "22")
 			opened := f.text()
@@ -212,4 +229,25 @@ func TestBehindMasquerade(t *testing.T) {
 			f.wantAlive("a masqueraded connection", conn)
 		})
 	}
+}
+
+// TestBehindWarnings has a kernel that forwards nothing, a target that is the host itself, and one without a route.
+func TestBehindWarnings(t *testing.T) {
+	f := newForwarder(t, behindHosts[0])
+	f.must(f.host.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"))
+	f.must(f.host.do(func() error {
+		warnings := strings.Join(behindWarnings(Ruleset{
+			Behind: []Behind{nas[0], nas[1], {Knock: Knock{80, tcp}, To: netip.MustParseAddrPort(hostAddr + ":8080")}, {Knock: Knock{81, tcp}, To: netip.MustParseAddrPort("[2001:db8::7]:8080")}},
+			Hidden: []Hidden{{Ports: []Knock{{8443, tcp}}}},
+		}), "\n")
+		const want = `the kernel forwards nothing, so no host behind this one can be reached: sysctl -w net.ipv4.ip_forward=1
+8443:tcp -> 192.168.77.10:443 is hidden on all interfaces, so from hosts behind this one, too: name the outer interface (Interface = eth0), or write Hide_Except
+8443:tcp -> [fd77::10]:443 is hidden on all interfaces, so from hosts behind this one, too: name the outer interface (Interface = eth0), or write Hide_Except
+80:tcp -> 10.9.0.1:8080: 10.9.0.1 is this host itself: write the port alone
+81:tcp -> [2001:db8::7]:8080: there is no route to 2001:db8::7`
+		if warnings != want {
+			t.Errorf("got\n%s\nwant\n%s", warnings, want)
+		}
+		return nil
+	}))
 }

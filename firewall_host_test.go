@@ -311,3 +311,36 @@ END`},
 		}
 	}
 }
+
+// TestFitBehind has forward chains that drop what we let through, and those that need no rule of ours.
+func TestFitBehind(t *testing.T) {
+	forward := strings.ReplaceAll(listedFw4, "input", "forward")
+	v4 := iptables{"iptables", true}
+	routed := []Behind{{Knock: Knock{443, tcp}, At: netip.MustParsePrefix("192.0.2.7/32")}}
+	forwarded := []Behind{{Knock: Knock{443, tcp}, To: netip.MustParseAddrPort("192.168.77.10:443")}}
+	firewalld := listed("table inet firewalld { # handle 7\n\tchain filter_FORWARD { # handle 1\n\t\ttype filter hook forward priority filter + 10; policy accept;\n" +
+		"\t\tct state { established, related } accept # handle 2\n\t\tct status dnat accept # handle 3\n\t\treject with icmpx admin-prohibited # handle 4\n\t}\n}\n")
+	for _, test := range []struct {
+		name   string
+		in     Inspection
+		behind []Behind
+		want   string // the chains that need our accept
+		passes bool
+	}{
+		{"fw4, nothing behind", Inspection{NFT: listed(forward)}, nil, "", false},
+		{"fw4", Inspection{NFT: listed(forward)}, forwarded, "[the chain forward of table inet fw4]", false},
+		{"iptables", Inspection{Tools: []Tool{{iptables: v4, Rules: listed("-P INPUT ACCEPT\n-P FORWARD DROP\n")}}}, routed, "[the chain FORWARD of table ip filter]", false},
+		{"nothing drops", Inspection{NFT: listed(strings.ReplaceAll(listedSesame, "input", "forward"))}, routed, "", true},
+		{"firewalld", Inspection{NFT: firewalld}, forwarded, "", false},
+		{"firewalld, a routed host", Inspection{NFT: firewalld}, routed, "[the chain filter_FORWARD of table inet firewalld]", false},
+	} {
+		c := Choice{Firewall: nftFirewall{mark: defaultMark}}.fit(test.in, Ruleset{Behind: test.behind})
+		f, got := c.Firewall.(nftFirewall), ""
+		if f.accepts != nil {
+			got = fmt.Sprint(f.accepts)
+		}
+		if got != test.want || f.passes != test.passes || c.Warnings != nil {
+			t.Errorf("%s: got %s, passes %v, %v; want %s, %v", test.name, got, f.passes, c.Warnings, test.want, test.passes)
+		}
+	}
+}
