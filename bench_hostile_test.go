@@ -596,7 +596,7 @@ func (h *hostile) hiding(table *strings.Builder) {
 		if l.through {
 			_, err := l.received.send(batch)
 			h.must(err)
-			out, err := lane.host.output("cat", "/sys/class/net/sink/statistics/tx_packets")
+			out, err := lane.host.output("awk", "$1 == \"sink:\" { print $11 }", "/proc/net/dev")
 			if h.must(err); strings.TrimSpace(out) == "0" {
 				h.Fatal("nothing is forwarded")
 			}

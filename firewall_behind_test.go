@@ -73,6 +73,7 @@ func TestBehind(t *testing.T) {
 			f := newForwarder(t, host)
 			before, lan := f.text(), probe(f.inside, "", hostAddr+":8443", probePatience)
 			f.rules = Ruleset{Behind: append(nas[:3:3], dmz...), Hidden: []Hidden{{Door: "nas", Ports: []Knock{{8443, tcp}, {8053, udp}}, Behind: dmz, Links: []string{"eth0"}}}}
+			f.choose(host.option) // as the host has been looked at for what is behind it
 			f.build()
 			f.wantPresent(true)
 			const port, port6, routed6 = hostAddr + ":8443", "[" + hostAddr6 + "]:8443", "[" + inner6 + "]:22"

@@ -361,19 +361,21 @@ func (f nftFirewall) forwardChains(chain func(name, hook string, rules ...string
 	if len(behind) == 0 {
 		return nil, nil
 	}
-	var ports []Knock // once they are translated
-	var let, through, back, masquerade []string
+	var ports []string // once they are translated
+	var let, through, onlyRouted, back, masquerade []string
 	const ours = "ct state { established, related } "
 	for i, set := range setsOf(behind)[len(openSets):] {
 		b := behind[i]
 		hosts, port := b.target()
 		family, in := b.family(), fmt.Sprintf("%s @%s ", set.match, set.name)
 		to := fmt.Sprintf("%v dport %d %s daddr %v ", b.Proto, port, family, hosts)
-		ports = append(ports, Knock{port, b.Proto})
+		if n := fmt.Sprint(port); !slices.Contains(ports, n) {
+			ports = append(ports, n)
+		}
 		let = append(let, to+ours+letIn)
 		back = append(back, fmt.Sprintf("%v sport %d %s saddr %v %s", b.Proto, port, family, hosts, ours+letIn))
 		if !b.forwarded() {
-			through = append(through, to+in+letIn)
+			through, onlyRouted = append(through, to+in+letIn), append(onlyRouted, to+in+"accept")
 			continue
 		}
 		asked = append(asked, b.Knock)
@@ -388,17 +390,23 @@ func (f nftFirewall) forwardChains(chain func(name, hook string, rules ...string
 		}
 	}
 	reset, unreachable := "drop", "drop"
-	if f.passes {
-		reset, unreachable = "reject with tcp reset", "reject"
+	// A set of plain numbers is a bitmap, which is fast; the chains ask for the protocol. The bit is set here and not before
+	// routing, where rules of ip(8) would see it.
+	numbers := strings.Join(ports, ", ")
+	forward := []string{fmt.Sprintf("meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x", f.mark, ^f.mark),
+		fmt.Sprintf("th dport { %s } jump through", numbers), fmt.Sprintf("th sport { %s } jump back", numbers)}
+	if f.passes { // what nobody drops needs no way through
+		reset, unreachable, forward, let, through = "reject with tcp reset", "reject", forward[1:2], nil, onlyRouted
 	}
-	chain("through", "", slices.Concat(let, through, exceptRules(r.Hidden, true),
-		strangerRules(r.Hidden, true, []string{beginning + " " + reset}, "ct state != { established, related } "+unreachable))...)
-	chain("back", "", back...)
-	// The bit is set here and not before routing, where rules of ip(8) would see it.
-	chain("forward", fmt.Sprintf("filter hook forward priority %d", ourPriority),
-		fmt.Sprintf("meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x", f.mark, ^f.mark),
-		fmt.Sprintf("meta l4proto . th dport { %s } jump through", portPairs(ports)),
-		fmt.Sprintf("meta l4proto . th sport { %s } jump back", portPairs(ports)))
+	strangers := slices.Concat(let, through, exceptRules(r.Hidden, true),
+		strangerRules(r.Hidden, true, []string{beginning + " " + reset}, "ct state != { established, related } "+unreachable))
+	if len(strangers) > 0 {
+		chain("through", "", strangers...)
+		if !f.passes {
+			chain("back", "", back...)
+		}
+		chain("forward", fmt.Sprintf("filter hook forward priority %d", ourPriority), forward...)
+	}
 	if masquerade != nil {
 		chain("leaving", fmt.Sprintf("nat hook postrouting priority %d", leavingPriority), masquerade...)
 	}

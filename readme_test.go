@@ -254,7 +254,7 @@ func TestReadmeNAS(t *testing.T) {
 			if host.option != "" {
 				text += "\n[options]\n	Firewall = " + host.option + "\n"
 			}
-			d := f.serve(strings.Replace(text, "= 600\n", "= 4\n", 1), "-s", t.TempDir()+"/control")
+			d := f.serve(strings.Replace(text, "= 600\n", "= 8\n", 1), "-s", t.TempDir()+"/control")
 			const port, port6 = hostAddr + ":8443", "[" + hostAddr6 + "]:8443"
 			guest, stranger := f.dialUDPAt(0, hostAddr6, "8053"), f.dialUDPAt(1, hostAddr6, "8053")
 			f.wantPort(0, port, hidden)
@@ -271,7 +271,7 @@ func TestReadmeNAS(t *testing.T) {
 			f.wantPort(1, port, hidden)
 			f.wantPort(0, port6, hidden) // it leads to an IPv4 address
 			live := f.dialPort(0, hostAddr, "8443")
-			d.await("10.9.0.2: nas: open for 4s: 8443:tcp -> 192.168.77.10:443,8053:udp -> [fd77::10]:5353")
+			d.await("10.9.0.2: nas: open for 8s: 8443:tcp -> 192.168.77.10:443,8053:udp -> [fd77::10]:5353")
 			d.await("10.9.0.2: nas: closed")
 			f.awaitPort(0, port, hidden)
 			f.wantAlive("a live connection after closing", live)
