@@ -84,8 +84,8 @@ func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report 
 	if err != nil {
 		return "", nil, fmt.Errorf("%s: %w", c.File, err)
 	}
-	choice = choice.fit(a.inspect(inspectLimit))
-	for _, w := range choice.Warnings {
+	choice = choice.fit(a.inspect(inspectLimit), rules)
+	for _, w := range append(choice.Warnings, behindWarnings(rules)...) {
 		warnings = append(warnings, c.File+": "+w)
 	}
 	for _, d := range c.Doors {
@@ -105,7 +105,7 @@ func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report 
 	report += tracking + "\nat its start serve would run:\n" + calls
 	for _, d := range c.Doors {
 		for _, source := range []string{"192.0.2.7", "2001:db8::7"} {
-			calls := choice.open(Pass{Door: d.Name, Source: netip.MustParseAddr(source), Ports: d.OpenPorts, Left: d.CmdTimeout}, nil)
+			calls := choice.open(Pass{Door: d.Name, Source: netip.MustParseAddr(source), Ports: d.OpenPorts, Behind: d.Behind, Left: d.CmdTimeout}, nil)
 			if d.native() && calls != nil {
 				report += fmt.Sprintf("to open door %q for %s it would run:\n%s", d.Name, source, describeCalls(calls))
 			}
@@ -157,7 +157,7 @@ func describeDoor(d *Door, unused int, secrets bool) string {
 	}
 	switch {
 	case d.native():
-		fmt.Fprintf(&s, ", opens %s for %v", joinKnocks(d.OpenPorts), d.CmdTimeout)
+		fmt.Fprintf(&s, ", opens %s for %v", strings.Join(d.opens(), ","), d.CmdTimeout)
 		if d.Start+d.Start6+d.Stop+d.Stop6 != "" {
 			s.WriteString(" and runs a command")
 		}

@@ -49,7 +49,9 @@ func (d *Door) knockSurprises() (texts []string) {
 			"answers to them may count as scans: take another one, or write TCPFlags = syn if it is TCP",
 			firstEphemeral, lastEphemeral))
 	}
-	if has(func(k Knock) bool { return slices.Contains(d.OpenPorts, k) }) {
+	if has(func(k Knock) bool {
+		return slices.Contains(d.OpenPorts, k) || slices.ContainsFunc(d.Behind, func(b Behind) bool { return b.Knock == k && (b.forwarded() || d.Target.IsValid()) })
+	}) {
 		texts = append(texts, "a knock is one of Open_Ports, too: whoever tries that port knocks: take another one")
 	}
 	return texts

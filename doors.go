@@ -146,7 +146,7 @@ func (d *Doors) answer(now time.Duration, r Request) Answer {
 	s.Uptime = now - d.began
 	s.Firewall, s.FirewallWarnings, s.FirewallSince = d.firewall.said.choice, d.firewall.said.warnings, now-d.firewall.since
 	for _, o := range d.open {
-		open := OpenDoor{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Since: now - o.since}
+		open := OpenDoor{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.opens(), Since: now - o.since}
 		switch o.state() {
 		case Starting:
 			open.State = "opening"

@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -119,7 +120,7 @@ type record struct {
 // newOpening is one that nothing has been done for yet.
 func newOpening(g Grant, since, until time.Duration) *opening {
 	start, stop := g.Door.commands(g.Source)
-	key := openKey{door: g.Door.Name, start: start, stop: stop, ports: joinKnocks(g.Door.OpenPorts), source: g.Source}
+	key := openKey{door: g.Door.Name, start: start, stop: stop, ports: strings.Join(g.Door.opens(), ","), source: g.Source}
 	if g.Source.IsLinkLocalUnicast() {
 		key.link = g.Link
 	}
@@ -130,7 +131,7 @@ func newOpening(g Grant, since, until time.Duration) *opening {
 // everything from before a reboot, with one try.
 func resumed(now time.Duration, e Entry, r Recovered) *opening {
 	door := &Door{
-		Name: e.Door, OpenPorts: e.Ports, CmdTimeout: e.Until - e.Since,
+		Name: e.Door, OpenPorts: e.Ports, Behind: e.Behind, CmdTimeout: e.Until - e.Since,
 		Start: e.Start, Start6: e.Start, Stop: e.Stop, Stop6: e.Stop,
 	}
 	o := newOpening(Grant{Door: door, Source: e.Source, Link: e.Link}, e.Since, e.Until)
@@ -265,13 +266,13 @@ func (o *opening) entry() Entry {
 	r := o.record()
 	return Entry{
 		Door: o.key.door, Source: o.key.source, Link: o.grant.Link, State: r.state, Since: o.since, Until: o.until,
-		Start: o.key.start, Stop: o.key.stop, Ports: o.grant.Door.OpenPorts, Tries: r.tries, Pid: r.pid, Began: r.began,
+		Start: o.key.start, Stop: o.key.stop, Ports: o.grant.Door.OpenPorts, Behind: o.grant.Door.Behind, Tries: r.tries, Pid: r.pid, Began: r.began,
 	}
 }
 
 // pass is what the firewall is to know of it.
 func (o *opening) pass(now time.Duration) Pass {
-	return Pass{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Left: o.until - now}
+	return Pass{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Behind: o.grant.Door.Behind, Left: o.until - now}
 }
 
 // again takes note that it was granted once more, and returns what is to be said of that.

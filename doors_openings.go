@@ -290,7 +290,7 @@ func (d *openings) apply(now time.Duration) {
 
 // ruleset is what is to be in force once the firewall has done its task.
 func (d *openings) ruleset(now time.Duration) Ruleset {
-	return Ruleset{Hidden: d.rules.Hidden, Kept: d.rules.Kept, Open: d.passing(now, nil)}
+	return Ruleset{Hidden: d.rules.Hidden, Kept: d.rules.Kept, Behind: d.rules.Behind, Open: d.passing(now, nil)}
 }
 
 // passing are the passes of all openings, or those that the source of one has by other ones.

@@ -408,7 +408,9 @@ ip6tables$V -w -A FORWARD -d fd77::10 -p tcp -m multiport --dports 22,8443 -j AC
 
 // newForwarder is a host that forwards ports 8443 and 8053:udp to one behind it, and hides them.
 func newForwarder(t *testing.T, host firewallHost) *firewallTest {
-	host.option = "nft"
+	if host.option == "" {
+		host.option = "nft"
+	}
 	w := newWorld(t, 2)
 	behind := w.netns()
 	w.must(w.host.link("lan", behind, "eth0"))
@@ -424,7 +426,8 @@ func newForwarder(t *testing.T, host firewallHost) *firewallTest {
 	inside := &firewallTest{world: &world{T: t, host: behind}}
 	inside.listen("443", "22", "8443")
 	inside.echoUDPAt(inner, 5353)
-	f := &firewallTest{world: w}
+	inside.echoUDPAt(inner6, 5353)
+	f := &firewallTest{world: w, inside: behind}
 	f.choose(host.option)
 	ports := []Knock{{22, tcp}, {8443, tcp}, {8053, udp}}
 	f.rules = Ruleset{Hidden: []Hidden{{Door: "web", Ports: ports, Links: []string{"eth0"}}}, Kept: ports}

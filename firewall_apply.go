@@ -123,6 +123,7 @@ type Applier struct {
 	asked   int                // how often they have been so, since the last check
 	listed  string             // our table as nft lists it, right after it was made; "": not known, as nft before 0.9.1 knows no -t
 	keep    func(table string) // keeps a script that makes our table, hidden and with nobody in; "": none hides; or nil
+	behind  string             // what is behind the host, when its chains were last looked at for that
 	ran     []uint32           // the processes of a task
 }
 
@@ -226,7 +227,8 @@ func (a *Applier) build(r Ruleset) (err error) {
 	if err == nil {
 		err = a.hide(a.choice.Firewall, r)
 	}
-	if err == nil && first {
+	if more := fmt.Sprint(r.behind()); err == nil && (first || more != a.behind) {
+		a.behind = more
 		_, err = a.look(r, a.inspect(inspectLimit))
 	}
 	return err
@@ -270,6 +272,15 @@ func (a *Applier) present(r Ruleset) bool {
 			}
 			if chain, err := a.run(t.argv("-S "+ourChain), ""); err != nil || !f.isBuilt(i, r, chain) {
 				return false
+			}
+			for _, at := range places {
+				if !t.needed(r.behind()) {
+					continue
+				}
+				_, err := a.run(t.argv(fmt.Sprintf("-t %s -C %s -j %s", at.table, at.from, at.chain)), "")
+				if chain, _ := a.run(t.argv("-t "+at.table+" -S "+at.chain), ""); err != nil || normalForm(chain) != normalForm(inChain("-A", at.chain, f.allAt(i, at, r))) {
+					return false
+				}
 			}
 		}
 		return a.before(f) == a.places
@@ -339,13 +350,13 @@ func (a *Applier) quiet() bool {
 // look fits what we have to what the host has, which in tells, and removes what is not ours any more. What cannot be done
 // about chains of the host is a warning: what is hidden is hidden.
 func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
-	next := a.choice.fit(in)
+	next := a.choice.fit(in, r)
 	if next.unsure { // what we have is as it was; where it is, is not known
 		a.choice = next
 		return false, nil
 	}
 	a.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
-	if closed := (Ruleset{Hidden: r.Hidden, Kept: r.Kept}); fmt.Sprint(a.choice.build(closed)) != fmt.Sprint(next.build(closed)) {
+	if closed := (Ruleset{Hidden: r.Hidden, Kept: r.Kept, Behind: r.Behind}); fmt.Sprint(a.choice.build(closed)) != fmt.Sprint(next.build(closed)) {
 		if err := a.hide(next.Firewall, r); err != nil {
 			return false, err
 		}
@@ -361,6 +372,7 @@ func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 		next.warn("rules of ours from before may be left, and keep out who has knocked: %v", unseen)
 		next.unsure = true
 	}
+	next.Warnings = append(next.Warnings, behindWarnings(r)...)
 	a.choice = next
 	return changed, nil
 }

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// input is a base chain for packets to this host.
-type input struct {
+// base is a base chain for packets to this host, or through it.
+type base struct {
 	chain
 	can    effect
 	at     int  // behind what our rule is, as in behind; -1: it is not there
@@ -77,16 +77,16 @@ func (h hostRules) beside(c chain, name string) *chain {
 // drops is whether the chain's policy does.
 func (c chain) drops() bool { return strings.EqualFold(c.policy, "drop") }
 
-// inputs are the base chains for packets to this host, with what they can do. In behind stands where a rule of ours must be,
-// so that those bans hold which come before everything else that drops: behind the rule with this handle, or behind so many
-// rules of iptables'. first has only bans come before it: an accept there would open what we hide. ours tells the rule,
-// which does not count; it is placed between those bans and whatever else drops, or changes its mark.
-func (h hostRules) inputs(ours func(rule string) bool, first bool) (found []input) {
+// bases are the base chains for packets to this host or through it, with what they can do. In behind stands where a rule of
+// ours must be, so that those bans hold which come before everything else that drops: behind the rule with this handle, or
+// behind so many rules of iptables'. first has only bans come before it: an accept there would open what we hide. ours tells
+// the rule, which does not count; it is placed between those bans and whatever else drops, or changes its mark.
+func (h hostRules) bases(ours func(rule string) bool, first bool) (found []base) {
 	for _, c := range h.chains {
-		if c.hook != "input" {
+		if c.hook != "input" && c.hook != "forward" {
 			continue
 		}
-		in, place, n, late, marked := input{chain: c, at: -1}, 0, 0, false, false
+		in, place, n, late, marked := base{chain: c, at: -1}, 0, 0, false, false
 		for i, rule := range c.rules {
 			if ours(rule) {
 				in.at, in.placed = place, in.placed || !late && !marked

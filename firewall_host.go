@@ -5,6 +5,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -45,6 +47,44 @@ func inspectHost(limit time.Duration) Inspection {
 		text, _ := os.ReadFile(name)
 		return string(text)
 	})
+}
+
+// behindWarnings are why ports of hosts behind this one may not be reached, or not by whom one might think.
+func behindWarnings(r Ruleset) (warnings []string) {
+	warn := func(format string, a ...any) {
+		if w := fmt.Sprintf(format, a...); !slices.Contains(warnings, w) {
+			warnings = append(warnings, w)
+		}
+	}
+	for _, b := range r.Behind {
+		name := "net.ipv4.ip_forward"
+		if !b.is4() {
+			name = "net.ipv6.conf.all.forwarding"
+		}
+		value, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+		if err == nil && strings.TrimSpace(string(value)) == "0" {
+			warn("the kernel forwards nothing, so no host behind this one can be reached: sysctl -w %s=1", name)
+		}
+		hosts, port := b.target()
+		if hosts.IsSingleIP() { // to connect sends nothing
+			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(hosts.Addr(), port)))
+			switch {
+			case err != nil:
+				warn("%v: there is no route to %v", b, hosts.Addr())
+			case conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap() == hosts.Addr():
+				warn("%v: %v is this host itself: write the port alone", b, hosts.Addr())
+			}
+			if err == nil {
+				_ = conn.Close()
+			}
+		}
+		for _, h := range r.Hidden {
+			if h.Links == nil && b.forwarded() && (slices.Contains(h.Ports, b.Knock) || slices.Contains(h.Behind, b)) {
+				warn("%v is hidden on all interfaces, so from hosts behind this one, too: name the outer interface (Interface = eth0), or write Hide_Except", b)
+			}
+		}
+	}
+	return warnings
 }
 
 // inspect looks at the firewall by commands that change no rule. ask has a listing take what a command prints; it returns an
@@ -149,7 +189,7 @@ func (in Inspection) chains() (all []chain) {
 		c := *c
 		tool, unread := toolOf(in.Silent, c.acceptChain)
 		_, known := toolOf(in.Tools, c.acceptChain)
-		base := c.hook == "input" && c.name == "INPUT"
+		base := c.name == strings.ToUpper(c.hook)
 		if c.unread = unread; base {
 			c.tool = tool
 		}

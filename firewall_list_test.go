@@ -162,7 +162,7 @@ func TestListingEffects(t *testing.T) {
 			}
 		}
 		h := newHostRules(Inspection{NFT: listed(table + "\t\t" + strings.Join(rules, "\n\t\t") + "\n\t}\n}\n")}.chains(), 0)
-		input := h.inputs(func(string) bool { return false }, false)[0]
+		input := h.bases(func(string) bool { return false }, false)[0]
 		var want effect
 		for _, rule := range rules {
 			want |= h.ofRule(input.chain, rule)

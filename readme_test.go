@@ -236,6 +236,9 @@ func TestReadmeConfigurations(t *testing.T) {
 		if len(c.Warnings) > 0 {
 			t.Errorf("the README's configuration has warnings: %v", c.Warnings)
 		}
+		if c.Doors[0].Behind != nil { // TestReadmeNAS
+			continue
+		}
 		w := newWorld(t, 2)
 		w.hide()
 		d := w.serve(strings.Replace(text, "= 500\n", "= 2\n", 1))
@@ -245,6 +248,46 @@ func TestReadmeConfigurations(t *testing.T) {
 		w.wantPort(1, hostSSH, hidden)
 		w.awaitPort(0, hostSSH, hidden)
 		d.stop()
+	}
+}
+
+// TestReadmeNAS runs the README's example of a host behind a router whose own rules let nothing through.
+func TestReadmeNAS(t *testing.T) {
+	all := blocks(t, "README.md", "ini")
+	text := all[slices.IndexFunc(all, func(text string) bool { return strings.Contains(text, "->") })]
+	for _, host := range behindHosts {
+		t.Run(host.name, func(t *testing.T) {
+			f := newForwarder(t, host)
+			if host.option != "" {
+				text += "\n[options]\n	Firewall = " + host.option + "\n"
+			}
+			d := f.serve(strings.Replace(text, "= 600\n", "= 8\n", 1), "-s", t.TempDir()+"/control")
+			const port, port6 = hostAddr + ":8443", "[" + hostAddr6 + "]:8443"
+			guest, stranger := f.dialUDPAt(0, hostAddr6, "8053"), f.dialUDPAt(1, hostAddr6, "8053")
+			f.wantPort(0, port, hidden)
+			if f.answered(guest) {
+				t.Error("hidden: a datagram is answered")
+			}
+			f.knock(0, "-6", hostAddr6, "7200", "18200:udp", "9200")
+			f.eventually("a datagram that is answered", func() bool { return f.answered(guest) })
+			if f.answered(stranger) {
+				t.Error("open: a stranger's datagram is answered")
+			}
+			f.knock(0, hostAddr, "7200", "18200:udp", "9200")
+			f.awaitPort(0, port, reached)
+			f.wantPort(1, port, hidden)
+			f.wantPort(0, port6, hidden) // it leads to an IPv4 address
+			live := f.dialPort(0, hostAddr, "8443")
+			d.await("10.9.0.2: nas: open for 8s: 8443:tcp -> 192.168.77.10:443,8053:udp -> [fd77::10]:5353")
+			d.await("10.9.0.2: nas: closed")
+			f.awaitPort(0, port, hidden)
+			f.wantAlive("a live connection after closing", live)
+			d.stop()
+			f.wantPort(0, port, hidden)
+			if strings.Contains(d.logged(), "warning: firewall") {
+				t.Error("there are warnings")
+			}
+		})
 	}
 }
 

@@ -143,7 +143,7 @@ type OpenDoor struct {
 	State  string     `json:"state"` // opening, open, closing, or failed: its start command did, and there is nothing else to open it
 	// StartError is how the start command of an open or failed one failed: status 1, signal 9, not run. "": it did not.
 	StartError string        `json:"start_error"`
-	Ports      []Knock       `json:"ports"`
+	Ports      []string      `json:"ports"`             // as Open_Ports has them
 	Since      time.Duration `json:"since_seconds"`     // how long ago it was opened
 	ClosesIn   time.Duration `json:"closes_in_seconds"` // 0: at once, or no time is set
 }
@@ -208,7 +208,7 @@ func (s Status) String() string {
 		fmt.Fprintf(&b, "  warning: %s\n", printable(w))
 	}
 	open := columns(s.Open, func(o OpenDoor) []string {
-		return []string{o.Door, o.who(), cmp.Or(joinKnocks(o.Ports), "-"), o.progress()}
+		return []string{o.Door, o.who(), cmp.Or(strings.Join(o.Ports, ","), "-"), o.progress()}
 	})
 	b.WriteString("\n" + cmp.Or(open, "no door is open\n"))
 	if len(s.Failed) > 0 {
