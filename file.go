@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -19,6 +20,17 @@ func inPlace(path string, f *os.File) error {
 		return errReplaced
 	}
 	return nil
+}
+
+// notWritten is for writeFile, where a file that was read, or was not there, is to be replaced: errReplaced if somebody
+// else has written it meanwhile.
+func notWritten(path string, was []byte) func() error {
+	return func() error {
+		if is, err := os.ReadFile(path); err != nil && !errors.Is(err, os.ErrNotExist) || !bytes.Equal(is, was) {
+			return errReplaced
+		}
+		return nil
+	}
 }
 
 // writeFile puts a file with that text in the place of the one called name, or makes one, in one step, and returns when

@@ -4,6 +4,8 @@
 //	sesame serve [options]               watch for knocks; the same when the file is called knockd
 //	sesame knock [options] HOST PORT ... knock; the same when the file is called knock
 //	sesame ping [options] HOST           see whether a host answers to TCP packets, and how fast
+//	sesame init [options] [NAME]         write a first door, and a line for the client
+//	sesame add [NAME]                    make a profile of that line
 //	sesame status [-s PATH] [--json]     show what is open, and how the daemon does
 //	sesame close DOOR|--all [ADDRESS]    close doors before their time
 //	sesame check [-v] [-c FILE]          read a configuration and say what is wrong with it
@@ -37,10 +39,10 @@
 //
 //	main.go                                                                  the commands
 //	serve.go serve_config.go                                                 the daemon's life; what is in force
-//	install.go flush.go check.go demo_linux.go daemon_other.go               the tools
+//	init.go install.go flush.go check.go demo_linux.go daemon_other.go       the tools
 //	install_init.go install_item.go
 //	ping.go ping_linux.go ping_other.go ping_run.go ping_options.go*         ping
-//	knock.go knock_connect.go knock_profiles.go knock_options.go*            the client
+//	add.go* knock.go knock_connect.go knock_profiles.go knock_options.go*    the client
 //	knock_send_unix.go knock_send_windows.go knock_raw_linux.go              how a knock is sent
 //	knock_socket_unix.go knock_send_linux.go knock_other.go
 //	knock_icmp_linux.go knock_segment.go* knock_outcome.go* knock_send.go*   and what comes back
@@ -112,6 +114,9 @@ func subcommands() []subcommand {
 			func() []option { return new(knockOptions).options() }, knock},
 		{"ping", "", "[options] HOST | PROFILE", "see whether a host answers to TCP packets, and how fast",
 			func() []option { return new(pingOptions).options() }, ping},
+		{"init", "", "[-c FILE] [NAME] [--port PORTS] [--to ADDRESS:PORT] [--host ADDRESS]", "write a first door with a sequence of its own, and print a line for the client; put nothing into force",
+			func() []option { return new(initOptions).options() }, initDoor},
+		{"add", "", "[NAME]", "make a profile of the line that init has printed, which is read from standard input", helpOptions, addProfile},
 		{"status", "", "[-s PATH] [--json]", "show what is open, and how the daemon does",
 			func() []option { return new(statusOptions).options() }, showStatus},
 		{"close", "", "[-s PATH] DOOR|--all [ADDRESS]", "close doors before their time, or only for ADDRESS",
