@@ -16,8 +16,6 @@ import (
 )
 
 const (
-	uciProgram  = "/sbin/uci"
-	uciFile     = "/etc/config/sesame"
 	uciRendered = "/var/etc/sesame.conf" // what the init script makes of it
 
 	initKnocks  = 4  // of 15 bits each, less than a bit for what is left out
@@ -75,7 +73,7 @@ func initDoor(e env, args []string) error {
 	}
 	defer random.Close()
 	write := o.writeConfig
-	if o.config == "" && isThere(uciFile) && isThere(uciProgram) {
+	if o.config == "" && hasUCI() {
 		write = o.writeUCI
 	}
 	c, err := write(random, links)
@@ -252,8 +250,6 @@ func (o *initOptions) writeUCI(random io.Reader, _ map[int]*Link) (*Config, erro
 	}
 	return c, os.Chmod(uciFile, 0o600)
 }
-
-func isThere(path string) bool { _, err := os.Stat(path); return err == nil }
 
 // ownAddress is where the host is found: an address of a link with the default route, of IPv4 if it has one.
 func ownAddress(links map[int]*Link) string {

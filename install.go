@@ -323,11 +323,12 @@ func uninstall(e env, args []string) error {
 		return fmt.Errorf("%w: nothing was taken back", err)
 	}
 	for _, folder := range slices.Backward(stateFolders(e.stateDirs)) {
-		for _, name := range []string{"/lock", "/journal", "/firewall", "/hidden.nft", "/good.conf", ""} {
+		for _, name := range []string{"/lock", "/journal", "/firewall", "/hidden.nft", "/good.conf", "/good.conf" + triedSuffix, ""} {
 			_ = os.Remove(folder + name)
 		}
 	}
 	_ = os.Remove(keptOnRouter)
+	_ = os.Remove(keptOnRouter + triedSuffix)
 	_ = unix.Rmdir(filepath.Dir(e.socket))
 	for _, t := range slices.Backward(i.known) {
 		if err := i.takeBack(t); err != nil {

@@ -6,6 +6,7 @@
 //	sesame ping [options] HOST           see whether a host answers to TCP packets, and how fast
 //	sesame init [options] [NAME]         write a first door, and a line for the client
 //	sesame add [NAME]                    make a profile of that line
+//	sesame try [TIME] | --keep           put the configuration into force for a time, and keep it on Enter
 //	sesame status [-s PATH] [--json]     show what is open, and how the daemon does
 //	sesame close DOOR|--all [ADDRESS]    close doors before their time
 //	sesame check [-v] [-c FILE]          read a configuration and say what is wrong with it
@@ -38,8 +39,8 @@
 // by whoever makes them. A test keeps this list true:
 //
 //	main.go                                                                  the commands
-//	serve.go serve_config.go                                                 the daemon's life; what is in force
-//	init.go install.go flush.go check.go demo_linux.go daemon_other.go       the tools
+//	serve.go serve_trial.go serve_config.go                                  the daemon's life; what is in force
+//	init.go try.go install.go flush.go check.go demo_linux.go daemon_other.go the tools
 //	install_init.go install_item.go
 //	ping.go ping_linux.go ping_other.go ping_run.go ping_options.go*         ping
 //	add.go* knock.go knock_connect.go knock_profiles.go knock_options.go*    the client
@@ -117,6 +118,8 @@ func subcommands() []subcommand {
 		{"init", "", "[-c FILE] [NAME] [--port PORTS] [--to ADDRESS:PORT] [--host ADDRESS]", "write a first door with a sequence of its own, and print a line for the client; put nothing into force",
 			func() []option { return new(initOptions).options() }, initDoor},
 		{"add", "", "[NAME]", "make a profile of the line that init has printed, which is read from standard input", helpOptions, addProfile},
+		{"try", "", "[-s PATH] [TIME] | --keep", "put the configuration into force for a time (default 2m), and keep it if you press Enter",
+			func() []option { return new(tryOptions).options() }, tryConfig},
 		{"status", "", "[-s PATH] [--json]", "show what is open, and how the daemon does",
 			func() []option { return new(statusOptions).options() }, showStatus},
 		{"close", "", "[-s PATH] DOOR|--all [ADDRESS]", "close doors before their time, or only for ADDRESS",
