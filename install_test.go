@@ -11,7 +11,7 @@ import (
 )
 
 // sharedLines are install's and uninstall's lines on manuals and completion, whose folders may be there already.
-var sharedLines = regexp.MustCompile(`(?m)^((put|make|link|remove) )?/usr/local/share/.*\n`)
+var sharedLines = regexp.MustCompile(`(?m)^((put|make|link|remove) )?/usr/local/share\b.*\n`)
 
 // want compares what a command printed, but for sharedLines.
 func (m *bootedHost) want(what, got, want string) {
@@ -370,6 +370,17 @@ func TestInstallForPackage(t *testing.T) {
 ./opt/x/bin/knock
 ./opt/x/sbin/knockd
 ./opt/x/sbin/sesame
+./opt/x/share/bash-completion/completions/knock
+./opt/x/share/bash-completion/completions/knockd
+./opt/x/share/bash-completion/completions/sesame
+./opt/x/share/fish/vendor_completions.d/knock.fish
+./opt/x/share/fish/vendor_completions.d/knockd.fish
+./opt/x/share/fish/vendor_completions.d/sesame.fish
+./opt/x/share/man/man1/knock.1
+./opt/x/share/man/man5/knockd.conf.5
+./opt/x/share/man/man8/knockd.8
+./opt/x/share/man/man8/sesame.8
+./opt/x/share/zsh/site-functions/_sesame
 ExecStart=/bin/systemctl reload-or-restart --no-block sesame.service
 ExecReload=/bin/systemctl reload sesame.service
 ExecStart=/opt/x/sbin/knockd --keep /var/lib/sesame/good.conf $KNOCKD_OPTS $OPTIONS $KNOCKD_OPTIONS
