@@ -27,7 +27,10 @@ const (
 const knockdExample = "7862d461510d8bb1"
 
 // initOptions are also the door that is to be written.
-type initOptions struct{ name, config, ports, to, host string }
+type initOptions struct {
+	name, config, ports, to, host string
+	outside                       []Knock // the ports that a client asks for
+}
 
 func (o *initOptions) options() []option {
 	return append([]option{
@@ -90,6 +93,11 @@ func (o *initOptions) check() error {
 	}
 	if o.ports == "" {
 		return usageError("what the door opens is missing: --port 443")
+	}
+	for _, item := range strings.Split(o.ports, ",") {
+		if k, err := parseKnock(strings.TrimSpace(item)); err == nil { // else the configuration's parser says what is wrong
+			o.outside = append(o.outside, k)
+		}
 	}
 	if o.to != "" {
 		if strings.Contains(o.ports, ",") {
@@ -160,7 +168,7 @@ func (o *initOptions) choose(random io.Reader, file, text string) (sequence []Kn
 	if err != nil {
 		return nil, nil, err
 	}
-	others = append(others, c.noDecoys()...)
+	others = slices.Concat(others, o.outside, c.noDecoys())
 	for _, d := range c.Doors[:len(c.Doors)-1] {
 		if d.Name == o.name {
 			return nil, nil, fmt.Errorf("%s:%d: there is a door %q already: choose another name", file, d.Line, d.Name)
@@ -273,7 +281,7 @@ func (o *initOptions) tell(e env, c *Config, links map[int]*Link) error {
 	say := func(format string, a ...any) { fmt.Fprintf(e.stderr, format+"\n", a...) }
 	listened := strings.ReplaceAll(strings.Join(c.Interfaces, ", "), everyInterface, "every interface")
 	say("%s now has a door %q, which is not in force yet.", c.File, door.Name)
-	say("It opens %s for %d seconds to whoever knocks, and hides it from everybody else on %s.", joinKnocks(door.OpenPorts), initSeconds, listened)
+	say("It opens port %s for %d seconds to whoever knocks, and hides it from everybody else on %s.", o.ports, initSeconds, listened)
 	for _, l := range links {
 		if l.Default {
 			say("The default route is on %s.", l.Name)
@@ -282,14 +290,14 @@ func (o *initOptions) tell(e env, c *Config, links map[int]*Link) error {
 			}
 		}
 	}
-	say("If your provider has a firewall, let these ports in there, too: %s.", joinKnocks(append(slices.Clone(door.OpenPorts), door.Sequence...)))
+	say("If your provider has a firewall, let these ports in there, too: %s.", joinKnocks(append(slices.Clone(o.outside), door.Sequence...)))
 	if a, err := netip.ParseAddr(o.host); err == nil && a.IsPrivate() {
 		say("%v is a private address: for clients elsewhere, name the public one by --host.", a)
 	}
 	say("On the client, run sesame add, and give it this line, which is secret:")
 	link := clientLine{name: o.name, host: o.host, sequence: plainKnocks(door.Sequence)}
-	if i := slices.IndexFunc(door.OpenPorts, func(k Knock) bool { return k.Proto == tcp }); i >= 0 {
-		link.verify = door.OpenPorts[i].Port
+	if i := slices.IndexFunc(o.outside, func(k Knock) bool { return k.Proto == tcp }); i >= 0 {
+		link.verify = o.outside[i].Port
 	}
 	if _, err := fmt.Fprintln(e.stdout, link); err != nil {
 		return err
