@@ -53,8 +53,11 @@ func initDoor(e env, args []string) error {
 		return usageError(fmt.Sprintf("unexpected argument %q", rest[1]))
 	}
 	o.name = strings.Join(append(rest, "ssh")[:1], "")
-	if _, outer, err := net.SplitHostPort(o.to); o.to != "" && o.ports == "" && err == nil {
-		o.ports = outer
+	if _, outer, err := net.SplitHostPort(o.to); o.to != "" {
+		if err != nil {
+			return usageError("option --to: an address and a port are needed, such as 192.168.1.5:22")
+		}
+		o.ports = cmp.Or(o.ports, outer)
 	}
 	if o.ports == "" && o.name == "ssh" {
 		o.ports = "22"

@@ -110,6 +110,7 @@ func TestInitRefuses(t *testing.T) {
 		{"--port 70000", 2, "option --port: ports are numbers from 1 to 65535"},
 		{"--host a/b", 2, `option --host: an address or a name is needed, such as 192.0.2.1, not "a/b"`},
 		{"--host 7000", 2, "option --host: an address or a name is needed"},
+		{"--to 10.0.0.5", 2, "option --to: an address and a port are needed, such as 192.168.1.5:22"},
 		{"--port 22,23 --to 10.0.0.5:22", 2, "--port takes one port"},
 		{"--host 192.0.2.1 -c " + file + "/none", 1, "no such file or directory"},
 	} {
