@@ -5,6 +5,8 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -29,6 +31,7 @@ func (o *tryOptions) options() []option {
 const (
 	defaultTry       = 2 * time.Minute
 	leastTry, maxTry = time.Second, time.Hour
+	maxGone          = 10
 )
 
 // tryConfig has the daemon take up its configuration for a time, and keep it if somebody presses Enter. The daemon counts
@@ -77,16 +80,21 @@ func tryConfig(e env, args []string) error {
 	if !progress {
 		fmt.Fprintln(e.stderr, "Press Enter to keep it.")
 	}
+	gone := 0 // seconds since the daemon has last answered, which may be started anew
 	for tick := time.NewTicker(time.Second); ; {
 		var left bytes.Buffer
-		if err := askDaemon(env{stdout: &left}, o.socket, "left"); err != nil {
+		err := askDaemon(env{stdout: &left}, o.socket, "left")
+		switch gone++; {
+		case err == nil:
+			gone = 0
+		case gone > maxGone || !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT):
 			clear()
 			return err
 		}
 		text := strings.TrimSpace(left.String())
 		if progress {
 			clear()
-			line = fmt.Sprintf("Press Enter to keep it: %s s left ", text)
+			line = fmt.Sprintf("Press Enter to keep it: %s s left ", cmp.Or(text, "?"))
 			fmt.Fprint(e.stderr, line)
 		}
 		if text == "kept" {
