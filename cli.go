@@ -219,8 +219,23 @@ func printOptions(w io.Writer, opts []option) {
 		if o.short != 0 {
 			short = fmt.Sprintf("-%c,", o.short)
 		}
-		fmt.Fprintf(w, "  %s %-24s %s\n", short, long, o.help)
+		fmt.Fprint(w, wrap(fmt.Sprintf("  %s %-24s", short, long), o.help, 31))
 	}
+}
+
+const columnsWide = 80
+
+// wrap is a text after first, in lines of 80 columns, of which all but the first begin with indent blanks.
+func wrap(first, text string, indent int) string {
+	s, line := "", first
+	for _, word := range strings.Fields(text) {
+		if len(line)+1+len(word) > columnsWide && strings.TrimSpace(line) != "" {
+			s += strings.TrimRight(line, " ") + "\n"
+			line = strings.Repeat(" ", indent-1)
+		}
+		line += " " + word
+	}
+	return s + strings.TrimRight(line, " ") + "\n"
 }
 
 // printable replaces what could forge a line or drive a terminal.
@@ -250,12 +265,13 @@ type env struct {
 
 // subcommand is one row of the table that main goes by.
 type subcommand struct {
-	name  string
-	alias string // the file name that means this subcommand, or ""
-	usage string // what stands after the program's name
-	help  string // one line
-	opts  func() []option
-	run   func(e env, args []string) error
+	name           string
+	alias          string // the file name that means this subcommand, or ""
+	usage          string // what stands after the program's name
+	help           string // one line
+	group, example string
+	opts           func() []option
+	run            func(e env, args []string) error
 }
 
 // usageError says why a command line cannot be understood.

@@ -48,7 +48,7 @@ func serveControl(t *testing.T, answer func(Request) Answer) string {
 	c := mustListen(t, path)
 	asks, served := make(chan Ask), make(chan struct{})
 	go func() {
-		c.serve(func(Request) Answer { return Answer{} }, asks)
+		c.serve(func(Request) Answer { return Answer{} }, asks, func(string) (string, bool, error) { return "", false, nil })
 		close(served)
 	}()
 	daemon := make(chan struct{})
@@ -459,7 +459,7 @@ func TestControlStuckDaemon(t *testing.T) {
 	path := filepath.Join(socketFolder(t), "control")
 	c := mustListen(t, path)
 	asks := make(chan Ask)
-	go c.serve(func(Request) Answer { return Answer{} }, asks)
+	go c.serve(func(Request) Answer { return Answer{} }, asks, func(string) (string, bool, error) { return "", false, nil })
 	want := output{1, "", "sesame close: the daemon is busy: it has not answered within 3s\n"}
 	if got := runProgram("sesame", "close", "--all", "-s", path); got != want {
 		t.Errorf("not taken: got %+v, want %+v", got, want)

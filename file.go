@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -51,6 +52,17 @@ func openLocked(path string, open func() (*os.File, error)) (*os.File, error) {
 		if time.Since(began) > lockTime {
 			return nil, fmt.Errorf("locking %s: another program has held it for %v: lsof %[1]s names it", path, lockTime)
 		}
+	}
+}
+
+// notWritten is for writeFile, where a file that was read, or was not there, is to be replaced: errReplaced if somebody
+// else has written it meanwhile.
+func notWritten(path string, was []byte) func() error {
+	return func() error {
+		if is, err := os.ReadFile(path); err != nil && !errors.Is(err, os.ErrNotExist) || !bytes.Equal(is, was) {
+			return errReplaced
+		}
+		return nil
 	}
 }
 

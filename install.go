@@ -114,6 +114,21 @@ func (i *installer) items() (items []item, err error) {
 	}
 	add(kindLink, sbin+"knockd", "sesame", 0)
 	add(kindLink, i.prefix+"/bin/knock", "../sbin/sesame", 0)
+	if i.init.prefix != "/usr" { // a router has no room for them
+		share := i.prefix + "/share/"
+		for _, m := range manuals {
+			add(kindFile, share+"man/man"+m.file[len(m.file)-1:]+"/"+m.file, m.text, 0o644)
+		}
+		add(kindLink, share+"man/man8/knockd.8", "sesame.8", 0)
+		for _, c := range completions {
+			add(kindFile, share+c.file, c.script, 0o644)
+			if name := filepath.Base(c.file); name[0] != '_' { // zsh's says for which commands it is
+				for _, command := range []string{"knock", "knockd"} {
+					add(kindLink, share+filepath.Dir(c.file)+"/"+strings.Replace(name, "sesame", command, 1), name, 0)
+				}
+			}
+		}
+	}
 	for _, t := range i.init.items {
 		if t.path == knockdInitScript && i.packaged(t.path) {
 			add(kindDivert, t.path, t.path+".distrib", 0)
@@ -323,11 +338,12 @@ func uninstall(e env, args []string) error {
 		return fmt.Errorf("%w: nothing was taken back", err)
 	}
 	for _, folder := range slices.Backward(stateFolders(e.stateDirs)) {
-		for _, name := range []string{"/lock", "/journal", "/firewall", "/hidden.nft", "/good.conf", ""} {
+		for _, name := range []string{"/lock", "/journal", "/firewall", "/hidden.nft", "/good.conf", "/good.conf" + triedSuffix, ""} {
 			_ = os.Remove(folder + name)
 		}
 	}
 	_ = os.Remove(keptOnRouter)
+	_ = os.Remove(keptOnRouter + triedSuffix)
 	_ = unix.Rmdir(filepath.Dir(e.socket))
 	for _, t := range slices.Backward(i.known) {
 		if err := i.takeBack(t); err != nil {

@@ -64,7 +64,7 @@ var initSystems = []initSystem{
 	}, []string{wantedUnits + "sesame.service", wantedUnits + "knockd.service"}, []string{"systemctl", "daemon-reload"},
 		"systemctl stop sesame", "systemctl stop knockd\n  systemctl enable sesame\n  systemctl restart sesame"},
 	{"procd", "/sbin/procd", "/usr", []item{
-		{kindExample, "/etc/config/sesame", uciExample, 0o600, ""},
+		{kindExample, uciFile, uciExample, 0o600, ""},
 		{kindFile, "/etc/init.d/sesame", procdScript, 0o755, ""},
 		{kindFile, "/usr/share/nftables.d/chain-pre/input/sesame.nft", fw4Include, 0o644, ""},
 	}, []string{"/etc/rc.d/S19sesame", "/etc/rc.d/K90sesame"}, nil,
@@ -89,6 +89,16 @@ var initSystems = []initSystem{
 	{"none", "/", "/usr/local", []item{
 		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
 	}, nil, nil, "kill it", "/usr/local/sbin/knockd -d"},
+}
+
+// OpenWrt's configuration, and the program for it.
+const uciFile, uciProgram = "/etc/config/sesame", "/sbin/uci"
+
+// hasUCI is whether the doors are there.
+func hasUCI() bool {
+	_, err := os.Stat(uciFile)
+	_, noProgram := os.Stat(uciProgram)
+	return err == nil && noProgram == nil
 }
 
 // notBeside puts before the error of what cannot be done beside a daemon how to stop that one.

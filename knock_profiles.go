@@ -142,19 +142,26 @@ func besideFile(file, path string) string {
 	return filepath.Join(folder, path)
 }
 
-// readProfiles reads the profiles file, and warns if others can read it.
-func readProfiles(warnings io.Writer) (file string, profiles []*profile, err error) {
+// profilesFile is where the profiles are.
+func profilesFile() (string, error) {
 	folder := os.Getenv("XDG_CONFIG_HOME")
 	switch {
 	case runtime.GOOS == "windows":
 		if folder = os.Getenv("AppData"); folder == "" {
-			return "", nil, errors.New("looking for profiles: %AppData% is not set")
+			return "", errors.New("looking for profiles: %AppData% is not set")
 		}
 	case !filepath.IsAbs(folder): // a relative path is to be ignored (XDG Base Directory Specification)
 		home, _ := os.UserHomeDir()
 		folder = home + "/.config"
 	}
-	file = filepath.Join(folder, "sesame", "profiles")
+	return filepath.Join(folder, "sesame", "profiles"), nil
+}
+
+// readProfiles reads the profiles file, and warns if others can read it.
+func readProfiles(warnings io.Writer) (file string, profiles []*profile, err error) {
+	if file, err = profilesFile(); err != nil {
+		return "", nil, err
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		return file, nil, err
@@ -179,7 +186,7 @@ func findProfile(name string, warnings io.Writer) (found *profile, file string, 
 
 // noProfiles says how to make the first one.
 func noProfiles(file string) string {
-	return fmt.Sprintf("there are no profiles in %s: put lines such as these there, and let nobody else read it (chmod 600):\n%s",
+	return fmt.Sprintf("there are no profiles in %s: sesame add makes one; or put lines such as these there, and let nobody else read it (chmod 600):\n%s",
 		file, "[home]\nhost = 192.0.2.1\nsequence = 7000, 18000:udp, 9000\nverify = 22")
 }
 

@@ -293,11 +293,11 @@ func TestProfilesMissing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		want := output{1, "", "sesame knock: there are no profiles in " + h.file + ": put lines such as these there, and let nobody else read it (chmod 600):\n" + lines}
+		want := output{1, "", "sesame knock: there are no profiles in " + h.file + ": sesame add makes one; or put lines such as these there, and let nobody else read it (chmod 600):\n" + lines}
 		if got := h.run(h.command("--list")); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
-		want = output{2, "", needed + "; there are no profiles in " + h.file + ": put lines such as these there, and let nobody else read it (chmod 600):\n" + lines + hint}
+		want = output{2, "", needed + "; there are no profiles in " + h.file + ": sesame add makes one; or put lines such as these there, and let nobody else read it (chmod 600):\n" + lines + hint}
 		if got := h.run(h.command()); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}

@@ -286,3 +286,37 @@ func TestOpenwrtConfig(t *testing.T) {
 		t.Errorf("config_file: got %s", got)
 	}
 }
+
+// uciRecorder stands in for uci, which is not here: it writes down what batch is told, and knows what it is asked for by get.
+const uciRecorder = `#!/bin/sh
+[ "$1" = -q ] && shift
+case $1 in
+batch) cat > /tmp/batch; sed -n "s/^set \\([a-z_.]*\\)='\\(.*\\)'/\\1 \\2/p" /tmp/batch > /tmp/known; echo "sesame.ssh door" >> /tmp/known ;;
+get) grep -q "^$2 " /tmp/known && sed -n "s/^$2 //p" /tmp/known ;;
+esac
+`
+
+// TestInitOpenwrt writes a door by uci.
+func TestInitOpenwrt(t *testing.T) {
+	o := newOpenwrt(t)
+	w := o.world
+	w.must(os.WriteFile(o.dir+"/uci", []byte(uciRecorder), 0o755))
+	o.run("cp /machine/uci /sbin/uci; printf 'sesame.ssh door\\nsesame.ssh.sequence \\n' > /tmp/known; /machine/sesame install >/dev/null")
+	if out, err := o.output("/machine/sesame init a-b --port 22 --host 192.0.2.1"); err == nil || !strings.Contains(out, "letters, digits and _ alone") {
+		t.Errorf("a name that uci does not take: got %v, %s", err, out)
+	}
+	line, err := parseLine(o.run("/machine/sesame init --port 22,51820:udp --host 192.0.2.1 2>/tmp/said"))
+	if err != nil || line.name != "ssh" || line.verify != 22 {
+		t.Errorf("got %+v, %v", line, err)
+	}
+	o.want("uci", o.run("cat /tmp/batch"), "delete sesame.ssh\nset sesame.ssh=door\nset sesame.ssh.enabled='1'\nset sesame.ssh.sequence='"+line.sequence+
+		"'\nadd_list sesame.ssh.open_ports='22'\nadd_list sesame.ssh.open_ports='51820:udp'\nset sesame.ssh.cmd_timeout='30'\nset sesame.ssh.hide='1'\ncommit sesame\n")
+	if said := o.run("cat /tmp/said"); !strings.HasPrefix(said, uciFile+` now has a door "ssh"`) || !strings.Contains(said, "uci set sesame.main.enabled=1\n") {
+		t.Errorf("it says %s", said)
+	}
+	if out, err := o.output("/machine/sesame init --host 192.0.2.1"); err == nil || !strings.HasSuffix(out, uciFile+": there is a door \"ssh\" already: choose another name\n") {
+		t.Errorf("once more: got %v, %s", err, out)
+	}
+	// A file that is named is written as anywhere.
+	o.run("/machine/sesame init -c /tmp/c --host 192.0.2.1 && /machine/sesame check -c /tmp/c")
+}

@@ -33,6 +33,7 @@ type daemon struct {
 	control  *Control // nil: another daemon answers already
 	unwatch  func()   // ends the news of the firewall
 	bare     bool     // it has given up what commands may need
+	trial    Trial
 }
 
 func serve(e env, args []string) error {
@@ -125,11 +126,10 @@ func (d *daemon) begin(background bool) (*Setup, error) {
 		}
 		first = err
 	}
-	kept, err := os.Stat(d.options.keep)
+	trouble, err := d.options.trouble(first)
 	if err != nil {
 		return nil, first
 	}
-	trouble := fmt.Sprintf("%v; running with the configuration of %s", withoutSecrets(first), kept.ModTime().Format(time.DateTime))
 	next, err := d.beginWith(d.options.keep, trouble, background)
 	if err != nil {
 		fmt.Fprintf(d.stderr, "%s: the kept configuration does not work either: %v\n", d.name, withoutSecrets(err))
@@ -142,6 +142,9 @@ func (d *daemon) begin(background bool) (*Setup, error) {
 // reader's or the doors' runs yet.
 func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error) {
 	c, err := d.options.readConfig(file)
+	if err == nil && d.options.tried(c.text) {
+		err = d.options.triedError()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +177,7 @@ func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error
 		next.close(d.setup)
 		return nil, err
 	}
+	d.trial = Trial{options: &d.options, log: d.logs.log, asks: make(chan trialAsk)}
 	d.listenControl()
 	return next, nil
 }
@@ -209,7 +213,7 @@ func (d *daemon) listenControl() {
 		d.logs.log.printf("warning: sesame status and sesame close will not work: %v", err)
 		return
 	}
-	go d.control.serve(d.setup.listener.ask, d.asks)
+	go d.control.serve(d.setup.listener.ask, d.asks, d.trial.ask)
 }
 
 // start brings the first configuration into force, with reader and doors from then on. closed is closed when the doors
@@ -243,6 +247,10 @@ func (d *daemon) followNews() (ending os.Signal) {
 			d.setup.followLinks(d.settings)
 		case <-d.used:
 			d.setup.nextSequences(d.logs.log)
+		case ask := <-d.trial.asks:
+			d.trial.answer(ask, d.setup, d.take)
+		case <-d.trial.over:
+			_ = d.trial.back(d.setup, d.take)
 		case ending = <-d.ends:
 			return ending
 		}
@@ -254,6 +262,13 @@ func (d *daemon) reload() {
 	d.logs.log.printf("re-reading config file: %s", d.options.config)
 	var next *Setup
 	c, err := d.options.readConfig(d.options.config)
+	if err == nil && d.options.tried(c.text) {
+		if d.trial.over != nil { // which is in force, and may be kept yet
+			d.logs.reopen(c)
+			return
+		}
+		err = d.options.triedError()
+	}
 	if err == nil {
 		if c.StateDir != d.setup.config.StateDir {
 			d.logs.log.printf("warning: another StateDir is taken up at the next start")
@@ -266,11 +281,17 @@ func (d *daemon) reload() {
 		d.settings <- doorSettings{about: d.setup.status()}
 		return
 	}
-	d.logs.reopen(c)
+	d.trial.end()
+	d.take(next)
+}
+
+// take brings next into force, and has its log.
+func (d *daemon) take(next *Setup) {
+	d.logs.reopen(next.config)
 	d.commit(next)
 }
 
-// commit brings next into force, and keeps its configuration for the next start.
+// commit brings next into force, and, unless it is a trial, keeps its configuration for the next start.
 func (d *daemon) commit(next *Setup) {
 	before := d.setup
 	d.setup = next

@@ -84,3 +84,8 @@ func (o *serveOptions) readConfig(file string) (*Config, error) {
 	}
 	return c, nil
 }
+
+// triedSuffix is added to the name of the kept configuration for the text of one that is being tried. It stays there until
+// another one is kept, and as long as it does nothing takes up that text: neither a start, nor a reload, of which a log's
+// rotation makes one, too.
+const triedSuffix = ".tried"

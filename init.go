@@ -1,0 +1,318 @@
+//go:build linux
+
+package main
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+)
+
+const (
+	uciRendered = "/var/etc/sesame.conf" // what the init script makes of it
+
+	initKnocks  = 4  // of 15 bits each, less than a bit for what is left out
+	initSeconds = 30 // for which the door opens
+	initDraws   = 1000
+)
+
+// knockdExample is the checksum of the doors in knockd's own example. Everybody knows their sequences.
+const knockdExample = "7862d461510d8bb1"
+
+// initOptions are also the door that is to be written.
+type initOptions struct {
+	name, config, ports, to, host string
+	outside                       []Knock // the ports that a client asks for
+}
+
+func (o *initOptions) options() []option {
+	return append([]option{
+		stringOption('c', "config", "FILE", "configuration (default "+defaultConfigFile+", on OpenWrt "+uciFile+")", &o.config),
+		stringOption(0, "port", "PORTS", "what the door opens, such as 443,51820:udp (default 22 for a door called ssh)", &o.ports),
+		stringOption(0, "to", "ADDRESS:PORT", "where the opened port leads to, on another host", &o.to),
+		stringOption(0, "host", "ADDRESS", "where the client finds this host (default: the address of this host)", &o.host),
+	}, helpOptions()...)
+}
+
+// initDoor writes a door with a sequence of its own, of which nothing is in force yet. Standard output has one line, for
+// the client; words for people are on standard error.
+func initDoor(e env, args []string) error {
+	var o initOptions
+	rest, err := getopt(args, o.options())
+	if err != nil {
+		return err
+	}
+	if len(rest) > 1 {
+		return usageError(fmt.Sprintf("unexpected argument %q", rest[1]))
+	}
+	o.name = strings.Join(append(rest, "ssh")[:1], "")
+	if _, outer, err := net.SplitHostPort(o.to); o.to != "" {
+		if err != nil {
+			return usageError("option --to: an address and a port are needed, such as 192.168.1.5:22")
+		}
+		o.ports = cmp.Or(o.ports, outer)
+	}
+	if o.ports == "" && o.name == "ssh" {
+		o.ports = "22"
+	}
+	if err := o.check(); err != nil {
+		return err
+	}
+	links, err := readLinks(true)
+	if err != nil {
+		return err
+	}
+	o.host = cmp.Or(o.host, ownAddress(links))
+	if err := checkHost(o.host); err != nil {
+		return usageError("option --host: " + err.Error())
+	}
+	random, err := os.Open("/dev/urandom") // crypto/rand would make the file 200 KB larger, and reads nothing else
+	if err != nil {
+		return err
+	}
+	defer random.Close()
+	write := o.writeConfig
+	if o.config == "" && hasUCI() {
+		write = o.writeUCI
+	}
+	c, err := write(random, links)
+	if err != nil {
+		return err
+	}
+	return o.tell(e, c, links)
+}
+
+// check reads what is asked for as a configuration does.
+func (o *initOptions) check() error {
+	if !isPlain(o.name) || strings.EqualFold(o.name, "options") {
+		return usageError(fmt.Sprintf("a door's name is made of letters, digits, - and _, and %q is not", o.name))
+	}
+	if o.ports == "" {
+		return usageError("what the door opens is missing: --port 443")
+	}
+	for _, item := range strings.Split(o.ports, ",") {
+		if k, err := parseKnock(strings.TrimSpace(item)); err == nil { // else the configuration's parser says what is wrong
+			o.outside = append(o.outside, k)
+		}
+	}
+	if o.to != "" {
+		if strings.Contains(o.ports, ",") {
+			return usageError("--to leads from one port to another: --port takes one port")
+		}
+		o.ports += " -> " + o.to
+	}
+	c, err := parseConfig("", strings.NewReader(o.section(nil)))
+	if mistakes, ok := errors.AsType[configErrors](err); ok {
+		_, text, _ := strings.Cut(mistakes[0].text, "Open_Ports: ")
+		return usageError("option --port: " + text)
+	}
+	if err == nil && len(c.Warnings) > 0 {
+		err = errors.New(c.Warnings[0])
+	}
+	return err
+}
+
+// section is the door as it is written, nil being any sequence.
+func (o *initOptions) section(sequence []Knock) string {
+	if sequence == nil {
+		sequence = []Knock{{1, tcp}, {3, tcp}, {2, tcp}}
+	}
+	return fmt.Sprintf("[%s]\n\tSequence    = %s\n\tOpen_Ports  = %s\n\tCmd_Timeout = %d\n\tHide        = yes\n",
+		o.name, plainKnocks(sequence), o.ports, initSeconds)
+}
+
+func plainKnocks(sequence []Knock) string {
+	return strings.ReplaceAll(joinKnocks(sequence), ":tcp", "")
+}
+
+// draw makes a sequence that goes up and down, over ports that Linux gives to no program, and near none of others.
+func draw(random io.Reader, others []Knock) ([]Knock, error) {
+	for range initDraws {
+		var ports [initKnocks]uint16
+		if err := binary.Read(random, binary.NativeEndian, &ports); err != nil {
+			return nil, fmt.Errorf("drawing a sequence: %w", err)
+		}
+		sequence, taken, ups := []Knock(nil), slices.Clone(others), 0
+		for i, n := range ports {
+			k := Knock{n % firstEphemeral, tcp}
+			near := func(o Knock) bool { // no port is a decoy of two knocks
+				return o.Proto == k.Proto && max(o.Port, k.Port)-min(o.Port, k.Port) <= 2*decoyReach
+			}
+			if k.Port < 1024 || slices.ContainsFunc(taken, near) {
+				break
+			}
+			if i > 0 && k.Port > sequence[i-1].Port {
+				ups++
+			}
+			sequence, taken = append(sequence, k), append(taken, k)
+		}
+		if len(sequence) == initKnocks && ups > 0 && ups < initKnocks-1 {
+			return sequence, nil
+		}
+	}
+	return nil, errors.New("no sequence is far enough from the ports that are used here")
+}
+
+// choose draws a sequence for the door, which is to be added to the text of a configuration: one that check would say
+// nothing against.
+func (o *initOptions) choose(random io.Reader, file, text string) (sequence []Knock, c *Config, err error) {
+	c, err = parseConfig(file, strings.NewReader(text+o.section(nil)))
+	if err != nil {
+		return nil, nil, err
+	}
+	others, err := servedPorts(procNet)
+	if err != nil {
+		return nil, nil, err
+	}
+	others = slices.Concat(others, o.outside, c.noDecoys())
+	for _, d := range c.Doors[:len(c.Doors)-1] {
+		if d.Name == o.name {
+			return nil, nil, fmt.Errorf("%s:%d: there is a door %q already: choose another name", file, d.Line, d.Name)
+		}
+		others = append(others, d.Sequence...)
+	}
+	for range initDraws {
+		if sequence, err = draw(random, others); err != nil {
+			return nil, nil, err
+		}
+		c, err = parseConfig(file, strings.NewReader(text+o.section(sequence)))
+		about := fmt.Sprintf("door %q", o.name)
+		if err != nil || !slices.ContainsFunc(c.Warnings, func(w string) bool { return strings.Contains(w, about) }) {
+			break
+		}
+	}
+	return sequence, c, err
+}
+
+// writeConfig adds the door to a configuration in knockd's syntax. What others have written there stays as it is, to the
+// byte, but for doors of an example. Where there is nothing, install's example gives the options.
+func (o *initOptions) writeConfig(random io.Reader, links map[int]*Link) (*Config, error) {
+	o.config = cmp.Or(o.config, defaultConfigFile)
+	was, err := os.ReadFile(o.config)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	text := string(was)
+	if first := strings.Index(text, "[openSSH]"); first >= 0 && strings.TrimSpace(checksum(text[first:])) == knockdExample {
+		text = text[:first]
+	}
+	begin, end := strings.Index(exampleConfig, "[options]"), strings.Index(exampleConfig, "#[")
+	if text = strings.TrimSuffix(text, exampleConfig[end:]); strings.TrimSpace(text) == "" || text == exampleConfig[:end] {
+		text = exampleConfig[begin:end]
+	}
+	if names := strings.Join(linkNames(links, true), ","); names != "" {
+		text = strings.Replace(text, "#\tInterface   = eth0\n", "\tInterface   = "+names+"\n", 1)
+	}
+	for !strings.HasSuffix(text, "\n\n") {
+		text += "\n"
+	}
+	sequence, c, err := o.choose(random, o.config, text)
+	if err != nil {
+		return nil, err
+	}
+	_, err = writeFile(o.config, []byte(text+o.section(sequence)), nil, notWritten(o.config, was))
+	return c, err
+}
+
+// writeUCI adds the door to OpenWrt's configuration. One that has no sequence is install's example.
+func (o *initOptions) writeUCI(random io.Reader, _ map[int]*Link) (*Config, error) {
+	uci := func(input string, args ...string) (string, error) {
+		out, _, err := execute(append([]string{uciProgram, "-q"}, args...), input, inspectLimit)
+		return strings.TrimSpace(out), err
+	}
+	if strings.Contains(o.name, "-") {
+		return nil, usageError("on OpenWrt a door's name is made of letters, digits and _ alone")
+	}
+	section := "sesame." + o.name
+	_, err := uci("", "get", section)
+	for _, secret := range []string{".sequence", ".one_time_sequences"} {
+		if text, _ := uci("", "get", section+secret); err == nil && text != "" {
+			return nil, fmt.Errorf("%s: there is a door %q already: choose another name", uciFile, o.name)
+		}
+	}
+	rendered, _ := os.ReadFile(uciRendered)
+	sequence, c, err := o.choose(random, uciFile, string(rendered))
+	if err != nil {
+		return nil, err
+	}
+	batch := "delete " + section + "\nset " + section + "=door\n"
+	set := func(how, option, value string) {
+		batch += how + " " + section + "." + option + "='" + strings.ReplaceAll(value, "'", `'\''`) + "'\n"
+	}
+	set("set", "enabled", "1")
+	set("set", "sequence", plainKnocks(sequence))
+	for _, port := range strings.Split(o.ports, ",") {
+		set("add_list", "open_ports", strings.TrimSpace(port))
+	}
+	set("set", "cmd_timeout", fmt.Sprint(initSeconds))
+	set("set", "hide", "1")
+	if _, err := uci(batch+"commit sesame\n", "batch"); err != nil {
+		return nil, err
+	}
+	if text, err := uci("", "get", section+".sequence"); err != nil || text != plainKnocks(sequence) {
+		return nil, fmt.Errorf("%s does not have the door: uci has not written it", uciFile)
+	}
+	return c, os.Chmod(uciFile, 0o600)
+}
+
+// ownAddress is where the host is found: an address of a link with the default route, of IPv4 if it has one.
+func ownAddress(links map[int]*Link) string {
+	var own netip.Addr
+	for _, l := range links {
+		for _, a := range l.Addresses {
+			if l.Default && a.IsGlobalUnicast() && (!own.IsValid() || a.Less(own)) { // IPv4 comes first
+				own = a
+			}
+		}
+	}
+	if !own.IsValid() {
+		return ""
+	}
+	return own.String()
+}
+
+// tell prints the client's line, and what a person is to know before and after it.
+func (o *initOptions) tell(e env, c *Config, links map[int]*Link) error {
+	door := c.Doors[len(c.Doors)-1]
+	say := func(format string, a ...any) { fmt.Fprintf(e.stderr, format+"\n", a...) }
+	listened := strings.ReplaceAll(strings.Join(c.Interfaces, ", "), everyInterface, "every interface")
+	say("%s now has a door %q, which is not in force yet.", c.File, door.Name)
+	say("It opens port %s for %d seconds to whoever knocks, and hides it from everybody else on %s.", o.ports, initSeconds, listened)
+	for _, l := range links {
+		if l.Default {
+			say("The default route is on %s.", l.Name)
+			if c.File != uciFile && !namesWhole(c.Interfaces, l) {
+				say("warning: knocks that come in on %s do not count: Interface = %s", l.Name, strings.Join(c.Interfaces, ","))
+			}
+		}
+	}
+	say("If your provider has a firewall, let these ports in there, too: %s.", joinKnocks(append(slices.Clone(o.outside), door.Sequence...)))
+	if a, err := netip.ParseAddr(o.host); err == nil && a.IsPrivate() {
+		say("%v is a private address: for clients elsewhere, name the public one by --host.", a)
+	}
+	say("On the client, run sesame add, and give it this line, which is secret:")
+	link := clientLine{name: o.name, host: o.host, sequence: plainKnocks(door.Sequence)}
+	if i := slices.IndexFunc(o.outside, func(k Knock) bool { return k.Proto == tcp }); i >= 0 {
+		link.verify = o.outside[i].Port
+	}
+	if _, err := fmt.Fprintln(e.stdout, link); err != nil {
+		return err
+	}
+	if _, err := fetch(cmp.Or(e.socket, defaultControl), Request{}.String()); err != nil {
+		start := initSystems[slices.IndexFunc(initSystems, initSystem.runs)].next
+		if c.File == uciFile {
+			start = "uci set sesame.main.enabled=1\n  uci commit sesame\n  " + start
+		}
+		say("Then start the daemon here, and keep this session open until another one has come in:\n  %s", start)
+	} else {
+		say("Then try it here, before it is kept: sesame try")
+	}
+	return nil
+}
