@@ -10,58 +10,17 @@ import (
 	"testing"
 )
 
-// openwrtLibrary stands in for OpenWrt's shell library, which is not here: what its documentation says of /etc/rc.common,
-// /lib/functions.sh and procd.sh, as far as the script uses it. As there, a configuration is read by the functions
-// package, config, option and list. What procd is told is written down, and done by hand. So is what is logged, by a
-// function, as the shell of Debian's busybox-static takes its own logger before one in PATH.
+// openwrtLibrary is where the stand-ins in testdata/openwrt are put for OpenWrt's shell library, uci and procd, which are not
+// here. The script was tried by hand on the real ones of 19.07, 21.02, 22.03, 23.05, 24.10, 25.12 and main (functions.sh,
+// uci.sh, rc.common, procd.sh, jshn, uci), and the stand-ins do as those did:
+//   - rc.common's start sends procd what start_service has opened, whatever that returns: without an instance, procd ends the
+//     one that runs. The exit status is service_started's.
+//   - config_load is not strict: a wrong section's name is left out without a word, and its options go to the one before.
+//   - procd keeps triggers until the next start. One for interface.* hears each event of each interface.
+//   - network_get_device unsets its variable and fails for a network that is down.
+//   - An empty option is none to uci, and a section of the same name goes on with the first one.
 var openwrtLibrary = map[string]string{
-	"lib/functions.sh": `
-package() { :; }
-config() { CONFIG_SECTION=$2; CONFIG_SECTIONS="$CONFIG_SECTIONS $1:$2"; }
-option() { eval "CONFIG_${CONFIG_SECTION}_$1=\$2"; }
-list() {
-	eval "n=\$((\${CONFIG_${CONFIG_SECTION}_$1_LENGTH:-0} + 1))"
-	eval "CONFIG_${CONFIG_SECTION}_$1_LENGTH=$n; CONFIG_${CONFIG_SECTION}_$1_ITEM$n=\$2"
-}
-config_load() {
-	for v in $(set | sed -n 's/^\(CONFIG_[A-Za-z0-9_]*\)=.*/\1/p'); do unset "$v"; done
-	. "/etc/config/$1"
-}
-config_get() { eval "$1=\${CONFIG_$2_$3:-\$4}"; }
-config_get_bool() {
-	config_get "$@"
-	case $(eval echo "\$$1") in 1 | on | true | yes | enabled) eval "$1=1" ;; *) eval "$1=0" ;; esac
-}
-config_foreach() { for s in $CONFIG_SECTIONS; do [ "${s%%:*}" != "$2" ] || "$1" "${s#*:}"; done; }
-config_list_foreach() {
-	eval "set -- \"\$1\" \"\$2\" \"\$3\" \${CONFIG_$1_$2_LENGTH:-0}"
-	i=1
-	while [ $i -le "$4" ]; do eval "$3 \"\$CONFIG_$1_$2_ITEM$i\""; i=$((i + 1)); done
-}
-`,
-	"lib/functions/network.sh": `
-network_flush_cache() { :; }
-network_get_device() { [ -e "/tmp/up/$2" ] && eval "$1=\$(cat /tmp/up/$2)"; }
-`,
-	"etc/rc.common": `
-. /lib/functions.sh
-logger() { for last; do :; done; echo "logger: $last" >> /tmp/logd; }
-initscript=$1
-shift
-procd_open_instance() { : > /tmp/instance; }
-procd_set_param() { echo "$*" >> /tmp/instance; }
-procd_close_instance() { mv /tmp/instance /tmp/procd; }
-procd_send_signal() { kill -"$3" "$(cat /tmp/pid)"; }
-procd_add_reload_trigger() { echo "reload_trigger $*"; }
-procd_add_interface_trigger() { echo "interface_trigger $*"; }
-running() { [ -s /tmp/pid ] && kill -0 "$(cat /tmp/pid)" 2>/dev/null; }
-start() { rm -f /tmp/procd; start_service; }
-stop() { rm -f /tmp/procd; }
-reload() { reload_service; }
-triggers() { service_triggers; }
-. "$initscript"
-"$@"
-`,
+	"functions.sh": "lib/functions.sh", "network.sh": "lib/functions/network.sh", "rc.common": "etc/rc.common", "uci": "sbin/uci",
 }
 
 // openwrt is a host with OpenWrt's folders, busybox's programs and a stand-in for its library.
@@ -76,14 +35,17 @@ func newOpenwrt(t *testing.T) *openwrt {
 	// The folders of Debian's programs are not in PATH, but for nft's.
 	before := `
 rm -f usr/sbin/knockd usr/bin/knock etc/knockd.conf etc/init.d/knockd
-mkdir -p lib/functions etc/config lib/upgrade/keep.d usr/share/nftables.d/chain-pre/input etc/rc.d router
+mkdir -p lib/functions etc/config lib/upgrade/keep.d usr/share/nftables.d/chain-pre/input usr/share/nftables.d/chain-pre/forward etc/rc.d router
 busybox --install -s "$PWD/router"
 ln -sf /usr/sbin/nft router/nft
+ln -sf /sbin/uci router/uci
 ln -sf /bin/busybox bin/sh
 touch sbin/procd
 `
-	for name, text := range openwrtLibrary {
-		before += "cat > " + name + " <<'END'" + text + "END\n"
+	for name, path := range openwrtLibrary {
+		text, err := os.ReadFile("testdata/openwrt/" + name)
+		w.must(err)
+		before += "cat > " + path + " <<'END'\n" + string(text) + "END\nchmod 755 " + path + "\n"
 	}
 	return &openwrt{boot(t, w.host, noInit, before), w}
 }
