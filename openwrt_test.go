@@ -138,15 +138,16 @@ next:
 	}
 	o.want("the example", o.run("cat /tmp/procd 2>/dev/null; true"), "")
 
-	steps := strings.Split(strings.TrimSpace(next), "\n")
-	if len(steps) > 6 {
-		t.Errorf("next steps: got %d, want 6 at most", len(steps))
+	// The README has the same steps, with a sequence, between copying the file there and knocking.
+	steps := strings.Split(strings.NewReplacer("CHOOSE YOUR:udp OWN", "7000 18000:udp 9000", "\n  ", "\n").Replace(strings.TrimSpace(next)), "\n")
+	if len(steps) > 6 || steps[len(steps)-1] != "knock THIS_ROUTER 7000 18000:udp 9000 (on another machine; then ssh)" {
+		t.Fatalf("next steps: got %q, want 6 at most, up to the knocks", steps)
 	}
-	for _, line := range steps[:len(steps)-1] {
-		o.run("PATH=/router:/etc/init.d; export PATH; " + strings.ReplaceAll(line, "CHOOSE YOUR:udp OWN", "7000 18000:udp 9000"))
-	}
-	if last := strings.TrimSpace(steps[len(steps)-1]); last != "knock THIS_ROUTER CHOOSE YOUR:udp OWN (on another machine; then ssh)" {
-		t.Errorf("the last step: got %s", last)
+	steps = steps[:len(steps)-1]
+	o.want("the README", strings.Join(blocks(t, "openwrt"), ""), "scp -O build/release/sesame-*-linux-mipsle root@192.168.1.1:/tmp/sesame\nssh root@192.168.1.1\n/tmp/sesame install\n"+
+		strings.Join(steps, "\n")+"\nexit\nsesame knock 192.0.2.1 7000 18000:udp 9000\nssh root@192.0.2.1\n")
+	for _, line := range steps {
+		o.run("PATH=/router; export PATH; " + line)
 	}
 	pid := o.awaitDaemon()
 	o.want("what procd is told", o.run("cat /tmp/procd"), `command /usr/sbin/knockd --keep /etc/sesame.good.conf -c /var/etc/sesame.conf
@@ -316,89 +317,60 @@ func TestOpenwrtBadInput(t *testing.T) {
 	pid := o.awaitDaemon()
 	o.world.eventually("the copy", func() bool { _, err := o.output("test -e " + keptOnRouter); return err == nil })
 	o.run("cp /var/etc/sesame.conf /tmp/before")
+	// door is a section of that name with the options, and main one that is right.
+	door := func(name string, options ...string) string {
+		return "config door '" + name + "'\n\toption sequence '7000,18000:udp,9000'\n\t" + strings.Join(options, "\n\t") + "\n"
+	}
+	const main = uciMain + "\tlist network 'wan'\n"
 	const line, list, small = "a value is one line, or a quote is missing", "it has one value, and is no list", "options are in small letters, as open_ports"
-	door, main := uciMain+"\tlist network 'wan'\n"+uciShort, uciMain
-	for _, tt := range []struct{ uci, want string }{
+	for _, tt := range []struct{ uci, wants string }{
 		// What uci cannot read, and functions.sh leaves out.
 		{strings.Replace(uciDoor, "door 'ssh'", "door 'ss-h'", 1), "uci: Parse error (invalid character in name field) at line 6, byte 19"},
 		{strings.Replace(uciDoor, "600'", "600", 1), "uci: Parse error (EOF with unterminated ') at line 14"},
-		{strings.Replace(uciDoor, "enabled '1'", "enabled '1", 1), "uci: Parse error (too many arguments) at line 4"},
-		{uciDoor + "nonsense\n", "uci: Parse error (invalid command) at line 15"},
 		{uciDoor + "\toption", "uci: Parse error ("},
-		{strings.Replace(uciDoor, "list network", "list net-work", 1), "uci: Parse error (invalid character in name field) at line 4"},
-		{uciDoor + "config sesame 'ssh'\n", "section of different type overwrites prior section"},
-		// Sections.
-		{door + "config Door 'b'\n\toption sequence 7000\n", "config Door 'b': sections are one config sesame, and config door"},
-		{door + "config sesame 'more'\n\toption enabled 1\n", "config sesame 'more': sections are one config sesame, and config door"},
-		{uciShort, "there is no config sesame"},
-		{"", "there is no config sesame"},
-		{main + "config door 'Options'\n\toption sequence 7000\n", "config door 'Options': option name: no door can have this one"},
-		{door + "\toption name 'a] b'\n", "config door 'a': option name: no door can have this one"},
-		{door + "\toption name 'x$(touch /tmp/owned)'\n", "config door 'a': option name: no door can have this one"},
-		// Switches.
-		{strings.Replace(uciDoor, "enabled '1'", "enabled 'ja'", 1), "config sesame 'main': option enabled: it is 0 or 1, or a quote is missing"},
-		{strings.Replace(uciDoor, "enabled '1'\n\tlist network 'wan'", "enabled '1\n\tlist network wan'", 1), "config sesame 'main': option enabled: it is 0 or 1, or a quote is missing"},
-		{strings.Replace(uciDoor, "enabled '1'", "enabled '$(touch /tmp/owned)'", 1), "config sesame 'main': option enabled: it is 0 or 1"},
-		{door + "\toption enabled '2'\n", "config door 'a': option enabled: it is 0 or 1"},
-		{door + "\tlist enabled '1'\n\tlist enabled '0'\n", "config door 'a': option enabled: it is 0 or 1"},
-		// What is not known.
-		{door + "\tlist alow '192.0.2.1'\n", `door "a": unknown directive "alow" (did you mean Allow?)`},
-		{door + "\toption Open_Ports '22'\n", "config door 'a': option Open_Ports: " + small},
-		{door + "\toption allow2 '192.0.2.1'\n", "config door 'a': option allow2: " + small},
-		{main + "\toption firewal 'nft'\n" + uciShort, `unknown directive "firewal" (did you mean Firewall?)`},
-		{main + "\toption hide '1'\n" + uciShort, "Hide belongs in a door's section, not in [options]"},
-		{door + "\toption firewall 'nft'\n", `door "a": Firewall belongs in [options]`},
-		// Networks and devices.
-		{main + "\tlist network 'wann'\n" + uciShort, "config sesame 'main': option network: /etc/config/network has no network wann"},
-		{main + "\tlist network 'wa$(touch /tmp/owned)n'\n" + uciShort, "config sesame 'main': option network: \"wa$(touch\" is no name of a network"},
-		{main + "\tlist network 'wan;id'\n" + uciShort, "config sesame 'main': option network: \"wan;id\" is no name of a network"},
-		{door + "\toption network '*'\n", "config door 'a': option network: \"*\" is no name of a network"},
-		{main + "\tlist network ''\n" + uciShort, "config sesame 'main': option network: it is empty"},
-		{main + "\tlist device 'eth0/1'\n" + uciShort, `Interface: "eth0/1" is no interface`},
-		{main + "\tlist device 'a-name-that-is-too-long'\n" + uciShort, "is too long: the name of an interface has 15 characters at most"},
-		{main + "\tlist device 'eth0\nStateDir = /tmp'\n" + uciShort, "config sesame 'main': option device: " + line},
-		{main + uciShort + "\toption open_ports 22\n\toption hide 1\n\toption cmd_timeout 9\n", "config sesame 'main': without network and device, hide keeps the LAN out, too"},
-		// Values with lines of their own, which would be directives or doors.
-		{door + "\toption target '10.0.0.1\nStart_Command = touch /tmp/owned'\n", "config door 'a': option target: " + line},
-		{door + "\tlist open_ports '22\n[b]\nSequence = 1'\n", "config door 'a': option open_ports: " + line},
-		{door + "\toption hide 'yes\rStart_Command = touch /tmp/owned'\n", "config door 'a': option hide: " + line},
-		{door + "\toption cmd_timeout '1\t0'\n", "config door 'a': option cmd_timeout: " + line},
-		{door + "\toption start_command 'a\nb'\n", "config door 'a': option start_command: " + line},
-		{door + "\toption start_command 'a\x7fb'\n", "config door 'a': option start_command: " + line},
-		// Types and ranges.
-		{main + "\tlist network wan\nconfig door 'a'\n\toption open_ports '22'\n", `door "a": a door needs a Sequence`},
-		{door + "\toption sequence '7000,,9000'\n", `door "a": Sequence: an item is empty`},
-		{door + "\toption sequence '7000 x'\n", `door "a": Sequence: a port is a number from 1 to 65535`},
-		{door + "\toption sequence '70000'\n", `door "a": Sequence: a port is a number from 1 to 65535`},
-		{door + "\toption sequence '$(touch /tmp/owned) `touch /tmp/owned`'\n", `door "a": Sequence: a port is a number`},
-		{door + "\tlist open_ports '22:icmp'\n", `door "a": Open_Ports: `},
-		{door + "\tlist open_ports ''\n", "config door 'a': option open_ports: it is empty"},
-		{door + "\tlist open_ports '8443 -> > /tmp/owned'\n", `door "a": Open_Ports: `},
-		{door + "\tlist cmd_timeout '1'\n\tlist cmd_timeout '2'\n", "config door 'a': option cmd_timeout: " + list},
-		{door + "\toption cmd_timeout 'x'\n", `door "a": Cmd_Timeout is a number`},
-		{door + "\toption cmd_timeout '-1'\n", `door "a": Cmd_Timeout is a number`},
-		{door + "\toption seq_timeout '1.5'\n", `door "a": Seq_Timeout is a number`},
-		{door + "\toption seq_cooldown '1 2'\n", `door "a": Seq_Cooldown is a number`},
-		{door + "\toption hide 'perhaps'\n", `door "a": Hide is yes or no`},
-		{door + "\toption strict '\"1\"'\n", `door "a": Strict is yes or no`},
-		{door + "\toption decoys '2'\n", `door "a": Decoys is yes or no`},
-		{door + "\toption max_open '0'\n", `door "a": Max_Open`},
-		{door + "\tlist allow '192.0.2.0/33'\n", `door "a": Allow: `},
-		{door + "\toption hide_except 'here'\n", `door "a": Hide_Except: `},
-		{door + "\toption target 'x'\n", `door "a": Target`},
-		{door + "\toption tcpflags 'syn quack'\n", `door "a": `},
-		{main + "\toption firewall 'pf'\n" + uciShort, "Firewall is auto, iptables or nft"},
-		{main + "\toption firewall_mark '3'\n" + uciShort, "Firewall_Mark is one bit of 32"},
-		{main + "\toption state_dir 'relative'\n" + uciShort, "StateDir is a directory's absolute path"},
-		{main + "\toption ring_size '1000'\n" + uciShort, "Ring_Size"},
-		{main + "\tlist ignore_ports 'x'\n" + uciShort, "Ignore_Ports"},
-		{main + "\toption config_file '/nowhere'\n", "/nowhere"},
+		{uciDoor + "config sesame 'ssh'\n", "uci: Parse error (section of different type overwrites prior section with same name)"},
+		// What the script sees. No value is printed, nor run.
+		{strings.Replace(uciDoor, "enabled '1'\n\tlist network 'wan'\n\nconfig door 'ssh'", "enabled '1\n\tlist network wan\n\nconfig door ssh'", 1),
+			"config sesame 'main': option enabled: it is 0 or 1, or a quote is missing"},
+		{door("a"), "there is no config sesame"},
+		{uciMain + door("a", "option open_ports 22", "option hide on", "option cmd_timeout 9"), "config sesame 'main': without network and device, hide keeps the LAN out, too"},
+		{uciMain + "\tlist network 'wann'\n\tlist network 'wan;id'\n\tlist device 'eth0\nStateDir = /tmp'\n\toption Firewall nft\n\tlist ignore_ports ''\n" +
+			"config Door 'b'\nconfig sesame 'more'\n" + door("Options") + door("c", "option name 'x$(touch /tmp/owned)'") + door("d", "option name 'a] b'") +
+			door("e", "option enabled '$(touch /tmp/owned)'") + door("f", "list enabled 1", "list enabled 0") + door("g", "option allow2 '192.0.2.1'") +
+			door("h", "option network '* `touch`'", "list device ''", "option target '10.0.0.1\nStart_Command = touch /tmp/owned'") +
+			door("i", "list open_ports '22\n[b]\nSequence = 1'", "option hide 'yes\rStart_Command = touch /tmp/owned'", "option cmd_timeout '1\t0'", "option start_command 'a\x7fb'") +
+			door("j", "list cmd_timeout '1'", "list cmd_timeout '2'", "list start_command true", "list start_command false"),
+			"config sesame 'main': option network: /etc/config/network has no network wann\nconfig sesame 'main': option network: \"wan;id\" is no name of a network\n" +
+				"config sesame 'main': option device: " + line + "\nconfig sesame 'main': option Firewall: " + small + "\nconfig sesame 'main': option ignore_ports: it is empty\n" +
+				"config Door 'b': sections are one config sesame, and config door\nconfig sesame 'more': sections are one config sesame, and config door\n" +
+				"config door 'Options': option name: no door can have this one\nconfig door 'c': option name: no door can have this one\nconfig door 'd': option name: no door can have this one\n" +
+				"config door 'e': option enabled: it is 0 or 1, or a quote is missing\nconfig door 'f': option enabled: it is 0 or 1, or a quote is missing\nconfig door 'g': option allow2: " + small +
+				"\nconfig door 'h': option network: \"*\" is no name of a network\nconfig door 'h': option network: \"`touch`\" is no name of a network\nconfig door 'h': option device: it is empty\n" +
+				"config door 'h': option target: " + line + "\nconfig door 'i': option open_ports: " + line + "\nconfig door 'i': option hide: " + line + "\nconfig door 'i': option cmd_timeout: " + line +
+				"\nconfig door 'i': option start_command: " + line + "\nconfig door 'j': option cmd_timeout: " + list + "\nconfig door 'j': option start_command: " + list},
+		// What the daemon's own check sees: names, types and ranges.
+		{main + "\toption firewal 'nft'\n\toption hide '1'\n\toption firewall 'pf'\n\toption firewall_mark '3'\n\toption state_dir 'relative'\n\toption ring_size '1000'\n\tlist ignore_ports 'x'\n\tlist device 'eth0/1'\n" + door("a"),
+			"unknown directive \"firewal\" (did you mean Firewall?)\nHide belongs in a door's section, not in [options]\nFirewall is auto, iptables or nft\nFirewall_Mark is one bit of 32\n" +
+				"StateDir is a directory's absolute path\nRing_Size\nIgnore_Ports\nInterface: \"eth0/1\" is no interface"},
+		{main + door("a", "list alow '192.0.2.1'", "option firewall 'nft'", "option sequence '7000,,9000'", "list open_ports '8443 -> > /tmp/owned'", "option cmd_timeout '-1'", "option seq_timeout '1.5'",
+			"option seq_cooldown '1 2'", "option hide 'perhaps'") + "config door 'b'\n\toption open_ports '22'\n",
+			"door \"a\": unknown directive \"alow\" (did you mean Allow?)\ndoor \"a\": Firewall belongs in [options]\ndoor \"a\": Sequence: an item is empty\ndoor \"a\": Open_Ports: \n" +
+				"door \"a\": Cmd_Timeout is a number\ndoor \"a\": Seq_Timeout is a number\ndoor \"a\": Seq_Cooldown is a number\ndoor \"a\": Hide is yes or no\ndoor \"b\": a door needs a Sequence"},
+		{main + door("a", "option strict '\"1\"'", "option decoys '2'", "option max_open '0'", "list allow '192.0.2.0/33'", "option hide_except 'here'", "option target 'x'", "option tcpflags 'syn quack'",
+			"option sequence '$(touch /tmp/owned) `touch /tmp/owned` 70000'"),
+			"door \"a\": Strict is yes or no\ndoor \"a\": Decoys is yes or no\ndoor \"a\": Max_Open\ndoor \"a\": Allow: \ndoor \"a\": Hide_Except: \ndoor \"a\": Target\ndoor \"a\": TCPFlags\ndoor \"a\": Sequence: "},
+		{uciMain + "\toption config_file '/nowhere'\n", "/nowhere"},
 	} {
 		o.world.must(os.WriteFile(o.dir+"/config", []byte(tt.uci), 0o600))
 		out, err := o.output("PATH=/router; export PATH; cp /machine/config /etc/config/sesame; rm -f /tmp/logd; /etc/init.d/sesame reload; status=$?\n" +
 			"cmp /var/etc/sesame.conf /tmp/before || echo the file has changed; [ -s /tmp/logd ] || echo nothing was logged; exit $status")
-		if statusOf(err) != 1 || !strings.Contains(out, tt.want) || strings.Contains(out, "7000") || strings.HasSuffix(out, "ed\n") {
-			t.Errorf("%s\ngot %v, %s\nwant %s", tt.uci, err, out, tt.want)
+		if statusOf(err) != 1 || strings.Contains(out, "7000") || strings.HasSuffix(out, "ed\n") {
+			t.Errorf("%s\ngot %v, %s", tt.uci, err, out)
+		}
+		for want := range strings.SplitSeq(tt.wants, "\n") {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s\ngot %s\nwant %s", tt.uci, out, want)
+			}
 		}
 	}
 	o.want("the daemon", o.run("cat /tmp/pid; sesame status >/dev/null; test ! -e /tmp/owned"), pid)
@@ -506,17 +478,15 @@ config interface 'round'
 		}
 	}
 	// Nobody knows the device: nothing is hidden, but all is said.
-	for _, name := range []string{"lte", "round"} {
-		o.network(networks)
-		for _, command := range []string{"check", "start"} {
-			o.config(uciMain + "\toption network '" + name + "'\n" + uciShort)
-			out, err := o.script(command)
-			if want := "until it is up once, nobody knows the device of " + name + ": list device need not be up"; !strings.Contains(out, want) || (err == nil) != (command == "start") {
-				t.Errorf("%s: %s: got %v, %s, want %s", name, command, err, out, want)
-			}
+	o.network(networks)
+	for name, command := range map[string]string{"lte": "start", "round": "check"} {
+		o.config(uciMain + "\toption network '" + name + "'\n" + uciShort)
+		out, err := o.script(command)
+		if want := "until it is up once, nobody knows the device of " + name + ": list device need not be up"; !strings.Contains(out, want) || (err == nil) != (command == "start") {
+			t.Errorf("%s: %s: got %v, %s, want %s", name, command, err, out, want)
 		}
-		o.run("test ! -e /tmp/procd")
 	}
+	o.run("test ! -e /tmp/procd")
 	// A door of a network that nobody knows yet is not one of all interfaces.
 	if _, _, err := o.rendered(uciMain + "\toption network 'wan'\n" + uciShort + "\toption network 'lte'\n"); statusOf(err) != 1 {
 		t.Errorf("a door's network: got %v", err)
