@@ -52,7 +52,9 @@ func TestRouter(t *testing.T) {
 	guests := make([]*guest, 3)
 	t.Run("guests", func(t *testing.T) {
 		for i, run := range []func(t *testing.T, dir string) *guest{
-			func(t *testing.T, dir string) *guest { return outside(t, dir, "iptables", "iptables-legacy and OpenWrt's fw3", 64) },
+			func(t *testing.T, dir string) *guest {
+				return outside(t, dir, "iptables", "iptables-legacy and OpenWrt's fw3", 64)
+			},
 			func(t *testing.T, dir string) *guest { return outside(t, dir, "fw4", "nft beside OpenWrt's fw4", 64) },
 			neighbours,
 		} {
