@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -221,9 +222,44 @@ remove /usr/sbin/sesame
 	o.want("the host", o.changed(), "")
 }
 
-// TestOpenwrtPackage has install leave a router alone that has the package.
+// TestOpenwrtPackage has the package install what install does, and stop and flush when it is removed, but not when it is
+// upgraded. Beside it, install does nothing.
 func TestOpenwrtPackage(t *testing.T) {
 	o := newOpenwrt(t)
+	text, err := os.ReadFile("dist/openwrt/sesame/Makefile")
+	o.world.must(err)
+	part := func(name string) string {
+		_, rest, _ := strings.Cut(string(text), "define Package/sesame/"+name+"\n")
+		body, _, found := strings.Cut(rest, "endef\n")
+		if !found {
+			t.Fatalf("the package has no %s", name)
+		}
+		return strings.NewReplacer("$$", "$", "$(INCLUDES)", fw4Includes[:len(fw4Includes)-1]).Replace(body)
+	}
+	for _, item := range initSystems[slices.IndexFunc(initSystems, func(s initSystem) bool { return s.name == "procd" })].items {
+		if !strings.Contains(part("install"), "$(1)"+item.path+"\n") {
+			t.Errorf("the package leaves out %s", item.path)
+		}
+	}
+	if strings.Contains(part("install"), "keep.d") { // which the build makes of these
+		t.Error("the package has a file in keep.d of its own")
+	}
+	o.want("conffiles", part("conffiles"), "/etc/config/sesame\n"+defaultConfigFile+"\n"+keptOnRouter+"\n")
+	o.world.must(os.WriteFile(o.dir+"/prerm", []byte(part("prerm")), 0o755))
+	o.network(wanUp, "wan eth0")
+	o.config(uciDoor)
+	o.run("PATH=/router /machine/sesame install -s procd")
+	if out, err := o.script("start"); err != nil {
+		t.Fatalf("start: %v: %s", err, out)
+	}
+	pid := o.awaitDaemon()
+	o.run("PATH=/router PKG_UPGRADE=1 sh /machine/prerm; PATH=/router IPKG_INSTROOT=/nowhere sh /machine/prerm")
+	o.want("the daemon after an upgrade", o.awaitDaemon(), pid)
+	o.world.wantPort(0, hostSSH, hidden)
+	o.run("PATH=/router sh /machine/prerm; ! test -e " + keptOnRouter)
+	o.world.wantPort(0, hostSSH, reached)
+	o.want("what is left", o.run("nft list tables; sesame status >/dev/null 2>&1 || true"), "")
+	o.run("PATH=/router /usr/sbin/sesame uninstall")
 	for _, file := range []string{"/usr/lib/opkg/info/sesame.control", "/lib/apk/packages/sesame.list"} {
 		o.run("mkdir -p " + file + "; rmdir " + file + "; touch " + file)
 		out, err := o.output("PATH=/router /machine/sesame install")
