@@ -388,19 +388,19 @@ func TestOpenwrtBadInput(t *testing.T) {
 		{main + "\toption firewal 'nft'\n\toption hide '1'\n\toption firewall 'pf'\n\toption firewall_mark '3'\n\toption state_dir 'relative'\n\toption ring_size '1000'\n\tlist ignore_ports 'x'\n\tlist device 'eth0/1'\n" + door("a"),
 			"unknown directive \"firewal\" (did you mean Firewall?)\nHide belongs in a door's section, not in [options]\nFirewall is auto, iptables or nft\nFirewall_Mark is one bit of 32\n" +
 				"StateDir is a directory's absolute path\nRing_Size\nIgnore_Ports\nInterface: \"eth0/1\" is no interface"},
-		{main + door("a", "list alow '192.0.2.1'", "option firewall 'nft'", "option sequence '7000,,9000'", "list open_ports '8443 -> > /tmp/owned'", "option cmd_timeout '-1'", "option seq_timeout '1.5'",
-			"option seq_cooldown '1 2'", "option hide 'perhaps'") + "config door 'b'\n\toption open_ports '22'\n",
+		{main + door("a", "list alow '192.0.2.1'", "option firewall 'nft'", "option sequence '7000,,9000'", "list open_ports '8443 -> > /tmp/owned'", "option cmd_timeout '-1'", "option seq_timeout 'soon'",
+			"option seq_cooldown '$(id)'", "option hide 'perhaps'") + "config door 'b'\n\toption open_ports '22'\n",
 			"door \"a\": unknown directive \"alow\" (did you mean Allow?)\ndoor \"a\": Firewall belongs in [options]\ndoor \"a\": Sequence: an item is empty\ndoor \"a\": Open_Ports: \n" +
 				"door \"a\": Cmd_Timeout is a number\ndoor \"a\": Seq_Timeout is a number\ndoor \"a\": Seq_Cooldown is a number\ndoor \"a\": Hide is yes or no\ndoor \"b\": a door needs a Sequence"},
 		{main + door("a", "option strict '\"1\"'", "option decoys '2'", "option max_open '0'", "list allow '192.0.2.0/33'", "option hide_except 'here'", "option target 'x'", "option tcpflags 'syn quack'",
 			"option sequence '$(touch /tmp/owned) `touch /tmp/owned` 70000'"),
-			"door \"a\": Strict is yes or no\ndoor \"a\": Decoys is yes or no\ndoor \"a\": Max_Open\ndoor \"a\": Allow: \ndoor \"a\": Hide_Except: \ndoor \"a\": Target\ndoor \"a\": TCPFlags\ndoor \"a\": Sequence: "},
+			"door \"a\": Strict is yes or no\ndoor \"a\": Decoys is yes or no\ndoor \"a\": Max_Open\ndoor \"a\": Allow is addresses\ndoor \"a\": Hide_Except is addresses\ndoor \"a\": Target\ndoor \"a\": TCPFlags\ndoor \"a\": Sequence: "},
 		{uciMain + "\toption config_file '/nowhere'\n", "/nowhere"},
 	} {
 		o.world.must(os.WriteFile(o.dir+"/config", []byte(tt.uci), 0o600))
 		out, err := o.output("PATH=/router; export PATH; cp /machine/config /etc/config/sesame; rm -f /tmp/logd; /etc/init.d/sesame reload; status=$?\n" +
 			"cmp /var/etc/sesame.conf /tmp/before || echo the file has changed; [ -s /tmp/logd ] || echo nothing was logged; exit $status")
-		if statusOf(err) != 1 || strings.Contains(out, "7000") || strings.HasSuffix(out, "ed\n") {
+		if statusOf(err) != 1 || strings.Contains(out, "18000") || strings.HasSuffix(out, "ed\n") {
 			t.Errorf("%s\ngot %v, %s", tt.uci, err, out)
 		}
 		for want := range strings.SplitSeq(tt.wants, "\n") {
