@@ -515,6 +515,7 @@ config interface 'round'
 	}
 	// Nobody knows the device: nothing is hidden, but all is said.
 	o.network(networks)
+	o.run("rm -rf /var/etc")
 	for name, command := range map[string]string{"lte": "start", "round": "check"} {
 		o.config(uciMain + "\toption network '" + name + "'\n" + uciShort)
 		out, err := o.script(command)
