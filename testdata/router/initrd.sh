@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # What the kernel cannot load by itself is loaded by etc/init.d/rcS.
 modules="virtio_net virtio_pci af_packet veth 8021q bonding team_mode_roundrobin vrf ppp_generic ppp_async wireguard nf_tables nft_compat nft_ct
 nft_chain_nat nft_nat nft_fib_inet nft_socket nft_limit nft_reject_inet nft_log ip_tables ip6_tables iptable_filter ip6table_filter x_tables xt_tcpudp xt_conntrack
-xt_comment xt_mark nf_conntrack nf_conntrack_netlink nf_reject_ipv4 nf_reject_ipv6 ipt_REJECT ip6t_REJECT ipv6"
+xt_comment xt_mark"
 
 unpacked=$out/unpacked root=$out/root
 rm -rf "$unpacked" "$root"
