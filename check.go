@@ -206,6 +206,13 @@ func hostWarnings(c *Config, onlyIPv4 bool) (warnings []string) {
 	if err := notHandedOn(c); err != nil {
 		warnings = append(warnings, fmt.Sprintf("%s: %v", c.File, err))
 	}
+	for _, chain := range []string{"input", "forward"} {
+		file := fw4Includes + chain + "/sesame.nft"
+		if text, err := os.ReadFile(file); err == nil && !(nftFirewall{mark: c.FirewallMark}).ours(string(text)) && slices.ContainsFunc(c.Doors, (*Door).native) {
+			warnings = append(warnings, fmt.Sprintf("%s: Firewall_Mark is 0x%x, and %s lets another one in: who has knocked "+
+				"stays out for a moment when fw4 reloads: write the mark there, too", c.File, c.FirewallMark, file))
+		}
+	}
 	for _, d := range c.Doors {
 		var missing []string
 		for _, command := range shellLines(d) {

@@ -106,6 +106,9 @@ var appearances = []firewallHost{
 	{name: "firewalld, zone drop", rules: strings.Replace(firewalldTable, "ENDING", "drop", 1)},
 	{name: "fw4", rules: fw4Table},
 	{name: "fw4, REJECT", rules: strings.Replace(fw4Table, "counter drop comment", "counter jump handle_reject comment", 1)},
+	{name: "fw4, REJECT, with the includes", rules: strings.Replace(strings.Replace(fw4Table, "counter drop comment", "counter jump handle_reject comment", 1),
+		"policy drop;\n", "policy drop;\n\t\t"+fw4Include+"\t}\n\tchain forward {\n\t\ttype filter hook forward priority filter; policy drop;\n\t\t"+fw4Include+
+			"\t}\n\tchain input {\n", 1)},
 	{name: "fw4 with a redirect", rules: fw4With("drop")},
 	{name: "fw4 with a redirect, REJECT", rules: fw4With("jump handle_reject")},
 	{name: "fw3", rules: fw3},

@@ -69,6 +69,11 @@ func install(e env, args []string) error {
 	if err := i.prepare(args, i.options()); err != nil {
 		return err
 	}
+	for _, file := range []string{"/usr/lib/opkg/info/sesame.control", "/lib/apk/packages/sesame.list"} {
+		if _, err := os.Stat(file); err == nil && i.init.name == "procd" && i.destdir == "" {
+			return fmt.Errorf("OpenWrt's package sesame is installed (%s), and has the same files: upgrade or remove that one", file)
+		}
+	}
 	if i.prefix == "" {
 		i.prefix = i.init.prefix
 	}

@@ -27,6 +27,8 @@ var (
 	uciExample string
 	//go:embed dist/openwrt/sesame.nft
 	fw4Include string
+	//go:embed dist/openwrt/sesame.upgrade
+	sysupgradeHook string
 	//go:embed dist/sesame.openrc
 	openrcScript string
 	//go:embed dist/sesame.sysv
@@ -53,6 +55,7 @@ const (
 	knockdUnit       = "/etc/systemd/system/knockd.service"
 	wantedUnits      = "/etc/systemd/system/multi-user.target.wants/"
 	knockdDropIns    = knockdUnit + ".d"
+	fw4Includes      = "/usr/share/nftables.d/chain-pre/" // by chain
 )
 
 var initSystems = []initSystem{
@@ -66,9 +69,12 @@ var initSystems = []initSystem{
 	{"procd", "/sbin/procd", "/usr", []item{
 		{kindExample, uciFile, uciExample, 0o600, ""},
 		{kindFile, "/etc/init.d/sesame", procdScript, 0o755, ""},
-		{kindFile, "/usr/share/nftables.d/chain-pre/input/sesame.nft", fw4Include, 0o644, ""},
+		{kindFile, fw4Includes + "input/sesame.nft", fw4Include, 0o644, ""},
+		{kindFile, fw4Includes + "forward/sesame.nft", fw4Include, 0o644, ""},
+		{kindFile, "/lib/upgrade/sesame.sh", sysupgradeHook, 0o644, ""},
 	}, []string{"/etc/rc.d/S19sesame", "/etc/rc.d/K90sesame"}, nil,
-		"/etc/init.d/sesame stop", "/etc/init.d/firewall reload\n  /etc/init.d/sesame enable\n  /etc/init.d/sesame restart"},
+		"/etc/init.d/sesame stop", "uci set sesame.ssh.sequence='CHOOSE YOUR:udp OWN'\n  uci set sesame.main.enabled=1\n  uci commit sesame\n" +
+			"  /etc/init.d/sesame enable\n  /etc/init.d/sesame restart\n  knock THIS_ROUTER CHOOSE YOUR:udp OWN (on another machine; then ssh)"},
 	{"openrc", "/run/openrc", "/usr/local", []item{
 		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
 		{kindFile, "/etc/init.d/sesame", openrcScript, 0o755, ""},

@@ -52,7 +52,9 @@ func TestRouter(t *testing.T) {
 	guests := make([]*guest, 3)
 	t.Run("guests", func(t *testing.T) {
 		for i, run := range []func(t *testing.T, dir string) *guest{
-			func(t *testing.T, dir string) *guest { return outside(t, dir, "iptables", "iptables-legacy", 64) },
+			func(t *testing.T, dir string) *guest {
+				return outside(t, dir, "iptables", "iptables-legacy and OpenWrt's fw3", 64)
+			},
 			func(t *testing.T, dir string) *guest { return outside(t, dir, "fw4", "nft beside OpenWrt's fw4", 64) },
 			neighbours,
 		} {
@@ -531,6 +533,11 @@ func neighbours(t *testing.T, parts string) *guest {
 		g.Helper()
 		if got := connect(address); got != hidden {
 			t.Fatalf("%s before the knocks: got %s, want %s", link, got, hidden)
+		}
+		asked, _ := g.try(there + "nc -w 2 " + address + " 22")
+		closed, _ := g.try(there + "nc -w 2 " + address + " 23")
+		if strings.ReplaceAll(asked, ":22", "") != strings.ReplaceAll(closed, ":23", "") {
+			t.Errorf("%s: the hidden port answers %q, and a closed one %q", link, asked, closed)
 		}
 		knocked := g.clock()
 		line := knock(address + " 7000 18000:udp 9000")

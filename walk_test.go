@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,14 +35,22 @@ func (m *bootedHost) terminal(line string) (cmd *exec.Cmd, keys io.WriteCloser, 
 	return cmd, keys, func() string { text, _ := os.ReadFile(screen.Name()); return string(text) }
 }
 
-// TestWalk goes from the copied file to an ssh login through the hidden port, as the program's own output says, on a Debian
-// that has knockd's package as it comes; and with mistakes on the way, after which all is as before.
+// TestWalk goes from the copied file to an ssh login through the hidden port, by the README's quick start, on a Debian that
+// has knockd's package as it comes; and with mistakes on the way, after which all is as before.
 func TestWalk(t *testing.T) {
+	steps := strings.Split(strings.TrimSpace(blocks(t, "README.md", "quickstart")[0]), "\n")
+	initLine, addLine, _ := strings.Cut(steps[2], " | ")
+	// Here nobody logs in to the server yet.
+	initLine = strings.TrimPrefix(initLine, "$ ssh -t admin@192.0.2.1 sudo ")
+	if got, want := steps[1:], []string{"# systemctl enable --now sesame", "$ ssh -t admin@192.0.2.1 sudo sesame init ssh --port 22 | sesame add home",
+		"# sesame try", "$ ssh home"}; !slices.Equal(got, want) {
+		t.Fatalf("the README has %q, want %q", got, want)
+	}
 	w := newSSHWorld(t)
 	w.must(w.host.run("ip", "route", "add", "default", "via", "10.9.0.2", "dev", "eth0"))
 	m := boot(t, w.host, systemdInit, "")
 	// multi-user.target would start what else is on this machine.
-	m.run("/machine/sesame install && systemctl enable sesame && systemctl restart sesame && mkdir -p /etc/systemd/system/machine.target.wants && " +
+	m.run("cd /machine && " + strings.TrimPrefix(steps[0], "# ") + " && systemctl enable sesame && systemctl restart sesame && mkdir -p /etc/systemd/system/machine.target.wants && " +
 		"ln -s /etc/systemd/system/sesame.service /etc/systemd/system/machine.target.wants")
 	up := func() {
 		t.Helper()
@@ -51,7 +60,7 @@ func TestWalk(t *testing.T) {
 	w.wantPort(0, hostSSH, reached)
 
 	// The wrong port, and nobody confirms it.
-	m.run("sesame init ssh --port 2022 > /dev/null")
+	m.run(strings.Replace(initLine, "22", "2022", 1) + " > /dev/null")
 	cmd, _, shown := m.terminal("sesame try 3s")
 	w.eventually("the end of the trial", func() bool { return strings.Contains(shown(), "it was not kept: ") })
 	_ = cmd.Wait()
@@ -59,21 +68,21 @@ func TestWalk(t *testing.T) {
 	m.run(`sed -i '/^\[ssh\]/,$d' /etc/knockd.conf`)
 
 	// The right port. What is typed on the client is what the server has told.
-	told := m.command("sesame init ssh --port 22")
+	told := m.command(initLine)
 	var line, words bytes.Buffer
 	told.Stdout, told.Stderr = &line, &words
 	w.must(told.Run())
 	if !strings.HasSuffix(words.String(), "\nThen try it here, before it is kept: sesame try\n") {
 		t.Errorf("init says %s", words.String())
 	}
-	added := w.client("sesame add home", line.Bytes())
+	added := w.client(addLine, line.Bytes())
 	w.must(os.WriteFile(w.dir+"/ssh_config", []byte(added.stdout+"\tUser root\n\tIdentityFile "+w.dir+"/id\n"), 0o600))
 	in := func(what string) {
 		t.Helper()
 		w.awaitPort(0, hostSSH, hidden)
 		var r clientRun
 		w.eventually(what+": a login", func() bool { // it may not be hidden yet when it is knocked on
-			r = w.client("ssh home echo in", nil)
+			r = w.client(strings.TrimPrefix(steps[4], "$ ")+" echo in", nil)
 			return r.status == 0 && r.stdout == "in\n"
 		})
 		m.run("sesame close --all")
