@@ -257,7 +257,7 @@ func TestReadmeNAS(t *testing.T) {
 	text := all[slices.IndexFunc(all, func(text string) bool { return strings.Contains(text, "->") })]
 	for _, host := range behindHosts {
 		t.Run(host.name, func(t *testing.T) {
-			f := newForwarder(t, host)
+			f, text := newForwarder(t, host), text
 			if host.option != "" {
 				text += "\n[options]\n	Firewall = " + host.option + "\n"
 			}

@@ -6,8 +6,8 @@
 # build/sizes.md is the table of sizes in docs/router.md. Which one is wrong there by more than 5%, or over the budget, is an error.
 set -eu
 [ $# -gt 0 ] || set -- mips mipsle armv5 armv7 arm64 386 amd64 riscv64 darwin-amd64 darwin-arm64 windows-amd64 windows-arm64
-budget=4900000   # bytes of a file for MIPS
-budget_xz=1260000 # the same in flash, where squashfs has it packed
+budget=5000000
+budget_xz=1300000
 date=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 out=$PWD/build/release
 
