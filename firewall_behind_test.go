@@ -81,7 +81,7 @@ func TestBehind(t *testing.T) {
 			all := func(i int, want string) {
 				t.Helper()
 				for _, to := range []string{port, port6, routed6} {
-					f.wantPort(i, to, want)
+					f.awaitPort(i, to, want) // neighbours are looked for, which a busy machine takes long for
 				}
 			}
 			all(0, hidden)
