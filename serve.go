@@ -133,7 +133,11 @@ func (d *daemon) begin(background bool) (*Setup, error) {
 	next, err := d.beginWith(d.options.keep, trouble, background)
 	if err != nil {
 		fmt.Fprintf(d.stderr, "%s: the kept configuration does not work either: %v\n", d.name, withoutSecrets(err))
-		return nil, first
+		// One that was tried is better than no daemon: what is hidden stays hidden, from its owner, too.
+		if os.Remove(d.options.keep+triedSuffix) != nil {
+			return nil, first
+		}
+		return d.beginWith(d.options.config, withoutSecrets(first).Error()+", but the kept configuration does not work", background)
 	}
 	return next, nil
 }
@@ -262,12 +266,13 @@ func (d *daemon) reload() {
 	d.logs.log.printf("re-reading config file: %s", d.options.config)
 	var next *Setup
 	c, err := d.options.readConfig(d.options.config)
-	if err == nil && d.options.tried(c.text) {
-		if d.trial.over != nil { // which is in force, and may be kept yet
-			d.logs.reopen(c)
-			return
+	if err == nil {
+		switch tried := d.options.tried(c.text); {
+		case tried && d.trial.over == nil:
+			err = d.options.triedError()
+		case !tried && d.trial.over != nil:
+			err = errors.New("another configuration is being tried: keep it first (sesame try --keep), or wait")
 		}
-		err = d.options.triedError()
 	}
 	if err == nil {
 		if c.StateDir != d.setup.config.StateDir {
@@ -281,7 +286,6 @@ func (d *daemon) reload() {
 		d.settings <- doorSettings{about: d.setup.status()}
 		return
 	}
-	d.trial.end()
 	d.take(next)
 }
 

@@ -201,7 +201,15 @@ func (s *Setup) keep(log *Log) {
 // tried reports whether a text is one that was tried and not kept, and there is a kept one to take instead.
 func (o *serveOptions) tried(text []byte) bool {
 	_, err := os.Stat(o.keep)
-	return o.keep != "" && err == nil && hasText(o.keep+triedSuffix, text) && !hasText(o.keep, text)
+	return o.keep != "" && err == nil && hasText(o.keep+triedSuffix, o.written(text)) && !hasText(o.keep, text)
+}
+
+// written is the text that a person changes: on OpenWrt it is not the configuration, which also names the WAN's device.
+func (o *serveOptions) written(text []byte) []byte {
+	if uci, err := os.ReadFile(uciFile); err == nil && o.config == uciRendered {
+		return uci
+	}
+	return text
 }
 
 func hasText(file string, text []byte) bool {

@@ -114,7 +114,7 @@ func (t *Trial) begin(limit time.Duration, s *Setup, take func(*Setup)) error {
 	if err != nil {
 		return withoutSecrets(err)
 	}
-	if _, err := writeFile(t.options.keep+triedSuffix, c.text, nil, nil); err != nil {
+	if _, err := writeFile(t.options.keep+triedSuffix, t.options.written(c.text), nil, nil); err != nil {
 		next.close(s)
 		return err
 	}

@@ -69,10 +69,18 @@ func tryConfig(e env, args []string) error {
 	if err := askDaemon(e, o.socket, fmt.Sprintf("try %d", seconds(limit))); err != nil {
 		return err
 	}
+	if f, ok := e.stdin.(*os.File); ok {
+		_ = unix.IoctlSetInt(int(f.Fd()), unix.TCFLSH, unix.TCIFLUSH) // what was pasted with the command is no answer to it
+	}
 	entered := make(chan error, 1)
 	go func() {
-		_, err := bufio.NewReader(e.stdin).ReadString('\n')
-		entered <- err
+		for in := bufio.NewReader(e.stdin); ; {
+			line, err := in.ReadString('\n')
+			if err != nil || strings.TrimSpace(line) == "" { // else it was meant for another program
+				entered <- err
+				return
+			}
+		}
 	}()
 	fmt.Fprintln(e.stderr, "See from another machine whether you get in by knocking. This session stays connected.")
 	progress, line := isTerminal(e.stderr), ""
