@@ -42,8 +42,8 @@ func TestWalk(t *testing.T) {
 	initLine, addLine, _ := strings.Cut(steps[2], " | ")
 	// Here nobody logs in to the server yet.
 	initLine = strings.TrimPrefix(initLine, "$ ssh -t admin@192.0.2.1 sudo ")
-	if got, want := steps[1:], []string{"# systemctl enable --now sesame", "$ ssh -t admin@192.0.2.1 sudo sesame init ssh --port 22 | sesame add home",
-		"# sesame try", "$ ssh home"}; !slices.Equal(got, want) {
+	if got, want := steps[1:], []string{"# systemctl enable --now sesame", "$ ssh -t admin@192.0.2.1 sudo sesame init ssh --port 22 | sesame add home >> ~/.ssh/config",
+		"# sesame try", "$ ssh admin@home"}; !slices.Equal(got, want) {
 		t.Fatalf("the README has %q, want %q", got, want)
 	}
 	w := newSSHWorld(t)
@@ -75,14 +75,14 @@ func TestWalk(t *testing.T) {
 	if !strings.HasSuffix(words.String(), "\nThen try it here, before it is kept: sesame try\n") {
 		t.Errorf("init says %s", words.String())
 	}
-	added := w.client(addLine, line.Bytes())
-	w.must(os.WriteFile(w.dir+"/ssh_config", []byte(added.stdout+"\tUser root\n\tIdentityFile "+w.dir+"/id\n"), 0o600))
+	added := w.client(strings.TrimSuffix(addLine, " >> ~/.ssh/config"), line.Bytes())
+	w.must(os.WriteFile(w.dir+"/ssh_config", []byte(added.stdout+"\tIdentityFile "+w.dir+"/id\n"), 0o600))
 	in := func(what string) {
 		t.Helper()
 		w.awaitPort(0, hostSSH, hidden)
 		var r clientRun
 		w.eventually(what+": a login", func() bool { // it may not be hidden yet when it is knocked on
-			r = w.client(strings.TrimPrefix(steps[4], "$ ")+" echo in", nil)
+			r = w.client(strings.Replace(steps[4], "$ ssh admin@", "ssh root@", 1)+" echo in", nil)
 			return r.status == 0 && r.stdout == "in\n"
 		})
 		m.run("sesame close --all")
