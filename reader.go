@@ -114,7 +114,7 @@ func (r *Reader) run() {
 		}
 		most, slots := 0, 1
 		for _, c := range r.plan.captures {
-			if n := c.read(r.receive); n*slots >= most*c.slots {
+			if n := c.read(r.receive); int64(n)*int64(slots) >= int64(most)*int64(c.slots) {
 				most, slots = n, c.slots
 			}
 		}
@@ -267,7 +267,7 @@ func (r *Reader) isServed(k Knock) bool {
 			r.attach(&r.plan)
 		}
 	}
-	if !r.servedNow[k] && r.translations.finds(r.batchTime, &r.hit) {
+	if !r.servedNow[k] && r.translations.finds(r.now(), &r.hit) {
 		r.servedNow[k] = true
 		r.plan.spec.Served = append(slices.Clone(r.plan.spec.Served), k)
 		r.attach(&r.plan)

@@ -80,7 +80,7 @@ func (t *Translations) finds(now time.Duration, hit *Hit) bool {
 	t.asked[hit.Knock] = true
 	translated, err := t.ask(hit)
 	if err == unix.ENOENT {
-		time.Sleep(trackingTime)
+		time.Sleep(hit.When + trackingTime - now)
 		translated, err = t.ask(hit)
 	}
 	if t.off = err != nil && err != unix.ENOENT; translated {
