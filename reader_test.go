@@ -43,6 +43,7 @@ func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
 		steps:  Throttle{log: l, burst: stepBurst, interval: stepInterval},
 		opened: newThrottles(l, grantBurst, grantInterval),
 		served: func() ([]Knock, error) { return nil, nil },
+		now:    func() time.Duration { return 0 },
 		// Frames without a stamp come when the batch begins.
 		stepped: true,
 	}
