@@ -85,6 +85,8 @@ func (t *Trial) carryOut(ask trialAsk, s *Setup, take func(*Setup)) (text string
 	case ask.word == "back":
 		return "it was not kept: the kept configuration is in force again\n", t.back(s, take)
 	}
+	now, _ := os.ReadFile(t.options.config)
+	same := t.options.tried(now)
 	t.end()
 	_ = os.Remove(t.options.keep + triedSuffix) // or it would not be kept
 	s.keep(t.log)
@@ -92,6 +94,9 @@ func (t *Trial) carryOut(ask trialAsk, s *Setup, take func(*Setup)) (text string
 		return "", errors.New("it cannot be kept, and the log says why: it is in force until the next start")
 	}
 	t.log.printf("%s was tried, and is kept", t.options.config)
+	if !same {
+		return fmt.Sprintf("what was tried is kept; %s has changed since, and a reload takes that up\n", t.options.config), nil
+	}
 	return t.options.config + " is kept\n", nil
 }
 
