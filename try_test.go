@@ -129,12 +129,12 @@ func TestTryKeep(t *testing.T) {
 
 func TestTryKeepElsewhere(t *testing.T) {
 	n := newTryTest(t)
-	cmd, _, said := n.try()
+	cmd, _, said := n.try("10s")
 	if out, status := n.tool("try", "-s", n.socket, "--keep"); status != 0 || !strings.HasSuffix(out, "/knockd.conf is kept\n") {
 		t.Errorf("keep: got %d, %s", status, out)
 	}
 	text, _ := io.ReadAll(said)
-	if err := cmd.Wait(); err != nil || !strings.HasSuffix(string(text), "it was kept by another session\n") {
+	if err := cmd.Wait(); exitStatus(err) != 1 || !strings.HasSuffix(string(text), "nothing is being tried: "+n.dir+"/knockd.conf is in force\n") {
 		t.Errorf("try: got %v, %q", err, text)
 	}
 	n.isKept()
@@ -189,7 +189,7 @@ func TestTryKilled(t *testing.T) {
 	})
 	t.Run("daemon", func(t *testing.T) {
 		n := newTryTest(t)
-		cmd, _, said := n.try("1h0m0s")
+		cmd, _, said := n.try("5s")
 		n.restart()
 		n.asBefore(cmd, said)
 	})
