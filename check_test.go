@@ -105,7 +105,7 @@ func TestFirewallReport(t *testing.T) {
 		{"iptables", eth0 + "Firewall = iptables\n", Inspection{Tools: []Tool{v4}, NoIPv6: true}, byIptables, true},
 		{"iptables and no ip6tables", eth0 + "Firewall = iptables\n", Inspection{Tools: []Tool{v4}},
 			byIptables + "knockd.conf: only iptables works here: the other family's packets are let through\n", true},
-		{"another", eth0 + "Firewall = nft\n", Inspection{Tools: []Tool{v4}, NFTError: errFake}, "knockd.conf: Firewall = nft: nft does not work here: " + errFake.Error() + "\n", false},
+		{"another", eth0 + "Firewall = nft\n", Inspection{Tools: []Tool{v4}, NFTError: errFake}, "knockd.conf: Firewall = nft: nft failed: " + errFake.Error() + "\n", false},
 		{"name of a link", "[options]\nInterface = eth+\n", Inspection{}, `knockd.conf: door "open ssh": the firewall cannot take "eth+" for the name of an interface` + "\n", false},
 	} {
 		c, err := readText(test.options + nativeConfig)

@@ -136,7 +136,7 @@ func (p *configParser) set(key, value string, hasValue bool) {
 	case !hasValue && d.name != "UseSyslog":
 		p.fail("%s needs a value: %s = ...", d.name, d.name)
 	case p.section == nil:
-		p.fail("%s stands before the first section: write [options] or a door's [name] above it", d.name)
+		p.fail("%s is before the first section: write [options] or a door's [name] above it", d.name)
 	case p.door == nil && !d.inOption:
 		p.fail("%s belongs in a door's section, not in [options]", d.name)
 	case p.door != nil && !d.inDoor:
@@ -146,9 +146,9 @@ func (p *configParser) set(key, value string, hasValue bool) {
 		case before == 0 || d.name == "TCPFlags" || d.name == "UseSyslog": // flags add up
 			d.set(p, value)
 		case d.name == "Interface": // as in knockd
-			p.warn("Interface stands on line %d already: that line holds", before)
+			p.warn("Interface is already on line %d: that line holds", before)
 		default:
-			p.warn("%s stands on line %d already: this line holds", d.name, before)
+			p.warn("%s is already on line %d: this line holds", d.name, before)
 			d.set(p, value)
 		}
 	}

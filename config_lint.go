@@ -131,7 +131,7 @@ func nameSurprises(doors []*Door) []string {
 	said, lines := make([]string, len(doors)), map[string]int{}
 	for i, d := range doors {
 		if line := lines[d.Name]; line != 0 {
-			said[i] = fmt.Sprintf("a door of this name stands on line %d already: the log will not tell them apart", line)
+			said[i] = fmt.Sprintf("a door of this name is already on line %d: the log will not tell them apart", line)
 		} else {
 			lines[d.Name] = d.Line
 		}

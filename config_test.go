@@ -315,7 +315,7 @@ func TestMistakes(t *testing.T) {
 		door    = "[a]\nSequence = 1\n"
 		native  = door + "Open_Ports = 22\n"
 		behind  = `knockd.conf:3: door "a": Open_Ports: `
-		open    = `knockd.conf:3: door "a": Open_Ports: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not `
+		open    = `knockd.conf:3: door "a": Open_Ports: ports are numbers from 1 to 65535 with commas between them, each optionally followed by :tcp or :udp, not `
 		except  = `knockd.conf:5: door "a": Hide_Except is addresses and networks with commas between them, such as 192.168.1.0/24, 2001:db8::/32, 10.0.0.7, not `
 		hides   = ` without Open_Ports hides nothing: write the ports to hide (Open_Ports = 22), or delete this line`
 		mark    = `knockd.conf:2: Firewall_Mark is one bit of 32, such as 0x20000000, not `
@@ -346,8 +346,8 @@ func TestMistakes(t *testing.T) {
 		{"misspelt bare directive", "[options]\nUseSyslock", `knockd.conf:2: "UseSyslock" is not a directive: a line is [section], Directive = value or # comment (did you mean UseSyslog?)`},
 		{"no =", "[a]\nSequence = 1\nCommand", `knockd.conf:3: door "a": Start_Command needs a value: Start_Command = ...`},
 		{"before any section", "LogFile = /a\nUseSyslog",
-			"knockd.conf:1: LogFile stands before the first section: write [options] or a door's [name] above it\n" +
-				"knockd.conf:2: UseSyslog stands before the first section: write [options] or a door's [name] above it"},
+			"knockd.conf:1: LogFile is before the first section: write [options] or a door's [name] above it\n" +
+				"knockd.conf:2: UseSyslog is before the first section: write [options] or a door's [name] above it"},
 		{"door's directive in options", "[options]\nTCPFlags = syn", `knockd.conf:2: TCPFlags belongs in a door's section, not in [options]`},
 		{"option in a door", "[a]\nSequence = 1\nInterface = eth0\nLogFile = /a\nPidFile = /a",
 			`knockd.conf:4: door "a": LogFile belongs in [options]` + "\n" +
@@ -394,7 +394,7 @@ func TestMistakes(t *testing.T) {
 		{"too many open", "[a]\nSequence = 1,2\nMax_Open = 4097", `knockd.conf:3: door "a": Max_Open is how many sources a door is open for at once, from 1 to 4096, not "4097"`},
 		{"no ring", "[options]\nRing_Size = 0", `knockd.conf:2: Ring_Size is how many megabytes of packets can wait, from 1 to 64, not "0"`},
 		{"ring in other words", "[options]\nRing_Size = 4 MB", `knockd.conf:2: Ring_Size is how many megabytes of packets can wait, from 1 to 64, not "4 MB"`},
-		{"ignored what", "[options]\nIgnore_Ports = 7000,x", `knockd.conf:2: Ignore_Ports: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not "x"`},
+		{"ignored what", "[options]\nIgnore_Ports = 7000,x", `knockd.conf:2: Ignore_Ports: ports are numbers from 1 to 65535 with commas between them, each optionally followed by :tcp or :udp, not "x"`},
 		{"ignored in a door", "[a]\nSequence = 1,2\nIgnore_Ports = 7000", `knockd.conf:3: door "a": Ignore_Ports belongs in [options]`},
 		{"empty hide", native + "Hide =", `knockd.conf:4: door "a": Hide is yes or no, not "": Hide = yes`},
 		{"hide what", native + "Hide = 22", `knockd.conf:4: door "a": Hide is yes or no, not "22": Hide = yes`},
@@ -421,14 +421,14 @@ func TestMistakes(t *testing.T) {
 				`knockd.conf:2: door "a": Cmd_Timeout = 0 closes Open_Ports at once: write how many seconds they are to be open, from 1 to 2147483647` + "\n" +
 				`knockd.conf:4: door "a": Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line` + "\n" +
 				`knockd.conf:5: door "a": Open_Ports opens ports of this host, and Target is for another one: write that one's address before its ports: Open_Ports = 192.0.2.7:443:tcp`},
-		{"forward to nowhere", door + "Open_Ports = 8443 ->", behind + `behind the arrow stands ADDRESS[:PORT], and masquerade or nothing, not "8443 ->"`},
+		{"forward to nowhere", door + "Open_Ports = 8443 ->", behind + `after the arrow: ADDRESS[:PORT], optionally masquerade, not "8443 ->"`},
 		{"forward to a name", door + "Open_Ports = 8443 -> nas:443", behind + `"nas:443" is no ADDRESS or ADDRESS:PORT with IPv6 addresses in brackets, not "8443 -> nas:443"`},
 		{"forward to an address without brackets", door + "Open_Ports = 8443 -> fd77::10:443, 22 -> [fd77::10, 8443 -> fd77::10", behind + `"fd77::10:443" is no ADDRESS or ADDRESS:PORT with IPv6 addresses in brackets, not "8443 -> fd77::10:443"` + "\n" +
 			behind + `"[fd77::10" is no ADDRESS or ADDRESS:PORT with IPv6 addresses in brackets, not "22 -> [fd77::10"` + "\n" + behind + `"fd77::10" is no ADDRESS or ADDRESS:PORT with IPv6 addresses in brackets, not "8443 -> fd77::10"`},
 		{"forward with a protocol on the right", door + "Open_Ports = 8443 -> 192.168.77.10:443:udp",
-			behind + `behind the arrow a port is a number from 1 to 65535; the protocol stands before it, not "8443 -> 192.168.77.10:443:udp"`},
-		{"forward to port 0", door + "Open_Ports = 8443 -> 192.168.77.10:0", behind + `behind the arrow a port is a number from 1 to 65535; the protocol stands before it, not "8443 -> 192.168.77.10:0"`},
-		{"forward to more", door + "Open_Ports = 8443 -> 192.168.77.10 masquerade please", behind + `behind the arrow stands ADDRESS[:PORT], and masquerade or nothing, not "8443 -> 192.168.77.10 masquerade please"`},
+			behind + `after the arrow, a port is a number from 1 to 65535; the protocol is before the arrow, not "8443 -> 192.168.77.10:443:udp"`},
+		{"forward to port 0", door + "Open_Ports = 8443 -> 192.168.77.10:0", behind + `after the arrow, a port is a number from 1 to 65535; the protocol is before the arrow, not "8443 -> 192.168.77.10:0"`},
+		{"forward to more", door + "Open_Ports = 8443 -> 192.168.77.10 masquerade please", behind + `after the arrow: ADDRESS[:PORT], optionally masquerade, not "8443 -> 192.168.77.10 masquerade please"`},
 		{"forward to a multicast address", door + "Open_Ports = 8443 -> 224.0.0.1", behind + `"224.0.0.1" is no address of a host to forward to, not "8443 -> 224.0.0.1"`},
 		{"forward to loopback", door + "Open_Ports = 8443 -> 127.0.0.1:80", behind + `"127.0.0.1" is no address of a host to forward to, not "8443 -> 127.0.0.1:80"`},
 		{"forward to one link", door + "Open_Ports = 8443 -> [fe80::1]:80", behind + `"fe80::1" is no address of a host to forward to, not "8443 -> [fe80::1]:80"`},
@@ -440,7 +440,7 @@ func TestMistakes(t *testing.T) {
 		{"routed host without brackets", door + "Open_Ports = 2001:db8::7:443", behind + `a port is [ADDRESS:]PORT[:udp], or [ADDRESS:]PORT[:udp] -> ADDRESS[:PORT] [masquerade], with IPv6 addresses in brackets, not "2001:db8::7:443"`},
 		{"routed host without a port", door + "Open_Ports = 192.0.2.7", behind + `a port is [ADDRESS:]PORT[:udp], or [ADDRESS:]PORT[:udp] -> ADDRESS[:PORT] [masquerade], with IPv6 addresses in brackets, not "192.0.2.7"`},
 		{"all that is routed", door + "Open_Ports = 0.0.0.0/0:22", behind + `"0.0.0.0/0" is no address or network of hosts, not "0.0.0.0/0:22"`},
-		{"forward of an ignored port", door + "Open_Ports = 22\n[options]\nIgnore_Ports = 22 -> 192.168.77.10", `knockd.conf:5: Ignore_Ports: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not "22 -> 192.168.77.10"`},
+		{"forward of an ignored port", door + "Open_Ports = 22\n[options]\nIgnore_Ports = 22 -> 192.168.77.10", `knockd.conf:5: Ignore_Ports: ports are numbers from 1 to 65535 with commas between them, each optionally followed by :tcp or :udp, not "22 -> 192.168.77.10"`},
 		{"one port to two hosts", door + "Open_Ports = 8443 -> 192.168.77.10, 8443 -> 192.168.77.11",
 			`knockd.conf:3: door "a": Open_Ports: 8443:tcp -> 192.168.77.11:8443, but on line 3 the same port leads elsewhere (8443:tcp -> 192.168.77.10:8443): take another port`},
 		{"one port to two hosts in two doors", door + "Open_Ports = 8443 -> 192.168.77.10:443\n[b]\nSequence = 3,2,1\nOpen_Ports = 8443 -> [fd77::10]:443, 8443 -> 192.168.77.10:444",
@@ -468,7 +468,7 @@ func TestMistakes(t *testing.T) {
 		{"control character", "[a]\nSequence = 1\nCommand = a\x00b", `knockd.conf:3: door "a": a control character (0x00) is not allowed in a configuration: delete it`},
 		{"delete character", "[a]\nSequence = 1\nCommand = a\x7f", `knockd.conf:3: door "a": a control character (0x7f) is not allowed in a configuration: delete it`},
 		{"escape in a name", "[a\x1b[2J]\nSequence = 1", "knockd.conf:1: a control character (0x1b) is not allowed in a configuration: delete it\n" +
-			"knockd.conf:2: Sequence stands before the first section: write [options] or a door's [name] above it"},
+			"knockd.conf:2: Sequence is before the first section: write [options] or a door's [name] above it"},
 		{"too large", strings.Repeat("#", maxConfigSize+1), `knockd.conf:1: a configuration is at most 1048576 bytes`},
 
 		{"all of them at once", "[options]\nInterfaec = eth0\n[a]\nSequence = x,7000,y\nTCPFlags = z\n[b]\n[c]\nSequence = 1\nSeq_Timeout = x",
@@ -551,16 +551,16 @@ func TestWarnings(t *testing.T) {
 		{"hidden port that is knocked on", head + "Open_Ports = 7000\nCmd_Timeout = 5\nHide = yes",
 			`knockd.conf:1: door "a": a knock is one of Open_Ports, too: whoever tries that port knocks: take another one`},
 		{"port hidden by one and opened by another", head + "Open_Ports = 22\nCmd_Timeout = 5\nHide = yes\n[b]\nSequence = 9000,3000,5000\nOpen_Ports = 22\nCmd_Timeout = 5", ""},
-		{"repeated open ports", head + "Open_Ports = 23\nOpen_Ports = 22\nCmd_Timeout = 5", `knockd.conf:4: door "a": Open_Ports stands on line 3 already: this line holds`},
-		{"repeated hide", head + "Open_Ports = 23\nHide = no\nHide = yes\nCmd_Timeout = 5", `knockd.conf:5: door "a": Hide stands on line 4 already: this line holds`},
-		{"repeated mark", "[options]\nFirewall_Mark = 1\nFirewall_Mark = 2\n" + door, `knockd.conf:3: Firewall_Mark stands on line 2 already: this line holds`},
+		{"repeated open ports", head + "Open_Ports = 23\nOpen_Ports = 22\nCmd_Timeout = 5", `knockd.conf:4: door "a": Open_Ports is already on line 3: this line holds`},
+		{"repeated hide", head + "Open_Ports = 23\nHide = no\nHide = yes\nCmd_Timeout = 5", `knockd.conf:5: door "a": Hide is already on line 4: this line holds`},
+		{"repeated mark", "[options]\nFirewall_Mark = 1\nFirewall_Mark = 2\n" + door, `knockd.conf:3: Firewall_Mark is already on line 2: this line holds`},
 		{"letters behind seconds", door + "Seq_Timeout = 5s", `knockd.conf:4: door "a": Seq_Timeout: "5s" is read as 5 seconds`},
 
-		{"repeated sequence", "[a]\nSequence = 1,65535,2\nSequence = 7000,3000,9000" + run, `knockd.conf:3: door "a": Sequence stands on line 2 already: this line holds`},
-		{"repeated alias", door + "Start_Command = b", `knockd.conf:4: door "a": Start_Command stands on line 3 already: this line holds`},
-		{"repeated file", "[options]\nLogFile = /a\nLogFile = /b\n" + door, `knockd.conf:3: LogFile stands on line 2 already: this line holds`},
-		{"two doors of one name", door + "[a]\nSequence = 9000,2,5000" + run, `knockd.conf:4: door "a": a door of this name stands on line 1 already: the log will not tell them apart`},
-		{"repeated interface", "[options]\nInterface = eth0\nInterface = eth1\n" + door, `knockd.conf:3: Interface stands on line 2 already: that line holds`},
+		{"repeated sequence", "[a]\nSequence = 1,65535,2\nSequence = 7000,3000,9000" + run, `knockd.conf:3: door "a": Sequence is already on line 2: this line holds`},
+		{"repeated alias", door + "Start_Command = b", `knockd.conf:4: door "a": Start_Command is already on line 3: this line holds`},
+		{"repeated file", "[options]\nLogFile = /a\nLogFile = /b\n" + door, `knockd.conf:3: LogFile is already on line 2: this line holds`},
+		{"two doors of one name", door + "[a]\nSequence = 9000,2,5000" + run, `knockd.conf:4: door "a": a door of this name is already on line 1: the log will not tell them apart`},
+		{"repeated interface", "[options]\nInterface = eth0\nInterface = eth1\n" + door, `knockd.conf:3: Interface is already on line 2: that line holds`},
 		{"other door's directive", door + "[b]\nSequence = 9000,3000,5000\nCommand = b", ""},
 		{"empty interface", "[options]\nInterface = # eth0\n" + door, `knockd.conf:2: Interface is empty: all interfaces but lo are listened on`},
 		{"comment behind a path", "[options]\nLogFile = /a # comment\n" + door, `knockd.conf:2: LogFile: the comment behind the path is read as a part of it: put it on a line of its own`},
@@ -604,7 +604,7 @@ func TestWarnings(t *testing.T) {
 		{"in the order of lines", "[a]\nSequence = 7000\nSeq_Timeout = 5s\nTimeout = 5\nTCPFlags = fin\n",
 			noCommand + "\n" + unfit + "\n" + oneKnock + "\n" +
 				`knockd.conf:3: door "a": Seq_Timeout: "5s" is read as 5 seconds` + "\n" +
-				`knockd.conf:4: door "a": Seq_Timeout stands on line 3 already: this line holds`},
+				`knockd.conf:4: door "a": Seq_Timeout is already on line 3: this line holds`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

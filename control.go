@@ -400,7 +400,7 @@ func askDaemon(e env, socket, request string) error {
 	answer, err := fetch(path, request)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("no daemon answers on %s: %w: is it running? -s names another socket", path, bare(err))
+		return fmt.Errorf("no daemon answers on %s: start it, or name its socket with -s", path)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return fmt.Errorf("asking the daemon on %s: %w: run as root", path, bare(err))
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.EAGAIN):

@@ -148,12 +148,12 @@ func TestControlNoDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	tests := []struct{ path, want string }{
-		{dir + "/none", "no daemon answers on " + dir + "/none: no such file or directory: is it running? -s names another socket"},
-		{dead, "no daemon answers on " + dead + ": connection refused: is it running? -s names another socket"},
-		{file, "no daemon answers on " + file + ": connection refused: is it running? -s names another socket"},
-		{file + "/control", "no daemon answers on " + file + "/control: not a directory: is it running? -s names another socket"},
+		{dir + "/none", "no daemon answers on " + dir + "/none: start it, or name its socket with -s"},
+		{dead, "no daemon answers on " + dead + ": start it, or name its socket with -s"},
+		{file, "no daemon answers on " + file + ": start it, or name its socket with -s"},
+		{file + "/control", "no daemon answers on " + file + "/control: start it, or name its socket with -s"},
 		// The kernel would take it for a name without file.
-		{"@control", "no daemon answers on ./@control: no such file or directory: is it running? -s names another socket"},
+		{"@control", "no daemon answers on ./@control: start it, or name its socket with -s"},
 	}
 	for answer, want := range map[string]string{
 		"":                    "the daemon on PATH has ended instead of answering",

@@ -276,7 +276,7 @@ func parseKnock(s string) (Knock, error) {
 	return k, nil
 }
 
-var errPort = errors.New("ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it")
+var errPort = errors.New("ports are numbers from 1 to 65535 with commas between them, each optionally followed by :tcp or :udp")
 
 // parseOpenPort reads [ADDRESS:]PORT[:PROTOCOL] [-> ADDRESS[:PORT] [masquerade]], IPv6 addresses in brackets. Of a port of this
 // host neither At nor To is set.
@@ -302,7 +302,7 @@ func parseOpenPort(s string) (b Behind, err error) {
 		b.Masquerade, words = true, words[:1]
 	}
 	if len(words) != 1 {
-		return b, errors.New("behind the arrow stands ADDRESS[:PORT], and masquerade or nothing")
+		return b, errors.New("after the arrow: ADDRESS[:PORT], optionally masquerade")
 	}
 	host, number := cutAddress(words[0])
 	addr, err := netip.ParseAddr(host)
@@ -315,7 +315,7 @@ func parseOpenPort(s string) (b Behind, err error) {
 	target := b.Knock
 	if number != "" {
 		if target, err = parseKnock(number); err != nil || strings.Contains(number, ":") {
-			return b, errors.New("behind the arrow a port is a number from 1 to 65535; the protocol stands before it")
+			return b, errors.New("after the arrow, a port is a number from 1 to 65535; the protocol is before the arrow")
 		}
 	}
 	b.To = netip.AddrPortFrom(addr.Unmap(), target.Port)

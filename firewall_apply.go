@@ -80,7 +80,7 @@ func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, 
 		case errors.Is(err, exec.ErrNotFound):
 			err = errors.New("nft is not installed")
 		default:
-			err = fmt.Errorf("nft does not work here: %w", err)
+			err = fmt.Errorf("nft failed: %w", err)
 		}
 		if option == "nft" {
 			return c, fmt.Errorf("Firewall = nft: %w", err)

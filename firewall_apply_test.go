@@ -132,7 +132,7 @@ func TestCheckAsServe(t *testing.T) {
 	n.breaks("nft", "*-f*", 1)
 	d := n.start("")
 	d.wantExit(1)
-	const want = "Firewall = nft: nft does not work here: nft -c -f -: exit status 1"
+	const want = "Firewall = nft: nft failed: nft -c -f -: exit status 1"
 	if out, status := n.tool("check", "-c", n.dir+"/knockd.conf"); status != 1 || !strings.Contains(out, want) {
 		t.Errorf("check: exit status %d, %s, want %s", status, out, want)
 	}

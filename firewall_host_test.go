@@ -70,7 +70,7 @@ func TestPickFirewall(t *testing.T) {
 	}{
 		{"both", "auto", Inspection{Tools: both}, "nft", nftFirewall{mark: defaultMark}},
 		{"no nft", "auto", Inspection{NFTError: missing, Tools: both}, "iptables, as nft is not installed", iptablesFirewall{tools: []iptables{v4, v6}}},
-		{"a kernel without nf_tables", "auto", Inspection{NFTError: errFake, Tools: both[:1]}, "iptables, as nft does not work here: exit status 1", iptablesFirewall{tools: []iptables{v4}}},
+		{"a kernel without nf_tables", "auto", Inspection{NFTError: errFake, Tools: both[:1]}, "iptables, as nft failed: exit status 1", iptablesFirewall{tools: []iptables{v4}}},
 		{"nothing there", "auto", Inspection{NFTError: missing}, neither, nil},
 		{"nft asked for", "nft", Inspection{Tools: both}, "nft, as the configuration says", nftFirewall{mark: defaultMark}},
 		{"no nft but asked for", "nft", Inspection{NFTError: missing, Tools: both}, "Firewall = nft: nft is not installed", nil},

@@ -263,11 +263,11 @@ func (o *knockOptions) parse(e env, args []string, command bool) (*profile, erro
 	if strings.ContainsAny(name, ".:,") { // it was meant for a host
 		return nil, wrong
 	}
-	hint := didYouMean(name, names)
+	where := fmt.Sprintf(" in %s%s", file, didYouMean(name, names))
 	if err != nil {
-		hint = ", which is not there"
+		where = fmt.Sprintf(": %s does not exist: sesame add makes one", file)
 	}
-	return nil, usageError(fmt.Sprintf("no profile %q in %s%s; else %s", name, file, hint, wrong))
+	return nil, usageError(fmt.Sprintf("no profile %q%s; otherwise %s", name, where, wrong))
 }
 
 // use returns what is to be knocked. A sequence of a one-time file is marked there as used before, on the disk, and is

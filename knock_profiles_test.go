@@ -232,11 +232,11 @@ func TestKnockProfile(t *testing.T) {
 		{"four.lan", output{0, lan, ""}},
 		{"-4 four.lan", output{1, "", "sesame knock: ::1 is an address of the other family than -4 or -6 asks for\n"}},
 		{"home 7005 -v", output{1, "", "sesame knock: looking up the host: lookup home"}},
-		{"hom", output{2, "", `sesame knock: no profile "hom" in ` + h.file + " (did you mean home?); else the ports to knock on are needed: hom 7000 8000:udp 9000" + hint}},
-		{"gate", output{2, "", `sesame knock: no profile "gate" in ` + h.file + "; else the ports to knock on are needed: gate 7000 8000:udp 9000" + hint}},
+		{"hom", output{2, "", `sesame knock: no profile "hom" in ` + h.file + " (did you mean home?); otherwise the ports to knock on are needed: hom 7000 8000:udp 9000" + hint}},
+		{"gate", output{2, "", `sesame knock: no profile "gate" in ` + h.file + "; otherwise the ports to knock on are needed: gate 7000 8000:udp 9000" + hint}},
 		{"192.0.2.1", output{2, "", "sesame knock: the ports to knock on are needed: 192.0.2.1 7000 8000:udp 9000" + hint}},
 		{"2001:db8::1", output{2, "", "sesame knock: the ports to knock on are needed: 2001:db8::1 7000 8000:udp 9000" + hint}},
-		{"7000", output{2, "", "sesame knock: no profile \"7000\" in " + h.file + "; else 7000 is a port and no host: write the host before the ports: HOST 7000" + hint}},
+		{"7000", output{2, "", "sesame knock: no profile \"7000\" in " + h.file + "; otherwise 7000 is a port and no host: write the host before the ports: HOST 7000" + hint}},
 		{"--list home", output{2, "", "sesame knock: --list takes no other arguments: it lists the profiles" + hint}},
 		{"--list -- echo", output{2, "", "sesame knock: --list takes no other arguments: it lists the profiles" + hint}},
 		{"-w 7001 home", output{2, "", "sesame knock: the port that is to open is one of the knocks: to connect to it, and see whether it opens, would be a knock too" + hint}},
@@ -302,7 +302,7 @@ func TestProfilesMissing(t *testing.T) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	}
-	want := output{2, "", `sesame knock: no profile "home" in ` + h.file + ", which is not there; else the ports to knock on are needed: home 7000 8000:udp 9000" + hint}
+	want := output{2, "", `sesame knock: no profile "home": ` + h.file + " does not exist: sesame add makes one; otherwise the ports to knock on are needed: home 7000 8000:udp 9000" + hint}
 	if got := h.run(h.command("home")); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

@@ -111,7 +111,7 @@ func stateDirs() []string {
 const (
 	forServer = "On a server (Linux), as root"
 	forClient = "On a client"
-	forBoth   = "Besides"
+	forBoth   = "Other"
 )
 
 // subcommands is a function, as help refers to the table that it stands in.

@@ -218,7 +218,7 @@ func TestExitStatus(t *testing.T) {
 		{"knockd --interface= -c " + good, 2, ""},
 		{"knockd eth0", 2, "knockd: unexpected argument \"eth0\" (knockd --help shows what there is)\n"},
 		{"knockd -i eth0/1", 2, "knockd: option -i: \"eth0/1\" is no interface: names with commas between them (eth0, ppp*), any, or auto (knockd --help shows what there is)\n"},
-		{"/usr/bin/knock host", 2, "knock: no profile \"host\" in " + os.Getenv("XDG_CONFIG_HOME") + "/sesame/profiles, which is not there; else the ports to knock on are needed: host 7000 8000:udp 9000 (knock --help shows what there is)\n"},
+		{"/usr/bin/knock host", 2, "knock: no profile \"host\": " + os.Getenv("XDG_CONFIG_HOME") + "/sesame/profiles does not exist: sesame add makes one; otherwise the ports to knock on are needed: host 7000 8000:udp 9000 (knock --help shows what there is)\n"},
 	}
 	for _, test := range tests {
 		got := runProgram(strings.Split(test.args, " ")...)

@@ -48,88 +48,70 @@ func showManual(e env, text string) error {
 	return err
 }
 
-// plainManual is a page as text. It knows as much of mdoc(7) as our pages have.
+// plainManual is a page as text, in paragraphs and with the words of mdoc(7)'s macros left out.
 func plainManual(page string) string {
+	_, name, _ := strings.Cut(page, "\n.Nm ")
+	name, _, _ = strings.Cut(name, "\n")
+	name, _, _ = strings.Cut(name, " ")
 	var b strings.Builder
-	text, indent, literal := "", 4, false
-	flush := func() {
+	text, literal := "", false
+	flush := func(then string) {
 		if text != "" {
-			b.WriteString(wrap(strings.Repeat(" ", indent-1), text, indent))
+			b.WriteString(wrap(strings.Repeat(" ", 7), text, 8))
 		}
+		b.WriteString(then)
 		text = ""
 	}
-	for line := range strings.Lines(page) {
-		line = strings.NewReplacer(`\-`, "-", `\&`, "", `\e`, `\`).Replace(strings.TrimSuffix(line, "\n"))
-		macro, rest, _ := strings.Cut(line, " ")
+	for line := range strings.Lines(strings.NewReplacer("\n.Nm\n", "\n"+name+"\n", `\-`, "-", `\&`, "", `\e`, `\`).Replace(page)) {
+		macro, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		switch {
-		case macro == ".Ed":
-			literal = false
-		case literal:
-			b.WriteString(strings.Repeat(" ", indent+4) + line + "\n")
-		case strings.HasPrefix(line, `.\"`), macro == ".Dd", macro == ".Dt", macro == ".Os":
+		case literal && macro != ".Ed":
+			b.WriteString(strings.Repeat(" ", 12) + line)
 		case macro == ".Sh", macro == ".Ss":
-			flush()
-			indent = 4
-			b.WriteString("\n" + rest + "\n")
-		case macro == ".Pp", macro == ".Bl", macro == ".El", macro == ".Bd":
-			flush()
+			flush("\n" + rest + "\n")
+		case macro == ".It", macro == ".Dl":
+			flush("    " + mdocLine(rest) + "\n")
+		case macro == ".Pp":
+			flush("\n")
+		case macro == ".Bl", macro == ".El", macro == ".Bd", macro == ".Ed":
+			flush("")
 			literal = macro == ".Bd"
-			b.WriteString(map[string]string{".Pp": "\n"}[macro])
-			if macro == ".El" {
-				indent = 4
-			}
-		case macro == ".It":
-			flush()
-			b.WriteString(strings.Repeat(" ", 4) + mdocLine(rest) + "\n")
-			indent = 8
-		case macro == ".Dl":
-			flush()
-			b.WriteString(strings.Repeat(" ", indent+4) + mdocLine(rest) + "\n")
+		case strings.Contains(`.\" .Dd .Dt .Os`, macro):
 		case strings.HasPrefix(line, "."):
 			text += " " + mdocLine(line[1:])
 		default:
-			text += " " + line
+			text += " " + strings.TrimSpace(line)
 		}
 	}
-	flush()
+	flush("")
 	return strings.TrimPrefix(b.String(), "\n")
 }
 
-// mdocLine is a line of macros as text.
+// mdoc has what stands for macros.
+var mdoc = map[string]string{"Fl": "-", "Nd": "--", "Op": "[", "Oo": "[", "Bq": "[", "Oc": "]", "Pq": "(", "Po": "(", "Pc": ")"}
+
+// mdocLine is a line without its macros.
 func mdocLine(line string) string {
 	s, end, joined := "", "", true
-	add := func(word string) {
-		if !joined && !strings.Contains(".,;:)]", word) {
-			s += " "
-		}
-		s, joined = s+word, strings.HasSuffix(word, "(") || strings.HasSuffix(word, "[")
-	}
 	words := strings.Fields(line)
-	for i := 0; i < len(words); i++ {
-		switch w := words[i]; {
+	for i, w := range words {
+		text, stands := mdoc[w]
+		switch {
+		case stands:
+			end = map[string]string{"Op": "]", "Bq": "]", "Pq": ")"}[w] + end
+			w = text
 		case w == "Ns":
 			joined = true
-		case w == "Op", w == "Pq", w == "Bq", w == "Po":
-			add(map[string]string{"Op": "[", "Bq": "[", "Pq": "(", "Po": "("}[w])
-			end = map[string]string{"Op": "]", "Bq": "]", "Pq": ")"}[w] + end
-		case w == "Pc":
-			add(")")
-		case w == "Nm" && len(words) == 1:
-			add("sesame")
-		case w == "Nd":
-			add("-")
-		case w == "Fl" && i+1 < len(words):
-			i++
-			add("-" + words[i])
-		case w == "Xr" && i+2 < len(words):
-			add(words[i+1] + "(" + words[i+2] + ")")
-			i += 2
-		case len(w) == 2 && w[0] >= 'A' && w[0] <= 'Z' && strings.Contains(" Ar Ic Cm Pa Ev Va Dv Em Sx Ql Dq Nm ", " "+w+" "):
+			continue
+		case strings.Contains(" Ar Ic Cm Pa Ev Va Dv Em Sx Ql Dq Nm Xr ", " "+w+" "):
+			continue
 		case strings.Contains(".,;:)", w) && i == len(words)-1:
-			s, end = s+end+w, ""
-		default:
-			add(w)
+			s, end = s+end, ""
 		}
+		if !joined && !strings.Contains(".,;:)]", w) {
+			s += " "
+		}
+		s, joined = s+w, strings.Contains("-[(", w)
 	}
 	return s + end
 }

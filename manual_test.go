@@ -33,13 +33,15 @@ func TestManual(t *testing.T) {
 		"Fl c , Fl -config Ns = Ns Ar file": "-c, --config=file",
 		"Op Fl w Ar port":                   "[-w port]",
 		"Pq Fl vd Ns Cm 100 ,":              "(-vd100),",
-		"Xr knock 1 .":                      "knock(1).",
-		"Nm":                                "sesame",
+		"Xr knock 1 .":                      "knock 1.",
 		"Nm sesame Cm close":                "sesame close",
 	} {
 		if got := mdocLine(in); got != want {
 			t.Errorf("%s: got %q, want %q", in, got, want)
 		}
+	}
+	if !strings.Contains(plainManual(manKnock), "\n        knock sends one packet to each port of host, in the order given") {
+		t.Error("knock(1) does not say its own name")
 	}
 	if got := runProgram("sesame", "help", "knock"); !strings.HasPrefix(got.stdout, "usage: sesame knock ") {
 		t.Errorf("help knock: got %.100s", got.stdout)

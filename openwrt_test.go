@@ -564,6 +564,35 @@ config interface 'round'
 	o.world.wantPort(0, hostSSH, hidden)
 }
 
+// TestOpenwrtTried has an event of an interface put nothing into force that nobody has, or that was tried and not kept. Then
+// the file that the daemon reads is another one, as it names the device.
+func TestOpenwrtTried(t *testing.T) {
+	o := newOpenwrt(t)
+	o.network(wanUp, "wan eth0")
+	o.run("PATH=/router /machine/sesame install -s procd; /router/syslogd -O /tmp/syslog")
+	o.config(uciMain + "\tlist network 'wan'\n" + uciShort)
+	if out, err := o.script("start"); err != nil {
+		t.Fatalf("start: %v: %s", err, out)
+	}
+	o.awaitDaemon()
+	o.world.eventually("the copy", func() bool { _, err := o.output("test -e " + keptOnRouter); return err == nil })
+	o.config(uciDoor)
+	o.run("touch -d '2001-01-01 00:00' /var/etc/sesame.conf /var/etc/sesame.started")
+	o.network(wanUp, "wan eth7")
+	_, _ = o.script("event interface.up")
+	o.want("the device before a reload", o.run("grep Interface /var/etc/sesame.conf"), "Interface = eth0\n")
+	o.network(wanUp, "wan eth0")
+	if out, err := o.output("PATH=/router /usr/sbin/sesame try 60 </dev/null"); statusOf(err) != 1 || !strings.Contains(out, "it was not kept") {
+		t.Fatalf("try: got %v, %s", err, out)
+	}
+	o.want("what was tried", o.run("cat "+keptOnRouter+triedSuffix), uciDoor)
+	o.network(wanUp, "wan eth7")
+	_, _ = o.script("event interface.up")
+	o.world.eventually("the reload's refusal", func() bool { return strings.Contains(o.run("cat /tmp/syslog"), "the configuration stays as it was") })
+	o.want("the device then", o.run("grep Interface /var/etc/sesame.conf"), "Interface = eth7\n")
+	o.world.wantPort(0, hostSSH, reached)
+}
+
 // uciRecorder stands in for uci, which is not here: it writes down what batch is told, and knows what it is asked for by get.
 const uciRecorder = `#!/bin/sh
 [ "$1" = -q ] && shift

@@ -20,7 +20,6 @@ type Trial struct {
 	log     *Log
 	asks    chan trialAsk
 	over    <-chan time.Time // nil: nothing is being tried
-	until   time.Duration
 }
 
 // trialAsk is a request of sesame try. The channel has room for the answer.
@@ -38,7 +37,6 @@ type trialAnswer struct {
 // ask is for the control's goroutine: the daemon's answers one of
 //
 //	try SECONDS    puts the configuration into force for so long
-//	left           how many seconds are left, or that it was kept
 //	keep           keeps it
 //	back           does not
 func (t *Trial) ask(line string) (text string, known bool, err error) {
@@ -47,7 +45,7 @@ func (t *Trial) ask(line string) (text string, known bool, err error) {
 	switch word {
 	case "try":
 		known = notNumber == nil
-	case "left", "keep", "back":
+	case "keep", "back":
 		known = value == ""
 	}
 	if !known {
@@ -76,22 +74,23 @@ func (t *Trial) carryOut(ask trialAsk, s *Setup, take func(*Setup)) (text string
 		return fmt.Sprintf("%s is in force for %v\n", t.options.config, ask.time), t.begin(ask.time, s, take)
 	case t.over == nil && s.config.File == t.options.keep:
 		return "", errors.New("it was not kept: the kept configuration is in force again")
-	case t.over == nil && ask.word == "left":
-		return "kept\n", nil
 	case t.over == nil:
 		return "", fmt.Errorf("nothing is being tried: %s is in force", s.config.File)
-	case ask.word == "left":
-		return fmt.Sprintf("%d\n", seconds(t.until-s.now())), nil
 	case ask.word == "back":
 		return "it was not kept: the kept configuration is in force again\n", t.back(s, take)
 	}
-	t.end()
+	now, _ := os.ReadFile(t.options.config)
+	same := t.options.tried(now)
+	t.over = nil
 	_ = os.Remove(t.options.keep + triedSuffix) // or it would not be kept
 	s.keep(t.log)
 	if !hasText(t.options.keep, s.config.text) {
 		return "", errors.New("it cannot be kept, and the log says why: it is in force until the next start")
 	}
 	t.log.printf("%s was tried, and is kept", t.options.config)
+	if !same {
+		return fmt.Sprintf("what was tried is kept; %s has changed since, and a reload takes that up\n", t.options.config), nil
+	}
 	return t.options.config + " is kept\n", nil
 }
 
@@ -119,7 +118,7 @@ func (t *Trial) begin(limit time.Duration, s *Setup, take func(*Setup)) error {
 		return err
 	}
 	t.log.printf("%s is tried for %v", c.File, limit)
-	t.over, t.until = time.After(limit), s.now()+limit
+	t.over = time.After(limit)
 	take(next)
 	return nil
 }
@@ -141,11 +140,8 @@ func (t *Trial) back(s *Setup, take func(*Setup)) error {
 		t.over = time.After(trialRetry)
 		return err
 	}
-	t.end()
+	t.over = nil
 	logLines(t.log, "warning: ", trouble)
 	take(next)
 	return nil
 }
-
-// end ends it, whatever is in force.
-func (t *Trial) end() { t.over = nil }

@@ -4,9 +4,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
-	"cmp"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -31,7 +28,6 @@ func (o *tryOptions) options() []option {
 const (
 	defaultTry       = 2 * time.Minute
 	leastTry, maxTry = time.Second, time.Hour
-	maxGone          = 10
 )
 
 // tryConfig has the daemon take up its configuration for a time, and keep it if somebody presses Enter. The daemon counts
@@ -88,27 +84,11 @@ func tryConfig(e env, args []string) error {
 	if !progress {
 		fmt.Fprintln(e.stderr, "Press Enter to keep it.")
 	}
-	gone := 0 // seconds since the daemon has last answered, which may be started anew
-	for tick := time.NewTicker(time.Second); ; {
-		var left bytes.Buffer
-		err := askDaemon(env{stdout: &left}, o.socket, "left")
-		switch gone++; {
-		case err == nil:
-			gone = 0
-		case gone > maxGone || !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.ENOENT):
-			clear()
-			return err
-		}
-		text := strings.TrimSpace(left.String())
+	for tick, left := time.NewTicker(time.Second), limit; ; left -= time.Second {
 		if progress {
 			clear()
-			line = fmt.Sprintf("Press Enter to keep it: %s s left ", cmp.Or(text, "?"))
+			line = fmt.Sprintf("Press Enter to keep it: %d s left ", seconds(left))
 			fmt.Fprint(e.stderr, line)
-		}
-		if text == "kept" {
-			clear()
-			_, err := fmt.Fprintln(e.stdout, "it was kept by another session")
-			return err
 		}
 		select {
 		case err := <-entered:
@@ -117,10 +97,12 @@ func tryConfig(e env, args []string) error {
 			}
 		case <-ends:
 		case <-tick.C:
-			continue
+			if left > 0 {
+				continue
+			}
 		}
 		clear()
-		if err := askDaemon(e, o.socket, "back"); err != nil {
+		if err := askDaemon(e, o.socket, "back"); err != nil { // which says, too, what has become of it meanwhile
 			return err
 		}
 		return toldStatus(1)

@@ -19,8 +19,9 @@ import (
 // tryTest is a daemon with a kept configuration that hides nothing, and a changed one in its file, which hides ssh.
 type tryTest struct {
 	*nativeTest
-	daemon  *running
-	changed string
+	daemon   *running
+	changed  string
+	terminal *os.File // of sesame try; nil: a pipe
 }
 
 func newTryTest(t *testing.T) *tryTest {
@@ -39,7 +40,12 @@ func (n *tryTest) kept() string { text, _ := os.ReadFile(n.dir + "/good.conf"); 
 func (n *tryTest) try(args ...string) (cmd *exec.Cmd, enter io.WriteCloser, said *bufio.Reader) {
 	n.Helper()
 	cmd = sesame("sesame", append([]string{"try", "-s", n.socket}, args...)...)
-	enter, err := cmd.StdinPipe()
+	var err error
+	if n.terminal != nil {
+		cmd.Stdin = n.terminal
+	} else {
+		enter, err = cmd.StdinPipe()
+	}
 	n.must(err)
 	out, in, err := os.Pipe()
 	n.must(err)
@@ -123,12 +129,12 @@ func TestTryKeep(t *testing.T) {
 
 func TestTryKeepElsewhere(t *testing.T) {
 	n := newTryTest(t)
-	cmd, _, said := n.try()
+	cmd, _, said := n.try("10s")
 	if out, status := n.tool("try", "-s", n.socket, "--keep"); status != 0 || !strings.HasSuffix(out, "/knockd.conf is kept\n") {
 		t.Errorf("keep: got %d, %s", status, out)
 	}
 	text, _ := io.ReadAll(said)
-	if err := cmd.Wait(); err != nil || !strings.HasSuffix(string(text), "it was kept by another session\n") {
+	if err := cmd.Wait(); exitStatus(err) != 1 || !strings.HasSuffix(string(text), "nothing is being tried: "+n.dir+"/knockd.conf is in force\n") {
 		t.Errorf("try: got %v, %q", err, text)
 	}
 	n.isKept()
@@ -183,10 +189,65 @@ func TestTryKilled(t *testing.T) {
 	})
 	t.Run("daemon", func(t *testing.T) {
 		n := newTryTest(t)
-		cmd, _, said := n.try("1h0m0s")
+		cmd, _, said := n.try("5s")
 		n.restart()
 		n.asBefore(cmd, said)
 	})
+	t.Run("daemon, and the kept configuration broken", func(t *testing.T) {
+		n := newTryTest(t)
+		n.try("1h0m0s")
+		n.must(os.WriteFile(n.dir+"/good.conf", []byte("oops\n"), 0o600))
+		n.restart()
+		n.daemon.await("/knockd.conf was tried, and not kept: sesame try tries it again, but the kept configuration does not work\n")
+		n.wantPort(1, hostSSH, hidden)
+		n.eventually("a kept configuration that works", func() bool { return n.kept() == n.changed })
+	})
+}
+
+// TestTryTypedAhead has lines that were meant for another program: pasted into the terminal along with the command, and
+// during the trial.
+func TestTryTypedAhead(t *testing.T) {
+	n := newTryTest(t)
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	n.must(err)
+	keyboard := os.NewFile(uintptr(fd), "/dev/ptmx")
+	defer keyboard.Close()
+	n.must(unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	n.must(err)
+	n.terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	n.must(err)
+	defer n.terminal.Close()
+	_, err = io.WriteString(keyboard, "\n\n")
+	n.must(err)
+	cmd, _, said := n.try("2s")
+	n.asBefore(cmd, said)
+
+	n.terminal = nil
+	cmd, enter, said := n.try("3s")
+	_, err = io.WriteString(enter, "uci commit\n")
+	n.must(err)
+	n.asBefore(cmd, said)
+}
+
+// TestTryChanged has the file changed during a trial: a reload does not take that up, nor does Enter keep it.
+func TestTryChanged(t *testing.T) {
+	n := newTryTest(t)
+	cmd, enter, said := n.try()
+	n.daemon.write("# changed\n" + n.config)
+	n.daemon.signal(unix.SIGHUP)
+	n.daemon.await("another configuration is being tried: keep it first (sesame try --keep), or wait\n")
+	n.wantPort(1, hostSSH, hidden)
+	_, _ = io.WriteString(enter, "\n")
+	text, _ := io.ReadAll(said)
+	if err := cmd.Wait(); err != nil || !strings.HasSuffix(string(text), "what was tried is kept; "+n.dir+"/knockd.conf has changed since, and a reload takes that up\n") {
+		t.Errorf("try: got %v, %q", err, text)
+	}
+	if n.kept() != n.changed {
+		t.Errorf("kept: got %s", n.kept())
+	}
+	n.daemon.signal(unix.SIGHUP)
+	n.awaitPort(1, hostSSH, reached)
 }
 
 // TestTryRefused has what cannot be tried: what is in force stays.
