@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // knockdsExample is /etc/knockd.conf as knockd comes.
@@ -152,5 +155,44 @@ func TestInitRefuses(t *testing.T) {
 	got := runProgram("sesame", "init", "-c", file, "--host", "192.0.2.1")
 	if text, _ := os.ReadFile(file); got.status != 1 || !strings.HasPrefix(got.stderr, file+`:2: door "a": Sequence: `) || string(text) != bad {
 		t.Errorf("a file with a mistake: got %+v, and %s", got, text)
+	}
+}
+
+// TestAddTerminal pastes all that init prints: nothing of it is left for the shell.
+func TestAddTerminal(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	made := runProgram("sesame", "init", "-c", t.TempDir()+"/c", "--host", "192.0.2.1")
+	for _, tt := range []struct {
+		pasted, want string
+		status       int
+	}{
+		{made.stderr + made.stdout, "\nTo knock: sesame knock ssh\n", 0},
+		{"words\n\x04", "no line that begins with sesame:// has come", 1},
+	} {
+		ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ours.Close()
+		n, err := unix.IoctlGetInt(int(ours.Fd()), unix.TIOCGPTN)
+		if err := cmp.Or(err, unix.IoctlSetPointerInt(int(ours.Fd()), unix.TIOCSPTLCK, 0)); err != nil {
+			t.Fatal(err)
+		}
+		terminal, err := os.OpenFile(fmt.Sprint("/dev/pts/", n), os.O_RDWR|unix.O_NOCTTY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer terminal.Close()
+		if _, err := ours.WriteString(tt.pasted); err != nil {
+			t.Fatal(err)
+		}
+		var stdout, stderr bytes.Buffer
+		status := run(env{stdin: terminal, stdout: &stdout, stderr: &stderr}, []string{"sesame", "add"})
+		if status != tt.status || !strings.Contains(stderr.String(), tt.want) {
+			t.Errorf("got %d, %s", status, stderr.String())
+		}
+		if left, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCINQ); err != nil || left != 0 {
+			t.Errorf("got %v, and %d bytes are left for the shell", err, left)
+		}
 	}
 }
