@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -58,10 +57,8 @@ func parseLine(text string) (l clientLine, err error) {
 				return l, broken
 			}
 			l.verify = uint16(port)
-		case value == "" || key == "sequence" || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz_") != "":
-			return l, broken
 		default:
-			return l, fmt.Errorf("the line is from another version of sesame: this is %s, and does not know %s", versionName(), key)
+			return l, broken
 		}
 	}
 	if l.sequence == "" {
@@ -111,19 +108,25 @@ func addProfile(e env, args []string) error {
 	if err := isFree(name); err != nil {
 		return err
 	}
-	var text string
-	if isTerminal(e.stdin) {
-		fmt.Fprint(e.stderr, "Paste the line that sesame init has printed: ")
-		text, err = bufio.NewReader(e.stdin).ReadString('\n')
-	} else {
-		text, err = takeLine(e.stdin, e.stderr)
+	in, others, prompts := bufio.NewReaderSize(e.stdin, maxClientLine), e.stderr, isTerminal(e.stdin)
+	if prompts {
+		fmt.Fprintln(e.stderr, "Paste the line that sesame init has printed:")
+		others = io.Discard // which the terminal shows itself
 	}
+	text, err := takeLine(in, others)
 	if err != nil {
 		return err
+	}
+	if !prompts {
+		_, _ = io.Copy(others, in)
 	}
 	line, err := parseLine(text)
 	if err != nil {
 		return err
+	}
+	about := "To have ssh knock by itself, these lines go into ~/.ssh/config:"
+	if line.name != "ssh" && line.verify != 22 {
+		about = fmt.Sprintf("If ssh listens on port %d, these lines in ~/.ssh/config have it knock by itself:", line.verify)
 	}
 	line.name = cmp.Or(name, line.name)
 	file, err := line.write()
@@ -134,7 +137,7 @@ func addProfile(e env, args []string) error {
 	if line.verify == 0 {
 		return nil
 	}
-	fmt.Fprintln(e.stderr, "To have ssh knock by itself, put these lines before all others in ~/.ssh/config:")
+	fmt.Fprintln(e.stderr, about)
 	_, err = fmt.Fprint(e.stdout, line.sshConfig())
 	return err
 }
@@ -151,48 +154,37 @@ func isFree(name string) error {
 	return withoutSecrets(err)
 }
 
-// maxClientLine bounds the line, and what is held back of another one.
 const maxClientLine = 4096
 
-// takeLine returns the first line that begins as init's. Everything else it passes on as it comes, so that a prompt in the
-// middle of a line is seen: but for more such lines, until from ends.
-func takeLine(from io.Reader, to io.Writer) (found string, err error) {
-	in, out := bufio.NewReader(from), bufio.NewWriter(to)
-	defer out.Flush()
-	var held []byte // the beginning of a line, as long as it may be init's
-	holding := true
-	for {
-		if in.Buffered() == 0 {
-			_ = out.Flush()
+// takeLine returns the first line that begins as init's. What comes before it is passed on byte by byte, so that a prompt
+// in the middle of a line is seen.
+func takeLine(in *bufio.Reader, others io.Writer) (found string, err error) {
+	for err == nil {
+		begin, n := []byte(nil), 0
+		for n < len(lineBegin) && strings.HasPrefix(lineBegin, string(begin)) {
+			n++
+			if begin, err = in.Peek(n); err != nil {
+				_, _ = others.Write(begin)
+				break
+			}
 		}
-		c, err := in.ReadByte()
-		held = append(held, c)
-		ends := err != nil || c == '\n' || c == '\r'
-		switch begins := bytes.HasPrefix(held, []byte(lineBegin)); {
-		case holding && begins && ends && found == "":
-			found = string(held[:len(held)-1])
-			held = nil
-		case holding && begins && ends:
-			held = nil
-		case holding && begins && len(held) < maxClientLine, holding && !ends && bytes.HasPrefix([]byte(lineBegin), held):
-			continue
-		case holding && begins:
-			return "", fmt.Errorf("a line that begins with %s has more than %d bytes", lineBegin, maxClientLine)
-		case err != nil:
-			held = held[:len(held)-1]
+		if string(begin) == lineBegin {
+			line, err := in.ReadSlice('\n')
+			if errors.Is(err, bufio.ErrBufferFull) {
+				return "", fmt.Errorf("a line that begins with %s has more than %d bytes", lineBegin, maxClientLine)
+			}
+			return strings.TrimSpace(string(line)), nil
 		}
-		_, _ = out.Write(held)
-		held, holding = held[:0], ends
-		if err != nil && err != io.EOF {
-			return "", err
-		}
-		if err != nil && found == "" {
-			return "", fmt.Errorf("no line that begins with %s has come on standard input: sesame init on the server prints it", lineBegin)
-		}
-		if err != nil {
-			return found, nil
+		for c := byte(0); err == nil && c != '\n' && c != '\r'; _, _ = others.Write([]byte{c}) {
+			if c, err = in.ReadByte(); err != nil {
+				break
+			}
 		}
 	}
+	if err != io.EOF {
+		return "", err
+	}
+	return "", fmt.Errorf("no line that begins with %s has come on standard input: sesame init on the server prints it", lineBegin)
 }
 
 // write adds the profile to the file of profiles, and makes that if it is missing.
@@ -223,9 +215,9 @@ func (l clientLine) write() (file string, err error) {
 }
 
 // sshConfig is what has ssh knock before it connects. The command stands alone in its Match: whether it succeeds or not,
-// the host is what Host says.
+// the host is what Host says. The empty line ends one that the file before may end in.
 func (l clientLine) sshConfig() string {
-	s := fmt.Sprintf("Match originalhost %[1]s exec \"sesame knock -q %[1]s\"\nHost %[1]s\n\tHostName %s\n\tConnectTimeout 10\n", l.name, l.host)
+	s := fmt.Sprintf("\nMatch originalhost %[1]s exec \"sesame knock -q %[1]s\"\nHost %[1]s\n\tHostName %s\n\tConnectTimeout 10\n", l.name, l.host)
 	if l.verify != 22 {
 		s += fmt.Sprintf("\tPort %d\n", l.verify)
 	}

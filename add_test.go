@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"io"
 	"os"
@@ -42,16 +43,20 @@ func TestTakeLine(t *testing.T) {
 	for _, tt := range []struct{ in, passed, want string }{
 		{line + "\n", "", line},
 		{line, "", line},
-		{"words\r\n" + line + "\r\nmore\r\n", "words\r\n\nmore\r\n", line},
+		{"words\r\n" + line + "\r\nmore\r\n", "words\r\nmore\r\n", line},
 		{"password: \n" + line + "\nsesa", "password: \nsesa", line},
-		{"sesame\nsesame:/\n" + line + "\n" + line + "2\n", "sesame\nsesame:/\n", line},
+		{"sesame\nsesame:/\n" + line + "\n", "sesame\nsesame:/\n", line},
 		{"see " + line + "\n" + line + "\n", "see " + line + "\n", line},
 		{"no line\n", "no line\n", ""},
 		{"", "", ""},
 		{line + strings.Repeat("1", maxClientLine) + "\n", "", ""},
 	} {
 		var passed bytes.Buffer
-		got, err := takeLine(strings.NewReader(tt.in), &passed)
+		in := bufio.NewReaderSize(strings.NewReader(tt.in), maxClientLine)
+		got, err := takeLine(in, &passed)
+		if err == nil {
+			_, _ = io.Copy(&passed, in)
+		}
 		if got != tt.want || passed.String() != tt.passed || (err == nil) != (tt.want != "") || err != nil && strings.Contains(err.Error(), "1,2") {
 			t.Errorf("%q: got %q, %v, passed on %q, want %q, passed on %q", tt.in, got, err, passed.String(), tt.want, tt.passed)
 		}
@@ -61,7 +66,7 @@ func TestTakeLine(t *testing.T) {
 	to, out := io.Pipe()
 	done := make(chan string)
 	go func() {
-		found, _ := takeLine(in, out)
+		found, _ := takeLine(bufio.NewReader(in), out)
 		done <- found
 	}()
 	_, _ = from.Write([]byte("[sudo] password: "))
@@ -92,7 +97,7 @@ func TestAdd(t *testing.T) {
 	const line = "sesame://192.0.2.1/ssh?sequence=7000,18000:udp,9000&verify=22\n"
 	const profile = "\n\thost     = 192.0.2.1\n\tsequence = 7000,18000:udp,9000\n\tverify   = 22\n"
 	got := add("before\n"+line+"after\n", "home")
-	const config = "Match originalhost home exec \"sesame knock -q home\"\nHost home\n\tHostName 192.0.2.1\n\tConnectTimeout 10\n"
+	const config = "\nMatch originalhost home exec \"sesame knock -q home\"\nHost home\n\tHostName 192.0.2.1\n\tConnectTimeout 10\n"
 	if got.status != 0 || got.stdout != config || !strings.HasPrefix(got.stderr, "before\nafter\n") || strings.Contains(got.stderr, "7000") || text() != "[home]"+profile {
 		t.Fatalf("got %+v and %s", got, text())
 	}
@@ -121,7 +126,7 @@ func TestAdd(t *testing.T) {
 	if err := os.WriteFile(file, []byte(was), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := add("sesame://192.0.2.1/web?sequence=1,2&verify=443\n"); got.status != 0 || !strings.Contains(got.stdout, "\tPort 443\n") ||
+	if got := add("sesame://192.0.2.1/web?sequence=1,2&verify=443\n"); got.status != 0 || !strings.Contains(got.stdout, "\tPort 443\n") || !strings.Contains(got.stderr, "If ssh listens on port 443, these lines") ||
 		text() != was+"\n\n[web]\n\thost     = 192.0.2.1\n\tsequence = 1,2\n\tverify   = 443\n" {
 		t.Errorf("got %+v and %s", got, text())
 	}

@@ -21,6 +21,9 @@ const (
 	initKnocks  = 4  // of 15 bits each, less than a bit for what is left out
 	initSeconds = 30 // for which the door opens
 	initDraws   = 1000
+
+	// uciShipped is what uci shows of the door of dist/openwrt/sesame.config.
+	uciShipped = "sesame.ssh=door\nsesame.ssh.open_ports='22'\nsesame.ssh.cmd_timeout='30'\nsesame.ssh.hide='1'"
 )
 
 // knockdExample is the checksum of the doors in knockd's own example. Everybody knows their sequences.
@@ -30,6 +33,7 @@ const knockdExample = "7862d461510d8bb1"
 type initOptions struct {
 	name, config, ports, to, host string
 	outside                       []Knock // the ports that a client asks for
+	near                          []Knock // these and what listens here: no knock is near one
 }
 
 func (o *initOptions) options() []option {
@@ -53,15 +57,6 @@ func initDoor(e env, args []string) error {
 		return usageError(fmt.Sprintf("unexpected argument %q", rest[1]))
 	}
 	o.name = strings.Join(append(rest, "ssh")[:1], "")
-	if _, outer, err := net.SplitHostPort(o.to); o.to != "" {
-		if err != nil {
-			return usageError("option --to: an address and a port are needed, such as 192.168.1.5:22")
-		}
-		o.ports = cmp.Or(o.ports, outer)
-	}
-	if o.ports == "" && o.name == "ssh" {
-		o.ports = "22"
-	}
 	if err := o.check(); err != nil {
 		return err
 	}
@@ -89,10 +84,27 @@ func initDoor(e env, args []string) error {
 	return o.tell(e, c, links)
 }
 
-// check reads what is asked for as a configuration does.
+// check fills in what the door opens. What the configuration's parser says against that comes later.
 func (o *initOptions) check() error {
 	if !isPlain(o.name) || strings.EqualFold(o.name, "options") {
 		return usageError(fmt.Sprintf("a door's name is made of letters, digits, - and _, and %q is not", o.name))
+	}
+	served, err := servedPorts(procNet)
+	if err != nil {
+		return err
+	}
+	if o.to != "" {
+		_, outer, err := net.SplitHostPort(o.to)
+		switch k, notPort := parseKnock(outer); {
+		case err != nil || notPort != nil:
+			return usageError("option --to: an address and a port are needed, such as 192.168.1.5:22")
+		case o.ports == "" && slices.Contains(served, k):
+			return usageError(fmt.Sprintf("option --to: port %d of this host has its own service: --port 2222 opens another one instead", k.Port))
+		}
+		o.ports = cmp.Or(o.ports, outer)
+	}
+	if o.ports == "" && o.name == "ssh" {
+		o.ports = "22"
 	}
 	if o.ports == "" {
 		return usageError("what the door opens is missing: --port 443")
@@ -108,15 +120,8 @@ func (o *initOptions) check() error {
 		}
 		o.ports += " -> " + o.to
 	}
-	c, err := parseConfig("", strings.NewReader(o.section(nil)))
-	if mistakes, ok := errors.AsType[configErrors](err); ok {
-		_, text, _ := strings.Cut(mistakes[0].text, "Open_Ports: ")
-		return usageError("option --port: " + text)
-	}
-	if err == nil && len(c.Warnings) > 0 {
-		err = errors.New(c.Warnings[0])
-	}
-	return err
+	o.near = slices.Concat(served, o.outside)
+	return nil
 }
 
 // section is the door as it is written, nil being any sequence.
@@ -161,34 +166,30 @@ func draw(random io.Reader, others []Knock) ([]Knock, error) {
 }
 
 // choose draws a sequence for the door, which is to be added to the text of a configuration: one that check would say
-// nothing against.
-func (o *initOptions) choose(random io.Reader, file, text string) (sequence []Knock, c *Config, err error) {
+// nothing against. The door is the last one of c.
+func (o *initOptions) choose(random io.Reader, file, text string) (c *Config, err error) {
 	c, err = parseConfig(file, strings.NewReader(text+o.section(nil)))
-	if err != nil {
-		return nil, nil, err
+	if mistakes, ok := errors.AsType[configErrors](err); ok && mistakes[0].line > strings.Count(text, "\n") {
+		_, what, _ := strings.Cut(mistakes[0].text, "Open_Ports: ")
+		return nil, usageError("option --port: " + what)
 	}
-	others, err := servedPorts(procNet)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	others = slices.Concat(others, o.outside, c.noDecoys())
-	for _, d := range c.Doors[:len(c.Doors)-1] {
+	last := len(c.Doors) - 1
+	others := slices.Concat(o.near, c.noDecoys())
+	for _, d := range c.Doors[:last] {
 		if d.Name == o.name {
-			return nil, nil, fmt.Errorf("%s:%d: there is a door %q already: choose another name", file, d.Line, d.Name)
+			return nil, fmt.Errorf("%s:%d: there is a door %q already: choose another name", file, d.Line, d.Name)
 		}
 		others = append(others, d.Sequence...)
 	}
-	for range initDraws {
-		if sequence, err = draw(random, others); err != nil {
-			return nil, nil, err
-		}
-		c, err = parseConfig(file, strings.NewReader(text+o.section(sequence)))
-		about := fmt.Sprintf("door %q", o.name)
-		if err != nil || !slices.ContainsFunc(c.Warnings, func(w string) bool { return strings.Contains(w, about) }) {
-			break
-		}
+	about := fmt.Sprintf("door %q: ", o.name)
+	if i := slices.IndexFunc(c.Warnings, func(w string) bool { return strings.Contains(w, about) }); i >= 0 {
+		return nil, errors.New(c.Warnings[i])
 	}
-	return sequence, c, err
+	c.Doors[last].Sequence, err = draw(random, others)
+	return c, err
 }
 
 // writeConfig adds the door to a configuration in knockd's syntax. What others have written there stays as it is, to the
@@ -206,22 +207,22 @@ func (o *initOptions) writeConfig(random io.Reader, links map[int]*Link) (*Confi
 	begin, end := strings.Index(exampleConfig, "[options]"), strings.Index(exampleConfig, "#[")
 	if text = strings.TrimSuffix(text, exampleConfig[end:]); strings.TrimSpace(text) == "" || text == exampleConfig[:end] {
 		text = exampleConfig[begin:end]
-	}
-	if names := strings.Join(linkNames(links, true), ","); names != "" {
-		text = strings.Replace(text, "#\tInterface   = eth0\n", "\tInterface   = "+names+"\n", 1)
+		if names := strings.Join(linkNames(links, true), ","); names != "" {
+			text = strings.Replace(text, "#\tInterface   = eth0\n", "\tInterface   = "+names+"\n", 1)
+		}
 	}
 	for !strings.HasSuffix(text, "\n\n") {
 		text += "\n"
 	}
-	sequence, c, err := o.choose(random, o.config, text)
+	c, err := o.choose(random, o.config, text)
 	if err != nil {
 		return nil, err
 	}
-	_, err = writeFile(o.config, []byte(text+o.section(sequence)), nil, notWritten(o.config, was))
+	_, err = writeFile(o.config, []byte(text+o.section(c.Doors[len(c.Doors)-1].Sequence)), nil, notWritten(o.config, was))
 	return c, err
 }
 
-// writeUCI adds the door to OpenWrt's configuration. One that has no sequence is install's example.
+// writeUCI adds the door to OpenWrt's configuration. It takes the place of install's example, and of no other section.
 func (o *initOptions) writeUCI(random io.Reader, _ map[int]*Link) (*Config, error) {
 	uci := func(input string, args ...string) (string, error) {
 		out, _, err := execute(append([]string{uciProgram, "-q"}, args...), input, inspectLimit)
@@ -230,34 +231,38 @@ func (o *initOptions) writeUCI(random io.Reader, _ map[int]*Link) (*Config, erro
 	if strings.Contains(o.name, "-") {
 		return nil, usageError("on OpenWrt a door's name is made of letters, digits and _ alone")
 	}
-	section := "sesame." + o.name
-	_, err := uci("", "get", section)
-	for _, secret := range []string{".sequence", ".one_time_sequences"} {
-		if text, _ := uci("", "get", section+secret); err == nil && text != "" {
-			return nil, fmt.Errorf("%s: there is a door %q already: choose another name", uciFile, o.name)
+	if changes, err := uci("", "changes", "sesame"); err != nil || changes != "" {
+		return nil, cmp.Or(err, errors.New("there are changes that nobody has committed: uci commit sesame, or uci revert sesame"))
+	}
+	section, batch := "sesame."+o.name, ""
+	if was, err := uci("", "show", section); err == nil {
+		if was != uciShipped {
+			return nil, fmt.Errorf("%s: there is a section %q already: choose another name", uciFile, o.name)
 		}
+		batch = "delete " + section + "\n"
 	}
 	rendered, _ := os.ReadFile(uciRendered)
-	sequence, c, err := o.choose(random, uciFile, string(rendered))
+	c, err := o.choose(random, uciFile, string(rendered))
 	if err != nil {
 		return nil, err
 	}
-	batch := "delete " + section + "\nset " + section + "=door\n"
-	set := func(how, option, value string) {
-		batch += how + " " + section + "." + option + "='" + strings.ReplaceAll(value, "'", `'\''`) + "'\n"
-	}
+	sequence := plainKnocks(c.Doors[len(c.Doors)-1].Sequence)
+	batch += "set " + section + "=door\n"
+	set := func(how, option, value string) { batch += how + " " + section + "." + option + "='" + value + "'\n" }
 	set("set", "enabled", "1")
-	set("set", "sequence", plainKnocks(sequence))
+	set("set", "sequence", sequence)
 	for _, port := range strings.Split(o.ports, ",") {
 		set("add_list", "open_ports", strings.TrimSpace(port))
 	}
 	set("set", "cmd_timeout", fmt.Sprint(initSeconds))
 	set("set", "hide", "1")
-	if _, err := uci(batch+"commit sesame\n", "batch"); err != nil {
-		return nil, err
+	_, err = uci(batch+"commit sesame\n", "batch")
+	if text, _ := uci("", "get", section+".sequence"); err == nil && text != sequence {
+		err = errors.New("uci has not written the door")
 	}
-	if text, err := uci("", "get", section+".sequence"); err != nil || text != plainKnocks(sequence) {
-		return nil, fmt.Errorf("%s does not have the door: uci has not written it", uciFile)
+	if err != nil {
+		_, _ = uci("", "revert", "sesame")
+		return nil, fmt.Errorf("%s: %w", uciFile, err)
 	}
 	return c, os.Chmod(uciFile, 0o600)
 }
@@ -278,41 +283,56 @@ func ownAddress(links map[int]*Link) string {
 	return own.String()
 }
 
-// tell prints the client's line, and what a person is to know before and after it.
+// tell prints what a person is to do, and then the client's line, so that nothing is pasted after it.
 func (o *initOptions) tell(e env, c *Config, links map[int]*Link) error {
 	door := c.Doors[len(c.Doors)-1]
 	say := func(format string, a ...any) { fmt.Fprintf(e.stderr, format+"\n", a...) }
-	listened := strings.ReplaceAll(strings.Join(c.Interfaces, ", "), everyInterface, "every interface")
+	it, on := "it", ""
+	if strings.Contains(o.ports, ",") {
+		it = "them"
+	}
+	if c.File != uciFile { // where the init script knows the devices
+		on = " on " + strings.ReplaceAll(strings.Join(c.Interfaces, ", "), everyInterface, "every interface")
+	}
 	say("%s now has a door %q, which is not in force yet.", c.File, door.Name)
-	say("It opens port %s for %d seconds to whoever knocks, and hides it from everybody else on %s.", o.ports, initSeconds, listened)
+	say("It opens %s for %d seconds to anyone who knocks, and hides %s from everybody else%s.", o.ports, initSeconds, it, on)
 	for _, l := range links {
-		if l.Default {
-			say("The default route is on %s.", l.Name)
-			if c.File != uciFile && !namesWhole(c.Interfaces, l) {
-				say("warning: knocks that come in on %s do not count: Interface = %s", l.Name, strings.Join(c.Interfaces, ","))
-			}
+		if l.Default && c.File != uciFile && !namesWhole(c.Interfaces, l) {
+			say("warning: knocks that come in on %s do not count: Interface = %s", l.Name, strings.Join(c.Interfaces, ","))
 		}
 	}
-	say("If your provider has a firewall, let these ports in there, too: %s.", joinKnocks(append(slices.Clone(o.outside), door.Sequence...)))
+	ports := append(slices.Clone(o.outside), door.Sequence...)
+	slices.SortFunc(ports, func(a, b Knock) int { return cmp.Compare(a.Port, b.Port) }) // their order is the secret
+	say("If your provider has a firewall, let these ports in there, too. They are secret, too: %s", joinKnocks(ports))
 	if a, err := netip.ParseAddr(o.host); err == nil && a.IsPrivate() {
 		say("%v is a private address: for clients elsewhere, name the public one by --host.", a)
 	}
+	o.tellNext(e, c, say)
 	say("On the client, run sesame add, and give it this line, which is secret:")
 	link := clientLine{name: o.name, host: o.host, sequence: plainKnocks(door.Sequence)}
 	if i := slices.IndexFunc(o.outside, func(k Knock) bool { return k.Proto == tcp }); i >= 0 {
 		link.verify = o.outside[i].Port
 	}
-	if _, err := fmt.Fprintln(e.stdout, link); err != nil {
-		return err
+	_, err := fmt.Fprintln(e.stdout, link)
+	return err
+}
+
+// tellNext says how the door comes into force.
+func (o *initOptions) tellNext(e env, c *Config, say func(format string, a ...any)) {
+	answer, err := fetch(cmp.Or(e.socket, defaultControl), Request{}.String())
+	_, running, _ := strings.Cut(answer, "\nconfiguration ")
+	running, _, _ = strings.Cut(running, ", read ")
+	kept := strings.HasSuffix(running, "good.conf")
+	start := initSystems[slices.IndexFunc(initSystems, initSystem.runs)].start
+	if _, err := os.Stat(manifestFile); err != nil && c.File != uciFile {
+		start = "sesame install\n  " + start
 	}
-	if _, err := fetch(cmp.Or(e.socket, defaultControl), Request{}.String()); err != nil {
-		start := initSystems[slices.IndexFunc(initSystems, initSystem.runs)].next
-		if c.File == uciFile {
-			start = "uci set sesame.main.enabled=1\n  uci commit sesame\n  " + start
-		}
-		say("Then start the daemon here, and keep this session open until another one has come in:\n  %s", start)
-	} else {
+	switch {
+	case err != nil:
+		say("Then start the daemon, and keep this session open until another one has come in:\n  %s", start)
+	case !kept && running != c.File && (running != uciRendered || c.File != uciFile):
+		say("The daemon here runs with %s, and not with this file: -c names another one.", running)
+	default:
 		say("Then try it here, before it is kept: sesame try")
 	}
-	return nil
 }

@@ -4,12 +4,18 @@ package main
 
 import (
 	"bytes"
+	"cmp"
+	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // knockdsExample is /etc/knockd.conf as knockd comes.
@@ -40,14 +46,15 @@ const knockdsExample = `[options]
 // owner alone, and check has nothing to say against the door.
 func TestInit(t *testing.T) {
 	const own = "[a]\r\n  sequence=7000,9000,8000 # mine\n\tcommand = true"
-	newest := func(text string) string { // without the interface, which is this machine's
-		return regexp.MustCompile(`(?m)^\tInterface   = \S+\n|^#\tInterface   = eth0\n`).ReplaceAllString(text, "")
-	}
+	const exampleLine = "[options]\n\tUseSyslog\n#\tInterface   = eth0\n"
+	// The interface is this machine's, where there is one.
+	newest := regexp.MustCompile(`^(\[options\]\n\tUseSyslog\n)(?:\tInterface   = \S+\n|#\tInterface   = eth0\n)(\n\[ssh\])`)
 	for _, tt := range []struct{ name, was, want string }{
 		{"missing", "-", "[options]\n\tUseSyslog\n\n"},
 		{"empty", "", "[options]\n\tUseSyslog\n\n"},
 		{"install's example", exampleConfig, "[options]\n\tUseSyslog\n\n"},
-		{"its options changed", strings.Replace(exampleConfig, "UseSyslog", "LogFile = /x", 1), newest(exampleConfig[:strings.Index(exampleConfig, "#[")])},
+		{"its options changed", strings.Replace(exampleConfig, "UseSyslog", "LogFile = /x", 1), exampleConfig[:strings.Index(exampleConfig, "#[")]},
+		{"an own door, and the example's line", exampleLine + own, exampleLine + own + "\n\n"},
 		{"knockd's example", knockdsExample, "[options]\n\tUseSyslog\n\n"},
 		{"knockd's example changed", strings.Replace(knockdsExample, "seq_timeout = 5", "seq_timeout = 6", 1), strings.Replace(knockdsExample, "seq_timeout = 5", "seq_timeout = 6", 1)},
 		{"own doors", own, own + "\n\n"},
@@ -66,13 +73,25 @@ func TestInit(t *testing.T) {
 			if got.status != 0 || err != nil || strings.Count(got.stdout, "\n") != 1 || line.host != "192.0.2.1" || line.name != "ssh" || line.verify != 22 {
 				t.Fatalf("got %+v, %v, want one line for the client alone", got, err)
 			}
+			ports := []int{22}
+			for port := range strings.SplitSeq(line.sequence, ",") {
+				n, _ := strconv.Atoi(port)
+				ports = append(ports, n)
+			}
+			slices.Sort(ports)
+			if want := "They are secret, too: " + strings.ReplaceAll(strings.Trim(fmt.Sprint(ports), "[]"), " ", ":tcp,") + ":tcp\n"; !strings.Contains(got.stderr, want) {
+				t.Errorf("it says %s, want %s", got.stderr, want)
+			}
+			if want := "come in:\n  sesame install\n  "; !strings.Contains(got.stderr, want) {
+				t.Errorf("it says %s, want %s", got.stderr, want)
+			}
 			text, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
 			want := strings.Replace(tt.want, "UseSyslog", "LogFile = /x", strings.Count(tt.was, "LogFile")) +
 				"[ssh]\n\tSequence    = " + line.sequence + "\n\tOpen_Ports  = 22\n\tCmd_Timeout = 30\n\tHide        = yes\n"
-			if got := newest(string(text)); got != want {
+			if got := newest.ReplaceAllString(string(text), "$1$2"); got != want {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
 			if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
@@ -98,6 +117,12 @@ func TestInit(t *testing.T) {
 // TestInitRefuses has what init does not do: nothing is written then.
 func TestInitRefuses(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, served, _ := net.SplitHostPort(l.Addr().String())
 	for _, tt := range []struct {
 		args   string
 		status int
@@ -111,6 +136,7 @@ func TestInitRefuses(t *testing.T) {
 		{"--host a/b", 2, `option --host: an address or a name is needed, such as 192.0.2.1, not "a/b"`},
 		{"--host 7000", 2, "option --host: an address or a name is needed"},
 		{"--to 10.0.0.5", 2, "option --to: an address and a port are needed, such as 192.168.1.5:22"},
+		{"--to 10.0.0.5:" + served + " --host 192.0.2.1", 2, "option --to: port " + served + " of this host has its own service: --port 2222"},
 		{"--port 22,23 --to 10.0.0.5:22", 2, "--port takes one port"},
 		{"--host 192.0.2.1 -c " + file + "/none", 1, "no such file or directory"},
 	} {
@@ -129,5 +155,44 @@ func TestInitRefuses(t *testing.T) {
 	got := runProgram("sesame", "init", "-c", file, "--host", "192.0.2.1")
 	if text, _ := os.ReadFile(file); got.status != 1 || !strings.HasPrefix(got.stderr, file+`:2: door "a": Sequence: `) || string(text) != bad {
 		t.Errorf("a file with a mistake: got %+v, and %s", got, text)
+	}
+}
+
+// TestAddTerminal pastes all that init prints: nothing of it is left for the shell.
+func TestAddTerminal(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	made := runProgram("sesame", "init", "-c", t.TempDir()+"/c", "--host", "192.0.2.1")
+	for _, tt := range []struct {
+		pasted, want string
+		status       int
+	}{
+		{made.stderr + made.stdout, "\nTo knock: sesame knock ssh\n", 0},
+		{"words\n\x04", "no line that begins with sesame:// has come", 1},
+	} {
+		ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ours.Close()
+		n, err := unix.IoctlGetInt(int(ours.Fd()), unix.TIOCGPTN)
+		if err := cmp.Or(err, unix.IoctlSetPointerInt(int(ours.Fd()), unix.TIOCSPTLCK, 0)); err != nil {
+			t.Fatal(err)
+		}
+		terminal, err := os.OpenFile(fmt.Sprint("/dev/pts/", n), os.O_RDWR|unix.O_NOCTTY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer terminal.Close()
+		if _, err := ours.WriteString(tt.pasted); err != nil {
+			t.Fatal(err)
+		}
+		var stdout, stderr bytes.Buffer
+		status := run(env{stdin: terminal, stdout: &stdout, stderr: &stderr}, []string{"sesame", "add"})
+		if status != tt.status || !strings.Contains(stderr.String(), tt.want) {
+			t.Errorf("got %d, %s", status, stderr.String())
+		}
+		if left, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCINQ); err != nil || left != 0 {
+			t.Errorf("got %v, and %d bytes are left for the shell", err, left)
+		}
 	}
 }

@@ -230,7 +230,7 @@ func (i *installer) put(items []item) error {
 	if _, err := os.Stat(knockdDropIns); err == nil && i.init.name == "systemd" {
 		fmt.Fprintf(i.stdout, "  mv %s /etc/systemd/system/sesame.service.d\n  systemctl daemon-reload\n", knockdDropIns)
 	}
-	next := i.moved(i.init.next)
+	next := i.moved(i.init.next())
 	switch {
 	case i.init.name == "systemd" && i.otherUnit():
 		next = strings.Replace(next, "systemctl stop knockd", "systemctl disable --now knockd", 1)

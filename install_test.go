@@ -38,6 +38,8 @@ next:
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame
+  sesame init ssh --port 22
+  sesame try
 `
 
 // newKnockd makes a package of knockd, newer than the one that is here: with its files and scripts, and a daemon that
@@ -252,6 +254,8 @@ next:
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame
+  sesame init ssh --port 22
+  sesame try
 `)
 	m.want("the files", m.run("stat -c '%n %a %U' /usr/local/sbin /usr/local/sbin/sesame /etc/knockd.conf /etc/systemd/system/sesame.service"),
 		"/usr/local/sbin 755 root\n/usr/local/sbin/sesame 755 root\n/etc/knockd.conf 600 root\n/etc/systemd/system/sesame.service 644 root\n")
@@ -272,6 +276,8 @@ next:
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame
+  sesame init ssh --port 22
+  sesame try
 `)
 	m.want("the daemon", m.run("systemctl show -p MainPID sesame; sesame status >/dev/null && tail -n1 /usr/local/sbin/sesame"), before+"newer\n")
 	m.run("(cat /machine/newer; echo) > /tmp/another && mv /tmp/another /usr/local/sbin/sesame && chmod 755 /usr/local/sbin/sesame")

@@ -220,7 +220,8 @@ const oneSentence = "sesame: port knocking in one static file\n"
 func whereToStart() string {
 	s := oneSentence
 	if runtime.GOOS == "linux" {
-		s += "To see it work:        sesame demo\nOn a server, as root:  sesame install, and then sesame init\n"
+		s += "To see it work:        sesame demo\nOn a server, as root:  sesame install, start it as that says,\n" +
+			"                       then sesame init, and then sesame try\n"
 	}
 	return s + "On a client:           sesame add, and then sesame knock PROFILE\nsesame help lists all commands.\n"
 }

@@ -180,7 +180,7 @@ func TestOverview(t *testing.T) {
 			t.Errorf("%s: its example is of something else: %s", c.name, c.example)
 		}
 	}
-	if none.status != 2 || none.stdout != "" || !strings.Contains(none.stderr, "sesame add, and then sesame knock PROFILE\n") ||
+	if none.status != 2 || none.stdout != "" || !strings.Contains(none.stderr, "sesame add, and then sesame knock PROFILE\n") || !strings.Contains(none.stderr, "then sesame init, and then sesame try\n") ||
 		strings.Contains(none.stderr, "sesame init") != (runtime.GOOS == "linux") {
 		t.Errorf("no arguments: got %+v", none)
 	}

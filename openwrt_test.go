@@ -139,17 +139,19 @@ next:
 	}
 	o.want("the example", o.run("cat /tmp/procd 2>/dev/null; true"), "")
 
-	// The README has the same steps, with a sequence, between copying the file there and knocking.
-	steps := strings.Split(strings.NewReplacer("CHOOSE YOUR:udp OWN", "7000 18000:udp 9000", "\n  ", "\n").Replace(strings.TrimSpace(next)), "\n")
-	if len(steps) > 6 || steps[len(steps)-1] != "knock THIS_ROUTER 7000 18000:udp 9000 (on another machine; then ssh)" {
-		t.Fatalf("next steps: got %q, want 6 at most, up to the knocks", steps)
+	// The README has the same steps.
+	steps := strings.ReplaceAll(strings.TrimSpace(next), "\n  ", "\n")
+	if block := strings.Join(blocks(t, "README.md", "openwrt"), ""); !strings.Contains(block, "/tmp/sesame install\n"+steps+"\n") {
+		t.Errorf("the README has other steps than install: %s", block)
 	}
-	steps = steps[:len(steps)-1]
-	o.want("the README", strings.Join(blocks(t, "README.md", "openwrt"), ""), "scp -O build/release/sesame-*-linux-mipsle root@192.168.1.1:/tmp/sesame\nssh root@192.168.1.1\n/tmp/sesame install\n"+
-		strings.Join(steps, "\n")+"\nexit\nsesame knock 192.0.2.1 7000 18000:udp 9000\nssh root@192.0.2.1\n")
-	for _, line := range steps {
-		o.run("PATH=/router; export PATH; " + line)
+	const init = "sesame init ssh --port 22\n"
+	rest, first := strings.CutPrefix(steps, init)
+	if !first {
+		t.Fatalf("next steps: got %q, want %s first", steps, init)
 	}
+	line, err := parseLine(o.run("PATH=/router; export PATH; /usr/sbin/sesame init ssh --port 22 --host 192.0.2.1 2>/dev/null"))
+	o.world.must(err)
+	o.run("PATH=/router; export PATH; set -e\n" + rest)
 	pid := o.awaitDaemon()
 	o.want("what procd is told", o.run("cat /tmp/procd"), `command /usr/sbin/knockd --keep /etc/sesame.good.conf -c /var/etc/sesame.conf
 respawn 3600 5 0
@@ -161,7 +163,7 @@ term_timeout 20
 	o.want("the rendered file", o.run("stat -c '%a %U' /var/etc/sesame.conf"), "600 root\n")
 	o.want("started at boot", o.run("readlink /etc/rc.d/S19sesame /etc/rc.d/K90sesame"), "../init.d/sesame\n../init.d/sesame\n")
 	o.world.wantPort(0, hostSSH, hidden)
-	o.world.knock(0, hostAddr, "7000", "18000:udp", "9000")
+	o.world.knock(0, append([]string{hostAddr}, strings.Split(line.sequence, ",")...)...)
 	o.world.awaitPort(0, hostSSH, reached)
 	if help := o.run("sed -n '2,9p' /etc/init.d/sesame"); !strings.Contains(help, "enabled; network, names of /etc/config/network; device") {
 		t.Errorf("after uci commit, what the options are is nowhere: %s", help)
@@ -593,36 +595,60 @@ func TestOpenwrtTried(t *testing.T) {
 	o.world.wantPort(0, hostSSH, reached)
 }
 
-// uciRecorder stands in for uci, which is not here: it writes down what batch is told, and knows what it is asked for by get.
-const uciRecorder = `#!/bin/sh
-[ "$1" = -q ] && shift
-case $1 in
-batch) cat > /tmp/batch; sed -n "s/^set \\([a-z_.]*\\)='\\(.*\\)'/\\1 \\2/p" /tmp/batch > /tmp/known; echo "sesame.ssh door" >> /tmp/known ;;
-get) grep -q "^$2 " /tmp/known && sed -n "s/^$2 //p" /tmp/known ;;
-esac
-`
-
-// TestInitOpenwrt writes a door by uci.
+// TestInitOpenwrt writes a door by uci, in the place of install's example and of nothing else.
 func TestInitOpenwrt(t *testing.T) {
 	o := newOpenwrt(t)
-	w := o.world
-	w.must(os.WriteFile(o.dir+"/uci", []byte(uciRecorder), 0o755))
-	o.run("cp /machine/uci /sbin/uci; printf 'sesame.ssh door\\nsesame.ssh.sequence \\n' > /tmp/known; /machine/sesame install >/dev/null")
+	o.network(wanUp, "wan eth0")
+	installed := o.run("/machine/sesame install")
+	const next = "sesame init ssh --port 22\n  uci set sesame.main.enabled=1\n  uci commit sesame\n  /etc/init.d/sesame enable\n  /etc/init.d/sesame restart\n"
+	if !strings.HasSuffix(installed, "\nnext:\n  "+next) {
+		t.Errorf("install: got\n%s", installed)
+	}
+	fails := func(what, command, want string) {
+		t.Helper()
+		before := o.run("cat /etc/config/sesame; uci changes sesame")
+		if out, err := o.output(command); err == nil || !strings.HasSuffix(out, want+"\n") {
+			t.Errorf("%s: got %v, %s", what, err, out)
+		}
+		o.want(what, o.run("cat /etc/config/sesame; uci changes sesame"), before)
+	}
 	if out, err := o.output("/machine/sesame init a-b --port 22 --host 192.0.2.1"); err == nil || !strings.Contains(out, "letters, digits and _ alone") {
 		t.Errorf("a name that uci does not take: got %v, %s", err, out)
 	}
+	taken := func(name string) string {
+		return uciFile + ": there is a section \"" + name + "\" already: choose another name"
+	}
+	fails("the options", "/machine/sesame init main --port 22 --host 192.0.2.1", taken("main"))
+	o.run("uci set sesame.ssh.hide=0")
+	fails("the changes of others", "/machine/sesame init --host 192.0.2.1", "there are changes that nobody has committed: uci commit sesame, or uci revert sesame")
+	o.run("uci revert sesame; cp /etc/config/sesame /tmp/shipped; uci add_list sesame.ssh.allow=10.9.0.0/24; uci commit sesame")
+	fails("a door with an option more", "/machine/sesame init --host 192.0.2.1", taken("ssh"))
+	o.run("cp /tmp/shipped /etc/config/sesame")
+
 	line, err := parseLine(o.run("/machine/sesame init --port 22,51820:udp --host 192.0.2.1 2>/tmp/said"))
 	if err != nil || line.name != "ssh" || line.verify != 22 {
 		t.Errorf("got %+v, %v", line, err)
 	}
-	o.want("uci", o.run("cat /tmp/batch"), "delete sesame.ssh\nset sesame.ssh=door\nset sesame.ssh.enabled='1'\nset sesame.ssh.sequence='"+line.sequence+
-		"'\nadd_list sesame.ssh.open_ports='22'\nadd_list sesame.ssh.open_ports='51820:udp'\nset sesame.ssh.cmd_timeout='30'\nset sesame.ssh.hide='1'\ncommit sesame\n")
-	if said := o.run("cat /tmp/said"); !strings.HasPrefix(said, uciFile+` now has a door "ssh"`) || !strings.Contains(said, "uci set sesame.main.enabled=1\n") {
+	door := func(name string) string {
+		return "\nconfig door '" + name + "'\n\toption enabled '1'\n\toption sequence '" + line.sequence + "'\n\tlist open_ports '22'\n\tlist open_ports '51820:udp'\n" +
+			"\toption cmd_timeout '30'\n\toption hide '1'\n"
+	}
+	const main = "\nconfig sesame 'main'\n\toption enabled '0'\n\tlist network 'wan'\n"
+	o.want(uciFile, o.run("cat /etc/config/sesame; stat -c %a /etc/config/sesame"), main+door("ssh")+"600\n")
+	said := o.run("cat /tmp/said")
+	_, start, _ := strings.Cut(next, "\n")
+	if !strings.HasPrefix(said, uciFile+` now has a door "ssh"`) || !strings.Contains(said, "and hides them from everybody else.\n") || !strings.Contains(said, "come in:\n"+start+"On the client") {
 		t.Errorf("it says %s", said)
 	}
-	if out, err := o.output("/machine/sesame init --host 192.0.2.1"); err == nil || !strings.HasSuffix(out, uciFile+": there is a door \"ssh\" already: choose another name\n") {
-		t.Errorf("once more: got %v, %s", err, out)
+	fails("once more", "/machine/sesame init --host 192.0.2.1", taken("ssh"))
+	o.run("PATH=/router; export PATH; " + strings.ReplaceAll(strings.TrimSpace(start), "\n  ", "; "))
+	o.awaitDaemon()
+	o.world.wantPort(0, hostSSH, hidden)
+	o.world.knock(0, append([]string{hostAddr}, strings.Split(line.sequence, ",")...)...)
+	o.world.awaitPort(0, hostSSH, reached)
+	// A file that is named is written as anywhere, and is not what the daemon has.
+	o.run("/machine/sesame init -c /tmp/c --host 192.0.2.1 2>/tmp/said && /machine/sesame check -c /tmp/c")
+	if said := o.run("cat /tmp/said"); !strings.Contains(said, "\nThe daemon here runs with /var/etc/sesame.conf, and not with this file: -c names another one.\n") {
+		t.Errorf("beside a daemon: it says %s", said)
 	}
-	// A file that is named is written as anywhere.
-	o.run("/machine/sesame init -c /tmp/c --host 192.0.2.1 && /machine/sesame check -c /tmp/c")
 }

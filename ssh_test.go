@@ -160,7 +160,7 @@ func TestInitAddSSH(t *testing.T) {
 	made.Stdout, made.Stderr = &line, &said
 	w.must(w.host.start(made))
 	w.must(made.Wait())
-	for _, want := range []string{"hides it from everybody else on eth0.\n", "The default route is on eth0.\n", "let these ports in there, too: 22:tcp,", "10.9.0.1 is a private address"} {
+	for _, want := range []string{"hides it from everybody else on eth0.\n", "They are secret, too: 22:tcp,", "10.9.0.1 is a private address"} {
 		if !strings.Contains(said.String(), want) {
 			t.Errorf("init says %q, want %q in it", said.String(), want)
 		}
