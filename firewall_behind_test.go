@@ -256,3 +256,45 @@ func TestBehindWarnings(t *testing.T) {
 		return nil
 	}))
 }
+
+// TestBehindOlderKernels has a kernel that cannot tell its own addresses: what is hidden is so all the same, and the doors that
+// need no forward open. Where iptables works, it forwards.
+func TestBehindOlderKernels(t *testing.T) {
+	for _, iptables := range []bool{false, true} {
+		t.Run(fmt.Sprintf("iptables %v", iptables), func(t *testing.T) {
+			n := newBehindTest(t, behindHosts[0], fmt.Sprintf(behindDoor, 600)+"[ssh]\n\tsequence = 7001,9001,8001\n\topen_ports = 22\n\thide = yes\n\tinterface = eth0\n\tcmd_timeout = 600\n")
+			n.breaks("ip6tables", "*", 1)
+			if !iptables {
+				n.breaks("iptables", "*", 1)
+			}
+			n.must(os.WriteFile(n.broken+"/nft", []byte(`#!/bin/sh
+PATH=${PATH#*:}
+case "$*" in
+*-f*)
+	in=$(cat)
+	case "$in" in *"fib "*) echo "Error: Could not process rule: No such file or directory" >&2; exit 1;; esac
+	printf '%s\n' "$in" | nft "$@";;
+*)
+	exec nft "$@";;
+esac
+`), 0o755))
+			const warning = "warning: firewall: nobody gets in by doors with ->, as the kernel cannot translate addresses for nft"
+			d := n.serve()
+			if got := strings.Contains(d.logged(), warning); got == iptables {
+				t.Errorf("warned: got %v in\n%s", got, d.logged())
+			}
+			n.wantPort(1, hostSSH, hidden)
+			n.knockOnce(0)
+			n.knock(0, "-d20", hostAddr, "7001", "9001", "8001")
+			n.awaitPort(0, hostSSH, reached)
+			n.wantPort(1, hostSSH, hidden)
+			if iptables {
+				n.awaitPort(0, hostAddr+":8443", reached)
+			}
+			if out, _ := n.tool("check", "-c", n.dir+"/knockd.conf"); strings.Contains(out, warning[len("warning: firewall: "):]) == iptables {
+				t.Errorf("check: got %s", out)
+			}
+			d.stop()
+		})
+	}
+}

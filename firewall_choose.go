@@ -17,6 +17,8 @@ type Choice struct {
 	unsure   bool     // something could not be looked at now
 	// inputOnly is that nft hides nothing of what is forwarded, as the kernel cannot do that.
 	inputOnly bool
+	// noForwards is that it forwards nothing, for the same reason.
+	noForwards bool
 }
 
 // String is which firewall it is, and why.
@@ -95,6 +97,10 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection, behind []Behind) {
 	if c.inputOnly && in.NAT {
 		c.warn("hidden ports that this host forwards (docker -p, a redirect) are open, as the kernel cannot tell its own addresses: it needs the " +
 			"module nft_fib_inet (opkg install kmod-nft-fib), and sesame a reload")
+	}
+	if c.noForwards {
+		c.warn("nobody gets in by doors with ->, as the kernel cannot translate addresses for nft: it needs the module nft_fib_inet " +
+			"(opkg install kmod-nft-fib) and Linux 5.2, and sesame a reload; or install iptables")
 	}
 	f.plain, f.endings = quiet && !in.NAT, host.endings(func(_ chain, translated bool) bool { return translated })
 	c.Firewall = f

@@ -61,7 +61,7 @@ func TestPickFirewall(t *testing.T) {
 	missing := fmt.Errorf("running nft: %w", exec.ErrNotFound)
 	v4, v6 := iptables{"iptables", true}, iptables{"ip6tables", true}
 	both := []Tool{{iptables: v4}, {iptables: v6}}
-	const neither = "neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)"
+	const neither = "neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables): nft is not installed"
 	for _, test := range []struct {
 		name, option string
 		in           Inspection
