@@ -42,6 +42,17 @@ table inet firewalld {
 }
 END
 `},
+	{name: "another one's forward is let through", rules: `nft -f - <<'END'
+table inet fw {
+	chain forward {
+		type filter hook forward priority filter; policy drop;
+		ct state { established, related } accept
+		iifname "lan" accept
+		ip daddr 192.168.77.99 ct status dnat accept
+	}
+}
+END
+`},
 	{name: "docker's chains", rules: "V=-nft" + strings.ReplaceAll(forwardByIptables, "8443", "9443")},
 	{name: "by iptables", option: "iptables", rules: dropByIptables + "iptables -w -P FORWARD DROP; ip6tables -w -P FORWARD DROP"},
 	{name: "by iptables-legacy", option: "iptables", rules: "V=-legacy; " + dropByIptables + "iptables-legacy -w -P FORWARD DROP; ip6tables-legacy -w -P FORWARD DROP; " + emptyIptables},
@@ -296,5 +307,39 @@ esac
 			}
 			d.stop()
 		})
+	}
+}
+
+// TestFlushNAT has somebody empty table filter: flush removes what is left in table nat.
+func TestFlushNAT(t *testing.T) {
+	for _, host := range behindHosts {
+		if host.option != "iptables" {
+			continue
+		}
+		t.Run(host.name, func(t *testing.T) {
+			f := newForwarder(t, host)
+			f.rules = Ruleset{Behind: nas[:1]}
+			f.choose(host.option)
+			f.build()
+			f.open(Pass{Door: "nas", Source: netip.MustParseAddr("10.9.0.2"), Behind: f.rules.Behind, Left: time.Minute})
+			tool := f.choice.Firewall.(iptablesFirewall).tools[0].name
+			f.must(f.host.run("sh", "-ec", "$0 -w -t nat -S SESAME; $0 -w -F; $0 -w -X", tool))
+			f.do(flush(f.inspect(), defaultMark, nil))
+			out, err := f.host.output(tool, "-w", "-t", "nat", "-S")
+			f.must(err)
+			if strings.Contains(out, ourChain) || !strings.Contains(out, "-P PREROUTING ACCEPT") {
+				t.Errorf("left is\n%s", out)
+			}
+		})
+	}
+}
+
+// TestForwardedByIptables has iptables hide what others forward: it cannot, and says so.
+func TestForwardedByIptables(t *testing.T) {
+	f := newForwarder(t, firewallHost{option: "iptables", rules: "V=-nft" + forwardByIptables})
+	f.build()
+	const warning = "hidden ports that others forward (docker -p, a redirect) are open"
+	if !strings.Contains(strings.Join(f.choice.Warnings, "\n"), warning) {
+		t.Errorf("got %q, want %s", f.choice.Warnings, warning)
 	}
 }
