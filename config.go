@@ -544,6 +544,7 @@ func (p *configParser) checkTargets() {
 			all = append(all, Behind{Knock: k})
 		}
 		for _, b := range all {
+		families:
 			for _, is4 := range []bool{true, false} {
 				at := asked{b.Knock, b.At, is4}
 				was, known := first[at]
@@ -553,7 +554,7 @@ func (p *configParser) checkTargets() {
 					first[at], line[at] = b, d.line("Open_Ports")
 				case was != b:
 					p.at(p.doors[i], "Open_Ports").fail("Open_Ports: %v, but on line %d the same port leads elsewhere (%v): take another port", b, line[at], was)
-					is4 = false
+					break families // it is told once
 				}
 			}
 		}

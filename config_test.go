@@ -445,6 +445,8 @@ func TestMistakes(t *testing.T) {
 			`knockd.conf:3: door "a": Open_Ports: 8443:tcp -> 192.168.77.11:8443, but on line 3 the same port leads elsewhere (8443:tcp -> 192.168.77.10:8443): take another port`},
 		{"one port to two hosts in two doors", door + "Open_Ports = 8443 -> 192.168.77.10:443\n[b]\nSequence = 3,2,1\nOpen_Ports = 8443 -> [fd77::10]:443, 8443 -> 192.168.77.10:444",
 			`knockd.conf:6: door "b": Open_Ports: 8443:tcp -> 192.168.77.10:444, but on line 3 the same port leads elsewhere (8443:tcp -> 192.168.77.10:443): take another port`},
+		{"one port here and behind, of both families", door + "Open_Ports = 8443 -> 192.168.77.10:443, 8443 -> [fd77::10]:443\n[b]\nSequence = 3,2,1\nOpen_Ports = 8443",
+			`knockd.conf:6: door "b": Open_Ports: 8443:tcp, but on line 3 the same port leads elsewhere (8443:tcp -> 192.168.77.10:443): take another port`},
 		{"one port here and behind", door + "Open_Ports = 8443 -> 192.168.77.10:443\n[b]\nSequence = 3,2,1\nOpen_Ports = 8443",
 			`knockd.conf:6: door "b": Open_Ports: 8443:tcp, but on line 3 the same port leads elsewhere (8443:tcp -> 192.168.77.10:443): take another port`},
 		{"open ports of a target, and a forward", door + "Target = 192.0.2.7\nOpen_Ports = 192.0.2.7:443, 8443 -> 192.168.77.10",

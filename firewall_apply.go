@@ -52,13 +52,13 @@ var errPutRight = errors.New("somebody has changed the firewall")
 type runner = func(argv []string, input string) (stdout string, err error)
 
 // pickFirewall says who hides: nft, wherever the kernel takes our table from it, and else iptables; or whom option names. It
-// looks at no rule of the host, so that nothing there can keep a port from being hidden, and changes none. mark is the
-// bit for nft.
+// looks at no rule of the host, so that nothing there can keep a port from being hidden, and changes none. Where nft hides,
+// but forwards nothing, iptables comes first; and without it some doors stay shut. mark is the bit for nft.
 func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, err error) {
 	if err := r.fits(); err != nil {
 		return c, err
 	}
-	reason := "iptables, as the configuration says"
+	reason, instead := "the configuration says", Choice{}
 	if option != "iptables" {
 		nft := nftFirewall{mark: mark}
 		calls := nft.build(r)
@@ -70,13 +70,16 @@ func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, 
 			taken = input
 			return run(argv, input)
 		})
-		picked := Choice{Firewall: nft, Reason: "nft", inputOnly: len(r.Hidden) > 0 && !strings.Contains(taken, "chain away")}
+		picked := Choice{Firewall: nft, Reason: "nft", inputOnly: len(r.Hidden) > 0 && !strings.Contains(taken, "chain away"),
+			noForwards: slices.ContainsFunc(r.behind(), Behind.forwarded) && !strings.Contains(taken, " dnat ip")}
 		if option == "nft" {
 			picked.Reason = "nft, as the configuration says"
 		}
 		switch {
-		case err == nil:
+		case err == nil && (!picked.noForwards || option == "nft"):
 			return picked, nil
+		case err == nil:
+			instead, err = picked, errors.New("nft cannot forward here: it needs nft_fib_inet (opkg install kmod-nft-fib) and Linux 5.2")
 		case errors.Is(err, exec.ErrNotFound):
 			err = errors.New("nft is not installed")
 		default:
@@ -85,7 +88,7 @@ func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, 
 		if option == "nft" {
 			return c, fmt.Errorf("Firewall = nft: %w", err)
 		}
-		reason = "iptables, as " + err.Error()
+		reason = err.Error()
 	}
 	var f iptablesFirewall
 	for _, name := range []string{"iptables", "ip6tables"} {
@@ -103,11 +106,13 @@ func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, 
 	}
 	switch {
 	case f.tools != nil:
-		return Choice{Firewall: f, Reason: reason}, nil
+		return Choice{Firewall: f, Reason: "iptables, as " + reason}, nil
+	case instead.Firewall != nil:
+		return instead, nil
 	case option == "iptables":
 		return c, errors.New("Firewall = iptables: iptables does not work here: install it, or write Firewall = auto")
 	}
-	return c, errors.New("neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)")
+	return c, fmt.Errorf("neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables): %s", reason)
 }
 
 // Applier carries out what is to be done with the firewall. One goroutine at a time uses it.

@@ -42,6 +42,17 @@ table inet firewalld {
 }
 END
 `},
+	{name: "another one's forward is let through", rules: `nft -f - <<'END'
+table inet fw {
+	chain forward {
+		type filter hook forward priority filter; policy drop;
+		ct state { established, related } accept
+		iifname "lan" accept
+		ip daddr 192.168.77.99 ct status dnat accept
+	}
+}
+END
+`},
 	{name: "docker's chains", rules: "V=-nft" + strings.ReplaceAll(forwardByIptables, "8443", "9443")},
 	{name: "by iptables", option: "iptables", rules: dropByIptables + "iptables -w -P FORWARD DROP; ip6tables -w -P FORWARD DROP"},
 	{name: "by iptables-legacy", option: "iptables", rules: "V=-legacy; " + dropByIptables + "iptables-legacy -w -P FORWARD DROP; ip6tables-legacy -w -P FORWARD DROP; " + emptyIptables},
@@ -255,4 +266,80 @@ func TestBehindWarnings(t *testing.T) {
 		}
 		return nil
 	}))
+}
+
+// TestBehindOlderKernels has a kernel that cannot tell its own addresses: what is hidden is so all the same, and the doors that
+// need no forward open. Where iptables works, it forwards.
+func TestBehindOlderKernels(t *testing.T) {
+	for _, iptables := range []bool{false, true} {
+		t.Run(fmt.Sprintf("iptables %v", iptables), func(t *testing.T) {
+			n := newBehindTest(t, behindHosts[0], fmt.Sprintf(behindDoor, 600)+"[ssh]\n\tsequence = 7001,9001,8001\n\topen_ports = 22\n\thide = yes\n\tinterface = eth0\n\tcmd_timeout = 600\n")
+			n.breaks("ip6tables", "*", 1)
+			if !iptables {
+				n.breaks("iptables", "*", 1)
+			}
+			n.must(os.WriteFile(n.broken+"/nft", []byte(`#!/bin/sh
+PATH=${PATH#*:}
+case "$*" in
+*-f*)
+	in=$(cat)
+	case "$in" in *"fib "*) echo "Error: Could not process rule: No such file or directory" >&2; exit 1;; esac
+	printf '%s\n' "$in" | nft "$@";;
+*)
+	exec nft "$@";;
+esac
+`), 0o755))
+			const warning = "warning: firewall: nobody gets in by doors with ->, as the kernel cannot translate addresses for nft"
+			d := n.serve()
+			if got := strings.Contains(d.logged(), warning); got == iptables {
+				t.Errorf("warned: got %v in\n%s", got, d.logged())
+			}
+			n.wantPort(1, hostSSH, hidden)
+			n.knockOnce(0)
+			n.knock(0, "-d20", hostAddr, "7001", "9001", "8001")
+			n.awaitPort(0, hostSSH, reached)
+			n.wantPort(1, hostSSH, hidden)
+			if iptables {
+				n.awaitPort(0, hostAddr+":8443", reached)
+			}
+			if out, _ := n.tool("check", "-c", n.dir+"/knockd.conf"); strings.Contains(out, warning[len("warning: firewall: "):]) == iptables {
+				t.Errorf("check: got %s", out)
+			}
+			d.stop()
+		})
+	}
+}
+
+// TestFlushNAT has somebody empty table filter: flush removes what is left in table nat.
+func TestFlushNAT(t *testing.T) {
+	for _, host := range behindHosts {
+		if host.option != "iptables" {
+			continue
+		}
+		t.Run(host.name, func(t *testing.T) {
+			f := newForwarder(t, host)
+			f.rules = Ruleset{Behind: nas[:1]}
+			f.choose(host.option)
+			f.build()
+			f.open(Pass{Door: "nas", Source: netip.MustParseAddr("10.9.0.2"), Behind: f.rules.Behind, Left: time.Minute})
+			tool := f.choice.Firewall.(iptablesFirewall).tools[0].name
+			f.must(f.host.run("sh", "-ec", "$0 -w -t nat -S SESAME; $0 -w -F; $0 -w -X", tool))
+			f.do(flush(f.inspect(), defaultMark, nil))
+			out, err := f.host.output(tool, "-w", "-t", "nat", "-S")
+			f.must(err)
+			if strings.Contains(out, ourChain) || !strings.Contains(out, "-P PREROUTING ACCEPT") {
+				t.Errorf("left is\n%s", out)
+			}
+		})
+	}
+}
+
+// TestForwardedByIptables has iptables hide what others forward: it cannot, and says so.
+func TestForwardedByIptables(t *testing.T) {
+	f := newForwarder(t, firewallHost{option: "iptables", rules: "V=-nft" + forwardByIptables})
+	f.build()
+	const warning = "hidden ports that others forward (docker -p, a redirect) are open"
+	if !strings.Contains(strings.Join(f.choice.Warnings, "\n"), warning) {
+		t.Errorf("got %q, want %s", f.choice.Warnings, warning)
+	}
 }

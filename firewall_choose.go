@@ -17,6 +17,8 @@ type Choice struct {
 	unsure   bool     // something could not be looked at now
 	// inputOnly is that nft hides nothing of what is forwarded, as the kernel cannot do that.
 	inputOnly bool
+	// noForwards is that it forwards nothing, for the same reason.
+	noForwards bool
 }
 
 // String is which firewall it is, and why.
@@ -44,7 +46,7 @@ func (c Choice) fit(in Inspection, r Ruleset) Choice {
 	case isNFT:
 		c.fitNFT(f, in, r.behind())
 	default:
-		c.fitIptables(c.Firewall.(iptablesFirewall), in, r.behind())
+		c.fitIptables(c.Firewall.(iptablesFirewall), in, r)
 	}
 	return c
 }
@@ -69,8 +71,8 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection, behind []Behind) {
 	for _, d := range bases {
 		if d.hook == "input" {
 			c.idle, quiet = c.idle && d.can&drops == 0, quiet && d.can&(drops|bans) == 0
-		} else if f.passes = f.passes && d.can&drops == 0; len(behind) == 0 || !routes && slices.ContainsFunc(d.rules, letsTranslated) {
-			continue // which lets in what we forward, as firewalld's does
+		} else if f.passes = f.passes && d.can&drops == 0; len(behind) == 0 || d.owned && !routes && slices.ContainsFunc(d.rules, letsTranslated) {
+			continue // firewalld lets nobody change its chain, which lets in what we forward
 		}
 		switch {
 		case d.can&drops == 0: // what stops certain sources alone is to stop them, knock or not
@@ -96,6 +98,10 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection, behind []Behind) {
 		c.warn("hidden ports that this host forwards (docker -p, a redirect) are open, as the kernel cannot tell its own addresses: it needs the " +
 			"module nft_fib_inet (opkg install kmod-nft-fib), and sesame a reload")
 	}
+	if c.noForwards {
+		c.warn("nobody gets in by doors with ->, as the kernel cannot translate addresses for nft: it needs the module nft_fib_inet " +
+			"(opkg install kmod-nft-fib) and Linux 5.2, and sesame a reload; or install iptables")
+	}
 	f.plain, f.endings = quiet && !in.NAT, host.endings(func(_ chain, translated bool) bool { return translated })
 	c.Firewall = f
 }
@@ -116,12 +122,12 @@ func letsTranslated(rule string) bool {
 	return r.translated && r.links == nil
 }
 
-func (c *Choice) fitIptables(f iptablesFirewall, in Inspection, behind []Behind) {
+func (c *Choice) fitIptables(f iptablesFirewall, in Inspection, r Ruleset) {
 	host := newHostRules(in.chains(), 0)
 	all := host.bases(func(rule string) bool { return strings.HasSuffix(rule, "-j "+ourChain) }, true)
 	all = slices.DeleteFunc(all, func(d base) bool { return d.hook != "input" })
 	inputs := slices.DeleteFunc(slices.Clone(all), func(d base) bool { return d.can&drops == 0 })
-	f, c.idle = iptablesFirewall{tools: slices.Clone(f.tools), through: behind}, len(inputs) == 0
+	f, c.idle = iptablesFirewall{tools: slices.Clone(f.tools), through: r.behind()}, len(inputs) == 0
 	for i, t := range f.tools {
 		// Of two kinds of iptables it is the one whose chain drops.
 		same := func(d base) bool { return d.tool.name != "" && d.tool.is4() == t.is4() }
@@ -144,6 +150,15 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection, behind []Behind)
 	}
 	if len(f.tools) == 1 && !(f.tools[0].is4() && in.NoIPv6) {
 		c.warn("only %s works here: the other family's packets are let through", f.tools[0].name)
+	}
+	if in.NAT && len(r.Hidden) > 0 {
+		c.warn("hidden ports that others forward (docker -p, a redirect) are open, as iptables hides only what comes to this host itself: " +
+			"with nft installed, and without Firewall = iptables, they would be hidden")
+	}
+	for _, t := range in.Silent {
+		if slices.Contains(f.tools, t.iptables) {
+			c.warn("%s cannot read its table, as nft has changed it: what is hidden may be open: install nft, and write Firewall = auto", t.name)
+		}
 	}
 	c.Firewall = f
 }
@@ -178,8 +193,10 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 		if declared && !ours { // Declared, it is emptied; then it can be removed, as nothing refers to it any more.
 			lines = ":" + ourChain + " - [0:0]\n" + lines + "-X " + ourChain + "\n"
 		}
-		if forward && !forwards { // and then those of table nat, which are made with it, are there too
+		if forward && !forwards {
 			lines = ":" + through + " - [0:0]\n" + lines + "-X " + through + "\n"
+		}
+		if tool.NAT && !forwards {
 			calls = append(calls, tool.removeNAT())
 		}
 		if lines != "" {
@@ -194,11 +211,12 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 		if c.origin != "" {
 			continue
 		}
-		if c.name == places[0].chain && c.unread {
-			tool, _ := toolOf(in.Silent, c.acceptChain)
+		tool, _ := toolOf(in.Silent, c.acceptChain)
+		unread := c.unread && !slices.Contains(ipt.tools, tool)
+		if c.name == places[0].chain && unread {
 			calls = append(calls, tool.removeNAT())
 		}
-		if (c.name == ourChain || c.name == places[0].chain) && c.unread { // as nft restores it
+		if (c.name == ourChain || c.name == places[0].chain) && unread { // as nft restores it
 			last += fmt.Sprintf("flush chain %s %s %s\ndelete chain %[1]s %[2]s %[3]s\n", c.family, c.table, c.name)
 		}
 		stays := slices.IndexFunc(nft.accepts, func(a acceptChain) bool { return a.table == c.table && a.family == c.family && a.name == c.name })
@@ -208,7 +226,7 @@ func flush(in Inspection, mark uint32, keep Firewall) (calls []Call) {
 			switch {
 			case !found:
 			case accept && (c.tool.name == "" || stays < 0) && !(stays >= 0 && nft.ours(rule) && nft.accepts[stays].placed),
-				c.unread && (readRule(rule).to == ourChain || readRule(rule).to == places[0].chain):
+				unread && (readRule(rule).to == ourChain || readRule(rule).to == places[0].chain):
 				script += fmt.Sprintf("delete rule %s %s %s handle %s\n", c.family, c.table, c.name, handle)
 			}
 		}

@@ -33,6 +33,7 @@ type Tool struct {
 	iptables
 	Legacy bool // it has tables of its own in the kernel, which nft does not see
 	Rules  listing
+	NAT    bool // a chain of ours is in table nat
 }
 
 // inspectHost looks at the firewall of this host. Each command may take so long.
@@ -109,13 +110,14 @@ func inspect(ask func(l *listing, argv ...string) error, file func(name string) 
 	_, err = run("ip6tables", "--version")
 	in.NoIPv6 = err != nil && file("/proc/net/if_inet6") == ""
 	for _, family := range []string{"ip", "ip6"} {
-		usual, ok := in.addTool(run, family+"tables")
+		nat := map[bool]bool{false: slices.Contains(chains.tables, family+" nat"), true: strings.Contains(file("/proc/net/"+family+"_tables_names"), "nat\n")}
+		usual, ok := in.addTool(run, family+"tables", nat)
 		// To ask iptables-legacy makes its table, where there is none.
 		if (!ok || !usual.Legacy) && strings.Contains(file("/proc/net/"+family+"_tables_names"), "filter") {
-			in.addTool(run, family+"tables-legacy")
+			in.addTool(run, family+"tables-legacy", nat)
 		}
 		if (!ok || usual.Legacy) && slices.Contains(in.NFT.tables, family+" filter") {
-			in.addTool(run, family+"tables-nft")
+			in.addTool(run, family+"tables-nft", nat)
 		}
 	}
 	in.Silent = slices.DeleteFunc(in.Silent, func(t Tool) bool { // as the kernel has no table for it
@@ -146,8 +148,8 @@ func (in *Inspection) listTables(run func(argv ...string) (listing, error), chai
 	}
 }
 
-// addTool adds an iptables, if it works.
-func (in *Inspection) addTool(run func(argv ...string) (listing, error), name string) (t Tool, ok bool) {
+// addTool adds an iptables, if it works. nat is whether there is a table nat of legacy, and of nft.
+func (in *Inspection) addTool(run func(argv ...string) (listing, error), name string, nat map[bool]bool) (t Tool, ok bool) {
 	version, err := run(name, "--version") // iptables v1.8.9 (nf_tables)
 	if err != nil {
 		return t, false
@@ -156,6 +158,10 @@ func (in *Inspection) addTool(run func(argv ...string) (listing, error), name st
 	if t.Rules, err = run(t.argv("-S")...); err != nil {
 		in.Silent = append(in.Silent, t)
 		return t, false
+	}
+	if nat[t.Legacy] { // to ask for a table may make it
+		_, err = run(t.argv("-t nat -S " + ourChain)...)
+		t.NAT = err == nil
 	}
 	in.Tools = append(in.Tools, t)
 	return t, true

@@ -61,7 +61,7 @@ func TestPickFirewall(t *testing.T) {
 	missing := fmt.Errorf("running nft: %w", exec.ErrNotFound)
 	v4, v6 := iptables{"iptables", true}, iptables{"ip6tables", true}
 	both := []Tool{{iptables: v4}, {iptables: v6}}
-	const neither = "neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)"
+	const neither = "neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables): nft is not installed"
 	for _, test := range []struct {
 		name, option string
 		in           Inspection
@@ -318,8 +318,9 @@ func TestFitBehind(t *testing.T) {
 	v4 := iptables{"iptables", true}
 	routed := []Behind{{Knock: Knock{443, tcp}, At: netip.MustParsePrefix("192.0.2.7/32")}}
 	forwarded := []Behind{{Knock: Knock{443, tcp}, To: netip.MustParseAddrPort("192.168.77.10:443")}}
-	firewalld := listed("table inet firewalld { # handle 7\n\tchain filter_FORWARD { # handle 1\n\t\ttype filter hook forward priority filter + 10; policy accept;\n" +
-		"\t\tct state { established, related } accept # handle 2\n\t\tct status dnat accept # handle 3\n\t\treject with icmpx admin-prohibited # handle 4\n\t}\n}\n")
+	rules := "table inet firewalld { # handle 7\n\tchain filter_FORWARD { # handle 1\n\t\ttype filter hook forward priority filter + 10; policy accept;\n" +
+		"\t\tct state { established, related } accept # handle 2\n\t\tct status dnat accept # handle 3\n\t\treject with icmpx admin-prohibited # handle 4\n\t}\n}\n"
+	firewalld, owned := listed(rules), strings.Replace(rules, "{ # handle 7\n", "{ # progname nft handle 7\n\tflags owner\n", 1)
 	for _, test := range []struct {
 		name   string
 		in     Inspection
@@ -331,7 +332,8 @@ func TestFitBehind(t *testing.T) {
 		{"fw4", Inspection{NFT: listed(forward)}, forwarded, "[the chain forward of table inet fw4]", false},
 		{"iptables", Inspection{Tools: []Tool{{iptables: v4, Rules: listed("-P INPUT ACCEPT\n-P FORWARD DROP\n")}}}, routed, "[the chain FORWARD of table ip filter]", false},
 		{"nothing drops", Inspection{NFT: listed(strings.ReplaceAll(listedSesame, "input", "forward"))}, routed, "", true},
-		{"firewalld", Inspection{NFT: firewalld}, forwarded, "", false},
+		{"firewalld", Inspection{NFT: firewalld}, forwarded, "[the chain filter_FORWARD of table inet firewalld]", false},
+		{"firewalld, which owns its table", Inspection{NFT: listed(owned)}, forwarded, "", false},
 		{"firewalld, a routed host", Inspection{NFT: firewalld}, routed, "[the chain filter_FORWARD of table inet firewalld]", false},
 	} {
 		c := Choice{Firewall: nftFirewall{mark: defaultMark}}.fit(test.in, Ruleset{Behind: test.behind})

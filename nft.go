@@ -97,10 +97,8 @@ func (f nftFirewall) build(r Ruleset) []Call {
 		return "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, able)
 	}
 	least := ableToDrop
-	for _, b := range r.behind() {
-		if least = max(least, ableToTrack); b.forwarded() {
-			least = ableToRedirect
-		}
+	if len(r.behind()) > 0 {
+		least = ableToTrack
 	}
 	return []Call{{Argv: nftScript, Input: script(ableToFind), Otherwise: func(try func(string) bool) {
 		for able := ableToFind; able > least && try(script(able-1)); able-- {
@@ -319,7 +317,7 @@ func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 		input = append(input, fmt.Sprintf("meta l4proto . th dport { %s } jump doors", portPairs(ports)))
 	}
 	chain("input", fmt.Sprintf("filter hook input priority %d", ourPriority), input...)
-	forwards, asked := f.forwardChains(chain, r, letIn)
+	forwards, asked := f.forwardChains(chain, r, able, letIn)
 	if hides := !f.plain && len(hidden) > 0; able < ableToLocate || !hides && forwards == nil {
 		return s.String()
 	} else if !hides {
@@ -355,8 +353,9 @@ func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 }
 
 // forwardChains are the chains for what is behind this host. It returns rules that translate what is asked of us, for those
-// who are in alone; where somebody else translates it too, ours come first. The ports are those they are about.
-func (f nftFirewall) forwardChains(chain func(name, hook string, rules ...string), r Ruleset, letIn string) (translate []string, asked []Knock) {
+// who are in alone; where somebody else translates it too, ours come first. The ports are those they are about. A kernel that is
+// not able to translate for us has none.
+func (f nftFirewall) forwardChains(chain func(name, hook string, rules ...string), r Ruleset, able ability, letIn string) (translate []string, asked []Knock) {
 	behind := r.behind()
 	if len(behind) == 0 {
 		return nil, nil
@@ -376,6 +375,9 @@ func (f nftFirewall) forwardChains(chain func(name, hook string, rules ...string
 		back = append(back, fmt.Sprintf("%v sport %d %s saddr %v %s", b.Proto, port, family, hosts, ours+letIn))
 		if !b.forwarded() {
 			through, onlyRouted = append(through, to+in+letIn), append(onlyRouted, to+in+"accept")
+			continue
+		}
+		if able < ableToRedirect {
 			continue
 		}
 		asked = append(asked, b.Knock)
