@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -496,6 +497,54 @@ func TestHiddenForwarded(t *testing.T) {
 				t.Errorf("a SYN in fragments: got %s", out)
 			}
 		})
+	}
+}
+
+// TestHiddenForwardedAgain has a stranger send an ACK to a port that others forward, which leaves a mapping as the target says
+// nothing, and then a SYN from the same port.
+func TestHiddenForwardedAgain(t *testing.T) {
+	f := newForwarder(t, firewallHost{rules: forwardByNFT})
+	const port = hostAddr + ":8443"
+	f.must(f.inside.run("nft", "add table inet quiet; add chain inet quiet in { type filter hook input priority 0; }; "+
+		"add rule inet quiet in tcp flags & (syn | rst) == 0 ct state new drop"))
+	from := uint16(40000)
+	again := func(i int) string {
+		t.Helper()
+		from++
+		var got error
+		f.must(f.clients[i].do(func() error {
+			to := netip.MustParseAddr(hostAddr)
+			r, err := openRaw(to, route{}, []bpf.Instruction{bpf.RetConstant{Val: 0}})
+			if err != nil {
+				return err
+			}
+			defer unix.Close(r.fd)
+			if err := r.send(from, 8443, flagACK); err != nil {
+				return err
+			}
+			d := net.Dialer{LocalAddr: &net.TCPAddr{Port: int(from)}, Timeout: probePatience}
+			conn, err := d.Dial("tcp", port)
+			if got = err; err == nil {
+				conn.Close()
+			}
+			return nil
+		}))
+		if got != nil {
+			return hidden
+		}
+		return reached
+	}
+	f.awaitPort(0, port, reached)
+	f.awaitPort(1, port, reached)
+	f.build()
+	for range 3 { // an ACK may be lost
+		if got := again(1); got != hidden {
+			t.Errorf("a stranger, after an ACK: got %s", got)
+		}
+	}
+	f.open(Pass{Door: "web", Source: netip.MustParseAddr("10.9.0.2"), Ports: f.rules.Kept, Left: time.Minute})
+	if got := again(0); got != reached {
+		t.Errorf("who has knocked, after an ACK: got %s", got)
 	}
 }
 

@@ -247,6 +247,49 @@ func TestBehindMasquerade(t *testing.T) {
 	}
 }
 
+// TestBehindFragments sends a SYN cut after 8 bytes to a routed host where nothing drops. Linux has no such IPv6 (RFC 7112).
+func TestBehindFragments(t *testing.T) {
+	f := newForwarder(t, behindHosts[0])
+	f.must(f.clients[0].run("ip", "route", "add", "192.168.77.0/24", "via", hostAddr))
+	f.rules = Ruleset{Behind: dmz, Hidden: []Hidden{{Door: "dmz", Behind: dmz, Links: []string{"eth0"}}}}
+	f.choose("nft")
+	scan := func() string {
+		t.Helper()
+		out, err := f.clients[0].output("nmap", "-n", "-Pn", "-sS", "-f", "-oX", "-", "-p", "22", inner)
+		f.must(err)
+		return nmapPort.FindStringSubmatch(out)[3]
+	}
+	f.eventually("the port is open to fragments", func() bool { return strings.Contains(scan(), `"open"`) })
+	f.build()
+	if got := scan(); strings.Contains(got, `"open"`) {
+		t.Errorf("hidden: got %s", got)
+	}
+}
+
+// TestBehindOneAddress forwards a port of any address, and in the same door that port of one address elsewhere.
+func TestBehindOneAddress(t *testing.T) {
+	for _, option := range []string{"nft", "iptables"} {
+		t.Run(option, func(t *testing.T) {
+			f := newForwarder(t, firewallHost{option: option, rules: emptyIptables})
+			f.must(f.host.run("ip", "address", "add", "10.9.0.200/24", "dev", "eth0"))
+			closed := Behind{Knock: Knock{8443, tcp}, To: netip.MustParseAddrPort(inner + ":444")}
+			one := Behind{Knock: Knock{8443, tcp}, At: netip.MustParsePrefix("10.9.0.200/32"), To: netip.MustParseAddrPort(inner + ":443")}
+			f.rules = Ruleset{Behind: []Behind{closed, one}, Hidden: []Hidden{{Door: "nas", Ports: []Knock{{8443, tcp}}, Behind: []Behind{one}, Links: []string{"eth0"}}}}
+			f.choose(option)
+			f.build()
+			for _, when := range []string{"opened", "built"} {
+				if when == "opened" {
+					f.open(Pass{Door: "nas", Source: netip.MustParseAddr("10.9.0.2"), Behind: f.rules.Behind, Left: time.Minute})
+				} else {
+					f.build()
+				}
+				f.awaitPort(0, "10.9.0.200:8443", reached)
+				f.wantPort(0, hostAddr+":8443", refused) // by the host behind
+			}
+		})
+	}
+}
+
 // TestBehindWarnings has a kernel that forwards nothing, a target that is the host itself, and one without a route.
 func TestBehindWarnings(t *testing.T) {
 	f := newForwarder(t, behindHosts[0])

@@ -106,7 +106,8 @@ func (t iptables) placeRules(at place, p Pass) (rules []string) {
 		case at.from == "POSTROUTING" && b.Masquerade:
 			rules = append(rules, rule(from+"-d "+hosts.String()+" ", to, more, comment(p.Door), "MASQUERADE"))
 		case at.from == "PREROUTING" && b.At.IsValid() && b.forwarded():
-			rules = append(rules, rule(from+"-d "+b.At.String()+" ", b.Knock, "", comment(p.Door), "DNAT --to-destination "+b.To.String()))
+			dnat := rule(from+"-d "+b.At.String()+" ", b.Knock, "", comment(p.Door), "DNAT --to-destination "+b.To.String())
+			rules = slices.Insert(rules, 0, dnat) // before those about any address of this host
 		case at.from == "PREROUTING" && b.forwarded():
 			rules = append(rules, rule(from, b.Knock, " -m addrtype --dst-type LOCAL", comment(p.Door), "DNAT --to-destination "+b.To.String()))
 		}
@@ -143,6 +144,7 @@ func (t iptables) passScript(command string, p Pass, others []Pass) (script, one
 		if one == "" {
 			one = fmt.Sprintf("-t %s -C %s %s", at.table, at.chain, rules[0])
 		}
+		slices.Reverse(rules)                                                       // each is inserted before the one before it
 		if lines := at.script(inChain(command, at.chain, rules)); command == "-D" { // the way in first
 			script = lines + script
 		} else {

@@ -338,6 +338,19 @@ func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 		sent = append(sent, "socket wildcard 1 "+send)
 	}
 	chain("strangers", "", slices.Concat(forwards, strangers, exceptRules(r.Hidden, false), strangerRules(r.Hidden, false, sent, send))...)
+	if numbers := portNumbers(hidden, tcp); able >= ableToRedirect && numbers != "" {
+		// A bare ACK that others forward may belong to a connection that conntrack has forgotten, and leaves a mapping, by which
+		// chains of nat are not asked again. A stranger's connection does not begin on that.
+		var known []string
+		for _, rule := range forwards {
+			match, _, _ := strings.Cut(rule, "dnat ")
+			known = append(known, match+"accept")
+		}
+		const end = "fib daddr type local drop"
+		chain("known", "", slices.Concat(known, openRules(awaySets, "accept"), exceptRules(r.Hidden, false), strangerRules(r.Hidden, false, []string{end}, end))...)
+		chain("again", fmt.Sprintf("filter hook prerouting priority %d", awayPriority-1),
+			fmt.Sprintf("%s ct status confirmed tcp dport { %s } jump known", beginning, numbers))
+	}
 	chain("away", fmt.Sprintf("%s hook prerouting priority %d", kind, awayPriority),
 		fmt.Sprintf("meta l4proto . th dport { %s } jump strangers", portPairs(append(hidden, asked...))))
 	if able < ableToRedirect {
@@ -360,7 +373,8 @@ func (f nftFirewall) forwardChains(chain func(name, hook string, rules ...string
 	if len(behind) == 0 {
 		return nil, nil
 	}
-	var ports []string // once they are translated
+	var anywhere []string // the rules about any address of this host come after those about one
+	var ports []string    // once they are translated
 	var let, through, onlyRouted, back, masquerade []string
 	const ours = "ct state { established, related } "
 	for i, set := range setsOf(behind)[len(openSets):] {
@@ -382,11 +396,11 @@ func (f nftFirewall) forwardChains(chain func(name, hook string, rules ...string
 		}
 		asked = append(asked, b.Knock)
 		through = append(through, to+in+"ct status dnat "+letIn)
-		local := "fib daddr type local "
+		list, local := &anywhere, "fib daddr type local "
 		if b.At.IsValid() {
-			local = fmt.Sprintf("%s daddr %v ", family, b.At)
+			list, local = &translate, fmt.Sprintf("%s daddr %v ", family, b.At)
 		}
-		translate = append(translate, fmt.Sprintf("%v dport %d %s%sdnat %s to %v", b.Proto, b.Port, in, local, family, b.To))
+		*list = append(*list, fmt.Sprintf("%v dport %d %s%sdnat %s to %v", b.Proto, b.Port, in, local, family, b.To))
 		if b.Masquerade {
 			masquerade = append(masquerade, to+in+"ct status dnat masquerade")
 		}
@@ -398,12 +412,13 @@ func (f nftFirewall) forwardChains(chain func(name, hook string, rules ...string
 	forward := []string{fmt.Sprintf("meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x", f.mark, ^f.mark),
 		fmt.Sprintf("th dport { %s } jump through", numbers), fmt.Sprintf("th sport { %s } jump back", numbers)}
 	if f.passes { // what nobody drops needs no way through
-		reset, unreachable, forward, let, through = "reject with tcp reset", "reject", forward[1:2], nil, onlyRouted
+		reset, unreachable, forward, through = "reject with tcp reset", "reject", forward[1:2], onlyRouted
+		let = []string{ours + "accept"} // has the kernel put fragments together: one of 8 bytes has no flags
 	}
-	strangers := slices.Concat(let, through, exceptRules(r.Hidden, true),
+	strangers := slices.Concat(exceptRules(r.Hidden, true),
 		strangerRules(r.Hidden, true, []string{beginning + " " + reset}, "ct state != { established, related } "+unreachable))
-	if len(strangers) > 0 {
-		chain("through", "", strangers...)
+	if !f.passes || strangers != nil {
+		chain("through", "", slices.Concat(let, through, strangers)...)
 		if !f.passes {
 			chain("back", "", back...)
 		}
@@ -412,7 +427,7 @@ func (f nftFirewall) forwardChains(chain func(name, hook string, rules ...string
 	if masquerade != nil {
 		chain("leaving", fmt.Sprintf("nat hook postrouting priority %d", leavingPriority), masquerade...)
 	}
-	return translate, asked
+	return append(translate, anywhere...), asked
 }
 
 // family is nft's word for it.
