@@ -160,7 +160,7 @@ func TestCheckWithoutDescriptors(t *testing.T) {
 // Who may not look is told so, and nothing about what to install.
 func TestFirewallReportNothingWorks(t *testing.T) {
 	var want []string
-	wantError := "knockd.conf: neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables): nft does not work here: exit status 1"
+	wantError := "knockd.conf: neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables): nft failed: exit status 1"
 	if os.Geteuid() != 0 {
 		want, wantError = []string{"knockd.conf: only root can look at the firewall, which is to open doors: run check as root"}, "<nil>"
 	}
