@@ -152,12 +152,9 @@ func (c *Capture) read(take func(*Frame)) (n int) {
 		}
 		f.Bytes = slot[binary.NativeEndian.Uint16(slot[slotOffNet:]):][:binary.NativeEndian.Uint32(slot[slotOffSnapLen:])]
 		if have&unix.TP_STATUS_COPY != 0 {
-			// The queue has one for each such slot, in the order of the slots. An error, such as ENETDOWN, is told before it.
-			for range 2 {
-				if size, err := unix.Read(c.fd, c.long[:]); err == nil {
-					f.Bytes = c.long[:size]
-					break
-				}
+			// The queue has one for each such slot, in the order of the slots.
+			if n, err := unix.Read(c.fd, c.long[:]); err == nil {
+				f.Bytes = c.long[:n]
 			}
 		}
 		f.Len = int(binary.NativeEndian.Uint32(slot[slotOffLen:]))

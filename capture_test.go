@@ -338,7 +338,7 @@ func TestCaptureLong(t *testing.T) {
 		next := uint32(0)
 		var hit Hit
 		take := func(f *Frame) {
-			if parsePacket(f.Bytes, f.Len, &hit) != nil || hit.Knock.Port != 7000 || f.Protocol != unix.ETH_P_IPV6 {
+			if parsePacket(f.Bytes, f.Len, &hit) != nil || hit.Knock.Port != 7000 {
 				return // IPv6 on a new link
 			}
 			if hit.Seq != next {
@@ -351,22 +351,9 @@ func TestCaptureLong(t *testing.T) {
 			want := next + 1
 			w.eventually("a packet with a header of "+fmt.Sprint(length), func() bool { c.read(take); return next == want })
 		}
-		// The error of a link that goes down stands before the next copy.
-		w.must(w.host.run("sh", "-c", "ip link set eth0 down && ip link set eth0 up"))
+		// Nobody reads: the queue has no room for all copies.
 		p := fromClient4
 		p.knock = Knock{7000, tcp}
-		back := false
-		w.eventually("the link", func() bool {
-			x.send(p.bytes())
-			c.read(func(f *Frame) { back = back || f.Protocol == unix.ETH_P_IP })
-			return back
-		})
-		for range 3 {
-			x.send(long(next, 64))
-			want := next + 1
-			w.eventually("a packet after that", func() bool { c.read(take); return next == want })
-		}
-		// Nobody reads: the queue has no room for all copies.
 		knocks := 0
 		for i := range 2000 {
 			x.send(long(1e6, 248))
