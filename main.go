@@ -56,7 +56,7 @@
 //	firewall_apply.go firewall_choose.go firewall_ending.go                  what is done to the firewall
 //	firewall_bans.go firewall_host.go firewall_watch_linux.go
 //	firewall_list.go firewall_rule.go nft.go* iptables.go firewall.go*
-//	reader.go* capture_pace.go capture_linux.go capture_filter.go* matcher.go*   from the packet to the grant
+//	reader.go* capture_linux.go capture_filter.go* matcher.go*               from the packet to the grant
 //	links_linux.go* served.go sources_linux.go capture_packet.go*            what this host has
 //	translated_linux.go netlink_linux.go
 //	pidfile.go

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -67,11 +68,7 @@ type Reader struct {
 	statsAt      time.Duration
 	pollFds      [1 + maxCaptures]unix.PollFd
 	hit          Hit
-	pace         pace
 	batchTime    time.Duration
-	wall         func() time.Duration // since 1970
-	ahead        time.Duration        // of the wall clock, compared to now
-	stepped      bool                 // the wall clock, since the batch before
 
 	packets, lost, hits, sent uint64 // sent: grants; lost: by the kernel
 }
@@ -90,14 +87,12 @@ func (r *Reader) run() {
 		r.sources.close()
 		r.translations.close()
 	}()
-	var pause time.Duration
 	for {
-		woken, err := r.wait(pause)
+		woken, err := wait(r.plan.captures, r.wake, r.timeout(), r.pollFds[:0])
 		if err != nil {
 			r.steps.printf(r.batchTime, "waiting for packets: %v", err)
 			time.Sleep(time.Second)
 		}
-		r.begin()
 		if woken {
 			var count [8]byte
 			_, _ = unix.Read(r.wake, count[:])
@@ -112,13 +107,10 @@ func (r *Reader) run() {
 				}
 			}
 		}
-		most, slots := 0, 1
+		r.batchTime = r.now()
 		for _, c := range r.plan.captures {
-			if n := c.read(r.receive); int64(n)*int64(slots) >= int64(most)*int64(c.slots) {
-				most, slots = n, c.slots
-			}
+			c.read(r.receive)
 		}
-		pause = r.pace.pause(r.batchTime, most, slots)
 		r.report(r.plan.matcher.Expire(r.batchTime))
 		r.tell()
 		r.steps.flush(r.batchTime)
@@ -144,43 +136,14 @@ func (r *Reader) tell() {
 	})
 }
 
-// wait returns when there are packets, a wake-up, or something else to do, and not before packets have gathered for pause.
-func (r *Reader) wait(pause time.Duration) (woken bool, err error) {
-	if pause > 0 {
-		if woken, err = wait(nil, r.wake, pause, r.pollFds[:0]); woken || err != nil {
-			return woken, err
-		}
-	}
-	return wait(r.plan.captures, r.wake, r.timeout(), r.pollFds[:0])
-}
-
-// maxSlew is by how much two clocks may drift apart between two batches that come close upon each other.
-const maxSlew = 5 * time.Millisecond
-
-// begin asks what time it is, for a batch of packets.
-func (r *Reader) begin() {
-	r.hit.When = r.batchTime // nothing that comes was there at the batch before
-	r.batchTime = r.now()
-	ahead := r.wall() - r.batchTime
-	r.stepped = (ahead - r.ahead).Abs() > maxSlew
-	r.ahead = ahead
-}
-
-// cameAt is when the kernel had a packet: by the frame's own stamp, which is the wall clock's, unless that was set since.
-func (r *Reader) cameAt(f *Frame) time.Duration {
-	if r.stepped {
-		return r.batchTime
-	}
-	return min(max(f.Stamp-r.ahead, r.hit.When), r.batchTime)
-}
-
-// timeout is how long there is nothing to do without a packet, -1 for ever.
-func (r *Reader) timeout() time.Duration {
+// timeout is how long there is nothing to do without a packet, in milliseconds, -1 for ever.
+func (r *Reader) timeout() int {
 	next := min(r.plan.matcher.NextEnd(), r.steps.next(), r.drops.next(), r.opened.next())
 	if next == never {
 		return -1
 	}
-	return max(next-r.now(), 0)
+	// Rounded up, so as not to wake just before the time; and no longer than an int holds.
+	return int(min(max(next-r.now(), 0)/time.Millisecond+1, math.MaxInt32))
 }
 
 // follow takes up a new plan. Attempts in progress go on at doors that stay the same.
@@ -288,7 +251,7 @@ func (r *Reader) receive(f *Frame) {
 	default:
 		return
 	}
-	r.hit = Hit{When: r.cameAt(f)}
+	r.hit = Hit{}
 	link := r.plan.links[f.Link]
 	if link == nil || !link.listened() {
 		r.ignored(f, "no Interface names the link")
@@ -303,7 +266,7 @@ func (r *Reader) receive(f *Frame) {
 		r.ignored(f, "it is to another hardware address")
 		return
 	}
-	r.hit.Link, r.hit.Foreign = f.Link, f.Foreign
+	r.hit.When, r.hit.Link, r.hit.Foreign = r.batchTime, f.Link, f.Foreign
 	// A frame can come twice: on a bridge's port and on the bridge, on a VLAN's parent and on the VLAN.
 	if r.hit.Outside = link.frameOutside(f, r.hit.To); r.hit.Outside == allLists {
 		r.ignored(f, "the bridge's or the VLAN's own link shows it again")

@@ -106,7 +106,6 @@ func (l *Listener) start(now func() time.Duration, log, debug *Log, meter *Meter
 		drops:   Throttle{log: log, burst: dropBurst, interval: dropInterval},
 		served:  func() ([]Knock, error) { return servedPorts(procNet) },
 		sources: l.sources, translations: newTranslations(), servedNow: map[Knock]bool{},
-		wall: func() time.Duration { return time.Duration(time.Now().UnixNano()) },
 	}
 	go reader.run()
 	return grants
