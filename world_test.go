@@ -266,7 +266,7 @@ func exitStatus(err error) int {
 	return 0
 }
 
-// eventually waits for a condition, 10 s at most.
+// eventually waits for a condition, for 30 s at most: a busy machine is slow.
 func (w *world) eventually(what string, condition func() bool) {
 	w.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(10 * time.Millisecond) {
