@@ -10,7 +10,7 @@ VERSION := $(shell git describe --tags --always --abbrev=10 --dirty 2>/dev/null 
 # For each system and CPU; without -buildvcs=false a checkout of another owner does not build.
 GOBUILD  = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w -X main.version=$(VERSION)'
 
-.PHONY: build install demo quick test kinds race router-test firewall-test arch-test fuzz compare bench check release sizes clean
+.PHONY: build install demo demo-svg quick test kinds race router-test firewall-test arch-test fuzz compare bench check release sizes clean
 
 build:
 	$(GOBUILD) -o sesame .
@@ -23,11 +23,15 @@ demo: build
 	@sh needs.sh 'iptables|nft' ip
 	@./sesame demo
 
+# The picture in the README.
+demo-svg: build
+	./sesame demo | go run .ci/svg.go 'make demo' > build/demo.svg && mv build/demo.svg docs/demo.svg
+
 quick:
 	@go run .ci/progress.go -count=1 -tags pure -short ./...
 
 test:
-	@sh needs.sh iptables ipset nft ip knockd knock nmap hping3 tcpdump nc telnet ssh ssh-keygen sysctl bash busybox mandoc xz shellcheck systemd-analyze logrotate python3 || [ "$$(id -u)" != 0 ]
+	@sh needs.sh iptables ipset nft ip knockd knock nmap hping3 tcpdump nc telnet ssh ssh-keygen sysctl bash zsh fish busybox mandoc xz shellcheck systemd-analyze logrotate python3 || [ "$$(id -u)" != 0 ]
 	@go run .ci/progress.go -count=1 -parallel 4 -timeout 30m ./...
 
 # Which kinds of links the tests try on this kernel, and what tries the others.
@@ -102,9 +106,9 @@ release:
 	@sh needs.sh xz
 	@VERSION='$(VERSION)' GOBUILD="$(GOBUILD)" sh release.sh $(CPUS)
 
-# Writes the sizes of the last release into the README.
+# Writes the sizes of the last release into docs/router.md.
 sizes:
-	sed -i -e '/^<!-- sizes/,/^<!-- end of sizes/{//!d}' -e '/^<!-- sizes/r build/sizes.md' README.md
+	sed -i -e '/^<!-- sizes/,/^<!-- end of sizes/{//!d}' -e '/^<!-- sizes/r build/sizes.md' docs/router.md
 
 clean:
 	rm -rf sesame build

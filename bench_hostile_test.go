@@ -193,8 +193,12 @@ func (l *lane) floodFrames(sources int) (frames [][]byte) {
 
 // unrelatedFrames are of other connections, and no first packets. Their checksums are wrong, as the host would answer.
 func (l *lane) unrelatedFrames(away bool) (frames [][]byte) {
+	return l.unrelatedFramesTo(hostAddr, away)
+}
+
+func (l *lane) unrelatedFramesTo(to string, away bool) (frames [][]byte) {
 	for i := range batch {
-		p := testPacket{from: "11.0.0.1", to: hostAddr, fromPort: uint16(1024 + i), knock: Knock{unrelatedPort, tcp}, flags: flagACK, seq: rand.Uint32()}
+		p := testPacket{from: "11.0.0.1", to: to, fromPort: uint16(1024 + i), knock: Knock{unrelatedPort, tcp}, flags: flagACK, seq: rand.Uint32()}
 		if away {
 			p.from, p.to = p.to, floodClient(0).String()
 		}
@@ -544,10 +548,19 @@ func (h *hostile) hiding(table *strings.Builder) {
 		}
 		return f.tableText(r, ableToFind)
 	}
+	behind := func(doors int) string {
+		var r Ruleset
+		for i := range doors {
+			r.Behind = append(r.Behind, Behind{Knock: Knock{uint16(10000 + i), tcp}, To: netip.MustParseAddrPort(inner + ":8443")})
+			r.Hidden = append(r.Hidden, Hidden{Door: fmt.Sprint("door", i), Ports: []Knock{{uint16(10000 + i), tcp}}, Links: []string{"eth0"}})
+		}
+		return strings.ReplaceAll(tracks, "input", "forward") + nftFirewall{mark: defaultMark}.tableText(r, ableToFind)
+	}
 	plain, away := nftFirewall{mark: defaultMark, plain: true}, nftFirewall{mark: defaultMark}
 	all := []*struct {
 		name, rules string
-		beside      int // the lane that it is compared with
+		beside      int  // the lane that it is compared with
+		through     bool // packets are for a host behind this one
 		received    *blaster
 		took        []time.Duration
 	}{
@@ -557,6 +570,10 @@ func (h *hostile) hiding(table *strings.Builder) {
 		{name: "conntrack", rules: tracks, beside: 0},
 		{name: "conntrack, 1 door hidden", rules: tracks + rules(away, 1), beside: 3},
 		{name: "conntrack, 100 doors hidden", rules: tracks + rules(away, 100), beside: 3},
+		{name: "forwarded", beside: 6, through: true},
+		{name: "forwarded, conntrack", rules: strings.ReplaceAll(tracks, "input", "forward"), beside: 6, through: true},
+		{name: "forwarded, conntrack, 1 door", rules: behind(1), beside: 7, through: true},
+		{name: "forwarded, conntrack, 100 doors", rules: behind(100), beside: 7, through: true},
 	}
 	for _, l := range all {
 		lane := h.lane()
@@ -568,7 +585,22 @@ func (h *hostile) hiding(table *strings.Builder) {
 			// The checksums are wrong, so that the host does not answer, and conntrack is to take no notice.
 			h.must(lane.host.run("sh", "-c", "[ ! -e /proc/sys/net/netfilter/nf_conntrack_checksum ] || echo 0 > /proc/sys/net/netfilter/nf_conntrack_checksum"))
 		}
-		l.received = h.blaster(lane.sender, lane.unrelatedFrames(false))
+		frames := lane.unrelatedFrames(false)
+		if l.through {
+			frames = lane.unrelatedFramesTo(inner, false)
+			h.must(lane.host.link("sink", h.netns(), "eth0"))
+			h.must(lane.host.run("sh", "-ec", "ip address add 192.168.77.1/24 dev sink; ip neighbour add "+inner+
+				" lladdr 02:00:00:00:00:01 dev sink; ip route add 11.0.0.0/8 dev eth0; cd /proc/sys/net/ipv4; echo 1 > ip_forward; for f in conf/*/rp_filter; do echo 0 > $f; done"))
+		}
+		l.received = h.blaster(lane.sender, frames)
+		if l.through {
+			_, err := l.received.send(batch)
+			h.must(err)
+			out, err := lane.host.output("awk", "$1 == \"sink:\" { print $11 }", "/proc/net/dev")
+			if h.must(err); strings.TrimSpace(out) == "0" {
+				h.Fatal("nothing is forwarded")
+			}
+		}
 	}
 	h.must(h.pinned(h.netns(), h.senderCPU, func() error {
 		for i := range h.runs + 1 {

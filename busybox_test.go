@@ -33,10 +33,13 @@ next:
   sed -i '\|/usr/sbin/knockd|d' /etc/inittab
   echo ::respawn:/usr/sbin/knockd --keep /var/lib/sesame/good.conf >> /etc/inittab
   kill -HUP 1
+  sesame init ssh --port 22
+  sesame try
 `; !strings.HasSuffix(said, "\n"+want) {
 		t.Errorf("install: got\n%s\nwant\n%s", said, want)
 	}
 	_, next, _ := strings.Cut(said, "next:\n")
+	next, _, _ = strings.Cut(next, "  sesame init")
 	m.run("cp /machine/knockd.conf /etc/knockd.conf; set -e\n" + next)
 	pid := func() string {
 		out, _ := m.output("/router/pidof knockd")

@@ -53,7 +53,7 @@ type FilterSpec struct {
 	TCP, UDP           []interval
 	DecoyTCP, DecoyUDP []interval // with the knocks that they stand around
 	Strict             bool       // every TCP packet with neither RST nor ACK is let through
-	Served             []Knock    // no decoys: Ignore_Ports, ports of doors, and where something on this host listens
+	Served             []Knock    // no decoys: Ignore_Ports, ports of doors, what nat translates, and where something on this host listens
 	Flags              []TCPFlags // a TCP packet fits at least one of them
 	Addresses          []netip.Addr
 	OnlyIPv4           bool
@@ -111,10 +111,7 @@ func (s FilterSpec) wide() FilterSpec {
 
 // mergeIntervals sorts intervals and joins those that overlap or touch.
 func mergeIntervals(lists ...[]interval) (out []interval) {
-	var in []interval
-	for _, list := range lists {
-		in = append(in, list...)
-	}
+	in := slices.Concat(lists...)
 	sort.SliceStable(in, func(i, j int) bool { return in[i].lo < in[j].lo })
 	for _, iv := range in {
 		if n := len(out); n > 0 && int(iv.lo) <= int(out[n-1].hi)+1 {
@@ -128,53 +125,39 @@ func mergeIntervals(lists ...[]interval) (out []interval) {
 
 // cut takes ports of one protocol out of sorted intervals.
 func cut(in []interval, ports []Knock, proto Protocol) (out []interval) {
-	var holes []interval
+	hole := map[Knock]bool{}
 	for _, k := range ports {
-		if k.Proto == proto {
-			holes = append(holes, interval{k.Port, k.Port})
-		}
+		hole[k] = true
 	}
-	holes = mergeIntervals(holes)
 	for _, iv := range in {
-		lo := int(iv.lo)
-		for _, h := range holes {
-			if h.hi < iv.lo || h.lo > iv.hi {
-				continue
+		for port := int(iv.lo); port <= int(iv.hi); port++ {
+			if p := uint16(port); !hole[Knock{p, proto}] {
+				out = append(out, interval{p, p})
 			}
-			if int(h.lo) > lo {
-				out = append(out, interval{uint16(lo), h.lo - 1})
-			}
-			lo = int(h.hi) + 1
-		}
-		if lo <= int(iv.hi) {
-			out = append(out, interval{uint16(lo), iv.hi})
 		}
 	}
-	return out
+	return mergeIntervals(out)
 }
 
 // coarsen joins the intervals with the smallest gaps between them until at most n are left.
-func coarsen(in []interval, n int) []interval {
+func coarsen(in []interval, n int) (out []interval) {
 	if len(in) <= n {
 		return in
 	}
-	gap := func(i int) int { return int(in[i+1].lo) - int(in[i].hi) }
+	gap := func(i int) int { return int(in[i].lo) - int(in[i-1].hi) } // before interval i
 	byGap := make([]int, len(in)-1)
 	for i := range byGap {
-		byGap[i] = i
+		byGap[i] = i + 1
 	}
 	sort.SliceStable(byGap, func(i, j int) bool { return gap(byGap[i]) < gap(byGap[j]) })
-	joined := make([]bool, len(in)) // interval i with i+1
-	for _, i := range byGap[:len(in)-n] {
-		joined[i] = true
-	}
-	var out []interval
-	for i, iv := range in {
-		if i > 0 && joined[i-1] {
-			out[len(out)-1].hi = iv.hi
-		} else {
-			out = append(out, iv)
+	apart := byGap[len(in)-n:]
+	slices.Sort(apart)
+	for _, end := range append(apart, len(in)) {
+		first := 0
+		if n := len(out); n > 0 {
+			first = apart[n-1]
 		}
+		out = append(out, interval{in[first].lo, in[end-1].hi})
 	}
 	return out
 }
@@ -370,34 +353,27 @@ func (a *assembler) searchPorts(ports []interval) {
 // error, as the kernel would read the distance modulo 256.
 func (a *assembler) assemble() ([]bpf.Instruction, error) {
 	for _, j := range a.jumps {
-		distance := func(label string) (int, error) {
+		var skip [2]int
+		for i, label := range []string{j.isTrue, j.isFalse} {
 			if label == "" {
-				return 0, nil
+				continue
 			}
 			to, ok := a.labels[label]
 			if !ok || to <= j.at {
-				return 0, fmt.Errorf("filter: instruction %d jumps to %q, which is not ahead", j.at, label)
+				return nil, fmt.Errorf("filter: instruction %d jumps to %q, which is not ahead", j.at, label)
 			}
-			return to - j.at - 1, nil
-		}
-		t, err := distance(j.isTrue)
-		if err != nil {
-			return nil, err
-		}
-		f, err := distance(j.isFalse)
-		if err != nil {
-			return nil, err
+			skip[i] = to - j.at - 1
 		}
 		cond, isCond := a.prog[j.at].(bpf.JumpIf)
-		if !isCond {
-			a.prog[j.at] = bpf.Jump{Skip: uint32(t)}
-			continue
+		switch {
+		case !isCond:
+			a.prog[j.at] = bpf.Jump{Skip: uint32(skip[0])}
+		case max(skip[0], skip[1]) > 255:
+			return nil, fmt.Errorf("filter: instruction %d jumps %d ahead, more than 255", j.at, max(skip[0], skip[1]))
+		default:
+			cond.SkipTrue, cond.SkipFalse = uint8(skip[0]), uint8(skip[1])
+			a.prog[j.at] = cond
 		}
-		if t > 255 || f > 255 {
-			return nil, fmt.Errorf("filter: instruction %d jumps %d ahead, more than 255", j.at, max(t, f))
-		}
-		cond.SkipTrue, cond.SkipFalse = uint8(t), uint8(f)
-		a.prog[j.at] = cond
 	}
 	return a.prog, nil
 }

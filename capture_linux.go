@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
@@ -14,34 +15,26 @@ import (
 )
 
 const (
-	// blockTimeout is how long the kernel keeps packets in a block before it hands the block over, in milliseconds.
-	// It is the price of the ring in latency; a reader that is woken for each packet pays in CPU instead.
-	blockTimeout = 4
-	minRing      = 16 // blocks
-	maxCaptures  = 32
-	frameSize    = 2048 // tells the kernel how many frames a block is to hold at least; they are packed
+	minRing     = 16 // pages
+	maxCaptures = 32
+
+	// A slot holds one packet: the kernel's headers, which for SOCK_DGRAM take 80 bytes (tpacket_rcv in
+	// net/packet/af_packet.c), and what each knock without extension headers fits into. The whole ring counts as memory that
+	// is used, so slots are small. Of a longer packet that is let through, a copy of the whole waits in the socket's queue.
+	slotSize = 80 + snapShort
 )
 
-// blockSize is small, as a packet that comes alone takes a block: the ring lasts for 64 times blockTimeout at least while
-// the reader has no processor. Larger ones wake the reader less often in a flood. The kernel demands whole pages
-// (packet_set_ring in net/packet/af_packet.c), which have 64 KB on some machines.
-var blockSize = max(ringSize/64, os.Getpagesize())
-
-// Offsets in the ring of linux/if_packet.h. A block begins with struct tpacket_block_desc: version, offset of private
-// data, then struct tpacket_hdr_v1: status, number of packets, offset of the first one. A packet begins with struct
-// tpacket3_hdr, and struct sockaddr_ll stands behind that (Documentation/networking/packet_mmap.rst).
+// Offsets in a slot, of struct tpacket2_hdr and of struct sockaddr_ll behind it (linux/if_packet.h;
+// Documentation/networking/packet_mmap.rst).
 const (
-	blockOffStatus = 8
-	blockOffCount  = 12
-	blockOffFirst  = 16
-
-	frameOffNext    = 0
-	frameOffSnapLen = 12
-	frameOffLen     = 16
-	frameOffStatus  = 20
-	frameOffNet     = 26 // uint16: where the IP header begins
-	frameOffVLAN    = 32 // tp_vlan_tci
-	frameOffLink    = unix.SizeofTpacket3Hdr
+	slotOffStatus  = 0
+	slotOffLen     = 4
+	slotOffSnapLen = 8
+	slotOffNet     = 14 // uint16: where the IP header begins
+	slotOffSec     = 16
+	slotOffNsec    = 20
+	slotOffVLAN    = 24 // uint16: tp_vlan_tci
+	slotOffLink    = unix.SizeofTpacket2Hdr
 
 	linkOffProtocol = 2 // in network byte order (packet(7))
 	linkOffIndex    = 4
@@ -52,8 +45,10 @@ const (
 type Capture struct {
 	fd    int
 	ring  []byte
-	block int   // the next one to come
-	frame Frame // the one that read gives
+	slots int
+	slot  int            // the next one to come
+	long  [snapLong]byte // what read gives of a packet that is longer than a slot
+	frame Frame          // the one that read gives
 }
 
 // openCapture listens on the interface with that index, or on all of them for 0. No packet is queued before the filter
@@ -72,16 +67,18 @@ func openCapture(index int, spec FilterSpec, ring int) (_ *Capture, err error) {
 	if err := c.attach(spec); err != nil {
 		return nil, err
 	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V3); err != nil {
-		return nil, fmt.Errorf("asking for a TPACKET_V3 ring: %w: it needs Linux 3.2", err)
+	// Version 2 wakes the reader for each packet at once. Version 3 does so by a timer, which also ticks while nothing comes.
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V2); err != nil {
+		return nil, fmt.Errorf("asking for a TPACKET_V2 ring: %w", err)
 	}
-	ring = max(ring/blockSize, minRing) * blockSize
-	req := unix.TpacketReq3{
-		Block_size: uint32(blockSize), Block_nr: uint32(ring / blockSize),
-		Frame_size: frameSize, Frame_nr: uint32(ring / frameSize),
-		Retire_blk_tov: blockTimeout,
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_COPY_THRESH, 1); err != nil {
+		return nil, fmt.Errorf("asking for copies of long packets: %w", err)
 	}
-	if err := unix.SetsockoptTpacketReq3(fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
+	page := os.Getpagesize() // the kernel demands blocks of whole pages
+	pages := max(ring/page, minRing)
+	ring, c.slots = pages*page, pages*(page/slotSize)
+	req := unix.TpacketReq{Block_size: uint32(page), Block_nr: uint32(pages), Frame_size: slotSize, Frame_nr: uint32(c.slots)}
+	if err := unix.SetsockoptTpacketReq(fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
 		return nil, fmt.Errorf("making a ring of %d bytes: %w", ring, err)
 	}
 	if c.ring, err = unix.Mmap(fd, 0, ring, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
@@ -142,39 +139,45 @@ func attachFilter(fd int, program []bpf.RawInstruction) error {
 	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &fprog)
 }
 
-// read gives each packet in the blocks that the kernel has handed over to take, in their order.
-func (c *Capture) read(take func(*Frame)) {
-	f := &c.frame
-	for range len(c.ring) / blockSize {
-		block := c.ring[c.block*blockSize:][:blockSize]
-		status := (*uint32)(unsafe.Pointer(&block[blockOffStatus]))
-		if atomic.LoadUint32(status)&unix.TP_STATUS_USER == 0 {
-			return
+// read gives each packet that is in the ring to take, in their order, and returns how many they were: at most a ring full.
+func (c *Capture) read(take func(*Frame)) (n int) {
+	f, page := &c.frame, os.Getpagesize()
+	for ; n < c.slots; n++ {
+		inPage := page / slotSize
+		slot := c.ring[c.slot/inPage*page+c.slot%inPage*slotSize:][:slotSize]
+		status := (*uint32)(unsafe.Pointer(&slot[slotOffStatus]))
+		have := atomic.LoadUint32(status)
+		if have&unix.TP_STATUS_USER == 0 {
+			break
 		}
-		count := binary.NativeEndian.Uint32(block[blockOffCount:])
-		at := binary.NativeEndian.Uint32(block[blockOffFirst:])
-		for range count {
-			frame := block[at:]
-			net := binary.NativeEndian.Uint16(frame[frameOffNet:])
-			f.Bytes = frame[net:][:binary.NativeEndian.Uint32(frame[frameOffSnapLen:])]
-			f.Len = int(binary.NativeEndian.Uint32(frame[frameOffLen:]))
-			f.Protocol = binary.BigEndian.Uint16(frame[frameOffLink+linkOffProtocol:])
-			f.Link = int(binary.NativeEndian.Uint32(frame[frameOffLink+linkOffIndex:]))
-			f.Outgoing = frame[frameOffLink+linkOffType] == unix.PACKET_OUTGOING
-			f.Foreign = frame[frameOffLink+linkOffType] == unix.PACKET_OTHERHOST
-			f.Tagged = binary.NativeEndian.Uint32(frame[frameOffStatus:])&unix.TP_STATUS_VLAN_VALID != 0 &&
-				binary.NativeEndian.Uint32(frame[frameOffVLAN:])&0xfff != 0
-			take(f)
-			at += binary.NativeEndian.Uint32(frame[frameOffNext:])
+		f.Bytes = slot[binary.NativeEndian.Uint16(slot[slotOffNet:]):][:binary.NativeEndian.Uint32(slot[slotOffSnapLen:])]
+		if have&unix.TP_STATUS_COPY != 0 {
+			// The queue has one for each such slot, in the order of the slots. An error, such as ENETDOWN, is told before it.
+			for range 2 {
+				if size, err := unix.Read(c.fd, c.long[:]); err == nil {
+					f.Bytes = c.long[:size]
+					break
+				}
+			}
 		}
+		f.Len = int(binary.NativeEndian.Uint32(slot[slotOffLen:]))
+		f.Stamp = time.Duration(binary.NativeEndian.Uint32(slot[slotOffSec:]))*time.Second +
+			time.Duration(binary.NativeEndian.Uint32(slot[slotOffNsec:]))
+		f.Protocol = binary.BigEndian.Uint16(slot[slotOffLink+linkOffProtocol:])
+		f.Link = int(binary.NativeEndian.Uint32(slot[slotOffLink+linkOffIndex:]))
+		f.Outgoing = slot[slotOffLink+linkOffType] == unix.PACKET_OUTGOING
+		f.Foreign = slot[slotOffLink+linkOffType] == unix.PACKET_OTHERHOST
+		f.Tagged = have&unix.TP_STATUS_VLAN_VALID != 0 && binary.NativeEndian.Uint16(slot[slotOffVLAN:])&0xfff != 0
+		take(f)
 		atomic.StoreUint32(status, unix.TP_STATUS_KERNEL)
-		c.block = (c.block + 1) % (len(c.ring) / blockSize)
+		c.slot = (c.slot + 1) % c.slots
 	}
+	return n
 }
 
 // drops is how many packets the ring had no room for since the last call (packet(7), PACKET_STATISTICS).
 func (c *Capture) drops() uint64 {
-	stats, err := unix.GetsockoptTpacketStatsV3(c.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+	stats, err := unix.GetsockoptTpacketStats(c.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
 	if err != nil {
 		return 0
 	}
@@ -204,15 +207,20 @@ func (c *Capture) close() {
 	_ = unix.Close(c.fd)
 }
 
-// wait blocks until a capture or the wake-up descriptor has something, or timeout has passed (milliseconds, -1 for
-// ever). It reports whether the wake-up came.
-func wait(captures []*Capture, wake int, timeout int, fds []unix.PollFd) (woken bool, err error) {
+// wait blocks until a capture or the wake-up descriptor has something, or timeout has passed (negative: for ever). It
+// reports whether the wake-up came.
+func wait(captures []*Capture, wake int, timeout time.Duration, fds []unix.PollFd) (woken bool, err error) {
 	fds = append(fds, unix.PollFd{Fd: int32(wake), Events: unix.POLLIN})
 	for _, c := range captures {
 		fds = append(fds, unix.PollFd{Fd: int32(c.fd), Events: unix.POLLIN})
 	}
-	if _, err := unix.Poll(fds, timeout); err != nil && err != unix.EINTR {
-		return false, os.NewSyscallError("poll", err)
+	var until *unix.Timespec
+	if timeout >= 0 {
+		left := unix.NsecToTimespec(int64(timeout))
+		until = &left
+	}
+	if _, err := unix.Ppoll(fds, until, nil); err != nil && err != unix.EINTR {
+		return false, os.NewSyscallError("ppoll", err)
 	}
 	for i, c := range captures {
 		if fds[i+1].Revents&unix.POLLERR != 0 {

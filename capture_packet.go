@@ -4,14 +4,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"time"
 )
 
 // Frame is a packet in the ring. Bytes begins at the IP header and is valid until the function it is given to returns.
 type Frame struct {
 	Bytes    []byte
-	Len      int    // of the packet itself, of which Bytes may have less
-	Protocol uint16 // EtherType
-	Link     int    // interface index
+	Len      int           // of the packet itself, of which Bytes may have less
+	Stamp    time.Duration // when the kernel had it, since 1970 by the host's clock
+	Protocol uint16        // EtherType
+	Link     int           // interface index
 	Outgoing bool
 	Tagged   bool // came with a VLAN tag other than 0
 	Foreign  bool // to another hardware address than the link's

@@ -76,7 +76,7 @@ func (o checkOptions) check(e env) error {
 // describe is, in lines, which firewall would open the doors, and why. dryRun adds the commands. links are this host's. An
 // error is what would keep serve from starting.
 func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report string, warnings []string, err error) {
-	rules := c.ruleset(c.Interfaces, defaultLinks(links), links)
+	rules := c.ruleset(c.Interfaces, linkNames(links, true), links)
 	choice, err := pickFirewall(a.option, a.mark, rules, a.run)
 	if err != nil && os.Geteuid() != 0 {
 		return "", []string{c.File + ": only root can look at the firewall, which is to open doors: run check as root"}, nil
@@ -84,8 +84,8 @@ func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report 
 	if err != nil {
 		return "", nil, fmt.Errorf("%s: %w", c.File, err)
 	}
-	choice = choice.fit(a.inspect(inspectLimit))
-	for _, w := range choice.Warnings {
+	choice = choice.fit(a.inspect(inspectLimit), rules)
+	for _, w := range append(choice.Warnings, behindWarnings(rules)...) {
 		warnings = append(warnings, c.File+": "+w)
 	}
 	for _, d := range c.Doors {
@@ -105,7 +105,7 @@ func (a *Applier) describe(c *Config, links map[int]*Link, dryRun bool) (report 
 	report += tracking + "\nat its start serve would run:\n" + calls
 	for _, d := range c.Doors {
 		for _, source := range []string{"192.0.2.7", "2001:db8::7"} {
-			calls := choice.open(Pass{Door: d.Name, Source: netip.MustParseAddr(source), Ports: d.OpenPorts, Left: d.CmdTimeout}, nil)
+			calls := choice.open(Pass{Door: d.Name, Source: netip.MustParseAddr(source), Ports: d.OpenPorts, Behind: d.Behind, Left: d.CmdTimeout}, nil)
 			if d.native() && calls != nil {
 				report += fmt.Sprintf("to open door %q for %s it would run:\n%s", d.Name, source, describeCalls(calls))
 			}
@@ -157,7 +157,7 @@ func describeDoor(d *Door, unused int, secrets bool) string {
 	}
 	switch {
 	case d.native():
-		fmt.Fprintf(&s, ", opens %s for %v", joinKnocks(d.OpenPorts), d.CmdTimeout)
+		fmt.Fprintf(&s, ", opens %s for %v", strings.Join(d.opens(), ","), d.CmdTimeout)
 		if d.Start+d.Start6+d.Stop+d.Stop6 != "" {
 			s.WriteString(" and runs a command")
 		}
@@ -198,13 +198,20 @@ func hostWarnings(c *Config, onlyIPv4 bool) (warnings []string) {
 			}
 			for _, s := range linkStates([][]string{list}, links) {
 				if s.odd() {
-					warnings = append(warnings, fmt.Sprintf("%s:%d: %s", c.File, at, s.news(linkNames(links))))
+					warnings = append(warnings, fmt.Sprintf("%s:%d: %s", c.File, at, s.news(strings.Join(linkNames(links, false), ", "))))
 				}
 			}
 		}
 	}
 	if err := notHandedOn(c); err != nil {
 		warnings = append(warnings, fmt.Sprintf("%s: %v", c.File, err))
+	}
+	for _, chain := range []string{"input", "forward"} {
+		file := fw4Includes + chain + "/sesame.nft"
+		if text, err := os.ReadFile(file); err == nil && !(nftFirewall{mark: c.FirewallMark}).ours(string(text)) && slices.ContainsFunc(c.Doors, (*Door).native) {
+			warnings = append(warnings, fmt.Sprintf("%s: Firewall_Mark is 0x%x, and %s lets another one in: who has knocked "+
+				"stays out for a moment when fw4 reloads: write the mark there, too", c.File, c.FirewallMark, file))
+		}
 	}
 	for _, d := range c.Doors {
 		var missing []string

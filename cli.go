@@ -5,10 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
+
+// never is when something is due that is not.
+const never = time.Duration(math.MaxInt64)
 
 func plural(n int, noun string) string {
 	if n == 1 {
@@ -91,6 +97,18 @@ func stringOption(short byte, long, arg, help string, to *string) option {
 	return option{short, long, arg, help, func(v string) error { *to = v; return nil }}
 }
 
+// numberOption takes a number from least to most; unit is such as " of milliseconds".
+func numberOption(short byte, long, arg, help, unit string, least, most int, set func(n int)) option {
+	return option{short, long, arg, help, func(v string) error {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < least || n > most {
+			return fmt.Errorf("a number%s from %d to %d is needed, not %q", unit, least, most, v)
+		}
+		set(n)
+		return nil
+	}}
+}
+
 func helpOptions() []option {
 	return []option{
 		{'V', "version", "", "print the version", func(string) error { return errVersion }},
@@ -136,11 +154,11 @@ func getopt(args []string, opts []option) (rest []string, err error) {
 			}
 		case len(arg) > 1 && arg[0] == '-':
 			for i := 1; i < len(arg); i++ {
-				o, ok := shortOption(arg[i], opts)
-				if !ok {
+				at := slices.IndexFunc(opts, func(o option) bool { return o.short == arg[i] && arg[i] != 0 })
+				if at < 0 {
 					return nil, wrong("unknown option %q", "-"+arg[i:i+1])
 				}
-				name, value := "-"+arg[i:i+1], ""
+				o, name, value := opts[at], "-"+arg[i:i+1], ""
 				if o.arg != "" {
 					if value = arg[i+1:]; value == "" {
 						if len(args) == 0 {
@@ -165,18 +183,9 @@ func getopt(args []string, opts []option) (rest []string, err error) {
 func onlyOptions(args []string, opts []option, hint string) error {
 	rest, err := getopt(args, opts)
 	if err == nil && len(rest) > 0 {
-		err = usageError(fmt.Sprintf("%q is one argument too many%s", rest[0], hint))
+		err = usageError(fmt.Sprintf("unexpected argument %q%s", rest[0], hint))
 	}
 	return err
-}
-
-func shortOption(c byte, opts []option) (option, bool) {
-	for _, o := range opts {
-		if o.short == c && c != 0 {
-			return o, true
-		}
-	}
-	return option{}, false
 }
 
 func longOption(name string, opts []option) (option, error) {
@@ -210,8 +219,23 @@ func printOptions(w io.Writer, opts []option) {
 		if o.short != 0 {
 			short = fmt.Sprintf("-%c,", o.short)
 		}
-		fmt.Fprintf(w, "  %s %-24s %s\n", short, long, o.help)
+		fmt.Fprint(w, wrap(fmt.Sprintf("  %s %-24s", short, long), o.help, 31))
 	}
+}
+
+const columnsWide = 80
+
+// wrap is a text after first, in lines of 80 columns, of which all but the first begin with indent blanks.
+func wrap(first, text string, indent int) string {
+	s, line := "", first
+	for _, word := range strings.Fields(text) {
+		if len(line)+1+len(word) > columnsWide && strings.TrimSpace(line) != "" {
+			s += strings.TrimRight(line, " ") + "\n"
+			line = strings.Repeat(" ", indent-1)
+		}
+		line += " " + word
+	}
+	return s + strings.TrimRight(line, " ") + "\n"
 }
 
 // printable replaces what could forge a line or drive a terminal.
@@ -241,12 +265,13 @@ type env struct {
 
 // subcommand is one row of the table that main goes by.
 type subcommand struct {
-	name  string
-	alias string // the file name that means this subcommand, or ""
-	usage string // what stands after the program's name
-	help  string // one line
-	opts  func() []option
-	run   func(e env, args []string) error
+	name           string
+	alias          string // the file name that means this subcommand, or ""
+	usage          string // what stands after the program's name
+	help           string // one line
+	group, example string
+	opts           func() []option
+	run            func(e env, args []string) error
 }
 
 // usageError says why a command line cannot be understood.

@@ -43,6 +43,10 @@ func (c *Config) noDecoys() []Knock {
 	ports := slices.Clone(c.IgnorePorts)
 	for _, d := range c.Doors {
 		ports = append(ports, d.OpenPorts...)
+		for _, b := range d.Behind {
+			_, port := b.target()
+			ports = append(ports, b.Knock, Knock{port, b.Proto})
+		}
 	}
 	return ports
 }
@@ -132,7 +136,7 @@ func (p *configParser) set(key, value string, hasValue bool) {
 	case !hasValue && d.name != "UseSyslog":
 		p.fail("%s needs a value: %s = ...", d.name, d.name)
 	case p.section == nil:
-		p.fail("%s stands before the first section: write [options] or a door's [name] above it", d.name)
+		p.fail("%s is before the first section: write [options] or a door's [name] above it", d.name)
 	case p.door == nil && !d.inOption:
 		p.fail("%s belongs in a door's section, not in [options]", d.name)
 	case p.door != nil && !d.inDoor:
@@ -142,9 +146,9 @@ func (p *configParser) set(key, value string, hasValue bool) {
 		case before == 0 || d.name == "TCPFlags" || d.name == "UseSyslog": // flags add up
 			d.set(p, value)
 		case d.name == "Interface": // as in knockd
-			p.warn("Interface stands on line %d already: that line holds", before)
+			p.warn("Interface is already on line %d: that line holds", before)
 		default:
-			p.warn("%s stands on line %d already: this line holds", d.name, before)
+			p.warn("%s is already on line %d: this line holds", d.name, before)
 			d.set(p, value)
 		}
 	}
@@ -179,7 +183,13 @@ var directives = []directive{
 	{"Stop_Command_6", "", true, false, func(p *configParser, v string) { p.door.Stop6 = v }},
 	{"Seq_Cooldown", "", true, false, func(p *configParser, v string) { p.setSeconds(&p.door.Cooldown, v) }},
 	{"Ignore_Ports", "", false, true, func(p *configParser, v string) {
-		p.config.IgnorePorts = p.parsePorts(maxIgnorePorts, "let doors that are near them have Decoys = no", v)
+		p.config.IgnorePorts = readPorts(p, maxIgnorePorts, "let doors that are near them have Decoys = no", v, func(item string) (Knock, error) {
+			b, err := parseOpenPort(item)
+			if err == nil && b != (Behind{Knock: b.Knock}) {
+				err = errPort
+			}
+			return b.Knock, err
+		})
 	}},
 	{"Ring_Size", "", false, true, func(p *configParser, v string) {
 		p.setNumber("how many megabytes of packets can wait", &p.config.RingSize, 1<<20, maxRingMB, v)
@@ -191,7 +201,18 @@ var directives = []directive{
 		p.setNumber("how many sources a door is open for at once", &p.door.MaxOpen, 1, maxMaxOpen, v)
 	}},
 	{"Open_Ports", "", true, false, func(p *configParser, v string) {
-		p.door.OpenPorts = p.parsePorts(maxOpenPorts, "put the rest into another door of the same sequence", v)
+		p.door.OpenPorts, p.door.Behind = nil, nil
+		for _, b := range readPorts(p, maxOpenPorts, "put the rest into another door of the same sequence", v, parseOpenPort) {
+			if masked := b.At.Masked(); b.At != masked {
+				p.warn("%s: %q is read as %v", p.name, b.At, masked)
+				b.At = masked
+			}
+			if b.At.IsValid() || b.forwarded() {
+				p.door.Behind = append(p.door.Behind, b)
+			} else {
+				p.door.OpenPorts = append(p.door.OpenPorts, b.Knock)
+			}
+		}
 	}},
 	{"Hide", "", true, false, func(p *configParser, v string) { p.setYes(&p.door.Hide, v) }},
 	{"Hide_Except", "", true, false, func(p *configParser, v string) { p.door.HideExcept = p.parseNetworks(maxHideExcept, v) }},
@@ -358,8 +379,11 @@ func (p *configParser) setTarget(value string) {
 	p.door.Target = addr.Unmap()
 }
 
-// parsePorts reads ports with commas between them. They are no secret: whoever scans the host finds them open or not.
-func (p *configParser) parsePorts(most int, otherwise, value string) (ports []Knock) {
+// readPorts reads ports with commas between them. They are no secret: whoever scans the host finds them open or not.
+func readPorts[Port interface {
+	comparable
+	fmt.Stringer
+}](p *configParser, most int, otherwise, value string, parse func(item string) (Port, error)) (ports []Port) {
 	items := strings.Split(withoutComment(value), ",")
 	if len(items) > most {
 		p.fail("%s: 1 to %d ports, not %d: %s", p.name, most, len(items), otherwise)
@@ -367,11 +391,10 @@ func (p *configParser) parsePorts(most int, otherwise, value string) (ports []Kn
 	}
 	for _, item := range items {
 		item = strings.TrimSpace(item)
-		k, err := parseKnock(item)
+		k, err := parse(item)
 		switch {
 		case err != nil:
-			p.fail("%s: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, "+
-				"not %q", p.name, item)
+			p.fail("%s: %v, not %q", p.name, err, item)
 		case slices.Contains(ports, k):
 			p.warn("%s: %v stands there twice", p.name, k)
 		default:
@@ -460,6 +483,7 @@ func (p *configParser) finish() {
 			p.fail("a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000")
 		}
 	}
+	p.checkTargets()
 	names, prefixes := nameSurprises(p.config.Doors), prefixSurprises(p.config.Doors)
 	for i, d := range p.config.Doors {
 		s, texts := p.doors[i], []string{prefixes[i], names[i]}
@@ -496,13 +520,44 @@ func (p *configParser) checkPorts(s *section, d *Door) {
 	case except && !d.Hide:
 		p.at(s, "Hide_Except").fail("Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line")
 	}
-	if ports && d.Target.IsValid() {
-		p.at(s, "Open_Ports").fail("Open_Ports opens ports of this host, and Target is for another one: " +
-			"open those by a Start_Command with a FORWARD rule")
+	if d.Target.IsValid() && (d.OpenPorts != nil || slices.ContainsFunc(d.Behind, Behind.forwarded)) {
+		p.at(s, "Open_Ports").fail("Open_Ports opens ports of this host, and Target is for another one: write that one's address before its ports: Open_Ports = %v",
+			Behind{Knock: Knock{443, tcp}, At: netip.PrefixFrom(d.Target, d.Target.BitLen())})
 	}
 	if ports && d.CmdTimeout == 0 {
 		p.at(s, "Cmd_Timeout").fail("Cmd_Timeout = 0 closes Open_Ports at once: "+
 			"write how many seconds they are to be open, from 1 to %d", maxSeconds)
+	}
+}
+
+// checkTargets finds ports that lead to two places at once.
+func (p *configParser) checkTargets() {
+	type asked struct {
+		Knock
+		at  netip.Prefix
+		is4 bool
+	}
+	first, line := map[asked]Behind{}, map[asked]int{}
+	for i, d := range p.config.Doors {
+		all := slices.Clone(d.Behind)
+		for _, k := range d.OpenPorts {
+			all = append(all, Behind{Knock: k})
+		}
+		for _, b := range all {
+		families:
+			for _, is4 := range []bool{true, false} {
+				at := asked{b.Knock, b.At, is4}
+				was, known := first[at]
+				switch {
+				case b.forwarded() && b.is4() != is4, b.At.IsValid() && !b.forwarded():
+				case !known:
+					first[at], line[at] = b, d.line("Open_Ports")
+				case was != b:
+					p.at(p.doors[i], "Open_Ports").fail("Open_Ports: %v, but on line %d the same port leads elsewhere (%v): take another port", b, line[at], was)
+					break families // it is told once
+				}
+			}
+		}
 	}
 }
 

@@ -49,7 +49,9 @@ func (d *Door) knockSurprises() (texts []string) {
 			"answers to them may count as scans: take another one, or write TCPFlags = syn if it is TCP",
 			firstEphemeral, lastEphemeral))
 	}
-	if has(func(k Knock) bool { return slices.Contains(d.OpenPorts, k) }) {
+	if has(func(k Knock) bool {
+		return slices.Contains(d.OpenPorts, k) || slices.ContainsFunc(d.Behind, func(b Behind) bool { return b.Knock == k && (b.forwarded() || d.Target.IsValid()) })
+	}) {
 		texts = append(texts, "a knock is one of Open_Ports, too: whoever tries that port knocks: take another one")
 	}
 	return texts
@@ -129,7 +131,7 @@ func nameSurprises(doors []*Door) []string {
 	said, lines := make([]string, len(doors)), map[string]int{}
 	for i, d := range doors {
 		if line := lines[d.Name]; line != 0 {
-			said[i] = fmt.Sprintf("a door of this name stands on line %d already: the log will not tell them apart", line)
+			said[i] = fmt.Sprintf("a door of this name is already on line %d: the log will not tell them apart", line)
 		} else {
 			lines[d.Name] = d.Line
 		}

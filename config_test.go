@@ -93,6 +93,20 @@ func TestDoorDirectives(t *testing.T) {
 		{"open ports that are repeated", "Open_Ports = 22,23,22:tcp", func(d *Door) { d.OpenPorts = []Knock{{22, tcp}, {23, tcp}} }},
 		{"last open ports hold", "Open_Ports = 22\nOpen_Ports = 23", func(d *Door) { d.OpenPorts = []Knock{{23, tcp}} }},
 		{"most open ports", "Open_Ports = 22" + strings.Repeat(",22", maxOpenPorts-1), func(d *Door) { d.OpenPorts = []Knock{{22, tcp}} }},
+		{"forwards", "Open_Ports = 8443 -> 192.168.77.10:443, 8053:UDP->[fd77::10]:5353 MASQUERADE,22 # nas", func(d *Door) {
+			d.OpenPorts = []Knock{{22, tcp}}
+			d.Behind = []Behind{{Knock: Knock{8443, tcp}, To: netip.MustParseAddrPort("192.168.77.10:443")},
+				{Knock: Knock{8053, udp}, To: netip.MustParseAddrPort("[fd77::10]:5353"), Masquerade: true}}
+		}},
+		{"forwards of one address", "Open_Ports = [2001:db8::1]:80 -> [fd77::10], 192.0.2.1:22:udp->10.0.0.7:23", func(d *Door) {
+			d.Behind = []Behind{{Knock: Knock{80, tcp}, At: netip.MustParsePrefix("2001:db8::1/128"), To: netip.MustParseAddrPort("[fd77::10]:80")},
+				{Knock: Knock{22, udp}, At: netip.MustParsePrefix("192.0.2.1/32"), To: netip.MustParseAddrPort("10.0.0.7:23")}}
+		}},
+		{"routed hosts", "Target = 192.0.2.9\nOpen_Ports = 192.0.2.9:443, [2001:db8:1::/48]:22:tcp, 192.0.2.9/28 : 53 : udp", func(d *Door) {
+			d.Target = netip.MustParseAddr("192.0.2.9")
+			d.Behind = []Behind{{Knock: Knock{443, tcp}, At: netip.MustParsePrefix("192.0.2.9/32")},
+				{Knock: Knock{22, tcp}, At: netip.MustParsePrefix("2001:db8:1::/48")}, {Knock: Knock{53, udp}, At: netip.MustParsePrefix("192.0.2.0/28")}}
+		}},
 		{"hide", "Open_Ports = 22\nhide = YES # please", func(d *Door) { d.OpenPorts, d.Hide = []Knock{{22, tcp}}, true }},
 		{"hide in other words", "Open_Ports = 22\nHide = no\nHide = 0\nHide = true\nHide = False\nHide = on", func(d *Door) { d.OpenPorts, d.Hide = []Knock{{22, tcp}}, true }},
 		{"last hide holds", "Open_Ports = 22\nHide = 1\nHide = off", func(d *Door) { d.OpenPorts = []Knock{{22, tcp}} }},
@@ -293,14 +307,15 @@ func TestSections(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	const (
 		port    = `knockd.conf:2: door "a": Sequence: a port is a number from 1 to 65535`
-		empty   = `knockd.conf:2: door "a": Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports`
+		empty   = `knockd.conf:2: door "a": Sequence: an item is empty: a port is a number from 1 to 65535, and commas only go between ports`
 		seconds = ` is a number of seconds from 0 to 2147483647, not `
 		isFlag  = ` is no flag: fin, syn, rst, psh, ack, urg, each also with ! before it`
 		tooLong = ` is too long: the name of an interface has 15 characters at most, with a *`
 		isLink  = ` is no interface: names with commas between them (eth0, ppp*), any, or auto`
 		door    = "[a]\nSequence = 1\n"
 		native  = door + "Open_Ports = 22\n"
-		open    = `knockd.conf:3: door "a": Open_Ports: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not `
+		behind  = `knockd.conf:3: door "a": Open_Ports: `
+		open    = `knockd.conf:3: door "a": Open_Ports: ports are numbers from 1 to 65535 with commas between them, each optionally followed by :tcp or :udp, not `
 		except  = `knockd.conf:5: door "a": Hide_Except is addresses and networks with commas between them, such as 192.168.1.0/24, 2001:db8::/32, 10.0.0.7, not `
 		hides   = ` without Open_Ports hides nothing: write the ports to hide (Open_Ports = 22), or delete this line`
 		mark    = `knockd.conf:2: Firewall_Mark is one bit of 32, such as 0x20000000, not `
@@ -327,12 +342,12 @@ func TestMistakes(t *testing.T) {
 
 		{"misspelt directive", "[a]\nSequence = 1\nCmd_Timout = 5", `knockd.conf:3: door "a": unknown directive "Cmd_Timout" (did you mean Cmd_Timeout?)`},
 		{"unknown directive", "[options]\nColour = red", `knockd.conf:2: unknown directive "Colour"`},
-		{"no directive", "[a]\nSequence = 1\n; a comment", `knockd.conf:3: door "a": "; a comment" is no directive: a line is [section], Directive = value or # comment`},
-		{"misspelt bare directive", "[options]\nUseSyslock", `knockd.conf:2: "UseSyslock" is no directive: a line is [section], Directive = value or # comment (did you mean UseSyslog?)`},
+		{"no directive", "[a]\nSequence = 1\n; a comment", `knockd.conf:3: door "a": "; a comment" is not a directive: a line is [section], Directive = value or # comment`},
+		{"misspelt bare directive", "[options]\nUseSyslock", `knockd.conf:2: "UseSyslock" is not a directive: a line is [section], Directive = value or # comment (did you mean UseSyslog?)`},
 		{"no =", "[a]\nSequence = 1\nCommand", `knockd.conf:3: door "a": Start_Command needs a value: Start_Command = ...`},
 		{"before any section", "LogFile = /a\nUseSyslog",
-			"knockd.conf:1: LogFile stands before the first section: write [options] or a door's [name] above it\n" +
-				"knockd.conf:2: UseSyslog stands before the first section: write [options] or a door's [name] above it"},
+			"knockd.conf:1: LogFile is before the first section: write [options] or a door's [name] above it\n" +
+				"knockd.conf:2: UseSyslog is before the first section: write [options] or a door's [name] above it"},
 		{"door's directive in options", "[options]\nTCPFlags = syn", `knockd.conf:2: TCPFlags belongs in a door's section, not in [options]`},
 		{"option in a door", "[a]\nSequence = 1\nInterface = eth0\nLogFile = /a\nPidFile = /a",
 			`knockd.conf:4: door "a": LogFile belongs in [options]` + "\n" +
@@ -340,7 +355,7 @@ func TestMistakes(t *testing.T) {
 		{"no name", "[ ]\nSequence = 1", `knockd.conf:1: a section needs a name: [options] or a door's [name]`},
 		{"name that is no text", "[\xff]\nSequence = 1", `knockd.conf:1: a door's name must be UTF-8 text: it stands in the log`},
 		{"section that is not closed", "[a\nSequence = 7000", `knockd.conf:1: a section is [name]: the ] is missing`},
-		{"behind a section", "[options] # comment", `knockd.conf:1: a section is [name] and nothing behind it: put the rest on a line of its own`},
+		{"behind a section", "[options] # comment", `knockd.conf:1: a section is [name] and nothing after it: put the rest on a line of its own`},
 
 		{"unknown flag", "[a]\nSequence = 1\nTCPFlags = syn,ecn", `knockd.conf:3: door "a": TCPFlags: "ecn"` + isFlag},
 		{"no flag", "[a]\nSequence = 1\nTCPFlags =", `knockd.conf:3: door "a": TCPFlags: ""` + isFlag},
@@ -379,7 +394,7 @@ func TestMistakes(t *testing.T) {
 		{"too many open", "[a]\nSequence = 1,2\nMax_Open = 4097", `knockd.conf:3: door "a": Max_Open is how many sources a door is open for at once, from 1 to 4096, not "4097"`},
 		{"no ring", "[options]\nRing_Size = 0", `knockd.conf:2: Ring_Size is how many megabytes of packets can wait, from 1 to 64, not "0"`},
 		{"ring in other words", "[options]\nRing_Size = 4 MB", `knockd.conf:2: Ring_Size is how many megabytes of packets can wait, from 1 to 64, not "4 MB"`},
-		{"ignored what", "[options]\nIgnore_Ports = 7000,x", `knockd.conf:2: Ignore_Ports: ports are numbers from 1 to 65535 with commas between them, each also with :tcp or :udp behind it, not "x"`},
+		{"ignored what", "[options]\nIgnore_Ports = 7000,x", `knockd.conf:2: Ignore_Ports: ports are numbers from 1 to 65535 with commas between them, each optionally followed by :tcp or :udp, not "x"`},
 		{"ignored in a door", "[a]\nSequence = 1,2\nIgnore_Ports = 7000", `knockd.conf:3: door "a": Ignore_Ports belongs in [options]`},
 		{"empty hide", native + "Hide =", `knockd.conf:4: door "a": Hide is yes or no, not "": Hide = yes`},
 		{"hide what", native + "Hide = 22", `knockd.conf:4: door "a": Hide is yes or no, not "22": Hide = yes`},
@@ -398,14 +413,44 @@ func TestMistakes(t *testing.T) {
 		{"exceptions and hide = no", native + "Hide = no\nHide_Except = 10.0.0.7",
 			`knockd.conf:5: door "a": Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line`},
 		{"open ports of a target", native + "Target = 192.0.2.7", `knockd.conf:3: door "a": Open_Ports opens ports of this host, and Target is for another one: ` +
-			`open those by a Start_Command with a FORWARD rule`},
+			`write that one's address before its ports: Open_Ports = 192.0.2.7:443:tcp`},
 		{"open ports for no time", native + "Cmd_Timeout = 0",
 			`knockd.conf:4: door "a": Cmd_Timeout = 0 closes Open_Ports at once: write how many seconds they are to be open, from 1 to 2147483647`},
 		{"all that does not go together", "[a]\nCmd_Timeout = 0\nTarget = 192.0.2.7\nHide_Except = 10.0.0.7\nOpen_Ports = 22",
 			`knockd.conf:1: door "a": a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000` + "\n" +
 				`knockd.conf:2: door "a": Cmd_Timeout = 0 closes Open_Ports at once: write how many seconds they are to be open, from 1 to 2147483647` + "\n" +
 				`knockd.conf:4: door "a": Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line` + "\n" +
-				`knockd.conf:5: door "a": Open_Ports opens ports of this host, and Target is for another one: open those by a Start_Command with a FORWARD rule`},
+				`knockd.conf:5: door "a": Open_Ports opens ports of this host, and Target is for another one: write that one's address before its ports: Open_Ports = 192.0.2.7:443:tcp`},
+		{"forward to nowhere", door + "Open_Ports = 8443 ->", behind + `after the arrow: ADDRESS[:PORT], optionally masquerade, not "8443 ->"`},
+		{"forward to a name", door + "Open_Ports = 8443 -> nas:443", behind + `"nas:443" is no ADDRESS or ADDRESS:PORT with IPv6 addresses in brackets, not "8443 -> nas:443"`},
+		{"forward to an address without brackets", door + "Open_Ports = 8443 -> fd77::10:443, 22 -> [fd77::10, 8443 -> fd77::10", behind + `"fd77::10:443" is no ADDRESS or ADDRESS:PORT with IPv6 addresses in brackets, not "8443 -> fd77::10:443"` + "\n" +
+			behind + `"[fd77::10" is no ADDRESS or ADDRESS:PORT with IPv6 addresses in brackets, not "22 -> [fd77::10"` + "\n" + behind + `"fd77::10" is no ADDRESS or ADDRESS:PORT with IPv6 addresses in brackets, not "8443 -> fd77::10"`},
+		{"forward with a protocol on the right", door + "Open_Ports = 8443 -> 192.168.77.10:443:udp",
+			behind + `after the arrow, a port is a number from 1 to 65535; the protocol is before the arrow, not "8443 -> 192.168.77.10:443:udp"`},
+		{"forward to port 0", door + "Open_Ports = 8443 -> 192.168.77.10:0", behind + `after the arrow, a port is a number from 1 to 65535; the protocol is before the arrow, not "8443 -> 192.168.77.10:0"`},
+		{"forward to more", door + "Open_Ports = 8443 -> 192.168.77.10 masquerade please", behind + `after the arrow: ADDRESS[:PORT], optionally masquerade, not "8443 -> 192.168.77.10 masquerade please"`},
+		{"forward to a multicast address", door + "Open_Ports = 8443 -> 224.0.0.1", behind + `"224.0.0.1" is no address of a host to forward to, not "8443 -> 224.0.0.1"`},
+		{"forward to loopback", door + "Open_Ports = 8443 -> 127.0.0.1:80", behind + `"127.0.0.1" is no address of a host to forward to, not "8443 -> 127.0.0.1:80"`},
+		{"forward to one link", door + "Open_Ports = 8443 -> [fe80::1]:80", behind + `"fe80::1" is no address of a host to forward to, not "8443 -> [fe80::1]:80"`},
+		{"forward to a zone", door + "Open_Ports = 8443 -> [fd77::10%eth0]:80", behind + `"fd77::10%eth0" is no address of a host to forward to, not "8443 -> [fd77::10%eth0]:80"`},
+		{"forward of a network", door + "Open_Ports = 192.0.2.0/24:8443 -> 192.168.77.10",
+			behind + `192.0.2.0/24 is a network: what is forwarded is asked of one address of this host, or of all: PORT -> ADDRESS, not "192.0.2.0/24:8443 -> 192.168.77.10"`},
+		{"forward from IPv4 to IPv6", door + "Open_Ports = 192.0.2.1:8443 -> [fd77::10]", behind + `what is asked over IPv4 cannot be forwarded over IPv6, or the other way round, not "192.0.2.1:8443 -> [fd77::10]"`},
+		{"forward of no port", door + "Open_Ports = -> 192.168.77.10", behind + `a port is [ADDRESS:]PORT[:udp], or [ADDRESS:]PORT[:udp] -> ADDRESS[:PORT] [masquerade], with IPv6 addresses in brackets, not "-> 192.168.77.10"`},
+		{"routed host without brackets", door + "Open_Ports = 2001:db8::7:443", behind + `a port is [ADDRESS:]PORT[:udp], or [ADDRESS:]PORT[:udp] -> ADDRESS[:PORT] [masquerade], with IPv6 addresses in brackets, not "2001:db8::7:443"`},
+		{"routed host without a port", door + "Open_Ports = 192.0.2.7", behind + `a port is [ADDRESS:]PORT[:udp], or [ADDRESS:]PORT[:udp] -> ADDRESS[:PORT] [masquerade], with IPv6 addresses in brackets, not "192.0.2.7"`},
+		{"all that is routed", door + "Open_Ports = 0.0.0.0/0:22", behind + `"0.0.0.0/0" is no address or network of hosts, not "0.0.0.0/0:22"`},
+		{"forward of an ignored port", door + "Open_Ports = 22\n[options]\nIgnore_Ports = 22 -> 192.168.77.10", `knockd.conf:5: Ignore_Ports: ports are numbers from 1 to 65535 with commas between them, each optionally followed by :tcp or :udp, not "22 -> 192.168.77.10"`},
+		{"one port to two hosts", door + "Open_Ports = 8443 -> 192.168.77.10, 8443 -> 192.168.77.11",
+			`knockd.conf:3: door "a": Open_Ports: 8443:tcp -> 192.168.77.11:8443, but on line 3 the same port leads elsewhere (8443:tcp -> 192.168.77.10:8443): take another port`},
+		{"one port to two hosts in two doors", door + "Open_Ports = 8443 -> 192.168.77.10:443\n[b]\nSequence = 3,2,1\nOpen_Ports = 8443 -> [fd77::10]:443, 8443 -> 192.168.77.10:444",
+			`knockd.conf:6: door "b": Open_Ports: 8443:tcp -> 192.168.77.10:444, but on line 3 the same port leads elsewhere (8443:tcp -> 192.168.77.10:443): take another port`},
+		{"one port here and behind, of both families", door + "Open_Ports = 8443 -> 192.168.77.10:443, 8443 -> [fd77::10]:443\n[b]\nSequence = 3,2,1\nOpen_Ports = 8443",
+			`knockd.conf:6: door "b": Open_Ports: 8443:tcp, but on line 3 the same port leads elsewhere (8443:tcp -> 192.168.77.10:443): take another port`},
+		{"one port here and behind", door + "Open_Ports = 8443 -> 192.168.77.10:443\n[b]\nSequence = 3,2,1\nOpen_Ports = 8443",
+			`knockd.conf:6: door "b": Open_Ports: 8443:tcp, but on line 3 the same port leads elsewhere (8443:tcp -> 192.168.77.10:443): take another port`},
+		{"open ports of a target, and a forward", door + "Target = 192.0.2.7\nOpen_Ports = 192.0.2.7:443, 8443 -> 192.168.77.10",
+			`knockd.conf:4: door "a": Open_Ports opens ports of this host, and Target is for another one: write that one's address before its ports: Open_Ports = 192.0.2.7:443:tcp`},
 		{"open ports in options", "[options]\nOpen_Ports = 22\nHide = yes",
 			"knockd.conf:2: Open_Ports belongs in a door's section, not in [options]\nknockd.conf:3: Hide belongs in a door's section, not in [options]"},
 		{"firewall in a door", door + "Firewall = nft\nFirewall_Mark = 1\nStateDir = /a", `knockd.conf:3: door "a": Firewall belongs in [options]` + "\n" +
@@ -422,10 +467,10 @@ func TestMistakes(t *testing.T) {
 		{"mark with a sign", "[options]\nFirewall_Mark = 0x+1", mark + `"0x+1"`},
 		{"relative state directory", "[options]\nStateDir = sesame", `knockd.conf:2: StateDir is a directory's absolute path, such as /var/lib/sesame, not "sesame"`},
 		{"no state directory", "[options]\nStateDir =", `knockd.conf:2: StateDir is a directory's absolute path, such as /var/lib/sesame, not ""`},
-		{"control character", "[a]\nSequence = 1\nCommand = a\x00b", `knockd.conf:3: door "a": a control character (0x00) has no place in a configuration: delete it`},
-		{"delete character", "[a]\nSequence = 1\nCommand = a\x7f", `knockd.conf:3: door "a": a control character (0x7f) has no place in a configuration: delete it`},
-		{"escape in a name", "[a\x1b[2J]\nSequence = 1", "knockd.conf:1: a control character (0x1b) has no place in a configuration: delete it\n" +
-			"knockd.conf:2: Sequence stands before the first section: write [options] or a door's [name] above it"},
+		{"control character", "[a]\nSequence = 1\nCommand = a\x00b", `knockd.conf:3: door "a": a control character (0x00) is not allowed in a configuration: delete it`},
+		{"delete character", "[a]\nSequence = 1\nCommand = a\x7f", `knockd.conf:3: door "a": a control character (0x7f) is not allowed in a configuration: delete it`},
+		{"escape in a name", "[a\x1b[2J]\nSequence = 1", "knockd.conf:1: a control character (0x1b) is not allowed in a configuration: delete it\n" +
+			"knockd.conf:2: Sequence is before the first section: write [options] or a door's [name] above it"},
 		{"too large", strings.Repeat("#", maxConfigSize+1), `knockd.conf:1: a configuration is at most 1048576 bytes`},
 
 		{"all of them at once", "[options]\nInterfaec = eth0\n[a]\nSequence = x,7000,y\nTCPFlags = z\n[b]\n[c]\nSequence = 1\nSeq_Timeout = x",
@@ -508,16 +553,16 @@ func TestWarnings(t *testing.T) {
 		{"hidden port that is knocked on", head + "Open_Ports = 7000\nCmd_Timeout = 5\nHide = yes",
 			`knockd.conf:1: door "a": a knock is one of Open_Ports, too: whoever tries that port knocks: take another one`},
 		{"port hidden by one and opened by another", head + "Open_Ports = 22\nCmd_Timeout = 5\nHide = yes\n[b]\nSequence = 9000,3000,5000\nOpen_Ports = 22\nCmd_Timeout = 5", ""},
-		{"repeated open ports", head + "Open_Ports = 23\nOpen_Ports = 22\nCmd_Timeout = 5", `knockd.conf:4: door "a": Open_Ports stands on line 3 already: this line holds`},
-		{"repeated hide", head + "Open_Ports = 23\nHide = no\nHide = yes\nCmd_Timeout = 5", `knockd.conf:5: door "a": Hide stands on line 4 already: this line holds`},
-		{"repeated mark", "[options]\nFirewall_Mark = 1\nFirewall_Mark = 2\n" + door, `knockd.conf:3: Firewall_Mark stands on line 2 already: this line holds`},
+		{"repeated open ports", head + "Open_Ports = 23\nOpen_Ports = 22\nCmd_Timeout = 5", `knockd.conf:4: door "a": Open_Ports is already on line 3: this line holds`},
+		{"repeated hide", head + "Open_Ports = 23\nHide = no\nHide = yes\nCmd_Timeout = 5", `knockd.conf:5: door "a": Hide is already on line 4: this line holds`},
+		{"repeated mark", "[options]\nFirewall_Mark = 1\nFirewall_Mark = 2\n" + door, `knockd.conf:3: Firewall_Mark is already on line 2: this line holds`},
 		{"letters behind seconds", door + "Seq_Timeout = 5s", `knockd.conf:4: door "a": Seq_Timeout: "5s" is read as 5 seconds`},
 
-		{"repeated sequence", "[a]\nSequence = 1,65535,2\nSequence = 7000,3000,9000" + run, `knockd.conf:3: door "a": Sequence stands on line 2 already: this line holds`},
-		{"repeated alias", door + "Start_Command = b", `knockd.conf:4: door "a": Start_Command stands on line 3 already: this line holds`},
-		{"repeated file", "[options]\nLogFile = /a\nLogFile = /b\n" + door, `knockd.conf:3: LogFile stands on line 2 already: this line holds`},
-		{"two doors of one name", door + "[a]\nSequence = 9000,2,5000" + run, `knockd.conf:4: door "a": a door of this name stands on line 1 already: the log will not tell them apart`},
-		{"repeated interface", "[options]\nInterface = eth0\nInterface = eth1\n" + door, `knockd.conf:3: Interface stands on line 2 already: that line holds`},
+		{"repeated sequence", "[a]\nSequence = 1,65535,2\nSequence = 7000,3000,9000" + run, `knockd.conf:3: door "a": Sequence is already on line 2: this line holds`},
+		{"repeated alias", door + "Start_Command = b", `knockd.conf:4: door "a": Start_Command is already on line 3: this line holds`},
+		{"repeated file", "[options]\nLogFile = /a\nLogFile = /b\n" + door, `knockd.conf:3: LogFile is already on line 2: this line holds`},
+		{"two doors of one name", door + "[a]\nSequence = 9000,2,5000" + run, `knockd.conf:4: door "a": a door of this name is already on line 1: the log will not tell them apart`},
+		{"repeated interface", "[options]\nInterface = eth0\nInterface = eth1\n" + door, `knockd.conf:3: Interface is already on line 2: that line holds`},
 		{"other door's directive", door + "[b]\nSequence = 9000,3000,5000\nCommand = b", ""},
 		{"empty interface", "[options]\nInterface = # eth0\n" + door, `knockd.conf:2: Interface is empty: all interfaces but lo are listened on`},
 		{"comment behind a path", "[options]\nLogFile = /a # comment\n" + door, `knockd.conf:2: LogFile: the comment behind the path is read as a part of it: put it on a line of its own`},
@@ -561,7 +606,7 @@ func TestWarnings(t *testing.T) {
 		{"in the order of lines", "[a]\nSequence = 7000\nSeq_Timeout = 5s\nTimeout = 5\nTCPFlags = fin\n",
 			noCommand + "\n" + unfit + "\n" + oneKnock + "\n" +
 				`knockd.conf:3: door "a": Seq_Timeout: "5s" is read as 5 seconds` + "\n" +
-				`knockd.conf:4: door "a": Seq_Timeout stands on line 3 already: this line holds`},
+				`knockd.conf:4: door "a": Seq_Timeout is already on line 3: this line holds`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -685,6 +730,9 @@ func FuzzParseConfig(f *testing.F) {
 			"Hide = yes\nHide_Except = 192.168.1.7/24, 2001:db8::/32, ::ffff:10.0.0.7, ::ffff:0:0/95\nCmd_Timeout = 5\n",
 		"[options]\nFirewall = pf\nFirewall_Mark = 0x3\nStateDir = a\n[a]\nHide\nHide = x\nHide_Except = fe80::1%eth0,10.0.0.0/33\nOpen_Ports = 70000,\n" +
 			"Target = ::1\n[b]\nSequence = 1\nOpen_Ports = 22\nTarget = ::1\nCmd_Timeout = 0\n",
+		"[a]\nSequence = 1\nOpen_Ports = 8443 -> 192.168.77.10:443, 8053:udp->[fd77::10]:5353 masquerade, 192.0.2.1:80 -> 10.0.0.7\n" +
+			"Hide = yes\n[b]\nSequence = 2\nTarget = 2001:db8::7\nOpen_Ports = [2001:db8::/48]:22, 192.0.2.7/28:53:udp\n",
+		"[a]\nSequence = 1\nOpen_Ports = ->, 1->, ->1, [::]:1, [fd77::10, []:1 -> [], 1 -> 1, 1 -> ::1, 1:2 -> 3:4, 1 -> 1.1.1.1 masquerade masquerade\n",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -713,8 +761,16 @@ func FuzzParseConfig(f *testing.F) {
 		}
 		for _, d := range c.Doors {
 			if len(d.OpenPorts) > maxOpenPorts || len(d.HideExcept) > maxHideExcept || !d.native() && (d.Hide || d.HideExcept != nil) ||
-				d.native() && (d.CmdTimeout == 0 || d.Target.IsValid()) || !d.Hide && d.HideExcept != nil {
+				d.native() && (d.CmdTimeout == 0 || d.Target.IsValid() && d.OpenPorts != nil) || !d.Hide && d.HideExcept != nil {
 				t.Errorf("native door out of bounds: %+v", d)
+			}
+			for _, b := range d.Behind {
+				if again, err := parseOpenPort(b.String()); err != nil || again != b || b.At.IsValid() && b.At != b.At.Masked() || !b.At.IsValid() && !b.forwarded() {
+					t.Errorf("%v reads as %v, %v", b, again, err)
+				}
+				if hosts, port := b.target(); port == 0 || !hosts.IsValid() || hosts.Addr().Zone() != "" || hosts.Addr().Is4In6() || strings.Contains(b.String(), ",") {
+					t.Errorf("behind out of bounds: %v", b)
+				}
 			}
 			for _, p := range d.HideExcept {
 				if again, err := parsePrefix(p.String()); err != nil || again != p || p != p.Masked() || p.Addr().Is4In6() {

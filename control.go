@@ -32,13 +32,14 @@ const (
 	answerTime = 3 * time.Second
 	// clientTime is how long the client waits. Others may have come before.
 	clientTime = 20 * time.Second
-	// folderTime is how long another daemon may be at the same folder.
-	folderTime = time.Second
 	// maxSocketPath is what fits into sun_path with its NUL (unix(7)).
 	maxSocketPath = 107
 )
 
-var errBusy = fmt.Errorf("the daemon is busy: it has not answered within %v", answerTime)
+var (
+	errBusy   = fmt.Errorf("the daemon is busy: it has not answered within %v", answerTime)
+	errEnding = errors.New("the daemon is ending")
+)
 
 // Control is the unix socket behind `sesame status` and `sesame close`. On each connection a client sends one line, one
 // of
@@ -50,6 +51,7 @@ var errBusy = fmt.Errorf("the daemon is busy: it has not answered within %v", an
 //	close "ssh"
 //	close "ssh" fe80::7%eth0
 //
+// or one of sesame try (serve_trial.go),
 // where a door's name is quoted as in Go, so that it may have any character. The answer is one line, "ok" or "error" and
 // the number of bytes that follow, and then the text to show.
 type Control struct {
@@ -64,32 +66,22 @@ func parseRequest(line string) (r Request, json bool, err error) {
 	if line == "status" || line == "status json" {
 		return Request{}, line == "status json", nil
 	}
-	unknown := fmt.Errorf("the daemon does not know the request %q: it is sesame %s", line, versionName())
-	rest, ok := strings.CutPrefix(line, "close ")
-	if !ok {
-		return Request{}, false, unknown
-	}
+	rest, known := strings.CutPrefix(line, "close ")
 	r.Close = true
-	if rest, ok = strings.CutPrefix(rest, "*"); !ok {
-		quoted, err := strconv.QuotedPrefix(rest)
-		if err != nil {
-			return Request{}, false, unknown
-		}
-		rest = rest[len(quoted):]
-		if r.Door, err = strconv.Unquote(quoted); err != nil || r.Door == "" {
-			return Request{}, false, unknown
-		}
+	if after, all := strings.CutPrefix(rest, "*"); all {
+		rest = after
+	} else {
+		quoted, _ := strconv.QuotedPrefix(rest)
+		r.Door, _ = strconv.Unquote(quoted)
+		rest, known = rest[len(quoted):], known && r.Door != ""
 	}
-	if rest == "" {
-		return r, false, nil
+	if addr, given := strings.CutPrefix(rest, " "); given {
+		r.Source, err = netip.ParseAddr(addr)
+		r.Source, rest = r.Source.Unmap(), ""
 	}
-	if rest, ok = strings.CutPrefix(rest, " "); ok {
-		r.Source, err = netip.ParseAddr(rest)
+	if !known || err != nil || rest != "" {
+		return Request{}, false, fmt.Errorf("the daemon does not know the request %q: it is sesame %s", line, versionName())
 	}
-	if !ok || err != nil {
-		return Request{}, false, unknown
-	}
-	r.Source = r.Source.Unmap()
 	return r, false, nil
 }
 
@@ -176,20 +168,11 @@ func socketPath(path string) (string, error) {
 
 // lockFolder keeps other daemons from making or taking away a socket in the folder until unlock is called.
 func lockFolder(folder string) (unlock func(), err error) {
-	f, err := os.Open(folder)
+	f, err := openLocked(folder, func() (*os.File, error) { return os.Open(folder) })
 	if err != nil {
-		return nil, fmt.Errorf("opening the control socket's folder: %w: -s names another socket", err)
+		return nil, fmt.Errorf("using the control socket's folder: %w: -s names another socket", err)
 	}
-	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		err := lockFile(f)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, errLocked) || time.Since(began) > folderTime {
-			_ = f.Close()
-			return nil, fmt.Errorf("locking the control socket's folder %s: %w: -s names another socket", folder, err)
-		}
-	}
+	return func() { _ = f.Close() }, nil
 }
 
 // removeDead removes a socket that nobody listens on.
@@ -201,7 +184,7 @@ func removeDead(path string) error {
 	case err != nil:
 		return fmt.Errorf("looking for a control socket: %w", err)
 	case info.Mode().Type() != os.ModeSocket:
-		return fmt.Errorf("%s is no socket, and stays as it is: -s names another", path)
+		return fmt.Errorf("%s is not a socket and is left as it is: -s names another", path)
 	}
 	conn, err := net.Dial("unix", path)
 	switch {
@@ -230,8 +213,8 @@ func (c *Control) close() {
 }
 
 // serve answers clients until close, one after the other: who can connect is root, and who dawdles is cut off. bars asks
-// the reader, doors take from asks, and neither waits for anything here.
-func (c *Control) serve(bars func(Request) Answer, asks chan<- Ask) {
+// the reader, doors take from asks, and neither waits for anything here. trial answers what it knows of.
+func (c *Control) serve(bars func(Request) Answer, asks chan<- Ask, trial func(line string) (text string, known bool, err error)) {
 	for {
 		conn, err := c.accept()
 		if err != nil {
@@ -242,7 +225,7 @@ func (c *Control) serve(bars func(Request) Answer, asks chan<- Ask) {
 				continue
 			}
 		}
-		text, err := c.reply(conn, bars, asks)
+		text, err := c.reply(conn, bars, asks, trial)
 		word := "ok"
 		if err != nil {
 			word, text = "error", err.Error()
@@ -254,11 +237,14 @@ func (c *Control) serve(bars func(Request) Answer, asks chan<- Ask) {
 }
 
 // reply reads a client's request and returns what to show.
-func (c *Control) reply(conn *os.File, bars func(Request) Answer, asks chan<- Ask) (string, error) {
+func (c *Control) reply(conn *os.File, bars func(Request) Answer, asks chan<- Ask, trial func(string) (string, bool, error)) (string, error) {
 	_ = conn.SetReadDeadline(time.Now().Add(controlTime))
 	line, err := readRequest(conn)
 	if err != nil {
 		return "", err
+	}
+	if text, known, err := trial(line); known {
+		return text, err
 	}
 	request, json, err := parseRequest(line)
 	if err != nil {
@@ -268,9 +254,10 @@ func (c *Control) reply(conn *os.File, bars func(Request) Answer, asks chan<- As
 	if barred.Err != nil {
 		return "", barred.Err
 	}
-	a, err := c.ask(request, asks)
-	if err != nil {
-		return "", err
+	ask := Ask{request, make(chan Answer, 1)}
+	a := askOwner(asks, ask, func() {}, ask.answer, c.ended)
+	if a.Err == errBusy || a.Err == errEnding {
+		return "", a.Err
 	}
 	if !request.Close {
 		a.Status.Bars, a.Status.MoreBars = barred.Status.Bars, barred.Status.MoreBars
@@ -304,21 +291,21 @@ func readRequest(r io.Reader) (line string, err error) {
 	return string(b[:len(b)-1]), nil
 }
 
-// ask gives the request to the daemon and waits for its answer.
-func (c *Control) ask(r Request, asks chan<- Ask) (Answer, error) {
-	ask := Ask{r, make(chan Answer, 1)}
-	timer := time.NewTimer(answerTime)
-	defer timer.Stop()
+// askOwner gives the owner of a channel an item that asks for an answer, and waits for that, for answerTime at most. given is
+// called when the owner has it. errEnding is that the owner has ended.
+func askOwner[T any](owner chan<- T, item T, given func(), answer <-chan Answer, ended <-chan struct{}) Answer {
+	busy := time.After(answerTime)
 	for {
 		select {
-		case asks <- ask:
-			asks = nil
-		case a := <-ask.answer:
-			return a, nil
-		case <-timer.C:
-			return Answer{}, errBusy
-		case <-c.ended:
-			return Answer{}, errors.New("the daemon is ending")
+		case owner <- item:
+			owner = nil
+			given()
+		case a := <-answer:
+			return a
+		case <-busy:
+			return Answer{Err: errBusy}
+		case <-ended:
+			return Answer{Err: errEnding}
 		}
 	}
 }
@@ -389,15 +376,12 @@ func (o *closeOptions) request(args []string) (r Request, err error) {
 		r.Door, args = args[0], args[1:]
 	}
 	if len(args) > 1 {
-		return r, usageError(fmt.Sprintf("%q is one argument too many", args[1]))
+		return r, usageError(fmt.Sprintf("unexpected argument %q", args[1]))
 	}
 	if len(args) == 1 {
 		addr, err := netip.ParseAddr(args[0])
-		switch {
-		case err != nil && o.all:
-			return r, usageError(fmt.Sprintf("with --all an address may follow, and %q is none", args[0]))
-		case err != nil:
-			return r, usageError(fmt.Sprintf("behind the door an address may follow, and %q is none", args[0]))
+		if err != nil {
+			return r, usageError(fmt.Sprintf("%q is not an address: only an address may follow the door, or --all", args[0]))
 		}
 		r.Source = addr.Unmap()
 	}
@@ -416,7 +400,7 @@ func askDaemon(e env, socket, request string) error {
 	answer, err := fetch(path, request)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("no daemon answers on %s: %w: is it running? -s names another socket", path, bare(err))
+		return fmt.Errorf("no daemon answers on %s: start it, or name its socket with -s", path)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return fmt.Errorf("asking the daemon on %s: %w: run as root", path, bare(err))
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.EAGAIN):
@@ -431,20 +415,15 @@ func askDaemon(e env, socket, request string) error {
 	case answer == "":
 		return fmt.Errorf("the daemon on %s has ended instead of answering", path)
 	case err != nil || word != "ok" && word != "error":
-		return fmt.Errorf("what answers on %s is no sesame: -s names another socket", path)
+		return fmt.Errorf("what answers on %s is not sesame: -s names another socket", path)
 	case len(text) != n:
 		return fmt.Errorf("the daemon on %s has broken off its answer", path)
 	}
-	// Who listens there may be anybody.
-	var lines []string
-	for line := range strings.Lines(text) {
-		lines = append(lines, printable(strings.TrimSuffix(line, "\n")))
-	}
-	text = strings.Join(lines, "\n")
+	text = printableLines("", text) // who listens there may be anybody
 	if word == "error" {
-		return errors.New(text)
+		return errors.New(strings.TrimSuffix(text, "\n"))
 	}
-	_, err = fmt.Fprintln(e.stdout, text)
+	_, err = io.WriteString(e.stdout, text)
 	return err
 }
 

@@ -48,7 +48,7 @@ func serveControl(t *testing.T, answer func(Request) Answer) string {
 	c := mustListen(t, path)
 	asks, served := make(chan Ask), make(chan struct{})
 	go func() {
-		c.serve(func(Request) Answer { return Answer{} }, asks)
+		c.serve(func(Request) Answer { return Answer{} }, asks, func(string) (string, bool, error) { return "", false, nil })
 		close(served)
 	}()
 	daemon := make(chan struct{})
@@ -113,13 +113,13 @@ func TestControlCommands(t *testing.T) {
 		{"close ssh 192.0.2.8", output{1, "", "sesame close: not open: close \"ssh\" 192.0.2.8\n?[2J\n"}},
 		{"close ssh fe80::7%eth1", output{1, "", "sesame close: not open: close \"ssh\" fe80::7%eth1\n?[2J\n"}},
 
-		{"status ssh", output{2, "", "sesame status: \"ssh\" is one argument too many: -s names a socket (sesame status --help shows what there is)\n"}},
+		{"status ssh", output{2, "", "sesame status: unexpected argument \"ssh\": -s names a socket (sesame status --help shows what there is)\n"}},
 		{"close", output{2, "", "sesame close: a door's name is needed, or --all (sesame close --help shows what there is)\n"}},
 		{"close ", output{2, "", "sesame close: a door's name is needed, or --all (sesame close --help shows what there is)\n"}},
-		{"close ssh ", output{2, "", "sesame close: behind the door an address may follow, and \"\" is none (sesame close --help shows what there is)\n"}},
-		{"close ssh web", output{2, "", "sesame close: behind the door an address may follow, and \"web\" is none (sesame close --help shows what there is)\n"}},
-		{"close --all ssh", output{2, "", "sesame close: with --all an address may follow, and \"ssh\" is none (sesame close --help shows what there is)\n"}},
-		{"close ssh 192.0.2.7 192.0.2.8", output{2, "", "sesame close: \"192.0.2.8\" is one argument too many (sesame close --help shows what there is)\n"}},
+		{"close ssh ", output{2, "", "sesame close: \"\" is not an address: only an address may follow the door, or --all (sesame close --help shows what there is)\n"}},
+		{"close ssh web", output{2, "", "sesame close: \"web\" is not an address: only an address may follow the door, or --all (sesame close --help shows what there is)\n"}},
+		{"close --all ssh", output{2, "", "sesame close: \"ssh\" is not an address: only an address may follow the door, or --all (sesame close --help shows what there is)\n"}},
+		{"close ssh 192.0.2.7 192.0.2.8", output{2, "", "sesame close: unexpected argument \"192.0.2.8\" (sesame close --help shows what there is)\n"}},
 		{"close " + strings.Repeat("x", maxRequest), output{2, "", "sesame close: no door has a name that long (sesame close --help shows what there is)\n"}},
 	}
 	for _, test := range tests {
@@ -148,16 +148,16 @@ func TestControlNoDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	tests := []struct{ path, want string }{
-		{dir + "/none", "no daemon answers on " + dir + "/none: no such file or directory: is it running? -s names another socket"},
-		{dead, "no daemon answers on " + dead + ": connection refused: is it running? -s names another socket"},
-		{file, "no daemon answers on " + file + ": connection refused: is it running? -s names another socket"},
-		{file + "/control", "no daemon answers on " + file + "/control: not a directory: is it running? -s names another socket"},
+		{dir + "/none", "no daemon answers on " + dir + "/none: start it, or name its socket with -s"},
+		{dead, "no daemon answers on " + dead + ": start it, or name its socket with -s"},
+		{file, "no daemon answers on " + file + ": start it, or name its socket with -s"},
+		{file + "/control", "no daemon answers on " + file + "/control: start it, or name its socket with -s"},
 		// The kernel would take it for a name without file.
-		{"@control", "no daemon answers on ./@control: no such file or directory: is it running? -s names another socket"},
+		{"@control", "no daemon answers on ./@control: start it, or name its socket with -s"},
 	}
 	for answer, want := range map[string]string{
 		"":                    "the daemon on PATH has ended instead of answering",
-		"220 mail ESMTP\r\n":  "what answers on PATH is no sesame: -s names another socket",
+		"220 mail ESMTP\r\n":  "what answers on PATH is not sesame: -s names another socket",
 		"ok -1\nx":            "the daemon on PATH has broken off its answer",
 		"ok 100\nsesame 1.0,": "the daemon on PATH has broken off its answer",
 	} {
@@ -310,11 +310,11 @@ func TestControlListen(t *testing.T) {
 	if err := os.WriteFile(file, []byte("mine"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	wantErr("a file", file, file+" is no socket, and stays as it is: -s names another")
+	wantErr("a file", file, file+" is not a socket and is left as it is: -s names another")
 	if err := os.Symlink(file, dir+"/link"); err != nil {
 		t.Fatal(err)
 	}
-	wantErr("a link", dir+"/link", dir+"/link is no socket, and stays as it is: -s names another")
+	wantErr("a link", dir+"/link", dir+"/link is not a socket and is left as it is: -s names another")
 	wantErr("below a file", file+"/control", "making the control socket's folder: mkdir "+file+": not a directory: -s names another socket")
 	wantErr("long", strings.Repeat("x", 200), "option -s: a socket's path has at most 107 bytes, not 200")
 	if text, err := os.ReadFile(file); string(text) != "mine" {
@@ -329,7 +329,7 @@ func TestControlListen(t *testing.T) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	wantErr("somebody keeps the folder locked", path, "locking the control socket's folder "+dir+": resource temporarily unavailable: -s names another socket")
+	wantErr("somebody keeps the folder locked", path, "using the control socket's folder: locking "+dir+": another program has held it for 1s: lsof "+dir+" names it: -s names another socket")
 }
 
 // TestControlListenAtOnce starts many daemons at once over the socket of a dead one: one of them gets it.
@@ -459,7 +459,7 @@ func TestControlStuckDaemon(t *testing.T) {
 	path := filepath.Join(socketFolder(t), "control")
 	c := mustListen(t, path)
 	asks := make(chan Ask)
-	go c.serve(func(Request) Answer { return Answer{} }, asks)
+	go c.serve(func(Request) Answer { return Answer{} }, asks, func(string) (string, bool, error) { return "", false, nil })
 	want := output{1, "", "sesame close: the daemon is busy: it has not answered within 3s\n"}
 	if got := runProgram("sesame", "close", "--all", "-s", path); got != want {
 		t.Errorf("not taken: got %+v, want %+v", got, want)

@@ -23,6 +23,8 @@ type (
 	checkOptions   = needsLinux
 	flushOptions   = needsLinux
 	installOptions = needsLinux
+	initOptions    = needsLinux
+	tryOptions     = needsLinux
 )
 
 func serve(_ env, args []string) error      { return refuse(args) }
@@ -32,6 +34,8 @@ func check(_ env, args []string) error      { return refuse(args) }
 func flushAll(_ env, args []string) error   { return refuse(args) }
 func install(_ env, args []string) error    { return refuse(args) }
 func uninstall(_ env, args []string) error  { return refuse(args) }
+func initDoor(_ env, args []string) error   { return refuse(args) }
+func tryConfig(_ env, args []string) error  { return refuse(args) }
 func demo(_ env, args []string) error       { return refuse(args) }
 
 // refuse says that Linux is needed, whatever the options are, unless help or the version is asked for.

@@ -9,7 +9,7 @@ import (
 
 // TestNeedsLinux calls what is for Linux alone, with and without options.
 func TestNeedsLinux(t *testing.T) {
-	for _, c := range []string{"serve", "status", "close", "check", "flush", "install", "uninstall", "demo"} {
+	for _, c := range []string{"serve", "status", "close", "check", "flush", "install", "uninstall", "init", "try", "demo"} {
 		for _, rest := range []string{"", " -c file", " --no-such-option"} {
 			got := runProgram(strings.Fields("sesame " + c + rest)...)
 			if want := (output{1, "", "sesame " + c + ": " + errNeedsLinux.Error() + "\n"}); got != want {

@@ -62,10 +62,7 @@ func TestADay(t *testing.T) {
 	// until lets the timers run out one by one. A command ends after a second.
 	until := func(end time.Duration) {
 		for {
-			at := d.next(now)
-			if end, ok := m.NextEnd(); ok {
-				at = min(at, end)
-			}
+			at := min(d.next(now), m.NextEnd())
 			for _, j := range d.commands.running {
 				at = min(at, j.began+time.Second)
 			}
@@ -144,7 +141,7 @@ func TestADay(t *testing.T) {
 			send(from, k, []uint8{flagSYN, flagACK, flagFIN}[random.IntN(3)])
 		}
 		work()
-		if m.live > bound || len(d.open) > len(doors)*defaultMaxOpen || ofB() > 20 || len(r.opened) > len(doors) {
+		if m.live > bound || len(d.open) > len(doors)*defaultMaxOpen || ofB() > 20 || len(r.opened.byDoor) > len(doors) {
 			t.Fatalf("at %v: %d attempts, %d openings", now, m.live, len(d.open))
 		}
 		counts["attempts"] = max(counts["attempts"], m.live)

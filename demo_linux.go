@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -93,47 +92,38 @@ var demoConfig = fmt.Sprintf(`[ssh]
 	hide        = yes
 `, demoOpen)
 
-func (d *demonstration) run() (err error) {
-	if err := d.prepare(); err != nil {
-		return err
-	}
-	d.say("A private network: a host, %s, and a client, %s.", demoHost, demoClient)
-	if err := d.startDaemon(); err != nil {
-		return err
-	}
+func (d *demonstration) run() error {
 	closed := refusedWords() // the host has no rules of its own, so that closed ports are refused
 	before := []expectation{{demoClient, "22", closed}, {demoClient, "3389", closed}}
 	during := []expectation{{demoClient, "22", reached}, {demoClient, "3389", reached}, {demoStranger, "22", closed}}
-	if err := d.expect(before); err != nil {
-		return err
-	}
-	knock := []string{"knock", "-v", demoHost, "7000", "18000:udp", "9000"}
-	d.say("client$ sesame %s", strings.Join(knock, " "))
-	out, err := d.client.output(demoSelf, knock...)
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(out) {
-		d.say("        %s", strings.TrimSpace(line))
-	}
-	if err := d.await("open for"); err != nil {
-		return err
-	}
-	if err := d.expect(during); err != nil {
-		return err
-	}
-	if err := d.await("closed"); err != nil {
-		return err
-	}
-	if err := d.expect(before); err != nil {
-		return err
-	}
-	_ = d.daemon.Process.Signal(unix.SIGTERM)
-	if err := d.await("shutting down"); err != nil {
-		return err
+	for _, step := range []func() error{
+		d.prepare,
+		d.startDaemon,
+		d.expect(before),
+		d.knock,
+		d.await("open for"),
+		d.expect(during),
+		d.await("closed"),
+		d.expect(before),
+		func() error { return d.daemon.Process.Signal(unix.SIGTERM) },
+		d.await("shutting down"),
+	} {
+		if err := step(); err != nil {
+			return err
+		}
 	}
 	d.say("The door was open for %d s, for %s alone, and is closed again.", demoOpen, demoClient)
 	return d.daemon.Wait()
+}
+
+func (d *demonstration) knock() error {
+	knock := []string{"knock", "-v", demoHost, "7000", "18000:udp", "9000"}
+	d.say("client$ sesame %s", strings.Join(knock, " "))
+	out, err := d.client.output(demoSelf, knock...)
+	for line := range strings.Lines(out) {
+		d.say("        %s", strings.TrimSpace(line))
+	}
+	return err
 }
 
 func (d *demonstration) say(format string, a ...any) { fmt.Fprintf(d.stdout, format+"\n", a...) }
@@ -179,6 +169,7 @@ func (d *demonstration) prepare() error {
 			return err
 		}
 	}
+	d.say("A private network: a host, %s, and a client, %s.", demoHost, demoClient)
 	return nil
 }
 
@@ -209,48 +200,43 @@ func (d *demonstration) startDaemon() error {
 		close(d.log)
 	}()
 	d.say("host$   sesame serve -c knockd.conf -i eth0")
-	return d.await("starting up")
+	return d.await("starting up")()
 }
 
 // await prints the daemon's log up to the line that has text in it.
-func (d *demonstration) await(text string) error {
-	patience := time.After(demoOpen*time.Second + 5*time.Second)
-	for {
-		select {
-		case line, ok := <-d.log:
-			if !ok {
-				return fmt.Errorf("the daemon ended before it logged %q", text)
+func (d *demonstration) await(text string) func() error {
+	return func() error {
+		patience := time.After(demoOpen*time.Second + 5*time.Second)
+		for {
+			select {
+			case line, ok := <-d.log:
+				if !ok {
+					return fmt.Errorf("the daemon ended before it logged %q", text)
+				}
+				if !strings.HasPrefix(line, "warning: ") {
+					d.say("        %s", line)
+				}
+				if strings.Contains(line, text) {
+					return nil
+				}
+			case <-patience:
+				return fmt.Errorf("the daemon did not log %q in time", text)
 			}
-			if !strings.HasPrefix(line, "warning: ") {
-				d.say("        %s", line)
-			}
-			if strings.Contains(line, text) {
-				return nil
-			}
-		case <-patience:
-			return fmt.Errorf("the daemon did not log %q in time", text)
 		}
 	}
 }
 
-// probe says what a connection from an address inside the namespace comes to.
+// probe says what a connection from an address inside the namespace comes to; "" is any address.
 func probe(n *Netns, from, to string, patience time.Duration) (came string) {
-	source, _ := netip.ParseAddr(from) // none: the zero Addr
+	source, _ := netip.ParseAddr(from)
 	err := n.do(func() error {
-		host, port, err := net.SplitHostPort(to)
+		host, port, _ := net.SplitHostPort(to)
+		addr, err := netip.ParseAddrPort(net.JoinHostPort(host, port)) // without brackets around an IPv4 address
 		if err != nil {
 			return err
 		}
-		addr, err := netip.ParseAddr(host)
-		if err != nil {
-			return err
-		}
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil {
-			return err
-		}
-		var conn net.Conn
-		if conn, came = connect(context.Background(), netip.AddrPortFrom(addr, uint16(n)), route{source: source}, patience); conn != nil {
+		conn, words := connect(context.Background(), addr, route{source: source}, patience)
+		if came = words; conn != nil {
 			return conn.Close()
 		}
 		return nil
@@ -264,17 +250,19 @@ func probe(n *Netns, from, to string, patience time.Duration) (came string) {
 // expectation is what a connection from an address to one of the host's ports is to come to.
 type expectation struct{ from, port, want string }
 
-func (d *demonstration) expect(all []expectation) error {
-	for _, x := range all {
-		who := "client$ "
-		if x.from == demoStranger {
-			who = "another client, " + demoStranger + "$ "
+func (d *demonstration) expect(all []expectation) func() error {
+	return func() error {
+		for _, x := range all {
+			who := "client$ "
+			if x.from == demoStranger {
+				who = "another client, " + demoStranger + "$ "
+			}
+			got := probe(d.client, x.from, demoHost+":"+x.port, demoPatience)
+			d.say("%sconnect to %s port %s: %s", who, demoHost, x.port, got)
+			if got != x.want {
+				return fmt.Errorf("port %s should have been %s", x.port, x.want)
+			}
 		}
-		got := probe(d.client, x.from, demoHost+":"+x.port, demoPatience)
-		d.say("%sconnect to %s port %s: %s", who, demoHost, x.port, got)
-		if got != x.want {
-			return fmt.Errorf("port %s should have been %s", x.port, x.want)
-		}
+		return nil
 	}
-	return nil
 }

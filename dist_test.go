@@ -82,7 +82,7 @@ cat > etc/knockd.conf <<E`+"\n"+strings.ReplaceAll(sandboxed, "$", `\$`)+"E\nchm
 		t.Errorf("the daemon was ready at %d µs, the network was to begin at %d µs", daemon, network)
 	}
 	w.wantPort(0, hostSSH, hidden)
-	if got := m.run("journalctl -o cat -u sesame"); !strings.Contains(got, "knockd: warning: -d is passed over: systemd has the daemon in the background already\n") {
+	if got := m.run("journalctl -o cat -u sesame"); !strings.Contains(got, "knockd: warning: -d is ignored: systemd already runs the daemon in the background\n") {
 		t.Errorf("-d: got %s", got)
 	}
 	m.want("the command line", m.run(`tr '\0' ' ' < /proc/$(systemctl show -p MainPID --value sesame)/cmdline`),

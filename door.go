@@ -51,6 +51,54 @@ func (k Knock) near(o Knock) bool {
 	return o.Proto == k.Proto && o.Port >= lowest && o.Port <= highest
 }
 
+// Behind is a port that a door opens on a host behind this one. It prints as in Open_Ports: 8443:tcp -> 192.168.77.10:443 is
+// forwarded here, 192.0.2.7:443:tcp is one of a host that is routed here.
+type Behind struct {
+	Knock                     // the port that is asked for
+	At         netip.Prefix   // whose: a routed host or network, masked; with To an address of this host, or the zero Prefix: any
+	To         netip.AddrPort // where it is forwarded to, or the zero AddrPort
+	Masquerade bool           // with this host as the source
+}
+
+func (b Behind) String() string {
+	s := b.Knock.String()
+	if b.At.IsValid() {
+		at := strings.TrimSuffix(b.At.String(), fmt.Sprint("/", b.At.Addr().BitLen()))
+		if b.At.Addr().Is6() {
+			at = "[" + at + "]"
+		}
+		s = at + ":" + s
+	}
+	if b.forwarded() {
+		s += " -> " + b.To.String()
+	}
+	if b.Masquerade {
+		s += " masquerade"
+	}
+	return s
+}
+
+// forwarded is whether this host translates it; else it is routed.
+func (b Behind) forwarded() bool { return b.To.IsValid() }
+
+// target is where its packets go, once they are translated.
+func (b Behind) target() (hosts netip.Prefix, port uint16) {
+	if b.forwarded() {
+		return netip.PrefixFrom(b.To.Addr(), b.To.Addr().BitLen()), b.To.Port()
+	}
+	return b.At, b.Port
+}
+
+func (b Behind) is4() bool {
+	hosts, _ := b.target()
+	return hosts.Addr().Is4()
+}
+
+// fits is whether a source can reach it: it is of the same family, and no address of one link alone.
+func (b Behind) fits(source netip.Addr) bool {
+	return source.Is4() == b.is4() && !(source.Is6() && source.IsLinkLocalUnicast())
+}
+
 // maxKnocks bounds a sequence, as in knockd. An attempt's bit mask has one bit for each.
 const maxKnocks = 32
 
@@ -89,6 +137,7 @@ type Door struct {
 	// OpenPorts are those that the firewall lets the source reach for CmdTimeout. With Hide it lets nobody else reach
 	// them, but for sources in HideExcept.
 	OpenPorts  []Knock
+	Behind     []Behind // the same, on hosts behind this one
 	Hide       bool
 	HideExcept []netip.Prefix // masked, and none is IPv4 in IPv6 form
 	// Cooldown is how long after an opening the door takes no notice of knocks.
@@ -155,7 +204,18 @@ func (d *Door) commands(source netip.Addr) (start, stop string) {
 }
 
 // native reports whether the door has ports that we open by ourselves.
-func (d *Door) native() bool { return len(d.OpenPorts) > 0 }
+func (d *Door) native() bool { return len(d.OpenPorts)+len(d.Behind) > 0 }
+
+// opens are all of them as Open_Ports has them: 22:tcp, 8443:tcp -> 192.168.77.10:443.
+func (d *Door) opens() (ports []string) {
+	for _, k := range d.OpenPorts {
+		ports = append(ports, k.String())
+	}
+	for _, b := range d.Behind {
+		ports = append(ports, b.String())
+	}
+	return ports
+}
 
 // knockedAs reports whether an attempt at one door goes on at the other.
 func (d *Door) knockedAs(o *Door) bool {
@@ -214,6 +274,79 @@ func parseKnock(s string) (Knock, error) {
 	}
 	k.Port = uint16(n)
 	return k, nil
+}
+
+var errPort = errors.New("ports are numbers from 1 to 65535 with commas between them, each optionally followed by :tcp or :udp")
+
+// parseOpenPort reads [ADDRESS:]PORT[:PROTOCOL] [-> ADDRESS[:PORT] [masquerade]], IPv6 addresses in brackets. Of a port of this
+// host neither At nor To is set.
+func parseOpenPort(s string) (b Behind, err error) {
+	const form = "a port is [ADDRESS:]PORT[:udp], or [ADDRESS:]PORT[:udp] -> ADDRESS[:PORT] [masquerade], with IPv6 addresses in brackets"
+	asked, to, forwarded := strings.Cut(s, "->")
+	at, port := cutAddress(strings.TrimSpace(asked))
+	if at != "" {
+		if b.At, err = parsePrefix(at); err != nil || b.At.Bits() == 0 || !behindable(b.At.Addr()) {
+			return b, fmt.Errorf("%q is no address or network of hosts", at)
+		}
+	}
+	if b.Knock, err = parseKnock(port); err != nil && (at != "" || forwarded || strings.Count(port, ":") > 1) {
+		return b, errors.New(form)
+	} else if err != nil {
+		return b, errPort
+	}
+	if !forwarded {
+		return b, nil
+	}
+	words := strings.Fields(to)
+	if len(words) == 2 && strings.EqualFold(words[1], "masquerade") {
+		b.Masquerade, words = true, words[:1]
+	}
+	if len(words) != 1 {
+		return b, errors.New("after the arrow: ADDRESS[:PORT], optionally masquerade")
+	}
+	host, number := cutAddress(words[0])
+	addr, err := netip.ParseAddr(host)
+	switch {
+	case host == "":
+		return b, fmt.Errorf("%q is no ADDRESS or ADDRESS:PORT with IPv6 addresses in brackets", words[0])
+	case err != nil || !behindable(addr):
+		return b, fmt.Errorf("%q is no address of a host to forward to", host)
+	}
+	target := b.Knock
+	if number != "" {
+		if target, err = parseKnock(number); err != nil || strings.Contains(number, ":") {
+			return b, errors.New("after the arrow, a port is a number from 1 to 65535; the protocol is before the arrow")
+		}
+	}
+	b.To = netip.AddrPortFrom(addr.Unmap(), target.Port)
+	switch {
+	case b.At.IsValid() && !b.At.IsSingleIP():
+		return b, fmt.Errorf("%v is a network: what is forwarded is asked of one address of this host, or of all: PORT -> ADDRESS", b.At)
+	case b.At.IsValid() && b.At.Addr().Is4() != b.is4():
+		return b, errors.New("what is asked over IPv4 cannot be forwarded over IPv6, or the other way round")
+	}
+	return b, nil
+}
+
+// cutAddress splits ADDRESS:REST, or [ADDRESS]:REST, or [ADDRESS]. address is "" where there is none.
+func cutAddress(s string) (address, rest string) {
+	if inner, ok := strings.CutPrefix(s, "["); ok {
+		address, rest, ok = strings.Cut(inner, "]")
+		port, hasPort := strings.CutPrefix(rest, ":")
+		if ok && (hasPort || rest == "") {
+			return address, port
+		}
+		return "", s
+	}
+	if address, rest, _ = strings.Cut(s, ":"); strings.ContainsAny(address, "./") {
+		return strings.TrimSpace(address), rest
+	}
+	return "", s
+}
+
+// behindable is whether packets can be routed to an address.
+func behindable(a netip.Addr) bool {
+	return a.Zone() == "" && (a.IsGlobalUnicast() || a.IsPrivate()) && !a.Unmap().IsLoopback() && !a.Unmap().IsLinkLocalUnicast() && !a.Unmap().IsMulticast()
 }
 
 // parsePrefix reads a network, or an address as a network of that one alone. IPv4 in IPv6 form is IPv4.

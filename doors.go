@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -52,7 +51,7 @@ func newDoors(now func() time.Duration, log *Log, run func(Command, func(Outcome
 			oneTime:  oneTimeUses{uses: map[[2]string]bool{}},
 			commands: commandQueue{run: run, ended: make(chan endedJob), running: map[openKey]*job{}, turn: map[string]time.Duration{}},
 			firewall: firewallQueue{done: make(chan firewallDone, 2)},
-			logs:     doorLogs{log, map[string]*Throttle{}},
+			logs:     doorLogs{newThrottles(log, doorBurst, doorInterval)},
 			crash:    func(string) {},
 		},
 	}
@@ -134,8 +133,12 @@ func (d *Doors) answer(now time.Duration, r Request) Answer {
 				n++
 			}
 		}
+		whom := ""
+		if r.Source.IsValid() {
+			whom = " for " + r.Source.String()
+		}
 		if n == 0 && r.Door != "" {
-			return Answer{Err: fmt.Errorf("door %q is not open%s: sesame status shows which are", r.Door, forWhom(r.Source))}
+			return Answer{Err: fmt.Errorf("door %q is not open%s: sesame status shows which are", r.Door, whom)}
 		}
 		return Answer{Closing: n}
 	}
@@ -143,7 +146,7 @@ func (d *Doors) answer(now time.Duration, r Request) Answer {
 	s.Uptime = now - d.began
 	s.Firewall, s.FirewallWarnings, s.FirewallSince = d.firewall.said.choice, d.firewall.said.warnings, now-d.firewall.since
 	for _, o := range d.open {
-		open := OpenDoor{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Since: now - o.since}
+		open := OpenDoor{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.opens(), Since: now - o.since}
 		switch o.state() {
 		case Starting:
 			open.State = "opening"
@@ -166,20 +169,13 @@ func (d *Doors) answer(now time.Duration, r Request) Answer {
 	return Answer{Status: s}
 }
 
-func forWhom(source netip.Addr) string {
-	if !source.IsValid() {
-		return ""
-	}
-	return " for " + source.String()
-}
-
 // configure takes up what a reload has changed.
 func (d *Doors) configure(now time.Duration, s doorSettings) {
 	d.about = s.about
 	if s.rules == nil || d.closing {
 		return
 	}
-	d.setRules(*s.rules, s.reload)
+	d.setRules(*s.rules, s.reload, s.built)
 	if s.save != nil {
 		d.journal.configure(s.save)
 		d.journal.touch()
@@ -188,20 +184,16 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 	if s.work != nil {
 		d.firewall.configure(s.work, s.report, s.watched)
 	}
-	if s.reload {
-		d.whenBuilt(s.built)
-	}
 	d.firewall.makeAnew()
 }
 
 // resume takes up what an earlier daemon has left open: what is overdue, or not known to be open, is closed now, and so
 // is everything from before a reboot, with one try.
 func (d *Doors) resume(now time.Duration, r Recovered) {
-	if r.Damage != "" {
-		d.logs.log.printf("%s", r.Damage)
-	}
-	if r.Lost != "" {
-		d.logs.log.printf("%s", r.Lost)
+	for _, trouble := range []string{r.Damage, r.Lost} {
+		if trouble != "" {
+			d.logs.log.printf("%s", trouble)
+		}
 	}
 	for _, e := range r.Entries {
 		if !r.Stale && endLeftover(e.Pid, e.Began) {

@@ -25,8 +25,8 @@ import (
 //	"DOOR"<tab>SOURCE<tab>"LINK"<tab>STATE<tab>SINCE<tab>UNTIL<tab>"START"<tab>"STOP"<tab>PORTS<tab>TRIES<tab>PID<tab>BEGAN<tab>SUM
 //	end 1<tab>SUM
 //
-// with a line for each entry: strings as strconv.Quote writes them, times in nanoseconds, ports as 22:tcp with blanks
-// between them, numbers decimal. SUM is the line's checksum, so that damage to one line leaves the others readable. The
+// with a line for each entry: strings as strconv.Quote writes them, times in nanoseconds, ports as 22:tcp, or as
+// Behind prints them with ; for blanks, with blanks between them, numbers decimal. SUM is the line's checksum, so that damage to one line leaves the others readable. The
 // last line has how many entries there are; its checksum is that of the whole file before it.
 
 const (
@@ -43,6 +43,7 @@ type Entry struct {
 	Since, Until time.Duration // CLOCK_BOOTTIME
 	Start, Stop  string        // shell lines as the configuration has them; "" is none
 	Ports        []Knock       // of a native door
+	Behind       []Behind      // the same, on hosts behind this one
 	Tries        int           // how often its closing has failed
 	Pid          int           // of the command that runs; 0: none
 	Began        uint64        // when that process was started, in clock ticks since boot (proc_pid_stat(5), starttime)
@@ -162,8 +163,22 @@ func (s scope) line() string {
 
 func (e Entry) line() string {
 	return sealed(fmt.Sprintf("%q\t%v\t%q\t%v\t%d\t%d\t%q\t%q\t%s\t%d\t%d\t%d", e.Door, e.Source, e.Link, e.State, int64(e.Since),
-		int64(e.Until), e.Start, e.Stop, strings.Trim(fmt.Sprint(e.Ports), "[]"), e.Tries, e.Pid, e.Began))
+		int64(e.Until), e.Start, e.Stop, e.ports(), e.Tries, e.Pid, e.Began))
 }
+
+func (e Entry) ports() string {
+	words := []string{}
+	for _, k := range e.Ports {
+		words = append(words, k.String())
+	}
+	for _, b := range e.Behind {
+		words = append(words, strings.ReplaceAll(b.String(), " ", ";"))
+	}
+	return strings.Join(words, " ")
+}
+
+// native is whether it opens ports.
+func (e Entry) native() bool { return len(e.Ports)+len(e.Behind) > 0 }
 
 // errNewer is that a journal is one of a version not known here.
 var errNewer = errors.New("written by a newer sesame")
@@ -310,8 +325,11 @@ func parseEntry(line string) (e Entry, ok bool) {
 		Start: text(6), Stop: text(7), Tries: int(number(9, 31)), Pid: int(number(10, 31)), Began: number(11, 64),
 	}
 	for _, word := range strings.Fields(fields[8]) {
-		port, _ := parseKnock(word)
-		e.Ports = append(e.Ports, port)
+		if b, _ := parseOpenPort(strings.ReplaceAll(word, ";", " ")); b == (Behind{Knock: b.Knock}) {
+			e.Ports = append(e.Ports, b.Knock)
+		} else {
+			e.Behind = append(e.Behind, b)
+		}
 	}
 	return e, source.IsValid() && source.Zone() == "" && e.line() == sealed(line)
 }

@@ -293,3 +293,18 @@ func TestJournalWriter(t *testing.T) {
 		t.Errorf("got %v, want what is open", written)
 	}
 }
+
+// TestJournalBehind has ports of hosts behind this one in the journal: the target is a part of what is open.
+func TestJournalBehind(t *testing.T) {
+	entry := Entry{Door: "nas", Source: netip.MustParseAddr("2001:db8::7"), State: Open, Until: 9, Ports: []Knock{{22, tcp}}, Behind: []Behind{
+		{Knock: Knock{8053, udp}, To: netip.MustParseAddrPort("[fd77::10]:5353"), Masquerade: true},
+		{Knock: Knock{443, tcp}, At: netip.MustParsePrefix("2001:db8:1::/48")},
+	}}
+	text := formatJournal(testScope, []Entry{entry})
+	if want := "\t22:tcp 8053:udp;->;[fd77::10]:5353;masquerade [2001:db8:1::/48]:443:tcp\t"; !strings.Contains(string(text), want) {
+		t.Errorf("got %s, want %q in it", text, want)
+	}
+	if _, entries, err := parseJournal(text); err != nil || !reflect.DeepEqual(entries, []Entry{entry}) {
+		t.Errorf("read again: got %+v, %v, want %+v", entries, err, entry)
+	}
+}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"math"
 	"strings"
 	"time"
 )
@@ -13,23 +12,12 @@ const (
 	doorInterval = 200 * time.Millisecond
 )
 
-// never is when something is due that is not.
-const never = time.Duration(math.MaxInt64)
-
-// doorLogs bounds the log by door name, so that one door's lines do not push out another's.
-type doorLogs struct {
-	log    *Log
-	byDoor map[string]*Throttle
-}
+// doorLogs are the lines about doors.
+type doorLogs struct{ Throttles }
 
 // printf logs a line about a door. Whatever the source is in it has completed a sequence.
 func (l *doorLogs) printf(now time.Duration, door, format string, a ...any) {
-	t := l.byDoor[door]
-	if t == nil {
-		t = &Throttle{log: l.log, burst: doorBurst, interval: doorInterval}
-		l.byDoor[door] = t
-	}
-	t.printfNamed(now, format, a...)
+	l.of(door).printfNamed(now, format, a...)
 }
 
 // outcome logs how a command of a door has ended, and what it has printed.
@@ -50,29 +38,4 @@ func (l *doorLogs) outcome(now time.Duration, door string, out Outcome) {
 		l.printf(now, door, "%s: command returned non-zero status code (%d)", door, out.Status)
 	}
 	l.printf(now, door, "%s: command took %v", door, out.Took.Round(time.Millisecond))
-}
-
-// flush says how many lines were left out, once there is room for that.
-func (l *doorLogs) flush(now time.Duration) {
-	for _, t := range l.byDoor {
-		t.flush(now)
-	}
-}
-
-// next is when flush will have something to say.
-func (l *doorLogs) next() time.Duration {
-	next := never
-	for _, t := range l.byDoor {
-		if at, ok := t.next(); ok {
-			next = min(next, at)
-		}
-	}
-	return next
-}
-
-// finish says it now: no line follows.
-func (l *doorLogs) finish() {
-	for _, t := range l.byDoor {
-		t.finish()
-	}
 }

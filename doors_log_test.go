@@ -11,7 +11,7 @@ import (
 // One door's lines do not push out another's, and how many were left out is said in time.
 func TestDoorLogs(t *testing.T) {
 	var out strings.Builder
-	l := doorLogs{&Log{out: &out}, map[string]*Throttle{}}
+	l := doorLogs{newThrottles(&Log{out: &out}, doorBurst, doorInterval)}
 	for range doorBurst + 5 {
 		l.printf(0, "a", "a: line")
 	}

@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -45,6 +46,7 @@ var closePauses = []time.Duration{
 //	                                                                                (anew), another one
 //
 // A door without Open_Ports has no rule. A closing goes on to its end; only one that failed and waits can be opened again.
+// A stop command that could not even be started has not been tried: that goes on every retryAfter until it can be.
 //
 // If the daemon is killed between any two of these, the next one finds on disk all that was let in and every command that
 // ran. It leaves open what was open and has time left, and wants all else closed: it ends the command that runs, makes the
@@ -118,7 +120,7 @@ type record struct {
 // newOpening is one that nothing has been done for yet.
 func newOpening(g Grant, since, until time.Duration) *opening {
 	start, stop := g.Door.commands(g.Source)
-	key := openKey{door: g.Door.Name, start: start, stop: stop, ports: joinKnocks(g.Door.OpenPorts), source: g.Source}
+	key := openKey{door: g.Door.Name, start: start, stop: stop, ports: strings.Join(g.Door.opens(), ","), source: g.Source}
 	if g.Source.IsLinkLocalUnicast() {
 		key.link = g.Link
 	}
@@ -129,7 +131,7 @@ func newOpening(g Grant, since, until time.Duration) *opening {
 // everything from before a reboot, with one try.
 func resumed(now time.Duration, e Entry, r Recovered) *opening {
 	door := &Door{
-		Name: e.Door, OpenPorts: e.Ports, CmdTimeout: e.Until - e.Since,
+		Name: e.Door, OpenPorts: e.Ports, Behind: e.Behind, CmdTimeout: e.Until - e.Since,
 		Start: e.Start, Start6: e.Start, Stop: e.Stop, Stop6: e.Stop,
 	}
 	o := newOpening(Grant{Door: door, Source: e.Source, Link: e.Link}, e.Since, e.Until)
@@ -264,13 +266,13 @@ func (o *opening) entry() Entry {
 	r := o.record()
 	return Entry{
 		Door: o.key.door, Source: o.key.source, Link: o.grant.Link, State: r.state, Since: o.since, Until: o.until,
-		Start: o.key.start, Stop: o.key.stop, Ports: o.grant.Door.OpenPorts, Tries: r.tries, Pid: r.pid, Began: r.began,
+		Start: o.key.start, Stop: o.key.stop, Ports: o.grant.Door.OpenPorts, Behind: o.grant.Door.Behind, Tries: r.tries, Pid: r.pid, Began: r.began,
 	}
 }
 
 // pass is what the firewall is to know of it.
 func (o *opening) pass(now time.Duration) Pass {
-	return Pass{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Left: o.until - now}
+	return Pass{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Behind: o.grant.Door.Behind, Left: o.until - now}
 }
 
 // again takes note that it was granted once more, and returns what is to be said of that.
@@ -292,18 +294,24 @@ func (o *opening) again(now time.Duration, g Grant) (say string) {
 	case o.open && !o.journaled():
 		o.more++
 	case o.open:
-	case o.key.stop != "" && o.up() && o.tries > 0 && o.rule.out():
-		o.reopen(now) // its closing has failed, and waits to be tried again
+	case o.tries > 0 && o.rule.doing == nothing && o.command.doing == nothing:
+		if o.reopen(now); o.rule.in && o.up() {
+			return fmt.Sprintf("open still: %v from now on", g.Door.CmdTimeout)
+		}
 	default:
-		o.anew, o.rule.after = true, 0 // a closing that failed is tried again now
+		o.anew = true
 	}
 	return ""
 }
 
-// reopen has it opened once more although closing it has failed: the start command is run again over what is there.
+// reopen has it opened once more although closing it has failed, and waits to be tried again: it is let in for longer, and
+// the start command is run again over what is there.
 func (o *opening) reopen(now time.Duration) {
 	o.open, o.anew, o.since, o.until = true, false, now, now+o.grant.Door.CmdTimeout
-	o.command.stale, o.command.after, o.tries, o.givenUp = true, 0, 0, ""
+	o.rule.stale, o.rule.after, o.command.stale, o.command.after, o.tries, o.givenUp = o.rule.in, 0, o.command.in, 0, 0, ""
+	if o.key.start == "" {
+		o.command = side{in: true}
+	}
 }
 
 // shut has it closed before its time, and reports whether it was to be open. A start command that runs is ended, unless

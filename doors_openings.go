@@ -47,14 +47,12 @@ func (d *openings) say(now time.Duration, o *opening, what string) {
 // tellPoints has a test told how far things are.
 func (d *openings) tellPoints(crash func(point string)) { d.crash = crash }
 
-// whenBuilt has built called once, when the firewall is as the rules say; nil: nobody is told.
-func (d *openings) whenBuilt(built func()) { d.built = built }
-
-// setRules takes up what is to be hidden now. reload is whether the configuration is another one.
-func (d *openings) setRules(rules Ruleset, reload bool) {
+// setRules takes up what is to be hidden now. reload is whether the configuration is another one; built is then called once,
+// when the firewall is as the rules say, and may be nil.
+func (d *openings) setRules(rules Ruleset, reload bool, built func()) {
 	d.rules = rules
 	if reload {
-		d.givenUp = nil
+		d.givenUp, d.built = nil, built
 	}
 }
 
@@ -292,7 +290,7 @@ func (d *openings) apply(now time.Duration) {
 
 // ruleset is what is to be in force once the firewall has done its task.
 func (d *openings) ruleset(now time.Duration) Ruleset {
-	return Ruleset{Hidden: d.rules.Hidden, Kept: d.rules.Kept, Open: d.passing(now, nil)}
+	return Ruleset{Hidden: d.rules.Hidden, Kept: d.rules.Kept, Behind: d.rules.Behind, Open: d.passing(now, nil)}
 }
 
 // passing are the passes of all openings, or those that the source of one has by other ones.

@@ -706,6 +706,24 @@ func TestDoorsNative(t *testing.T) {
 			+11s  tick              => <close >
 			+12s  worked            =>
 			+12s  journal           =>`},
+		{"knocking again while a closing that the firewall does not do waits uses up none of its tries", n, `
+			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+0s   worked            =>
+			+10s  tick              => <close >
+			+10s  failed            =>
+			+10s  drop              =>
+			+10.5s grant n 192.0.2.7 => <open n 192.0.2.7 10s>
+			+10.5s worked           =>
+			+10.5s journal          => n 192.0.2.7 open until 20.5s
+			+10.5s log              => 192.0.2.7: n: open still: 10s from now on
+			+20s  tick              => <check n 192.0.2.7 500ms>
+			+20s  worked            =>
+			+20.5s tick             => <close >
+			+20.5s failed           =>
+			+20.5s journal          => n 192.0.2.7 closing, 1 tries
+			+21.5s tick             => <close >
+			+21.5s worked           =>
+			+21.5s journal          =>`},
 		{"somebody changes the firewall", n, `
 			+0s   grant n 192.0.2.7 => <open n 192.0.2.7 10s>
 			+1s   worked            =>

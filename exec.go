@@ -75,32 +75,25 @@ func statusOf(err error) int {
 // printed is what a program prints, up to maxPrinted bytes. After that its pipe is closed.
 type printed struct {
 	bytes.Buffer
+	take    func(line string) // gets it line by line as it comes, however much it is; nil: it is kept
 	tooMuch bool
 }
 
 // ReadFrom is what io.Copy makes use of, which would else take 32 KB for each pipe.
 func (p *printed) ReadFrom(pipe io.Reader) (n int64, err error) {
-	n, err = p.Buffer.ReadFrom(io.LimitReader(pipe, maxPrinted+1))
-	if n > maxPrinted {
-		p.tooMuch, err = true, errTooMuch
+	if p.take == nil {
+		n, err = p.Buffer.ReadFrom(io.LimitReader(pipe, maxPrinted+1))
+		if p.tooMuch = n > maxPrinted; p.tooMuch {
+			err = errTooMuch
+		}
+		return n, err
 	}
-	return n, err
-}
-
-// printedLines gives take what a program prints, line by line as it comes, however much it is.
-type printedLines struct {
-	io.Writer // never used: io.Copy prefers ReadFrom
-	take      func(line string)
-	tooLong   bool
-}
-
-func (p *printedLines) ReadFrom(pipe io.Reader) (n int64, err error) {
 	lines := bufio.NewScanner(pipe)
 	lines.Buffer(nil, maxPrinted)
 	for lines.Scan() {
 		p.take(lines.Text())
 	}
-	p.tooLong = errors.Is(lines.Err(), bufio.ErrTooLong)
+	p.tooMuch = errors.Is(lines.Err(), bufio.ErrTooLong)
 	return 0, lines.Err()
 }
 
@@ -129,16 +122,12 @@ func (p *execution) run() (stdout, stderr string, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), p.limit)
 	defer cancel()
-	var out, complaint printed
+	out, complaint := printed{take: p.take}, printed{}
 	late := false
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Args = argv
 	cmd.Env = append(inherited(os.Environ()), "LC_ALL=C")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(p.input), &out, &complaint
-	lines := printedLines{take: p.take}
-	if p.take != nil {
-		cmd.Stdout = &lines
-	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error {
 		late = true
@@ -150,7 +139,7 @@ func (p *execution) run() (stdout, stderr string, err error) {
 		err = cmd.Wait()
 	}
 	switch {
-	case out.tooMuch || complaint.tooMuch || lines.tooLong:
+	case out.tooMuch || complaint.tooMuch:
 		err = errTooMuch
 	case late:
 		err = fmt.Errorf("%w after %v", errTooLong, p.limit)

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // errReplaced is that another file, or another text, is in the place of the one that was opened.
@@ -19,6 +22,48 @@ func inPlace(path string, f *os.File) error {
 		return errReplaced
 	}
 	return nil
+}
+
+const (
+	// lockTime is how long another program's lock on a file is waited for: a while for one that marks a line, or makes a
+	// socket. Anybody who can read a file can lock it, and must not hold up the doors for long.
+	lockTime  = time.Second
+	lockPause = 5 * time.Millisecond
+)
+
+// openLocked opens a file that others may replace, and locks it against other daemons. It is unlocked when it is closed.
+func openLocked(path string, open func() (*os.File, error)) (*os.File, error) {
+	for began := time.Now(); ; time.Sleep(lockPause) {
+		f, err := open()
+		if err != nil {
+			return nil, err
+		}
+		if err = lockFile(f); err == nil {
+			// The one that had the lock may have put another file in its place.
+			err = inPlace(path, f)
+		}
+		if err == nil {
+			return f, nil
+		}
+		_ = f.Close()
+		if err != errLocked && err != errReplaced {
+			return nil, fmt.Errorf("locking %s: %w", path, err)
+		}
+		if time.Since(began) > lockTime {
+			return nil, fmt.Errorf("locking %s: another program has held it for %v: lsof %[1]s names it", path, lockTime)
+		}
+	}
+}
+
+// notWritten is for writeFile, where a file that was read, or was not there, is to be replaced: errReplaced if somebody
+// else has written it meanwhile.
+func notWritten(path string, was []byte) func() error {
+	return func() error {
+		if is, err := os.ReadFile(path); err != nil && !errors.Is(err, os.ErrNotExist) || !bytes.Equal(is, was) {
+			return errReplaced
+		}
+		return nil
+	}
 }
 
 // writeFile puts a file with that text in the place of the one called name, or makes one, in one step, and returns when
@@ -44,22 +89,21 @@ func writeFile(name string, text []byte, like *os.File, ready func() error) (rep
 		}
 	}()
 	if like != nil {
-		if err := copyOwner(like, f); err != nil {
-			return false, err
-		}
+		err = copyOwner(like, f)
 	}
-	if _, err := f.Write(text); err != nil {
-		return false, err
+	if err == nil {
+		_, err = f.Write(text)
 	}
-	if err := f.Sync(); err != nil {
-		return false, err
+	if err == nil {
+		err = f.Sync()
 	}
-	if ready != nil {
-		if err := ready(); err != nil {
-			return false, err
-		}
+	if err == nil && ready != nil {
+		err = ready()
 	}
-	if err := renameFile(f, path); err != nil {
+	if err == nil {
+		err = renameFile(f, path)
+	}
+	if err != nil {
 		return false, err
 	}
 	if err := syncDir(dir); err != nil {

@@ -3,7 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
-	"unsafe"
+	"path/filepath"
 
 	"golang.org/x/sys/windows"
 )
@@ -25,27 +25,18 @@ func unlockFile(f *os.File) {
 	_ = windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, &at)
 }
 
-// openFile opens a file that may be replaced meanwhile.
+// openFile opens a file that others can rename and replace meanwhile: so an os.Root opens it, and os.OpenFile does not.
 func openFile(path string, flag int) (*os.File, error) {
-	access := uint32(windows.GENERIC_READ)
-	if flag&os.O_RDWR != 0 {
-		access |= windows.GENERIC_WRITE
-	}
-	return openShared(path, access)
-}
-
-// openShared opens a file so that others can rename and replace it. os.OpenFile does not.
-func openShared(path string, access uint32) (*os.File, error) {
-	name, err := windows.UTF16PtrFromString(path)
+	path, err := filepath.EvalSymlinks(path) // a root's file must not lead out of it
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		return nil, err
 	}
-	const share = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
-	h, err := windows.CreateFile(name, access, share, nil, windows.OPEN_EXISTING, windows.FILE_ATTRIBUTE_NORMAL, 0)
+	root, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		return nil, err
 	}
-	return os.NewFile(uintptr(h), path), nil
+	defer root.Close()
+	return root.OpenFile(filepath.Base(path), flag, 0)
 }
 
 // createTemp makes a file that renameFile can take.
@@ -55,7 +46,7 @@ func createTemp(dir, pattern string) (*os.File, error) {
 		return nil, err
 	}
 	_ = f.Close()
-	shared, err := openShared(f.Name(), windows.GENERIC_READ|windows.GENERIC_WRITE|windows.DELETE|windows.WRITE_DAC)
+	shared, err := openFile(f.Name(), os.O_RDWR)
 	if err != nil {
 		_ = os.Remove(f.Name())
 	}
@@ -64,9 +55,9 @@ func createTemp(dir, pattern string) (*os.File, error) {
 
 // copyOwner lets the same people at a file as at another. Both are in the same folder, and ours.
 func copyOwner(from, to *os.File) error {
-	sd, err := windows.GetSecurityInfo(windows.Handle(from.Fd()), windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION)
+	sd, err := windows.GetNamedSecurityInfo(from.Name(), windows.SE_FILE_OBJECT, windows.DACL_SECURITY_INFORMATION)
 	if err != nil {
-		return os.NewSyscallError("GetSecurityInfo", err)
+		return os.NewSyscallError("GetNamedSecurityInfo", err)
 	}
 	control, _, err := sd.Control()
 	if err != nil {
@@ -80,45 +71,22 @@ func copyOwner(from, to *os.File) error {
 	if err != nil {
 		return os.NewSyscallError("GetSecurityDescriptorDacl", err)
 	}
-	return os.NewSyscallError("SetSecurityInfo",
-		windows.SetSecurityInfo(windows.Handle(to.Fd()), windows.SE_FILE_OBJECT, what, nil, nil, acl, nil))
+	return os.NewSyscallError("SetNamedSecurityInfo",
+		windows.SetNamedSecurityInfo(to.Name(), windows.SE_FILE_OBJECT, what, nil, nil, acl, nil))
 }
 
-// fileRenameInfo is FILE_RENAME_INFO of winbase.h.
-type fileRenameInfo struct {
-	flags  uint32
-	root   windows.Handle
-	length uint32 // of the name, in bytes
-	name   [windows.MAX_LONG_PATH]uint16
-}
-
-// renameFile puts an open file in the place of path, in one step, also while that one is open: which is what
-// POSIX semantics are here, since Windows 10 and on NTFS. It is on the disk then.
+// renameFile puts an open file in the place of path, in one step, also while that one is open: which an os.Root does since
+// Windows 10 and on NTFS. It is on the disk then.
 func renameFile(f *os.File, path string) error {
-	name, err := windows.UTF16FromString(path)
+	root, err := os.OpenRoot(filepath.Dir(path))
 	if err != nil {
-		return &os.PathError{Op: "rename", Path: path, Err: err}
+		return err
 	}
-	to := fileRenameInfo{flags: windows.FILE_RENAME_REPLACE_IF_EXISTS | windows.FILE_RENAME_POSIX_SEMANTICS}
-	to.length = 2 * uint32(copy(to.name[:len(to.name)-1], name)-1)
-	h := windows.Handle(f.Fd())
-	err = windows.SetFileInformationByHandle(h, windows.FileRenameInfoEx, (*byte)(unsafe.Pointer(&to)), uint32(unsafe.Sizeof(to)))
-	switch err {
-	case nil:
-		return f.Sync()
-	case windows.ERROR_INVALID_PARAMETER, windows.ERROR_INVALID_FUNCTION, windows.ERROR_NOT_SUPPORTED:
-		// The file system does not know that: it replaces no file that is open.
-	default:
-		return &os.LinkError{Op: "rename", Old: f.Name(), New: path, Err: err}
-	}
-	from, err := windows.UTF16PtrFromString(f.Name())
-	if err != nil {
-		return &os.PathError{Op: "rename", Path: f.Name(), Err: err}
-	}
-	if err := windows.MoveFileEx(from, &name[0], windows.MOVEFILE_REPLACE_EXISTING|windows.MOVEFILE_WRITE_THROUGH); err != nil {
+	defer root.Close()
+	if err := root.Rename(filepath.Base(f.Name()), filepath.Base(path)); err != nil {
 		return fmt.Errorf("replacing %s: %w: begin its lines with a blank, and it need not be replaced", path, err)
 	}
-	return nil
+	return f.Sync()
 }
 
 // syncDir is renameFile's work here: a folder cannot be flushed.

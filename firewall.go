@@ -31,8 +31,23 @@ type Firewall interface {
 // Ruleset is what our part of the firewall must be.
 type Ruleset struct {
 	Hidden []Hidden
-	Kept   []Knock // the ports of all doors: connections made while they were open live on
+	Kept   []Knock  // the ports of all doors: connections made while they were open live on
+	Behind []Behind // the same, on hosts behind this one
 	Open   []Pass
+}
+
+// behind are all that somebody has a right to reach behind this host, or had when a connection began; those of doors that a
+// reload has done away with, too.
+func (r Ruleset) behind() []Behind {
+	all := slices.Clone(r.Behind)
+	for _, p := range r.Open {
+		for _, b := range p.Behind {
+			if !slices.Contains(all, b) {
+				all = append(all, b)
+			}
+		}
+	}
+	return all
 }
 
 // Hidden are ports that nobody may reach who has not knocked. Of TCP only the pure SYN is dropped, of UDP what belongs
@@ -40,6 +55,7 @@ type Ruleset struct {
 type Hidden struct {
 	Door   string
 	Ports  []Knock
+	Behind []Behind       // of routed hosts, or forwarded from one address of this host
 	Links  []string       // where they are hidden: names, or beginnings of names and a *; nil: everywhere but on lo
 	Except []netip.Prefix // sources that are left to the host's own rules
 }
@@ -50,6 +66,7 @@ type Pass struct {
 	Source netip.Addr
 	Link   string // counts for an IPv6 link-local source
 	Ports  []Knock
+	Behind []Behind
 	Left   time.Duration // how long still; nft alone makes use of it
 }
 
@@ -161,11 +178,21 @@ func (c *Config) ruleset(general, auto []string, links map[int]*Link) (r Ruleset
 				r.Kept = append(r.Kept, k)
 			}
 		}
+		h := Hidden{Door: d.Name, Ports: slices.Clip(d.OpenPorts), Except: d.HideExcept}
+		for _, b := range d.Behind {
+			if !slices.Contains(r.Behind, b) {
+				r.Behind = append(r.Behind, b)
+			}
+			if b.At.IsValid() {
+				h.Behind = append(h.Behind, b)
+			} else if !slices.Contains(h.Ports, b.Knock) { // over the other family it leads nowhere
+				h.Ports = append(h.Ports, b.Knock)
+			}
+		}
 		list := general
 		if d.Interfaces != nil {
 			list = d.Interfaces
 		}
-		h := Hidden{Door: d.Name, Ports: d.OpenPorts, Except: d.HideExcept}
 		every := slices.Contains(list, everyInterface)
 		for _, item := range list {
 			switch {

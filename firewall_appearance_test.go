@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -106,6 +107,9 @@ var appearances = []firewallHost{
 	{name: "firewalld, zone drop", rules: strings.Replace(firewalldTable, "ENDING", "drop", 1)},
 	{name: "fw4", rules: fw4Table},
 	{name: "fw4, REJECT", rules: strings.Replace(fw4Table, "counter drop comment", "counter jump handle_reject comment", 1)},
+	{name: "fw4, REJECT, with the includes", rules: strings.Replace(strings.Replace(fw4Table, "counter drop comment", "counter jump handle_reject comment", 1),
+		"policy drop;\n", "policy drop;\n\t\t"+fw4Include+"\t}\n\tchain forward {\n\t\ttype filter hook forward priority filter; policy drop;\n\t\t"+fw4Include+
+			"\t}\n\tchain input {\n", 1)},
 	{name: "fw4 with a redirect", rules: fw4With("drop")},
 	{name: "fw4 with a redirect, REJECT", rules: fw4With("jump handle_reject")},
 	{name: "fw3", rules: fw3},
@@ -408,7 +412,9 @@ ip6tables$V -w -A FORWARD -d fd77::10 -p tcp -m multiport --dports 22,8443 -j AC
 
 // newForwarder is a host that forwards ports 8443 and 8053:udp to one behind it, and hides them.
 func newForwarder(t *testing.T, host firewallHost) *firewallTest {
-	host.option = "nft"
+	if host.option == "" {
+		host.option = "nft"
+	}
 	w := newWorld(t, 2)
 	behind := w.netns()
 	w.must(w.host.link("lan", behind, "eth0"))
@@ -424,7 +430,8 @@ func newForwarder(t *testing.T, host firewallHost) *firewallTest {
 	inside := &firewallTest{world: &world{T: t, host: behind}}
 	inside.listen("443", "22", "8443")
 	inside.echoUDPAt(inner, 5353)
-	f := &firewallTest{world: w}
+	inside.echoUDPAt(inner6, 5353)
+	f := &firewallTest{world: w, inside: behind}
 	f.choose(host.option)
 	ports := []Knock{{22, tcp}, {8443, tcp}, {8053, udp}}
 	f.rules = Ruleset{Hidden: []Hidden{{Door: "web", Ports: ports, Links: []string{"eth0"}}}, Kept: ports}
@@ -490,6 +497,54 @@ func TestHiddenForwarded(t *testing.T) {
 				t.Errorf("a SYN in fragments: got %s", out)
 			}
 		})
+	}
+}
+
+// TestHiddenForwardedAgain has a stranger send an ACK to a port that others forward, which leaves a mapping as the target says
+// nothing, and then a SYN from the same port.
+func TestHiddenForwardedAgain(t *testing.T) {
+	f := newForwarder(t, firewallHost{rules: forwardByNFT})
+	const port = hostAddr + ":8443"
+	f.must(f.inside.run("nft", "add table inet quiet; add chain inet quiet in { type filter hook input priority 0; }; "+
+		"add rule inet quiet in tcp flags & (syn | rst) == 0 ct state new drop"))
+	from := uint16(40000)
+	again := func(i int) string {
+		t.Helper()
+		from++
+		var got error
+		f.must(f.clients[i].do(func() error {
+			to := netip.MustParseAddr(hostAddr)
+			r, err := openRaw(to, route{}, []bpf.Instruction{bpf.RetConstant{Val: 0}})
+			if err != nil {
+				return err
+			}
+			defer unix.Close(r.fd)
+			if err := r.send(from, 8443, flagACK); err != nil {
+				return err
+			}
+			d := net.Dialer{LocalAddr: &net.TCPAddr{Port: int(from)}, Timeout: probePatience}
+			conn, err := d.Dial("tcp", port)
+			if got = err; err == nil {
+				conn.Close()
+			}
+			return nil
+		}))
+		if got != nil {
+			return hidden
+		}
+		return reached
+	}
+	f.awaitPort(0, port, reached)
+	f.awaitPort(1, port, reached)
+	f.build()
+	for range 3 { // an ACK may be lost
+		if got := again(1); got != hidden {
+			t.Errorf("a stranger, after an ACK: got %s", got)
+		}
+	}
+	f.open(Pass{Door: "web", Source: netip.MustParseAddr("10.9.0.2"), Ports: f.rules.Kept, Left: time.Minute})
+	if got := again(0); got != reached {
+		t.Errorf("who has knocked, after an ACK: got %s", got)
 	}
 }
 

@@ -52,34 +52,43 @@ var errPutRight = errors.New("somebody has changed the firewall")
 type runner = func(argv []string, input string) (stdout string, err error)
 
 // pickFirewall says who hides: nft, wherever the kernel takes our table from it, and else iptables; or whom option names. It
-// looks at no rule of the host, so that nothing there can keep a port from being hidden, and changes none. mark is the
-// bit for nft.
+// looks at no rule of the host, so that nothing there can keep a port from being hidden, and changes none. Where nft hides,
+// but forwards nothing, iptables comes first; and without it some doors stay shut. mark is the bit for nft.
 func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, err error) {
 	if err := r.fits(); err != nil {
 		return c, err
 	}
-	reason := "iptables, as the configuration says"
+	reason, instead := "the configuration says", Choice{}
 	if option != "iptables" {
 		nft := nftFirewall{mark: mark}
 		calls := nft.build(r)
 		for i := range calls {
 			calls[i].Argv = nftCheck
 		}
-		err := runAll(calls, run)
+		var taken string
+		err := runAll(calls, func(argv []string, input string) (string, error) {
+			taken = input
+			return run(argv, input)
+		})
+		picked := Choice{Firewall: nft, Reason: "nft", inputOnly: len(r.Hidden) > 0 && !strings.Contains(taken, "chain away"),
+			noForwards: slices.ContainsFunc(r.behind(), Behind.forwarded) && !strings.Contains(taken, " dnat ip")}
+		if option == "nft" {
+			picked.Reason = "nft, as the configuration says"
+		}
 		switch {
-		case err == nil && option == "nft":
-			return Choice{Firewall: nft, Reason: "nft, as the configuration says"}, nil
+		case err == nil && (!picked.noForwards || option == "nft"):
+			return picked, nil
 		case err == nil:
-			return Choice{Firewall: nft, Reason: "nft"}, nil
+			instead, err = picked, errors.New("nft cannot forward here: it needs nft_fib_inet (opkg install kmod-nft-fib) and Linux 5.2")
 		case errors.Is(err, exec.ErrNotFound):
 			err = errors.New("nft is not installed")
 		default:
-			err = fmt.Errorf("nft does not work here: %w", err)
+			err = fmt.Errorf("nft failed: %w", err)
 		}
 		if option == "nft" {
 			return c, fmt.Errorf("Firewall = nft: %w", err)
 		}
-		reason = "iptables, as " + err.Error()
+		reason = err.Error()
 	}
 	var f iptablesFirewall
 	for _, name := range []string{"iptables", "ip6tables"} {
@@ -97,11 +106,13 @@ func pickFirewall(option string, mark uint32, r Ruleset, run runner) (c Choice, 
 	}
 	switch {
 	case f.tools != nil:
-		return Choice{Firewall: f, Reason: reason}, nil
+		return Choice{Firewall: f, Reason: "iptables, as " + reason}, nil
+	case instead.Firewall != nil:
+		return instead, nil
 	case option == "iptables":
 		return c, errors.New("Firewall = iptables: iptables does not work here: install it, or write Firewall = auto")
 	}
-	return c, errors.New("neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)")
+	return c, fmt.Errorf("neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables): %s", reason)
 }
 
 // Applier carries out what is to be done with the firewall. One goroutine at a time uses it.
@@ -117,6 +128,7 @@ type Applier struct {
 	asked   int                // how often they have been so, since the last check
 	listed  string             // our table as nft lists it, right after it was made; "": not known, as nft before 0.9.1 knows no -t
 	keep    func(table string) // keeps a script that makes our table, hidden and with nobody in; "": none hides; or nil
+	behind  string             // what is behind the host, when its chains were last looked at for that
 	ran     []uint32           // the processes of a task
 }
 
@@ -220,7 +232,8 @@ func (a *Applier) build(r Ruleset) (err error) {
 	if err == nil {
 		err = a.hide(a.choice.Firewall, r)
 	}
-	if err == nil && first {
+	if more := fmt.Sprint(r.behind()); err == nil && (first || more != a.behind) {
+		a.behind = more
 		_, err = a.look(r, a.inspect(inspectLimit))
 	}
 	return err
@@ -264,6 +277,15 @@ func (a *Applier) present(r Ruleset) bool {
 			}
 			if chain, err := a.run(t.argv("-S "+ourChain), ""); err != nil || !f.isBuilt(i, r, chain) {
 				return false
+			}
+			for _, at := range places {
+				if !t.needed(r.behind()) {
+					continue
+				}
+				_, err := a.run(t.argv(fmt.Sprintf("-t %s -C %s -j %s", at.table, at.from, at.chain)), "")
+				if chain, _ := a.run(t.argv("-t "+at.table+" -S "+at.chain), ""); err != nil || normalForm(chain) != normalForm(inChain("-A", at.chain, f.allAt(i, at, r))) {
+					return false
+				}
 			}
 		}
 		return a.before(f) == a.places
@@ -333,13 +355,13 @@ func (a *Applier) quiet() bool {
 // look fits what we have to what the host has, which in tells, and removes what is not ours any more. What cannot be done
 // about chains of the host is a warning: what is hidden is hidden.
 func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
-	next := a.choice.fit(in)
+	next := a.choice.fit(in, r)
 	if next.unsure { // what we have is as it was; where it is, is not known
 		a.choice = next
 		return false, nil
 	}
 	a.silent = slices.ContainsFunc(in.Tools, func(t Tool) bool { return t.Legacy })
-	if closed := (Ruleset{Hidden: r.Hidden, Kept: r.Kept}); fmt.Sprint(a.choice.build(closed)) != fmt.Sprint(next.build(closed)) {
+	if closed := (Ruleset{Hidden: r.Hidden, Kept: r.Kept, Behind: r.Behind}); fmt.Sprint(a.choice.build(closed)) != fmt.Sprint(next.build(closed)) {
 		if err := a.hide(next.Firewall, r); err != nil {
 			return false, err
 		}
@@ -355,6 +377,7 @@ func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 		next.warn("rules of ours from before may be left, and keep out who has knocked: %v", unseen)
 		next.unsure = true
 	}
+	next.Warnings = append(next.Warnings, behindWarnings(r)...)
 	a.choice = next
 	return changed, nil
 }

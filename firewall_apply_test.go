@@ -132,7 +132,7 @@ func TestCheckAsServe(t *testing.T) {
 	n.breaks("nft", "*-f*", 1)
 	d := n.start("")
 	d.wantExit(1)
-	const want = "Firewall = nft: nft does not work here: nft -c -f -: exit status 1"
+	const want = "Firewall = nft: nft failed: nft -c -f -: exit status 1"
 	if out, status := n.tool("check", "-c", n.dir+"/knockd.conf"); status != 1 || !strings.Contains(out, want) {
 		t.Errorf("check: exit status %d, %s, want %s", status, out, want)
 	}
@@ -349,4 +349,15 @@ func TestUnreadableIsNotKept(t *testing.T) {
 			t.Errorf("with %v: kept %q", unreadable, kept)
 		}
 	}
+}
+
+// TestIptablesCannotRead has a table of iptables' that it cannot list, as nft has changed it: the log warns.
+func TestIptablesCannotRead(t *testing.T) {
+	n := newNativeTest(t, firewallHost{option: "iptables", rules: "iptables -w -A INPUT -p tcp --dport 22 -j ACCEPT; " +
+		"nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; " +
+		"add rule ip filter FORWARD ct state established,related accept; add rule ip filter FORWARD ip daddr 10.77.0.10 tcp dport { 443, 444 } accept'; ! iptables -w -S 2>/dev/null"},
+		fmt.Sprintf(nativeDoor, 600))
+	d := n.serve()
+	d.await("warning: firewall: iptables cannot read its table")
+	d.stop()
 }

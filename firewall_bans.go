@@ -7,22 +7,24 @@ import (
 	"strings"
 )
 
-// input is a base chain for packets to this host.
-type input struct {
+// base is a base chain for packets to this host, or through it.
+type base struct {
 	chain
-	can effect
-	at  int // behind what our rule is, as in behind; -1: it is not there
+	can    effect
+	at     int  // behind what our rule is, as in behind; -1: it is not there
+	marked bool // rules before its place change the mark
 }
 
 // hostRules are the chains of a host, and what each can do.
 type hostRules struct {
 	chains  []chain
+	mark    uint32 // ours
 	named   map[[4]string]*chain
 	effects map[*chain]effect
 }
 
-func newHostRules(chains []chain) hostRules {
-	h := hostRules{chains, map[[4]string]*chain{}, map[*chain]effect{}}
+func newHostRules(chains []chain, mark uint32) hostRules {
+	h := hostRules{chains, mark, map[[4]string]*chain{}, map[*chain]effect{}}
 	for i, c := range chains {
 		h.named[[4]string{c.origin, c.family, c.table, c.name}] = &chains[i]
 	}
@@ -46,6 +48,9 @@ func (h hostRules) ofChain(c *chain) (e effect) {
 func (h hostRules) ofRule(c chain, rule string) effect {
 	r := readRule(rule)
 	e := r.can
+	if r.mark&h.mark != 0 {
+		e |= marks
+	}
 	for _, name := range r.leads {
 		if to := h.beside(c, name); to != nil {
 			e |= jumps | h.ofChain(to)
@@ -72,19 +77,19 @@ func (h hostRules) beside(c chain, name string) *chain {
 // drops is whether the chain's policy does.
 func (c chain) drops() bool { return strings.EqualFold(c.policy, "drop") }
 
-// inputs are the base chains for packets to this host, with what they can do. In behind stands where a rule of ours must be,
-// so that those bans hold which come before everything else that drops: behind the rule with this handle, or behind so many
-// rules of iptables'. first has only bans come before it: an accept there would open what we hide. ours tells the rule,
-// which does not count; it is placed between those bans and whatever else drops.
-func (h hostRules) inputs(ours func(rule string) bool, first bool) (found []input) {
+// bases are the base chains for packets to this host or through it, with what they can do. In behind stands where a rule of
+// ours must be, so that those bans hold which come before everything else that drops: behind the rule with this handle, or
+// behind so many rules of iptables'. first has only bans come before it: an accept there would open what we hide. ours tells
+// the rule, which does not count; it is placed between those bans and whatever else drops, or changes its mark.
+func (h hostRules) bases(ours func(rule string) bool, first bool) (found []base) {
 	for _, c := range h.chains {
-		if c.hook != "input" {
+		if c.hook != "input" && c.hook != "forward" {
 			continue
 		}
-		in, place, n, late := input{chain: c, at: -1}, 0, 0, false
+		in, place, n, late, marked := base{chain: c, at: -1}, 0, 0, false, false
 		for i, rule := range c.rules {
 			if ours(rule) {
-				in.at, in.placed = place, in.placed || !late
+				in.at, in.placed = place, in.placed || !late && !marked
 				n++
 				continue
 			}
@@ -95,10 +100,10 @@ func (h hostRules) inputs(ours func(rule string) bool, first bool) (found []inpu
 				place = handleOf(rule)
 			}
 			e := h.ofRule(c, rule)
-			in.can |= e
+			in.can, marked = in.can|e, marked || e&marks != 0
 			ban := e&(bans|jumps) != 0
 			if late = late || e&drops != 0 || first && (e&accepts != 0 || !ban); ban && !late {
-				in.behind, in.placed = place, false
+				in.behind, in.placed, in.marked, marked = place, false, in.marked || marked, false
 			}
 		}
 		in.placed = in.placed && (n == 1 || c.tool.name != "") // of two by nft, none stays

@@ -85,7 +85,7 @@ meta l4proto udp reject with icmpx admin-prohibited`},
 		{"fw4 with a redirect", Inspection{NFT: listed(redirect)}, "iifname \"eth0\" meta l4proto tcp reject with tcp reset\niifname \"eth0\" meta l4proto udp reject"},
 	} {
 		var got []string
-		for _, e := range newHostRules(test.in.chains()).endings(func(_ chain, translated bool) bool { return translated }) {
+		for _, e := range newHostRules(test.in.chains(), 0).endings(func(_ chain, translated bool) bool { return translated }) {
 			got = append(got, e.rule())
 		}
 		if got := strings.Join(got, "\n"); got != test.want {
@@ -94,7 +94,7 @@ meta l4proto udp reject with icmpx admin-prohibited`},
 	}
 	in := Inspection{Tools: []Tool{{iptables: legacy, Legacy: true, Rules: listed(listedFw3)}}}
 	want := []ending{{"ip", "eth1", tcp, "REJECT --reject-with tcp-reset"}, {"ip", "eth1", udp, "REJECT --reject-with icmp-port-unreachable"}}
-	if got := newHostRules(in.chains()).endings(func(c chain, _ bool) bool { return c.origin == legacy.name }); !slices.Equal(got, want) {
+	if got := newHostRules(in.chains(), 0).endings(func(c chain, _ bool) bool { return c.origin == legacy.name }); !slices.Equal(got, want) {
 		t.Errorf("iptables: got %v, want %v", got, want)
 	}
 }

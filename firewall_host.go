@@ -5,6 +5,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -31,6 +33,7 @@ type Tool struct {
 	iptables
 	Legacy bool // it has tables of its own in the kernel, which nft does not see
 	Rules  listing
+	NAT    bool // a chain of ours is in table nat
 }
 
 // inspectHost looks at the firewall of this host. Each command may take so long.
@@ -45,6 +48,44 @@ func inspectHost(limit time.Duration) Inspection {
 		text, _ := os.ReadFile(name)
 		return string(text)
 	})
+}
+
+// behindWarnings are why ports of hosts behind this one may not be reached, or not by whom one might think.
+func behindWarnings(r Ruleset) (warnings []string) {
+	warn := func(format string, a ...any) {
+		if w := fmt.Sprintf(format, a...); !slices.Contains(warnings, w) {
+			warnings = append(warnings, w)
+		}
+	}
+	for _, b := range r.Behind {
+		name := "net.ipv4.ip_forward"
+		if !b.is4() {
+			name = "net.ipv6.conf.all.forwarding"
+		}
+		value, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+		if err == nil && strings.TrimSpace(string(value)) == "0" {
+			warn("the kernel forwards nothing, so no host behind this one can be reached: sysctl -w %s=1", name)
+		}
+		hosts, port := b.target()
+		if hosts.IsSingleIP() { // to connect sends nothing
+			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(hosts.Addr(), port)))
+			switch {
+			case err != nil:
+				warn("%v: there is no route to %v", b, hosts.Addr())
+			case conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap() == hosts.Addr():
+				warn("%v: %v is this host itself: write the port alone", b, hosts.Addr())
+			}
+			if err == nil {
+				_ = conn.Close()
+			}
+		}
+		for _, h := range r.Hidden {
+			if h.Links == nil && b.forwarded() && (slices.Contains(h.Ports, b.Knock) || slices.Contains(h.Behind, b)) {
+				warn("%v is hidden on all interfaces, so from hosts behind this one, too: name the outer interface (Interface = eth0), or write Hide_Except", b)
+			}
+		}
+	}
+	return warnings
 }
 
 // inspect looks at the firewall by commands that change no rule. ask has a listing take what a command prints; it returns an
@@ -69,13 +110,14 @@ func inspect(ask func(l *listing, argv ...string) error, file func(name string) 
 	_, err = run("ip6tables", "--version")
 	in.NoIPv6 = err != nil && file("/proc/net/if_inet6") == ""
 	for _, family := range []string{"ip", "ip6"} {
-		usual, ok := in.addTool(run, family+"tables")
+		nat := map[bool]bool{false: slices.Contains(chains.tables, family+" nat"), true: strings.Contains(file("/proc/net/"+family+"_tables_names"), "nat\n")}
+		usual, ok := in.addTool(run, family+"tables", nat)
 		// To ask iptables-legacy makes its table, where there is none.
 		if (!ok || !usual.Legacy) && strings.Contains(file("/proc/net/"+family+"_tables_names"), "filter") {
-			in.addTool(run, family+"tables-legacy")
+			in.addTool(run, family+"tables-legacy", nat)
 		}
 		if (!ok || usual.Legacy) && slices.Contains(in.NFT.tables, family+" filter") {
-			in.addTool(run, family+"tables-nft")
+			in.addTool(run, family+"tables-nft", nat)
 		}
 	}
 	in.Silent = slices.DeleteFunc(in.Silent, func(t Tool) bool { // as the kernel has no table for it
@@ -106,8 +148,8 @@ func (in *Inspection) listTables(run func(argv ...string) (listing, error), chai
 	}
 }
 
-// addTool adds an iptables, if it works.
-func (in *Inspection) addTool(run func(argv ...string) (listing, error), name string) (t Tool, ok bool) {
+// addTool adds an iptables, if it works. nat is whether there is a table nat of legacy, and of nft.
+func (in *Inspection) addTool(run func(argv ...string) (listing, error), name string, nat map[bool]bool) (t Tool, ok bool) {
 	version, err := run(name, "--version") // iptables v1.8.9 (nf_tables)
 	if err != nil {
 		return t, false
@@ -116,6 +158,10 @@ func (in *Inspection) addTool(run func(argv ...string) (listing, error), name st
 	if t.Rules, err = run(t.argv("-S")...); err != nil {
 		in.Silent = append(in.Silent, t)
 		return t, false
+	}
+	if nat[t.Legacy] { // to ask for a table may make it
+		_, err = run(t.argv("-t nat -S " + ourChain)...)
+		t.NAT = err == nil
 	}
 	in.Tools = append(in.Tools, t)
 	return t, true
@@ -149,7 +195,7 @@ func (in Inspection) chains() (all []chain) {
 		c := *c
 		tool, unread := toolOf(in.Silent, c.acceptChain)
 		_, known := toolOf(in.Tools, c.acceptChain)
-		base := c.hook == "input" && c.name == "INPUT"
+		base := c.name == strings.ToUpper(c.hook)
 		if c.unread = unread; base {
 			c.tool = tool
 		}

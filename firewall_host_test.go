@@ -61,7 +61,7 @@ func TestPickFirewall(t *testing.T) {
 	missing := fmt.Errorf("running nft: %w", exec.ErrNotFound)
 	v4, v6 := iptables{"iptables", true}, iptables{"ip6tables", true}
 	both := []Tool{{iptables: v4}, {iptables: v6}}
-	const neither = "neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables)"
+	const neither = "neither nft nor iptables works here: install one of them (apt install nftables; opkg install nftables): nft is not installed"
 	for _, test := range []struct {
 		name, option string
 		in           Inspection
@@ -70,7 +70,7 @@ func TestPickFirewall(t *testing.T) {
 	}{
 		{"both", "auto", Inspection{Tools: both}, "nft", nftFirewall{mark: defaultMark}},
 		{"no nft", "auto", Inspection{NFTError: missing, Tools: both}, "iptables, as nft is not installed", iptablesFirewall{tools: []iptables{v4, v6}}},
-		{"a kernel without nf_tables", "auto", Inspection{NFTError: errFake, Tools: both[:1]}, "iptables, as nft does not work here: exit status 1", iptablesFirewall{tools: []iptables{v4}}},
+		{"a kernel without nf_tables", "auto", Inspection{NFTError: errFake, Tools: both[:1]}, "iptables, as nft failed: exit status 1", iptablesFirewall{tools: []iptables{v4}}},
 		{"nothing there", "auto", Inspection{NFTError: missing}, neither, nil},
 		{"nft asked for", "nft", Inspection{Tools: both}, "nft, as the configuration says", nftFirewall{mark: defaultMark}},
 		{"no nft but asked for", "nft", Inspection{NFTError: missing, Tools: both}, "Firewall = nft: nft is not installed", nil},
@@ -165,7 +165,7 @@ func TestFit(t *testing.T) {
 			idle + "\nonly iptables works here: the other family's packets are let through", iptablesFirewall{tools: []iptables{v4}, behind: []int{0}}},
 		{"no IPv6", iptablesFirewall{tools: []iptables{v4}}, Inspection{Tools: both[:1], NoIPv6: true}, idle, iptablesFirewall{tools: []iptables{v4}, behind: []int{0}}},
 	} {
-		c := Choice{Firewall: test.firewall}.fit(test.in)
+		c := Choice{Firewall: test.firewall}.fit(test.in, Ruleset{})
 		if got := strings.Join(append([]string{c.String()}, c.Warnings...), "\n"); got != test.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", test.name, got, test.want)
 		}
@@ -308,6 +308,41 @@ END`},
 	} {
 		if got := test.call.String(); got != test.want {
 			t.Errorf("got\n%s\nwant\n%s", got, test.want)
+		}
+	}
+}
+
+// TestFitBehind has forward chains that drop what we let through, and those that need no rule of ours.
+func TestFitBehind(t *testing.T) {
+	forward := strings.ReplaceAll(listedFw4, "input", "forward")
+	v4 := iptables{"iptables", true}
+	routed := []Behind{{Knock: Knock{443, tcp}, At: netip.MustParsePrefix("192.0.2.7/32")}}
+	forwarded := []Behind{{Knock: Knock{443, tcp}, To: netip.MustParseAddrPort("192.168.77.10:443")}}
+	rules := "table inet firewalld { # handle 7\n\tchain filter_FORWARD { # handle 1\n\t\ttype filter hook forward priority filter + 10; policy accept;\n" +
+		"\t\tct state { established, related } accept # handle 2\n\t\tct status dnat accept # handle 3\n\t\treject with icmpx admin-prohibited # handle 4\n\t}\n}\n"
+	firewalld, owned := listed(rules), strings.Replace(rules, "{ # handle 7\n", "{ # progname nft handle 7\n\tflags owner\n", 1)
+	for _, test := range []struct {
+		name   string
+		in     Inspection
+		behind []Behind
+		want   string // the chains that need our accept
+		passes bool
+	}{
+		{"fw4, nothing behind", Inspection{NFT: listed(forward)}, nil, "", false},
+		{"fw4", Inspection{NFT: listed(forward)}, forwarded, "[the chain forward of table inet fw4]", false},
+		{"iptables", Inspection{Tools: []Tool{{iptables: v4, Rules: listed("-P INPUT ACCEPT\n-P FORWARD DROP\n")}}}, routed, "[the chain FORWARD of table ip filter]", false},
+		{"nothing drops", Inspection{NFT: listed(strings.ReplaceAll(listedSesame, "input", "forward"))}, routed, "", true},
+		{"firewalld", Inspection{NFT: firewalld}, forwarded, "[the chain filter_FORWARD of table inet firewalld]", false},
+		{"firewalld, which owns its table", Inspection{NFT: listed(owned)}, forwarded, "", false},
+		{"firewalld, a routed host", Inspection{NFT: firewalld}, routed, "[the chain filter_FORWARD of table inet firewalld]", false},
+	} {
+		c := Choice{Firewall: nftFirewall{mark: defaultMark}}.fit(test.in, Ruleset{Behind: test.behind})
+		f, got := c.Firewall.(nftFirewall), ""
+		if f.accepts != nil {
+			got = fmt.Sprint(f.accepts)
+		}
+		if got != test.want || f.passes != test.passes || c.Warnings != nil {
+			t.Errorf("%s: got %s, passes %v, %v; want %s, %v", test.name, got, f.passes, c.Warnings, test.want, test.passes)
 		}
 	}
 }

@@ -160,7 +160,7 @@ func (l *listing) end() {
 		}
 		l.bytes -= c.bytes
 		c.rules, c.numbers, c.leads = nil, nil, nil
-		return c.hook != "prerouting" && c.name != ourChain
+		return c.hook != "prerouting" && c.name != ourChain && c.name != places[0].chain
 	})...)
 	l.begun, l.named, l.chain, l.owned = len(l.chains), nil, nil, false
 }

@@ -161,8 +161,8 @@ func TestListingEffects(t *testing.T) {
 				rules = append(rules, fmt.Sprintf(kind, n))
 			}
 		}
-		h := newHostRules(Inspection{NFT: listed(table + "\t\t" + strings.Join(rules, "\n\t\t") + "\n\t}\n}\n")}.chains())
-		input := h.inputs(func(string) bool { return false }, false)[0]
+		h := newHostRules(Inspection{NFT: listed(table + "\t\t" + strings.Join(rules, "\n\t\t") + "\n\t}\n}\n")}.chains(), 0)
+		input := h.bases(func(string) bool { return false }, false)[0]
 		var want effect
 		for _, rule := range rules {
 			want |= h.ofRule(input.chain, rule)

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -15,6 +17,7 @@ const (
 	bans           // drops what comes from certain sources: fail2ban, CrowdSec, too many connections of one source
 	drops          // drops something else
 	jumps          // leads to another chain
+	marks          // changes the bit of a packet's mark by which ours accept
 )
 
 // hostRule is what counts of a rule of the host's, be it nft's or iptables'.
@@ -28,6 +31,7 @@ type hostRule struct {
 	translated    bool     // it lets in what was translated
 	can           effect   // by itself; of a map of verdicts, by any of them
 	leads         []string // chains that it leads to; of a map, all
+	mark          uint32   // bits of a packet's mark that it changes
 }
 
 // ruleWords splits a rule into words. What stands in quotes is one, with its first quote: so it is no word of a rule.
@@ -82,6 +86,8 @@ func readRule(line string) (r hostRule) {
 				r.can |= drops
 			case "NFQUEUE":
 				r.can |= accepts | drops
+			case "MARK", "CONNMARK":
+				r.mark |= changedMark(words[i+1:])
 			}
 			r.leads = append(r.leads, next)
 			if i++; r.verdict == "" && r.to == "" {
@@ -98,6 +104,9 @@ func readRule(line string) (r hostRule) {
 				r.more = true
 			}
 		default:
+			if w == "mark" && next == "set" && i > 0 && words[i-1] == "meta" {
+				r.mark |= changedMark(words[i+2:])
+			}
 			if r.more = r.more || list == nil || w == "!" || w == "!="; r.more {
 				continue
 			}
@@ -124,6 +133,51 @@ func (r *hostRule) decide(verdict string) {
 	}
 }
 
+// changedMark are the bits of a packet's mark that change by what nft prints after "set", or iptables after "-j". Where that
+// is not made of the mark itself, or has no mask, it is all of them.
+//
+//	0x1; ct mark & 0xff; meta mark & 0xffff00ff | 0x100; or, in older words, mark and 0xff
+//	MARK --set-xmark 0x100/0x3f00; CONNMARK --restore-mark --nfmask 0x3f00 --ctmask 0x3f00
+func changedMark(words []string) (bits uint32) {
+	number := func(s string) uint32 {
+		if n, err := strconv.ParseUint(s, 0, 32); err == nil {
+			return uint32(n)
+		}
+		return math.MaxUint32
+	}
+	switch words[0] {
+	case "MARK", "mark":
+	case "meta":
+		return changedMark(words[1:])
+	case "CONNMARK":
+		if !slices.Contains(words, "--restore-mark") {
+			return 0
+		}
+	default:
+		return math.MaxUint32
+	}
+	masked := words[0] == "mark"
+	for i, w := range words[:len(words)-1] {
+		switch next := words[i+1]; w {
+		case "--set-xmark", "--set-mark":
+			value, mask, _ := strings.Cut(next, "/")
+			bits, masked = number(value)|number(mask), words[0] == "MARK"
+		case "--nfmask", "--ctmask", "|", "or", "^", "xor":
+			bits, masked = bits|number(next), true
+		case "&", "and":
+			bits |= ^number(next)
+		default:
+			if words[0] == "mark" && i%2 == 1 { // another statement
+				return bits
+			}
+		}
+	}
+	if !masked {
+		return math.MaxUint32
+	}
+	return bits
+}
+
 // aboutSources is whether a rule, in words, is about certain sources, or counts each one's packets. One that is about all
 // others is not.
 func aboutSources(words []string) bool {
@@ -132,7 +186,7 @@ func aboutSources(words []string) bool {
 		negated := i > 0 && words[i-1] == "!"
 		switch w {
 		case "-s", "--src-range", "--mac-source", "--source-country", "--update", "--rcheck", "--connlimit-above":
-			if !negated {
+			if !negated && !everybody(words[i+1]) {
 				return true
 			}
 		case "--match-set":
@@ -148,10 +202,18 @@ func aboutSources(words []string) bool {
 			if words[value] == "." { // ip saddr . tcp dport @set
 				value += slices.IndexFunc(words[value:], func(w string) bool { return w == "" || strings.ContainsAny(w[:1], "!@0123456789") })
 			}
-			if words[value] != "!=" {
+			if words[value] == "{" {
+				value++
+			}
+			if words[value] != "!=" && !everybody(words[value]) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// everybody is whether sources are all there are.
+func everybody(sources string) bool {
+	return strings.HasSuffix(sources, "/0") || sources == "0.0.0.0-255.255.255.255" || sources == "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
 }

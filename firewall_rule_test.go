@@ -29,10 +29,49 @@ func TestReadRule(t *testing.T) {
 		`queue flags bypass to 1`:                                                                   {more: true, can: accepts | drops},
 		`-A INPUT -s 192.0.2.7/32 -j TARPIT`:                                                        {more: true, sources: true, to: "TARPIT", can: drops, leads: []string{"TARPIT"}},
 		`log prefix "drop " counter packets 1 bytes 2 accept`:                                       {more: true, verdict: "accept", can: accepts},
+		`counter packets 1 bytes 2 meta mark set 0x00000001`:                                        {more: true, mark: 0xffffffff},
+		`-A INPUT -j MARK --set-xmark 0x4000/0x4000`:                                                {to: "MARK", leads: []string{"MARK"}, mark: 0x4000},
 		`-A INPUT -j LOG`: {to: "LOG", leads: []string{"LOG"}},
 	} {
 		if got := readRule(rule); fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
 			t.Errorf("%s: got %+v, want %+v", rule, got, want)
+		}
+	}
+}
+
+// TestChangedMark has rules of kube-proxy, docker's swarm, tailscale, mwan3 and wg-quick, and others.
+func TestChangedMark(t *testing.T) {
+	const all = 0xffffffff
+	for rule, want := range map[string]uint32{
+		"-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000":                                                            0x4000,
+		"-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000":                                                            0x8000,
+		"-A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP":                                                          0,
+		"-A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0":                                                             0x4000,
+		"-A PREROUTING -p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x100/0xffffffff":                                  all,
+		"-A ts-forward -i tailscale0 -j MARK --set-xmark 0x40000/0xff0000":                                               0xff0000,
+		"-A mwan3_hook -j CONNMARK --restore-mark --nfmask 0x3f00 --ctmask 0x3f00":                                       0x3f00,
+		"-A mwan3_hook -m mark --mark 0x0/0x3f00 -j MARK --set-xmark 0x100/0x3f00":                                       0x3f00,
+		"-A mwan3_hook -j CONNMARK --save-mark --nfmask 0x3f00 --ctmask 0x3f00":                                          0,
+		"-A INPUT -j CONNMARK --restore-mark":                                                                            all,
+		"-A INPUT -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff":                                    all,
+		"-A INPUT -j CONNMARK --set-xmark 0x1/0xffffffff":                                                                0,
+		"-A INPUT -j MARK --set-mark 0x1":                                                                                all,
+		"-A INPUT -j MARK --set-xmark 0x0/0xffffff00":                                                                    0xffffff00,
+		`-A INPUT -m comment --comment "-j MARK --set-xmark 0x1" -j ACCEPT`:                                              0,
+		"meta l4proto udp meta mark set ct mark # handle 7":                                                              all,
+		"meta l4proto udp meta mark 0x0000ca6c ct mark set meta mark # handle 7":                                         0,
+		"ct mark set meta mark meta mark set meta mark | 0x00004000 accept # handle 7":                                   0x4000,
+		"meta mark set meta mark & 0xffff04ff | 0x00000400 ct mark set meta mark & 0x0000000f counter packets 1 bytes 2": 0xff00,
+		"counter packets 0 bytes 0 meta mark set mark or 0x4000":                                                         0x4000,
+		"meta mark set mark and 0xffffbfff xor 0x4000":                                                                   0x4000,
+		"meta mark set meta mark ^ 0x20000000":                                                                           0x20000000,
+		"meta mark set ct mark & 0x000000ff":                                                                             all,
+		"meta mark set ip saddr map { 192.0.2.7 : 0x00000007 }":                                                          all,
+		"meta mark & 0x20000000 == 0x20000000 accept comment \"meta mark set 0x1\"":                                      0,
+		"tcp dport 22 meta mark set 0x00000001 accept":                                                                   all,
+	} {
+		if got := readRule(rule).mark; got != want {
+			t.Errorf("%s: got %#x, want %#x", rule, got, want)
 		}
 	}
 }
@@ -58,6 +97,11 @@ func TestAboutSources(t *testing.T) {
 		`tcp dport . ip saddr != @friends drop # handle 7`:                                                        false,
 		`tcp dport 22 add @tries { ip saddr limit rate over 10/minute } drop # handle 7`:                          true,
 		`ip saddr @bans tcp dport != 22 drop # handle 7`:                                                          true,
+		`ip saddr 0.0.0.0/0 drop # handle 7`:                                                                      false,
+		`ip6 saddr ::/0 tcp dport 22 drop # handle 7`:                                                             false,
+		`ip saddr { 0.0.0.0/0 } drop # handle 7`:                                                                  false,
+		`ip saddr 0.0.0.0-255.255.255.255 drop # handle 7`:                                                        false,
+		"-A INPUT -m iprange --src-range 0.0.0.0-255.255.255.255 -j DROP":                                         false,
 		`iifname "eth0" drop comment "ip saddr" # handle 7`:                                                       false,
 	} {
 		if got := aboutSources(ruleWords(rule)); got != want {

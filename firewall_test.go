@@ -170,6 +170,7 @@ END`,
 type firewallTest struct {
 	*world
 	before string // the host's rules as text
+	inside *Netns // behind the host; nil: nobody is
 	choice Choice
 	rules  Ruleset // what ours must be
 }
@@ -214,14 +215,14 @@ func (f *firewallTest) choose(option string) {
 	var err error
 	f.choice, err = pickFirewall(option, defaultMark, f.rules, f.run)
 	f.must(err)
-	f.choice = f.choice.fit(f.inspect())
+	f.choice = f.choice.fit(f.inspect(), f.rules)
 }
 
 // build builds and admits.
 func (f *firewallTest) build() {
 	f.Helper()
 	f.do(f.choice.build(f.rules))
-	f.choice = f.choice.fit(f.inspect())
+	f.choice = f.choice.fit(f.inspect(), f.rules)
 	f.do(f.choice.admit())
 }
 
@@ -441,7 +442,7 @@ func (f *firewallTest) echoUDP(port int) {
 func (f *firewallTest) echoUDPAt(address string, port int) {
 	f.Helper()
 	f.must(f.host.do(func() error {
-		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(address), Port: port})
+		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(address), Port: port})
 		if err != nil {
 			return err
 		}
@@ -475,8 +476,13 @@ func (f *firewallTest) dialUDP(i int) (conn net.Conn) {
 
 func (f *firewallTest) dialUDPTo(i int, port string) (conn net.Conn) {
 	f.Helper()
+	return f.dialUDPAt(i, hostAddr, port)
+}
+
+func (f *firewallTest) dialUDPAt(i int, address, port string) (conn net.Conn) {
+	f.Helper()
 	f.must(f.clients[i].do(func() (err error) {
-		conn, err = net.Dial("udp", hostAddr+":"+port)
+		conn, err = net.Dial("udp", net.JoinHostPort(address, port))
 		return err
 	}))
 	f.Cleanup(func() { _ = conn.Close() })

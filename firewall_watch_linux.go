@@ -143,7 +143,7 @@ func parseNews(kind uint16, port uint32, body []byte) (n firewallNews, ok bool) 
 
 // askGeneration asks for the number of nf_tables' ruleset, and returns an error if it gets none.
 func askGeneration(fd int) error {
-	if err := askNetlink(fd, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0); err != nil {
+	if err := askNetlink(fd, unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0, allFamilies); err != nil {
 		return err
 	}
 	// The kernel has answered before sendto returns (netlink_unicast_kernel in net/netlink/af_netlink.c).

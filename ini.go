@@ -156,7 +156,7 @@ func (p *ini) read(r io.Reader, start func(name string) *section, set func(key, 
 	for _, line := range p.lines(text) {
 		switch i := strings.IndexFunc(line, isControl); {
 		case i >= 0:
-			p.fail("a control character (%#02x) has no place in a configuration: delete it", line[i])
+			p.fail("a control character (%#02x) is not allowed in a configuration: delete it", line[i])
 		case line[0] == '[':
 			name := p.sectionName(line)
 			p.section = nil // a name that is wrong is a mistake of neither section
@@ -196,7 +196,7 @@ func (p *ini) sectionName(line string) string {
 	if !whole {
 		var closed bool
 		if name, _, closed = strings.Cut(name, "]"); closed {
-			p.fail("a section is [name] and nothing behind it: put the rest on a line of its own")
+			p.fail("a section is [name] and nothing after it: put the rest on a line of its own")
 		} else {
 			p.fail("a section is [name]: the ] is missing")
 		}
@@ -211,7 +211,7 @@ func (p *ini) failUnknown(key string, hasValue bool, names []string) {
 		// It may be a sequence without its =, or the rest of one that was broken over two lines.
 		p.failSecret(key, "a line is [section], Directive = value or # comment")
 	case !hasValue:
-		p.fail("%q is no directive: a line is [section], Directive = value or # comment%s", key, didYouMean(key, names))
+		p.fail("%q is not a directive: a line is [section], Directive = value or # comment%s", key, didYouMean(key, names))
 	default:
 		p.fail("unknown directive %q%s", key, didYouMean(key, names))
 	}
@@ -227,7 +227,7 @@ func readSequence[K any](p *ini, value string, parse func(item string) (K, error
 	}
 	for _, item := range strings.Split(value, ",") {
 		if item = strings.TrimSpace(item); item == "" {
-			p.fail("Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports")
+			p.fail("Sequence: an item is empty: a port is a number from 1 to 65535, and commas only go between ports")
 		} else if k, err := parse(item); err != nil {
 			p.failSecret(item, "Sequence: %v", err)
 		} else {

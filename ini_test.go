@@ -17,14 +17,14 @@ func TestINI(t *testing.T) {
 		{"byte order mark and CRLF", "\xef\xbb\xbf[s]\r\na =\r\n", "1 [s]|2 a=", ""},
 		{"brackets in a name", "[[ s ]]", "1 [[ s ]]", ""},
 		{"broken sections", "[s] a\n[s\n[", "1 [s]|2 [s]|3 []",
-			"f:1: a section is [name] and nothing behind it: put the rest on a line of its own\n" +
+			"f:1: a section is [name] and nothing after it: put the rest on a line of its own\n" +
 				"f:2: s: a section is [name]: the ] is missing\nf:3: s: a section is [name]: the ] is missing"},
 		{"control characters", "[s]\na\x00\nb\x7f=\n# \x1b", "1 [s]",
-			"f:2: s: a control character (0x00) has no place in a configuration: delete it\n" +
-				"f:3: s: a control character (0x7f) has no place in a configuration: delete it"},
+			"f:2: s: a control character (0x00) is not allowed in a configuration: delete it\n" +
+				"f:3: s: a control character (0x7f) is not allowed in a configuration: delete it"},
 		{"unknown", "[x]\nx=1\nx\nx7000", "1 [x]|2 x=1|3 x|4 x7000",
 			"f:1: no section x\nf:2: x: unknown directive \"x\"\n" +
-				"f:3: x: \"x\" is no directive: a line is [section], Directive = value or # comment\n" +
+				"f:3: x: \"x\" is not a directive: a line is [section], Directive = value or # comment\n" +
 				"f:4: x: a line is [section], Directive = value or # comment, not \"x7000\""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

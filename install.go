@@ -69,6 +69,11 @@ func install(e env, args []string) error {
 	if err := i.prepare(args, i.options()); err != nil {
 		return err
 	}
+	for _, file := range []string{"/usr/lib/opkg/info/sesame.control", "/lib/apk/packages/sesame.list"} {
+		if _, err := os.Stat(file); err == nil && i.init.name == "procd" && i.destdir == "" {
+			return fmt.Errorf("OpenWrt's package sesame is installed (%s), and has the same files: upgrade or remove that one", file)
+		}
+	}
 	if i.prefix == "" {
 		i.prefix = i.init.prefix
 	}
@@ -114,6 +119,21 @@ func (i *installer) items() (items []item, err error) {
 	}
 	add(kindLink, sbin+"knockd", "sesame", 0)
 	add(kindLink, i.prefix+"/bin/knock", "../sbin/sesame", 0)
+	if i.init.prefix != "/usr" { // a router has no room for them
+		share := i.prefix + "/share/"
+		for _, m := range manuals {
+			add(kindFile, share+"man/man"+m.file[len(m.file)-1:]+"/"+m.file, m.text, 0o644)
+		}
+		add(kindLink, share+"man/man8/knockd.8", "sesame.8", 0)
+		for _, c := range completions {
+			add(kindFile, share+c.file, c.script, 0o644)
+			if name := filepath.Base(c.file); name[0] != '_' { // zsh's says for which commands it is
+				for _, command := range []string{"knock", "knockd"} {
+					add(kindLink, share+filepath.Dir(c.file)+"/"+strings.Replace(name, "sesame", command, 1), name, 0)
+				}
+			}
+		}
+	}
 	for _, t := range i.init.items {
 		if t.path == knockdInitScript && i.packaged(t.path) {
 			add(kindDivert, t.path, t.path+".distrib", 0)
@@ -210,7 +230,7 @@ func (i *installer) put(items []item) error {
 	if _, err := os.Stat(knockdDropIns); err == nil && i.init.name == "systemd" {
 		fmt.Fprintf(i.stdout, "  mv %s /etc/systemd/system/sesame.service.d\n  systemctl daemon-reload\n", knockdDropIns)
 	}
-	next := i.moved(i.init.next)
+	next := i.moved(i.init.next())
 	switch {
 	case i.init.name == "systemd" && i.otherUnit():
 		next = strings.Replace(next, "systemctl stop knockd", "systemctl disable --now knockd", 1)
@@ -323,11 +343,12 @@ func uninstall(e env, args []string) error {
 		return fmt.Errorf("%w: nothing was taken back", err)
 	}
 	for _, folder := range slices.Backward(stateFolders(e.stateDirs)) {
-		for _, name := range []string{"/lock", "/journal", "/firewall", "/hidden.nft", "/good.conf", ""} {
+		for _, name := range []string{"/lock", "/journal", "/firewall", "/hidden.nft", "/good.conf", "/good.conf" + triedSuffix, ""} {
 			_ = os.Remove(folder + name)
 		}
 	}
 	_ = os.Remove(keptOnRouter)
+	_ = os.Remove(keptOnRouter + triedSuffix)
 	_ = unix.Rmdir(filepath.Dir(e.socket))
 	for _, t := range slices.Backward(i.known) {
 		if err := i.takeBack(t); err != nil {

@@ -27,6 +27,8 @@ var (
 	uciExample string
 	//go:embed dist/openwrt/sesame.nft
 	fw4Include string
+	//go:embed dist/openwrt/sesame.upgrade
+	sysupgradeHook string
 	//go:embed dist/sesame.openrc
 	openrcScript string
 	//go:embed dist/sesame.sysv
@@ -43,7 +45,7 @@ type initSystem struct {
 	enabled    []string // links that stand for it being enabled, as patterns
 	run        []string // after a change; nil: nothing
 	stop       string   // how a person stops the daemon
-	next       string   // lines that are left to a person
+	start      string   // lines by which a person starts it
 }
 
 // Debian's package stops the service that it knows by its name at each upgrade, and starts nothing. So ours has another
@@ -53,6 +55,7 @@ const (
 	knockdUnit       = "/etc/systemd/system/knockd.service"
 	wantedUnits      = "/etc/systemd/system/multi-user.target.wants/"
 	knockdDropIns    = knockdUnit + ".d"
+	fw4Includes      = "/usr/share/nftables.d/chain-pre/" // by chain
 )
 
 var initSystems = []initSystem{
@@ -64,11 +67,14 @@ var initSystems = []initSystem{
 	}, []string{wantedUnits + "sesame.service", wantedUnits + "knockd.service"}, []string{"systemctl", "daemon-reload"},
 		"systemctl stop sesame", "systemctl stop knockd\n  systemctl enable sesame\n  systemctl restart sesame"},
 	{"procd", "/sbin/procd", "/usr", []item{
-		{kindExample, "/etc/config/sesame", uciExample, 0o600, ""},
+		{kindExample, uciFile, uciExample, 0o600, ""},
 		{kindFile, "/etc/init.d/sesame", procdScript, 0o755, ""},
-		{kindFile, "/usr/share/nftables.d/chain-pre/input/sesame.nft", fw4Include, 0o644, ""},
+		{kindFile, fw4Includes + "input/sesame.nft", fw4Include, 0o644, ""},
+		{kindFile, fw4Includes + "forward/sesame.nft", fw4Include, 0o644, ""},
+		{kindFile, "/lib/upgrade/sesame.sh", sysupgradeHook, 0o644, ""},
 	}, []string{"/etc/rc.d/S19sesame", "/etc/rc.d/K90sesame"}, nil,
-		"/etc/init.d/sesame stop", "/etc/init.d/firewall reload\n  /etc/init.d/sesame enable\n  /etc/init.d/sesame restart"},
+		"/etc/init.d/sesame stop",
+		"uci set sesame.main.enabled=1\n  uci commit sesame\n  /etc/init.d/sesame enable\n  /etc/init.d/sesame restart"},
 	{"openrc", "/run/openrc", "/usr/local", []item{
 		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
 		{kindFile, "/etc/init.d/sesame", openrcScript, 0o755, ""},
@@ -88,7 +94,17 @@ var initSystems = []initSystem{
 		"/etc/init.d/sesame stop", "update-rc.d sesame defaults\n  /etc/init.d/sesame restart"},
 	{"none", "/", "/usr/local", []item{
 		{kindExample, defaultConfigFile, exampleConfig, 0o600, ""},
-	}, nil, nil, "kill it", "/usr/local/sbin/knockd -d"},
+	}, nil, nil, "kill it", "/usr/local/sbin/knockd -d --keep /var/lib/sesame/good.conf"},
+}
+
+// OpenWrt's configuration, and the program for it.
+const uciFile, uciProgram = "/etc/config/sesame", "/sbin/uci"
+
+// hasUCI is whether the doors are there.
+func hasUCI() bool {
+	_, err := os.Stat(uciFile)
+	_, noProgram := os.Stat(uciProgram)
+	return err == nil && noProgram == nil
 }
 
 // notBeside puts before the error of what cannot be done beside a daemon how to stop that one.
@@ -99,6 +115,16 @@ func notBeside(err error) error {
 	}
 	stop := initSystems[slices.IndexFunc(initSystems, initSystem.runs)].stop // the last one always does
 	return fmt.Errorf("it runs: %s: %w", stop, held)
+}
+
+// next is what is left to a person after install. On a router the daemon does not start without a door; elsewhere it starts
+// first, so that it has a configuration to go back to when the door is tried.
+func (s initSystem) next() string {
+	const door = "sesame init ssh --port 22"
+	if s.name == "procd" {
+		return door + "\n  " + s.start
+	}
+	return s.start + "\n  " + door + "\n  sesame try"
 }
 
 // runs is whether this machine is started by it.

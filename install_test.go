@@ -5,13 +5,18 @@ package main
 import (
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 )
 
-// want compares what a command printed.
+// sharedLines are install's and uninstall's lines on manuals and completion, whose folders may be there already.
+var sharedLines = regexp.MustCompile(`(?m)^((put|make|link|remove) )?/usr/local/share\b.*\n`)
+
+// want compares what a command printed, but for sharedLines.
 func (m *bootedHost) want(what, got, want string) {
 	m.Helper()
+	got = sharedLines.ReplaceAllString(got, "")
 	if got != want {
 		m.Errorf("%s: got\n%s\nwant\n%s", what, got, want)
 	}
@@ -33,6 +38,8 @@ next:
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame
+  sesame init ssh --port 22
+  sesame try
 `
 
 // newKnockd makes a package of knockd, newer than the one that is here: with its files and scripts, and a daemon that
@@ -69,6 +76,13 @@ func TestInstallOnDebian(t *testing.T) {
 	}
 	there = strings.Replace(there, "/etc/systemd", "/etc/knockd.conf is there, and stays as it is\n/etc/systemd", 1)
 	m.want("installing again", m.run("/machine/sesame install"), there+installedOnDebian[strings.Index(installedOnDebian, "next:"):])
+	for _, page := range []string{"8 sesame", "8 knockd", "5 knockd.conf", "1 knock"} {
+		if got := m.run("man -w " + page); !strings.HasPrefix(got, "/usr/local/") {
+			t.Errorf("man %s: got %s", page, got)
+		}
+	}
+	const inBash = ". /usr/share/bash-completion/bash_completion 2>/dev/null; for f in sesame knock knockd; do . /usr/local/share/bash-completion/completions/$f; done; complete -p sesame knock knockd"
+	m.want("bash", m.run("bash -c '"+inBash+"'"), "complete -o default -F _sesame sesame\ncomplete -o default -F _sesame knock\ncomplete -o default -F _sesame knockd\n")
 	ours := m.run("sesame version")
 	m.want("the package's names", m.run("/usr/sbin/knockd -V; /usr/bin/knock -V; knockd -V; knock -V"), strings.Repeat(ours, 4))
 
@@ -240,6 +254,8 @@ next:
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame
+  sesame init ssh --port 22
+  sesame try
 `)
 	m.want("the files", m.run("stat -c '%n %a %U' /usr/local/sbin /usr/local/sbin/sesame /etc/knockd.conf /etc/systemd/system/sesame.service"),
 		"/usr/local/sbin 755 root\n/usr/local/sbin/sesame 755 root\n/etc/knockd.conf 600 root\n/etc/systemd/system/sesame.service 644 root\n")
@@ -260,6 +276,8 @@ next:
   systemctl stop knockd
   systemctl enable sesame
   systemctl restart sesame
+  sesame init ssh --port 22
+  sesame try
 `)
 	m.want("the daemon", m.run("systemctl show -p MainPID sesame; sesame status >/dev/null && tail -n1 /usr/local/sbin/sesame"), before+"newer\n")
 	m.run("(cat /machine/newer; echo) > /tmp/another && mv /tmp/another /usr/local/sbin/sesame && chmod 755 /usr/local/sbin/sesame")
@@ -323,7 +341,7 @@ func TestInstallRefused(t *testing.T) {
 		{"-p local", `option -p: "local" is no folder such as /usr/local: letters, digits and /._- may be in it`},
 		{"-p /a%b", `option -p: "/a%b" is no folder such as /usr/local: letters, digits and /._- may be in it`},
 		{"-s upstart", `option -s: "upstart" is none of systemd, procd, openrc, busybox, sysv, none`},
-		{"here", `"here" is one argument too many`},
+		{"here", `unexpected argument "here"`},
 	} {
 		out, err := m.output("/tmp/sesame install " + tt.args)
 		if exitStatus(err) != 2 || out != "sesame install: "+tt.want+" (sesame install --help shows what there is)\n" {
@@ -358,6 +376,17 @@ func TestInstallForPackage(t *testing.T) {
 ./opt/x/bin/knock
 ./opt/x/sbin/knockd
 ./opt/x/sbin/sesame
+./opt/x/share/bash-completion/completions/knock
+./opt/x/share/bash-completion/completions/knockd
+./opt/x/share/bash-completion/completions/sesame
+./opt/x/share/fish/vendor_completions.d/knock.fish
+./opt/x/share/fish/vendor_completions.d/knockd.fish
+./opt/x/share/fish/vendor_completions.d/sesame.fish
+./opt/x/share/man/man1/knock.1
+./opt/x/share/man/man5/knockd.conf.5
+./opt/x/share/man/man8/knockd.8
+./opt/x/share/man/man8/sesame.8
+./opt/x/share/zsh/site-functions/_sesame
 ExecStart=/bin/systemctl reload-or-restart --no-block sesame.service
 ExecReload=/bin/systemctl reload sesame.service
 ExecStart=/opt/x/sbin/knockd --keep /var/lib/sesame/good.conf $KNOCKD_OPTS $OPTIONS $KNOCKD_OPTIONS

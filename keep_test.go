@@ -140,9 +140,9 @@ func TestKeptDoesNotWork(t *testing.T) {
 	dir := t.TempDir()
 	w.must(os.WriteFile(dir+"/c", []byte("oops\n"), 0o600))
 	for _, tt := range []struct{ kept, want string }{
-		{"", dir + "/c:1: \"oops\" is no directive: a line is [section], Directive = value or # comment\n"},
+		{"", dir + "/c:1: \"oops\" is not a directive: a line is [section], Directive = value or # comment\n"},
 		{"[a]\n Colour = red\n", "sesame: the kept configuration does not work either: " + dir + "/kept:2: door \"a\": unknown directive \"Colour\"\n" +
-			dir + "/c:1: \"oops\" is no directive: a line is [section], Directive = value or # comment\n"},
+			dir + "/c:1: \"oops\" is not a directive: a line is [section], Directive = value or # comment\n"},
 	} {
 		_ = os.Remove(dir + "/kept")
 		if tt.kept != "" {
@@ -365,22 +365,17 @@ func TestBadFileUnderOpenwrt(t *testing.T) {
 	start := func(boot bool) {
 		t.Helper()
 		if boot {
-			o.run("rm -rf /var/etc /var/lib/sesame")
-		} else {
-			o.run("kill $(cat /tmp/pid); while kill -0 $(cat /tmp/pid) 2>/dev/null; do sleep 0.05; done")
+			o.run("rm -rf /var/etc /var/lib/sesame /tmp/pid /tmp/procd")
 		}
-		o.run("mkdir -p /tmp/up; echo eth0 > /tmp/up/wan; rm -f /tmp/procd /tmp/pid")
-		_, _ = o.script("start")
-		cmd := o.command("echo $$ > /tmp/pid; exec $(sed -n 's/^command //p' /tmp/procd)")
-		w.must(cmd.Start())
-		go func() { _ = cmd.Wait() }()
+		o.network(wanUp)
+		_, _ = o.script("restart")
 	}
 	start(true)
 	w.eventually("the daemon's start", func() bool { _, err := o.output("sesame status"); return err == nil })
 	w.eventually("the copy", func() bool { _, err := o.output("test -e " + keptOnRouter); return err == nil })
 	o.badFiles(w, []spoiled{
-		{"sed -i \"s/option hide '1'/option hide 'yez'/\" /etc/config/sesame", `/var/etc/sesame.conf:9: door "ssh": Hide is yes or no, not "yez": Hide = yes`},
-		{"sed -i \"s/option hide 'yez'/option hide 'a$(printf '\\r')b'/\" /etc/config/sesame", `/var/etc/sesame.conf:9: door "ssh": "Hide: a value is one line" is no directive`},
+		{"sed -i \"s/option hide '1'/option hide 'yez'/\" /etc/config/sesame", `/var/etc/sesame.conf:8: door "ssh": Hide is yes or no, not "yez": Hide = yes`},
+		{"sed -i \"s/option hide 'yez'/option hide 'a$(printf '\\r')b'/\" /etc/config/sesame", "opening the configuration: open /var/etc/sesame.conf: no such file or directory"},
 		{"sed -i \"s/option enabled '1'/option enabled '1 list network wan'/\" /etc/config/sesame", "opening the configuration: open /var/etc/sesame.conf: no such file or directory"},
 		{"rm /etc/config/sesame", "opening the configuration: open /var/etc/sesame.conf: no such file or directory"},
 	}, start)

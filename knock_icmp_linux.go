@@ -71,10 +71,7 @@ func readError(fd int, packet []byte) (e icmpError, ok bool) {
 	if err != nil {
 		return e, false
 	}
-	messages, err := syscall.ParseSocketControlMessage(oob[:n])
-	if err != nil {
-		return e, false
-	}
+	messages, _ := syscall.ParseSocketControlMessage(oob[:n])
 	for _, m := range messages {
 		b := m.Data
 		if len(b) < length || b[offOrigin] != unix.SO_EE_ORIGIN_ICMP && b[offOrigin] != unix.SO_EE_ORIGIN_ICMP6 {

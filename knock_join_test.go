@@ -149,7 +149,7 @@ func TestJoinShut(t *testing.T) {
 	w := newWorld(t, 1)
 	w.wantCall(w.call(0, "-d0", hostAddr, "7000", "-W", hostAddr+":22", "--timeout=0.2", "--retries=1"), 3, "", `10\.9\.0\.1 port 22: closed \(RST\)\n`+stayedShut)
 	w.wantCall(w.call(0, "-d0", hostAddr, "7000", "-W", "absent.invalid:22"), 1, "", `sesame knock: looking up the host: [^\n]*\n`)
-	w.wantCall(w.call(0, hostAddr, "7000", "-W", hostAddr), 2, "", `sesame knock: option -W: HOST:PORT is wanted[^\n]*\n`)
+	w.wantCall(w.call(0, hostAddr, "7000", "-W", hostAddr), 2, "", `sesame knock: option -W: HOST:PORT is needed[^\n]*\n`)
 	w.wantCall(w.call(0, hostAddr, "7000", "-W", hostAddr+":7000"), 2, "", `sesame knock: the port that is to open is one of the knocks[^\n]*\n`)
 	w.wantCall(w.call(0, hostAddr, "7000", "-W", hostAddr+":22", "--", "true"), 2, "", `sesame knock: -W and a command exclude each other[^\n]*\n`)
 }

@@ -27,8 +27,8 @@ const lookupTime = 10 * time.Second
 
 const (
 	defaultTimeout = 5 * time.Second
-	defaultRetries = 5 // so that the last try comes after defaultSeqTimeout
-	maxDelay       = time.Hour
+	defaultRetries = 5       // so that the last try comes after defaultSeqTimeout
+	maxDelay       = 3600000 // milliseconds
 	maxTimeout     = time.Hour
 	maxRetries     = 100
 )
@@ -49,30 +49,23 @@ func (o *knockOptions) options() []option {
 	o.delay, o.timeout, o.retries, o.flags = defaultDelay, defaultTimeout, defaultRetries, flagSYN
 	return append([]option{
 		flagOption('u', "udp", "make all knocks UDP", &o.udp),
-		{'d', "delay", "MS", "milliseconds between two knocks (default 50)", o.setDelay},
+		numberOption('d', "delay", "MS", "milliseconds between two knocks (default 50)", " of milliseconds", 0, maxDelay, func(n int) {
+			o.delay = time.Duration(n) * time.Millisecond
+		}),
 		flagOption('4', "ipv4", "knock over IPv4 only", &o.ipv4),
 		flagOption('6', "ipv6", "knock over IPv6 only", &o.ipv6),
 		{'w', "verify", "PORT", "see whether this TCP port opens; if not, knock again", o.setVerify},
 		{0, "timeout", "SECONDS", "how long the port may take to open after each knock (default 5)", o.setTimeout},
-		{0, "retries", "N", "how often to knock again if it does not (default 5)", o.setRetries},
+		numberOption(0, "retries", "N", "how often to knock again if it does not (default 5)", "", 0, maxRetries, func(n int) { o.retries = n }),
 		{'W', "stdio", "HOST:PORT", "connect there, and join standard input and output to it", o.setStdio},
 		{0, "flags", "FLAGS", "TCP flags of the knocks, such as fin,urg, or none: needs root", o.setFlags},
 		{0, "source", "ADDRESS", "the address of this host to knock from", o.setSource},
 		{0, "interface", "NAME", "the interface to knock through", o.setInterface},
-		{0, "ttl", "N", "how many routers a knock may pass, from 1 to 255", o.setTTL},
+		numberOption(0, "ttl", "N", "how many routers a knock may pass, from 1 to 255", "", 1, 255, func(n int) { o.from.ttl = n }),
 		flagOption('q', "quiet", "print errors only", &o.quiet),
 		flagOption('v', "verbose", "print each knock", &o.verbose),
 		flagOption(0, "list", "list the profiles", &o.list),
 	}, helpOptions()...)
-}
-
-func (o *knockOptions) setDelay(value string) error {
-	ms, err := strconv.Atoi(value)
-	if err != nil || ms < 0 || ms > int(maxDelay/time.Millisecond) {
-		return fmt.Errorf("a delay is milliseconds, a number from 0 to 3600000, not %q", value)
-	}
-	o.delay = time.Duration(ms) * time.Millisecond
-	return nil
 }
 
 func (o *knockOptions) setVerify(value string) error {
@@ -102,19 +95,10 @@ func parseSeconds(value string) (d time.Duration, ok bool) {
 	return d.Truncate(time.Millisecond), err == nil && strings.Trim(value, "0123456789.") == ""
 }
 
-func (o *knockOptions) setRetries(value string) error {
-	n, err := strconv.Atoi(value)
-	if err != nil || n < 0 || n > maxRetries {
-		return fmt.Errorf("retries are a number from 0 to %d, not %q", maxRetries, value)
-	}
-	o.retries = n
-	return nil
-}
-
 func (o *knockOptions) setStdio(value string) error {
 	host, port, err := net.SplitHostPort(value)
 	if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || host == "" || portErr != nil || n == 0 {
-		return fmt.Errorf("HOST:PORT is wanted, such as 192.0.2.1:22 or [2001:db8::1]:22, not %q", value)
+		return fmt.Errorf("HOST:PORT is needed, such as 192.0.2.1:22 or [2001:db8::1]:22, not %q", value)
 	}
 	o.stdio = value
 	return nil
@@ -147,7 +131,7 @@ func parseFlags(value string) (flags uint8, err error) {
 func (o *knockOptions) setSource(value string) error {
 	addr, err := netip.ParseAddr(value)
 	if err != nil {
-		return fmt.Errorf("an address is wanted, such as 192.0.2.7 or 2001:db8::7, not %q", value)
+		return fmt.Errorf("an address is needed, such as 192.0.2.7 or 2001:db8::7, not %q", value)
 	}
 	o.from.source = addr.Unmap()
 	return nil
@@ -155,18 +139,9 @@ func (o *knockOptions) setSource(value string) error {
 
 func (o *knockOptions) setInterface(value string) error {
 	if value == "" || len(value) > maxLinkName {
-		return fmt.Errorf("the name of an interface is wanted, such as eth0, not %q", value)
+		return fmt.Errorf("the name of an interface is needed, such as eth0, not %q", value)
 	}
 	o.from.link = value
-	return nil
-}
-
-func (o *knockOptions) setTTL(value string) error {
-	ttl, err := strconv.Atoi(value)
-	if err != nil || ttl < 1 || ttl > 255 {
-		return fmt.Errorf("a number from 1 to 255 is wanted, not %q", value)
-	}
-	o.from.ttl = ttl
 	return nil
 }
 
@@ -187,7 +162,7 @@ func splitCommand(args []string) (before, command []string, err error) {
 		}
 		return args, nil, nil
 	case i+1 == len(args):
-		return nil, nil, usageError("behind -- a command is needed: -- ssh HOST")
+		return nil, nil, usageError("a command is needed after --: -- ssh HOST")
 	}
 	return args[:i], args[i+1:], nil
 }
@@ -334,10 +309,9 @@ func (o *knockOptions) resolve(host string) (addresses []netip.Addr, err error) 
 	// LookupNetIP would lose the zone of fe80::1%eth0.
 	if addr, err := netip.ParseAddr(host); err == nil {
 		addr = addr.Unmap()
-		if addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == "" && o.from.link != "" {
+		if isLocal := addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == ""; isLocal && o.from.link != "" {
 			addr = addr.WithZone(o.from.link)
-		}
-		if addr.Is6() && addr.IsLinkLocalUnicast() && addr.Zone() == "" {
+		} else if isLocal {
 			return nil, fmt.Errorf("%s is an address of one link only: say which, as in %s%%eth0", host, host)
 		}
 		if o.ipv4 && !addr.Is4() || o.ipv6 && addr.Is4() {

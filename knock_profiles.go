@@ -55,7 +55,7 @@ func (p *profileParser) start(name string) *section {
 	}
 	for _, other := range p.profiles {
 		if other.name == name {
-			p.fail("a profile %q stands on line %d already: give one of them another name", name, other.line)
+			p.fail("there is a profile %q on line %d already: give one of them another name", name, other.line)
 		}
 	}
 	to := &profile{name: name, line: p.line}
@@ -76,12 +76,12 @@ func (p *profileParser) set(key, value string, hasValue bool) {
 		return
 	}
 	name := strings.ReplaceAll(strings.ToLower(key), "-", "_")
-	i := slices.IndexFunc(p.keys, func(o option) bool { return o.long == name })
+	var names []string
+	for _, o := range p.keys {
+		names = append(names, o.long)
+	}
+	i := slices.Index(names, name)
 	if i < 0 {
-		var names []string
-		for _, o := range p.keys {
-			names = append(names, o.long)
-		}
 		p.failUnknown(key, hasValue, names)
 		return
 	}
@@ -89,7 +89,7 @@ func (p *profileParser) set(key, value string, hasValue bool) {
 		name = "flags"
 	}
 	if before := p.note(name); before != 0 {
-		p.fail("%s stands on line %d already: delete one of the two", name, before)
+		p.fail("%s is on line %d already: delete one of the two", name, before)
 	}
 	value = withoutComment(value)
 	yes, ok := parseYes(value)
@@ -98,7 +98,7 @@ func (p *profileParser) set(key, value string, hasValue bool) {
 	case p.keys[i].arg != "" || yes:
 		err = p.keys[i].set(value)
 	case !ok:
-		err = errors.New("yes or no is wanted")
+		err = errors.New("yes or no is needed")
 	}
 	if err != nil {
 		// What stands behind a wrong key may be a sequence.
@@ -142,19 +142,26 @@ func besideFile(file, path string) string {
 	return filepath.Join(folder, path)
 }
 
-// readProfiles reads the profiles file, and warns if others can read it.
-func readProfiles(warnings io.Writer) (file string, profiles []*profile, err error) {
+// profilesFile is where the profiles are.
+func profilesFile() (string, error) {
 	folder := os.Getenv("XDG_CONFIG_HOME")
 	switch {
 	case runtime.GOOS == "windows":
 		if folder = os.Getenv("AppData"); folder == "" {
-			return "", nil, errors.New("looking for profiles: %AppData% is not set")
+			return "", errors.New("looking for profiles: %AppData% is not set")
 		}
 	case !filepath.IsAbs(folder): // a relative path is to be ignored (XDG Base Directory Specification)
 		home, _ := os.UserHomeDir()
 		folder = home + "/.config"
 	}
-	file = filepath.Join(folder, "sesame", "profiles")
+	return filepath.Join(folder, "sesame", "profiles"), nil
+}
+
+// readProfiles reads the profiles file, and warns if others can read it.
+func readProfiles(warnings io.Writer) (file string, profiles []*profile, err error) {
+	if file, err = profilesFile(); err != nil {
+		return "", nil, err
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		return file, nil, err
@@ -179,7 +186,7 @@ func findProfile(name string, warnings io.Writer) (found *profile, file string, 
 
 // noProfiles says how to make the first one.
 func noProfiles(file string) string {
-	return fmt.Sprintf("there are no profiles in %s: put lines such as these there, and let nobody else read it (chmod 600):\n%s",
+	return fmt.Sprintf("there are no profiles in %s: sesame add makes one; or put lines such as these there, and let nobody else read it (chmod 600):\n%s",
 		file, "[home]\nhost = 192.0.2.1\nsequence = 7000, 18000:udp, 9000\nverify = 22")
 }
 
@@ -218,7 +225,7 @@ func (o *knockOptions) parse(e env, args []string, command bool) (*profile, erro
 	case err != nil:
 		return nil, err
 	case o.list && len(args) > 1:
-		return nil, usageError("--list stands alone: it lists the profiles")
+		return nil, usageError("--list takes no other arguments: it lists the profiles")
 	case o.list:
 		return nil, listProfiles(e)
 	}
@@ -256,11 +263,11 @@ func (o *knockOptions) parse(e env, args []string, command bool) (*profile, erro
 	if strings.ContainsAny(name, ".:,") { // it was meant for a host
 		return nil, wrong
 	}
-	hint := didYouMean(name, names)
+	where := fmt.Sprintf(" in %s%s", file, didYouMean(name, names))
 	if err != nil {
-		hint = ", which is not there"
+		where = fmt.Sprintf(": %s does not exist: sesame add makes one", file)
 	}
-	return nil, usageError(fmt.Sprintf("no profile %q in %s%s; else %s", name, file, hint, wrong))
+	return nil, usageError(fmt.Sprintf("no profile %q%s; otherwise %s", name, where, wrong))
 }
 
 // use returns what is to be knocked. A sequence of a one-time file is marked there as used before, on the disk, and is

@@ -62,7 +62,7 @@ func TestParseProfiles(t *testing.T) {
 			`/etc/p:3: profile "a": Sequence: a knock with flags is PORT:tcp/FLAGS, such as 7000:tcp/fin+urg, not "9:tcp/x"`},
 
 		{"no name", "[]\n" + least, "/etc/p:1: a profile needs a name: [name], and there can be 1000 of them"},
-		{"two of one name", "[a]\n" + least + "[a]\n" + least, `/etc/p:4: a profile "a" stands on line 1 already: give one of them another name`},
+		{"two of one name", "[a]\n" + least + "[a]\n" + least, `/etc/p:4: there is a profile "a" on line 1 already: give one of them another name`},
 		{"no host", "[a]\nsequence = 7", `/etc/p:1: profile "a": one host is needed: host = 192.0.2.1`},
 		{"nothing in it", "\n[a]\n", `/etc/p:2: profile "a": one host is needed: host = 192.0.2.1`},
 		{"no sequence", "[a]\nhost = h\nsequence =\n", `/etc/p:1: profile "a": one of sequence and one_time_sequences is needed, and not both: sequence = 7000, 8000:udp, 9000`},
@@ -73,33 +73,33 @@ func TestParseProfiles(t *testing.T) {
 		{"empty host", "[a]\nhost =\nsequence = 7", `/etc/p:1: profile "a": one host is needed: host = 192.0.2.1`},
 		{"empty file", "[a]\nhost = h\none_time_sequences = # c", `/etc/p:1: profile "a": one of sequence and one_time_sequences is needed, and not both: sequence = 7000, 8000:udp, 9000`},
 		{"sequence", "[a]\nhost = h\nsequence = 7000, 0, , shh, 8:icmp", `/etc/p:3: profile "a": Sequence: a port is a number from 1 to 65535, not "0"` + "\n" +
-			`/etc/p:3: profile "a": Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports` + "\n" +
+			`/etc/p:3: profile "a": Sequence: an item is empty: a port is a number from 1 to 65535, and commas only go between ports` + "\n" +
 			`/etc/p:3: profile "a": Sequence: a port is a number from 1 to 65535, not "shh"` + "\n" +
 			`/etc/p:3: profile "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "8:icmp"`},
 		{"33 knocks", "[a]\nhost = h\nsequence = 7" + strings.Repeat(",7", 32), `/etc/p:3: profile "a": Sequence: a sequence has 1 to 32 knocks, not 33`},
-		{"values", "[a]\n" + least + "delay = fast\nverify = 0\nudp = maybe\nflags = x,y", `/etc/p:4: profile "a": delay: a delay is milliseconds, a number from 0 to 3600000, not "fast"` + "\n" +
+		{"values", "[a]\n" + least + "delay = fast\nverify = 0\nudp = maybe\nflags = x,y", `/etc/p:4: profile "a": delay: a number of milliseconds from 0 to 3600000 is needed, not "fast"` + "\n" +
 			`/etc/p:5: profile "a": verify: a port is a number from 1 to 65535, or the name of a service, not "0"` + "\n" +
-			`/etc/p:6: profile "a": udp: yes or no is wanted, not "maybe"` + "\n" +
+			`/etc/p:6: profile "a": udp: yes or no is needed, not "maybe"` + "\n" +
 			`/etc/p:7: profile "a": flags: flags are fin, syn, rst, psh, ack and urg with commas between them, or none, not "x,y"`},
-		{"no value", "[a]\n" + least + "delay\nverify =", `/etc/p:4: profile "a": delay: a delay is milliseconds, a number from 0 to 3600000` + "\n" +
+		{"no value", "[a]\n" + least + "delay\nverify =", `/etc/p:4: profile "a": delay: a number of milliseconds from 0 to 3600000 is needed` + "\n" +
 			`/etc/p:5: profile "a": verify: a port is a number from 1 to 65535, or the name of a service`},
 		{"services", "[a]\nhost = h\nsequence = 7, http, domain:udp\nverify = ssh", "1 a: h 7:tcp,80:tcp,53:udp verify=22"},
 		{"two ports to verify", "[a]\n" + least + "verify = 22, 80", `/etc/p:4: profile "a": verify: it takes one port, not "22, 80"`},
 		{"unknown keys", "[a]\nhots = h\nsequence = 7\nlist = yes\nhelp\nversion = 1\nverif = 22\n7000,8000", `/etc/p:2: profile "a": unknown directive "hots" (did you mean host?)` + "\n" +
 			`/etc/p:4: profile "a": unknown directive "list" (did you mean host?)` + "\n" +
-			`/etc/p:5: profile "a": "help" is no directive: a line is [section], Directive = value or # comment` + "\n" +
+			`/etc/p:5: profile "a": "help" is not a directive: a line is [section], Directive = value or # comment` + "\n" +
 			`/etc/p:6: profile "a": unknown directive "version"` + "\n" +
 			`/etc/p:7: profile "a": unknown directive "verif" (did you mean verify?)` + "\n" +
 			`/etc/p:8: profile "a": a line is [section], Directive = value or # comment, not "7000,8000"`},
 		{"before the first", "host = h\n", "/etc/p:1: the first line is to be the [name] of a profile"},
-		{"twice", "[a]\n" + least + "Host = g\n", `/etc/p:4: profile "a": host stands on line 2 already: delete one of the two`},
+		{"twice", "[a]\n" + least + "Host = g\n", `/etc/p:4: profile "a": host is on line 2 already: delete one of the two`},
 		{"broken name", "[a\n" + least + "[b] c\n" + least, "/etc/p:1: a section is [name]: the ] is missing\n" +
-			`/etc/p:4: profile "a": a section is [name] and nothing behind it: put the rest on a line of its own`},
-		{"control character", "[a]\n" + least + "stdio = \x1b", `/etc/p:4: profile "a": a control character (0x1b) has no place in a configuration: delete it`},
+			`/etc/p:4: profile "a": a section is [name] and nothing after it: put the rest on a line of its own`},
+		{"control character", "[a]\n" + least + "stdio = \x1b", `/etc/p:4: profile "a": a control character (0x1b) is not allowed in a configuration: delete it`},
 		{"contradictions", "[a]\n" + least + "ipv4=yes\nipv6=yes\n[b]\n" + least + "verify=7\n",
 			`/etc/p:1: profile "a": -4 and -6 exclude each other: give neither to knock over both` + "\n" +
 				`/etc/p:6: profile "b": the port that is to open is one of the knocks: to connect to it, and see whether it opens, would be a knock too`},
-		{"too many mistakes", "[a]\n" + strings.Repeat("a\n", 200), strings.Repeat(`/etc/p:N: profile "a": "a" is no directive: a line is [section], Directive = value or # comment`+"\n", 100) +
+		{"too many mistakes", "[a]\n" + strings.Repeat("a\n", 200), strings.Repeat(`/etc/p:N: profile "a": "a" is not a directive: a line is [section], Directive = value or # comment`+"\n", 100) +
 			`/etc/p:101: profile "a": too many mistakes: reading ends here`},
 		{"too long", strings.Repeat("#", maxConfigSize+1), "/etc/p:1: a configuration is at most 1048576 bytes"},
 	}
@@ -232,13 +232,13 @@ func TestKnockProfile(t *testing.T) {
 		{"four.lan", output{0, lan, ""}},
 		{"-4 four.lan", output{1, "", "sesame knock: ::1 is an address of the other family than -4 or -6 asks for\n"}},
 		{"home 7005 -v", output{1, "", "sesame knock: looking up the host: lookup home"}},
-		{"hom", output{2, "", `sesame knock: no profile "hom" in ` + h.file + " (did you mean home?); else the ports to knock on are needed: hom 7000 8000:udp 9000" + hint}},
-		{"gate", output{2, "", `sesame knock: no profile "gate" in ` + h.file + "; else the ports to knock on are needed: gate 7000 8000:udp 9000" + hint}},
+		{"hom", output{2, "", `sesame knock: no profile "hom" in ` + h.file + " (did you mean home?); otherwise the ports to knock on are needed: hom 7000 8000:udp 9000" + hint}},
+		{"gate", output{2, "", `sesame knock: no profile "gate" in ` + h.file + "; otherwise the ports to knock on are needed: gate 7000 8000:udp 9000" + hint}},
 		{"192.0.2.1", output{2, "", "sesame knock: the ports to knock on are needed: 192.0.2.1 7000 8000:udp 9000" + hint}},
 		{"2001:db8::1", output{2, "", "sesame knock: the ports to knock on are needed: 2001:db8::1 7000 8000:udp 9000" + hint}},
-		{"7000", output{2, "", "sesame knock: no profile \"7000\" in " + h.file + "; else 7000 is a port and no host: write the host before the ports: HOST 7000" + hint}},
-		{"--list home", output{2, "", "sesame knock: --list stands alone: it lists the profiles" + hint}},
-		{"--list -- echo", output{2, "", "sesame knock: --list stands alone: it lists the profiles" + hint}},
+		{"7000", output{2, "", "sesame knock: no profile \"7000\" in " + h.file + "; otherwise 7000 is a port and no host: write the host before the ports: HOST 7000" + hint}},
+		{"--list home", output{2, "", "sesame knock: --list takes no other arguments: it lists the profiles" + hint}},
+		{"--list -- echo", output{2, "", "sesame knock: --list takes no other arguments: it lists the profiles" + hint}},
 		{"-w 7001 home", output{2, "", "sesame knock: the port that is to open is one of the knocks: to connect to it, and see whether it opens, would be a knock too" + hint}},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
@@ -293,16 +293,16 @@ func TestProfilesMissing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		want := output{1, "", "sesame knock: there are no profiles in " + h.file + ": put lines such as these there, and let nobody else read it (chmod 600):\n" + lines}
+		want := output{1, "", "sesame knock: there are no profiles in " + h.file + ": sesame add makes one; or put lines such as these there, and let nobody else read it (chmod 600):\n" + lines}
 		if got := h.run(h.command("--list")); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
-		want = output{2, "", needed + "; there are no profiles in " + h.file + ": put lines such as these there, and let nobody else read it (chmod 600):\n" + lines + hint}
+		want = output{2, "", needed + "; there are no profiles in " + h.file + ": sesame add makes one; or put lines such as these there, and let nobody else read it (chmod 600):\n" + lines + hint}
 		if got := h.run(h.command()); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	}
-	want := output{2, "", `sesame knock: no profile "home" in ` + h.file + ", which is not there; else the ports to knock on are needed: home 7000 8000:udp 9000" + hint}
+	want := output{2, "", `sesame knock: no profile "home": ` + h.file + " does not exist: sesame add makes one; otherwise the ports to knock on are needed: home 7000 8000:udp 9000" + hint}
 	if got := h.run(h.command("home")); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

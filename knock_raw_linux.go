@@ -44,10 +44,7 @@ func openRaw(to netip.Addr, way route, filter []bpf.Instruction) (r *rawTCP, err
 		err = attachFilter(fd, program)
 	}
 	if err == nil {
-		err = way.apply(fd, to.Is6())
-	}
-	if err == nil {
-		err = way.bind(fd)
+		err = way.bind(fd, to.Is6())
 	}
 	if err == nil {
 		err = os.NewSyscallError("connect", unix.Connect(fd, peer))

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Where the rest stands in a TCP header, of which packet.go names what a knock needs.
@@ -36,21 +37,13 @@ func (s segment) bytes() []byte {
 	return b
 }
 
-// tcpChecksum is the checksum of a segment whose own is 0. The pseudo header's sum is the same for both families, as zeros
+// tcpChecksum is the checksum of a segment of even length whose own is 0. The pseudo header's sum is the same for both families, as zeros
 // add nothing: the addresses, the protocol and the length (RFC 9293, section 3.1; RFC 8200, section 8.1).
 func tcpChecksum(from, to netip.Addr, b []byte) uint16 {
 	sum := uint32(tcp) + uint32(len(b))
-	add := func(b []byte) {
-		for ; len(b) >= 2; b = b[2:] {
-			sum += uint32(b[0])<<8 | uint32(b[1])
-		}
-		if len(b) == 1 {
-			sum += uint32(b[0]) << 8
-		}
+	for rest := slices.Concat(from.AsSlice(), to.AsSlice(), b); len(rest) > 0; rest = rest[2:] {
+		sum += uint32(binary.BigEndian.Uint16(rest))
 	}
-	add(from.AsSlice())
-	add(to.AsSlice())
-	add(b)
 	for sum > 0xffff {
 		sum = sum>>16 + sum&0xffff
 	}

@@ -2,8 +2,11 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"runtime"
+	"strconv"
 )
 
 // errNoRaw says what a packet that is no mere SYN takes.
@@ -28,4 +31,16 @@ type route struct {
 type sentKnock struct {
 	Knock
 	Flags uint8
+}
+
+// zoneID is the index of an interface, by its name or, as Windows has people write it, by its number.
+func zoneID(zone string) (uint32, error) {
+	if n, err := strconv.ParseUint(zone, 10, 32); zone == "" || err == nil {
+		return uint32(n), nil
+	}
+	link, err := net.InterfaceByName(zone)
+	if err != nil {
+		return 0, fmt.Errorf("interface %q: %w", zone, err)
+	}
+	return uint32(link.Index), nil
 }

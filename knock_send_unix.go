@@ -43,10 +43,7 @@ func sendKnock(addr netip.Addr, k sentKnock, from route) (keep func(), err error
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	if err := from.apply(fd, addr.Is6()); err != nil {
-		return nil, err
-	}
-	if err := from.bind(fd); err != nil {
+	if err := from.bind(fd, addr.Is6()); err != nil {
 		return nil, err
 	}
 	if k.Proto == udp {

@@ -2,10 +2,8 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"time"
 	"unsafe"
 
@@ -95,19 +93,4 @@ func sockaddr(addr netip.Addr, port uint16) (family int32, to windows.Sockaddr, 
 	}
 	zone, err := zoneID(addr.Zone())
 	return windows.AF_INET6, &windows.SockaddrInet6{Port: int(port), Addr: addr.As16(), ZoneId: zone}, err
-}
-
-// zoneID is the number of an interface, which Windows itself has people write in the place of its name.
-func zoneID(zone string) (uint32, error) {
-	if zone == "" {
-		return 0, nil
-	}
-	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
-		return uint32(n), nil
-	}
-	link, err := net.InterfaceByName(zone)
-	if err != nil {
-		return 0, fmt.Errorf("interface %q: %w", zone, err)
-	}
-	return uint32(link.Index), nil
 }

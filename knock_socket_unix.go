@@ -4,17 +4,16 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// bind has what a socket sends leave from the route's source.
-func (r route) bind(fd int) error {
-	if !r.source.IsValid() {
-		return nil
+// bind has what a socket sends leave by the route, from its source.
+func (r route) bind(fd int, is6 bool) error {
+	if err := r.apply(fd, is6); err != nil || !r.source.IsValid() {
+		return err
 	}
 	_, source, err := sockaddr(r.source, 0)
 	if err == nil {
@@ -31,13 +30,6 @@ func sockaddr(addr netip.Addr, port uint16) (family int, to unix.Sockaddr, err e
 	if addr.Is4() {
 		return unix.AF_INET, &unix.SockaddrInet4{Port: int(port), Addr: addr.As4()}, nil
 	}
-	in6 := &unix.SockaddrInet6{Port: int(port), Addr: addr.As16()}
-	if zone := addr.Zone(); zone != "" {
-		link, err := net.InterfaceByName(zone)
-		if err != nil {
-			return 0, nil, fmt.Errorf("interface %q: %w", zone, err)
-		}
-		in6.ZoneId = uint32(link.Index)
-	}
-	return unix.AF_INET6, in6, nil
+	zone, err := zoneID(addr.Zone())
+	return unix.AF_INET6, &unix.SockaddrInet6{Port: int(port), Addr: addr.As16(), ZoneId: zone}, err
 }

@@ -208,7 +208,7 @@ func TestKnockThen(t *testing.T) {
 		{"verified", append(knocks, "-w22", "-v", "--", "echo", "-v", "--", "in"), 0, "-v -- in\n", `hitting tcp [^\n]*\nhitting udp [^\n]*\nhitting tcp [^\n]*\n10\.9\.0\.1 port 22: open[^\n]*\n`},
 		{"not open", append(shut, "--", "echo", "in"), 3, "", `10\.9\.0\.1 port 22: filtered \(no answer\)\n` + stayedShut},
 		{"no such command", append(knocks, "--", "no-such-command"), 1, "", `sesame knock: running no-such-command: executable file not found in \$PATH\n`},
-		{"no command", append(knocks, "--"), 2, "", `sesame knock: behind -- a command is needed: [^\n]*\n`},
+		{"no command", append(knocks, "--"), 2, "", `sesame knock: a command is needed after --: [^\n]*\n`},
 		{"-- before the host", append([]string{"-v", "--"}, knocks...), 0, `(hitting [^\n]*\n){3}`, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

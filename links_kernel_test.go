@@ -187,7 +187,7 @@ func TestWatchLinksLost(t *testing.T) {
 // linkMessages are what this machine's kernel answers, as seeds.
 func linkMessages(f *testing.F) {
 	for _, kind := range []uint16{unix.RTM_GETLINK, unix.RTM_GETADDR, unix.RTM_GETROUTE} {
-		_ = dump(kind, kind-2, 0, func(body []byte) { f.Add(slices.Clone(body)) }) // RTM_NEW... is two below RTM_GET...
+		_ = dump("links", kind, kind-2, 0, func(body []byte) { f.Add(slices.Clone(body)) }) // RTM_NEW... is two below RTM_GET...
 	}
 	multipath := make([]byte, unix.SizeofRtMsg, 64)
 	multipath[0], multipath[7] = unix.AF_INET, unix.RTN_UNICAST

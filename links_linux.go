@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -53,11 +52,8 @@ func (l *Link) listened() bool { return l.Outside != allLists }
 
 // uppers are the links that it is a port of, one by way of the other.
 func (l *Link) uppers(links map[int]*Link) (all []*Link) {
-	for range maxNested {
-		if l = links[l.Upper]; l == nil {
-			break
-		}
-		all = append(all, l)
+	for upper := links[l.Upper]; upper != nil && len(all) < maxNested; upper = links[upper.Upper] {
+		all = append(all, upper)
 	}
 	return all
 }
@@ -73,12 +69,8 @@ func (l *Link) input(links map[int]*Link) *Link {
 // routed is the link on which the kernel routes a packet that came in on l: the bridge, bond or team, and a VRF's port
 // itself.
 func (l *Link) routed(links map[int]*Link) *Link {
-	for range maxNested {
-		master := links[l.Master]
-		if master == nil {
-			break
-		}
-		l = master
+	for n := 0; n < maxNested && links[l.Master] != nil; n++ {
+		l = links[l.Master]
 	}
 	return l
 }
@@ -109,20 +101,20 @@ func (l *Link) frameOutside(f *Frame, to [16]byte) uint64 {
 func readLinks(routes bool) (map[int]*Link, error) {
 	links := map[int]*Link{}
 	vrf := map[int]bool{}
-	err := dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, unix.SizeofIfInfomsg, func(body []byte) {
+	err := dump("interfaces", unix.RTM_GETLINK, unix.RTM_NEWLINK, unix.SizeofIfInfomsg, func(body []byte) {
 		l, kind := parseLink(body)
 		links[l.Index] = l
 		vrf[l.Index] = kind == "vrf"
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading the list of interfaces: %w", err)
+		return nil, err
 	}
 	for _, l := range links {
 		if vrf[l.Master] { // it does not show its ports' frames again as received (vrf_ip_rcv in drivers/net/vrf.c)
 			l.Master = 0
 		}
 	}
-	err = dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, unix.SizeofIfAddrmsg, func(body []byte) {
+	err = dump("addresses", unix.RTM_GETADDR, unix.RTM_NEWADDR, unix.SizeofIfAddrmsg, func(body []byte) {
 		index, addr, label := parseAddress(body)
 		if l := links[index]; l != nil && addr.IsValid() {
 			l.Addresses = append(l.Addresses, addr)
@@ -131,23 +123,16 @@ func readLinks(routes bool) (map[int]*Link, error) {
 			}
 		}
 	})
-	if err != nil {
-		return nil, fmt.Errorf("reading the list of addresses: %w", err)
+	if err != nil || !routes {
+		return links, err
 	}
-	if !routes {
-		return links, nil
-	}
-	err = dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, unix.SizeofRtMsg, func(body []byte) {
+	return links, dump("routes", unix.RTM_GETROUTE, unix.RTM_NEWROUTE, unix.SizeofRtMsg, func(body []byte) {
 		for _, index := range parseDefaultRoute(body) {
 			if l := links[index]; l != nil {
 				l.Default = true
 			}
 		}
 	})
-	if err != nil {
-		return nil, fmt.Errorf("reading the list of routes: %w", err)
-	}
-	return links, nil
 }
 
 // parseLink reads struct ifinfomsg (rtnetlink(7)) and the attributes behind it. kind is IFLA_INFO_KIND, such as vlan,
@@ -186,13 +171,11 @@ func parseLink(body []byte) (l *Link, kind string) {
 	takes, known := map[string]taking{
 		"vlan": takesTagged, "macvlan": takesForeign, "macvtap": takesForeign, "ipvlan": takesToIt, "ipvtap": takesToIt,
 	}[kind]
-	if takes == takesForeign {
-		eachAttribute(data, func(attr uint16, value []byte) {
-			if attr == unix.IFLA_MACVLAN_MODE && indexOf(value) == macvlanPassthru {
-				takes = takesAll
-			}
-		})
-	}
+	eachAttribute(data, func(attr uint16, value []byte) {
+		if takes == takesForeign && attr == unix.IFLA_MACVLAN_MODE && indexOf(value) == macvlanPassthru {
+			takes = takesAll
+		}
+	})
 	if known && !foreign {
 		l.Parent, l.Takes = parent, takes
 	}
@@ -364,8 +347,12 @@ func apply(lists [][]string, links map[int]*Link) (on []*Link) {
 			}
 		}
 	}
-	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
-	return on
+	return byIndex(on)
+}
+
+func byIndex(links []*Link) []*Link {
+	slices.SortFunc(links, func(a, b *Link) int { return a.Index - b.Index })
+	return links
 }
 
 // names reports whether a list of interfaces, as parseInterfaces returns it, names the link or an address's label on it.
@@ -385,29 +372,19 @@ func namesWhole(list []string, l *Link) bool {
 
 // same reports whether the other link is this one, unchanged.
 func (l *Link) same(o *Link) bool {
-	return o != nil && l.Name == o.Name && l.Upper == o.Upper && l.Master == o.Master && l.Parent == o.Parent && l.Takes == o.Takes &&
+	return l.Name == o.Name && l.Upper == o.Upper && l.Master == o.Master && l.Parent == o.Parent && l.Takes == o.Takes &&
 		l.Loopback == o.Loopback && l.Up == o.Up && l.Default == o.Default && slices.Equal(l.Addresses, o.Addresses) && maps.Equal(l.Labels, o.Labels)
 }
 
-// defaultLinks names those that hold a default route, sorted.
-func defaultLinks(links map[int]*Link) (names []string) {
+// linkNames are the names of links, sorted: of all, or of those that hold a default route.
+func linkNames(links map[int]*Link, onlyDefault bool) (names []string) {
 	for _, l := range links {
-		if l.Default {
+		if l.Default || !onlyDefault {
 			names = append(names, l.Name)
 		}
 	}
 	slices.Sort(names)
 	return names
-}
-
-// linkNames are the names of all links, sorted, for a message.
-func linkNames(links map[int]*Link) string {
-	var all []string
-	for _, l := range links {
-		all = append(all, l.Name)
-	}
-	slices.Sort(all)
-	return strings.Join(all, ", ")
 }
 
 // linkStates are the links that lists name, by index, and then the items that no link fits.
@@ -419,8 +396,7 @@ func linkStates(lists [][]string, links map[int]*Link) (states []LinkState) {
 			on = append(on, l)
 		}
 	}
-	sort.SliceStable(on, func(i, j int) bool { return on[i].Index < on[j].Index })
-	for _, l := range on {
+	for _, l := range byIndex(on) {
 		s := LinkState{Name: l.Name, State: "down", Addresses: l.Addresses}
 		if l.Up {
 			s.State = "up"

@@ -149,7 +149,7 @@ func TestLinkStates(t *testing.T) {
 		t.Errorf("any, with lo alone: got %v, want nothing", got)
 	}
 	links[2].Default = false
-	if got := linkStates([][]string{{"auto"}}, links); len(got) != 1 || got[0].news("eth0, lo") != "no interface holds a default route yet: one is waited for: there are eth0, lo" {
+	if got := linkStates([][]string{{"auto"}}, links); len(got) != 1 || got[0].news("eth0, lo") != "no interface holds a default route yet: waiting for one (there are eth0, lo)" {
 		t.Errorf("auto without a default route: got %v", got)
 	}
 }

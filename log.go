@@ -26,12 +26,12 @@ type Log struct {
 	date  func() time.Time
 	names *Names // host names of addresses (-l); nil: none
 
-	to     outlets
-	queue  chan logLine // nil: printf writes at once
-	change chan outlets
-	stop   chan struct{} // closed: write what waits, and end
-	ended  chan struct{}
-	lost   atomic.Int64 // lines that the queue had no room for
+	to    outlets
+	next  atomic.Pointer[outlets] // where the next line is to go; nil: where the one before went
+	queue chan logLine            // nil: printf writes at once
+	stop  chan struct{}           // closed: write what waits, and end
+	ended chan struct{}
+	lost  atomic.Int64 // lines that the queue had no room for
 }
 
 type logLine struct {
@@ -71,8 +71,7 @@ const stockLogFile = "/var/log/knockd.log"
 
 // start lets a goroutine write the lines from now on, until finish.
 func (l *Log) start() {
-	l.queue, l.change = make(chan logLine, maxQueue), make(chan outlets, 1)
-	l.stop, l.ended = make(chan struct{}), make(chan struct{})
+	l.queue, l.stop, l.ended = make(chan logLine, maxQueue), make(chan struct{}), make(chan struct{})
 	go l.run()
 }
 
@@ -82,8 +81,6 @@ func (l *Log) run() {
 		select {
 		case line := <-l.queue:
 			l.write(line)
-		case to := <-l.change:
-			l.turnTo(to)
 		case <-l.stop:
 			for len(l.queue) > 0 {
 				l.write(<-l.queue)
@@ -131,16 +128,9 @@ func (l *Log) open(path string, syslog *Syslog) error {
 	if to.all != nil && l.copy != nil {
 		to.all = append(to.all, &outlet{kind: "copy", put: func(line logLine) bool { return write(l.copy, line.text) }})
 	}
-	if l.queue == nil {
-		l.turnTo(to)
-		return nil
-	}
-	select {
-	case unused := <-l.change:
+	if unused := l.next.Swap(&to); unused != nil {
 		unused.close()
-	default:
 	}
-	l.change <- to
 	return nil
 }
 
@@ -202,19 +192,16 @@ func (l *Log) print(who netip.Addr, text string) {
 }
 
 func (l *Log) write(line logLine) {
-	select { // a line taken from the queue after open was called goes where open said
-	case to := <-l.change:
-		l.turnTo(to)
-	default:
+	if to := l.next.Swap(nil); to != nil {
+		l.turnTo(*to)
+	} else if l.to.all == nil {
+		l.turnTo(outlets{})
 	}
 	if l.names != nil && line.who.IsValid() {
 		if name := l.names.of(line.who, len(l.queue) <= maxNameWait); name != "" {
 			addr := line.who.String()
 			line.text = strings.Replace(line.text, addr, addr+" ("+name+")", 1)
 		}
-	}
-	if l.to.all == nil {
-		l.turnTo(outlets{})
 	}
 	lost := l.lost.Swap(0)
 	for _, o := range l.to.all {
@@ -302,6 +289,50 @@ func (t *Throttle) finish() {
 }
 
 // next is when flush will have something to say.
-func (t *Throttle) next() (at time.Duration, ok bool) {
-	return t.spent - time.Duration(t.burst-1)*t.interval, t.leftOut > 0
+func (t *Throttle) next() time.Duration {
+	if t.leftOut == 0 {
+		return never
+	}
+	return t.spent - time.Duration(t.burst-1)*t.interval
+}
+
+// Throttles bound the log by door name, so that one door's lines do not push out another's.
+type Throttles struct {
+	log      *Log
+	burst    int
+	interval time.Duration
+	byDoor   map[string]*Throttle
+}
+
+func newThrottles(log *Log, burst int, interval time.Duration) Throttles {
+	return Throttles{log, burst, interval, map[string]*Throttle{}}
+}
+
+func (ts *Throttles) of(door string) *Throttle {
+	t := ts.byDoor[door]
+	if t == nil {
+		t = &Throttle{log: ts.log, burst: ts.burst, interval: ts.interval}
+		ts.byDoor[door] = t
+	}
+	return t
+}
+
+func (ts *Throttles) flush(now time.Duration) {
+	for _, t := range ts.byDoor {
+		t.flush(now)
+	}
+}
+
+func (ts *Throttles) next() time.Duration {
+	next := never
+	for _, t := range ts.byDoor {
+		next = min(next, t.next())
+	}
+	return next
+}
+
+func (ts *Throttles) finish() {
+	for _, t := range ts.byDoor {
+		t.finish()
+	}
 }

@@ -4,6 +4,9 @@
 //	sesame serve [options]               watch for knocks; the same when the file is called knockd
 //	sesame knock [options] HOST PORT ... knock; the same when the file is called knock
 //	sesame ping [options] HOST           see whether a host answers to TCP packets, and how fast
+//	sesame init [options] [NAME]         write a first door, and a line for the client
+//	sesame add [NAME]                    make a profile of that line
+//	sesame try [TIME] | --keep           put the configuration into force for a time, and keep it on Enter
 //	sesame status [-s PATH] [--json]     show what is open, and how the daemon does
 //	sesame close DOOR|--all [ADDRESS]    close doors before their time
 //	sesame check [-v] [-c FILE]          read a configuration and say what is wrong with it
@@ -11,8 +14,9 @@
 //	sesame install [options]             put this file, its names and a service in place
 //	sesame uninstall                     take that back
 //	sesame demo                          show a hidden port open and close, in a network of its own
+//	sesame completion bash|zsh|fish      print what a shell needs to complete words
 //	sesame version                       print the version
-//	sesame help [COMMAND]                print the options of a command
+//	sesame help [COMMAND | knockd.conf]  print the options of a command, or a manual
 //
 // The configuration is knockd's (/etc/knockd.conf), and so are the options and the log lines.
 //
@@ -36,11 +40,11 @@
 // by whoever makes them. A test keeps this list true:
 //
 //	main.go                                                                  the commands
-//	serve.go serve_config.go                                                 the daemon's life; what is in force
-//	install.go flush.go check.go demo_linux.go daemon_other.go               the tools
-//	install_init.go install_item.go
-//	ping.go ping_linux.go ping_other.go ping_run.go ping_options.go*         ping
-//	knock.go knock_connect.go knock_profiles.go knock_options.go*            the client
+//	serve.go serve_trial.go serve_config.go                                  the daemon's life; what is in force
+//	init.go try.go install.go flush.go check.go demo_linux.go daemon_other.go the tools
+//	install_init.go install_item.go completion.go* manual.go*
+//	ping.go ping_linux.go ping_other.go ping_run.go                          ping
+//	add.go* knock.go knock_connect.go knock_profiles.go knock_options.go*    the client
 //	knock_send_unix.go knock_send_windows.go knock_raw_linux.go              how a knock is sent
 //	knock_socket_unix.go knock_send_linux.go knock_other.go
 //	knock_icmp_linux.go knock_segment.go* knock_outcome.go* knock_send.go*   and what comes back
@@ -52,9 +56,9 @@
 //	firewall_apply.go firewall_choose.go firewall_ending.go                  what is done to the firewall
 //	firewall_bans.go firewall_host.go firewall_watch_linux.go
 //	firewall_list.go firewall_rule.go nft.go* iptables.go firewall.go*
-//	reader.go* capture_linux.go capture_filter.go* matcher.go*               from the packet to the grant
+//	reader.go* capture_pace.go capture_linux.go capture_filter.go* matcher.go*   from the packet to the grant
 //	links_linux.go* served.go sources_linux.go capture_packet.go*            what this host has
-//	netlink_linux.go
+//	translated_linux.go netlink_linux.go
 //	pidfile.go
 //	config.go* config_lint.go onetime.go ini.go*                             what is read
 //	status.go* log.go* log_names.go log_syslog.go                            what is said
@@ -103,29 +107,48 @@ func stateDirs() []string {
 	return dirs
 }
 
+// The groups of subcommands, in the order of the help. Those for a server need Linux.
+const (
+	forServer = "On a server (Linux), as root"
+	forClient = "On a client"
+	forBoth   = "Other"
+)
+
 // subcommands is a function, as help refers to the table that it stands in.
 func subcommands() []subcommand {
 	return []subcommand{
 		{"serve", "knockd", "[options]", "watch for knocks and open doors",
-			func() []option { return new(serveOptions).options() }, serve},
-		{"knock", "knock", "[options] HOST PORT[:tcp|:udp] ... | PROFILE [-- COMMAND ...]", "knock on a host's ports, see whether one opens, and hand over to a command",
-			func() []option { return new(knockOptions).options() }, knock},
-		{"ping", "", "[options] HOST | PROFILE", "see whether a host answers to TCP packets, and how fast",
-			func() []option { return new(pingOptions).options() }, ping},
+			forServer, "knockd -d -i eth0", func() []option { return new(serveOptions).options() }, serve},
+		{"init", "", "[options] [NAME]", "write a first door, and a line for the client",
+			forServer, "sesame init ssh --port 22", func() []option { return new(initOptions).options() }, initDoor},
+		{"try", "", "[-s PATH] [TIME] | --keep", "put the configuration into force, and keep it on Enter",
+			forServer, "sesame try 5m", func() []option { return new(tryOptions).options() }, tryConfig},
 		{"status", "", "[-s PATH] [--json]", "show what is open, and how the daemon does",
-			func() []option { return new(statusOptions).options() }, showStatus},
+			forServer, "sesame status", func() []option { return new(statusOptions).options() }, showStatus},
 		{"close", "", "[-s PATH] DOOR|--all [ADDRESS]", "close doors before their time, or only for ADDRESS",
-			func() []option { return new(closeOptions).options() }, closeDoors},
+			forServer, "sesame close ssh 192.0.2.7", func() []option { return new(closeOptions).options() }, closeDoors},
 		{"check", "", "[-v] [-c FILE]", "read a configuration and say what is wrong with it",
-			func() []option { return new(checkOptions).options() }, check},
-		{"flush", "", "[-c FILE]", "close all that a stopped daemon has left open, and leave no trace in the firewall",
-			func() []option { return new(flushOptions).options() }, flushAll},
-		{"install", "", "[-n] [-p DIR] [-s KIND]", "put this file in place, with the names knockd and knock and a service; start nothing",
-			func() []option { return new(installOptions).options() }, install},
-		{"uninstall", "", "", "flush, and take back what install has put there and nobody has changed", helpOptions, uninstall},
-		{"demo", "", "", "show a hidden port open and close, in a network of its own", helpOptions, demo},
-		{"version", "", "", "print the version", helpOptions, showVersion},
-		{"help", "", "[COMMAND]", "print the options of a command", helpOptions, help},
+			forServer, "sesame check -v", func() []option { return new(checkOptions).options() }, check},
+		{"flush", "", "[-c FILE]", "close what a stopped daemon has left open, and leave no trace",
+			forServer, "sesame flush", func() []option { return new(flushOptions).options() }, flushAll},
+		{"install", "", "[-n] [-p DIR] [-s KIND]", "put this file, a service and manuals in place; start nothing",
+			forServer, "sesame install --dry-run", func() []option { return new(installOptions).options() }, install},
+		{"uninstall", "", "", "flush, and take back what install has put in place",
+			forServer, "sesame uninstall", helpOptions, uninstall},
+		{"demo", "", "", "show a hidden port open and close, in a private network",
+			forServer, "sesame demo", helpOptions, demo},
+		{"knock", "knock", "[options] HOST PORT[:tcp|:udp] ... | PROFILE [-- COMMAND ...]", "knock on ports, see whether one opens, and run a command",
+			forClient, "sesame knock -w 22 192.0.2.1 7000 18000:udp 9000", func() []option { return new(knockOptions).options() }, knock},
+		{"add", "", "[NAME]", "make a profile of the line that init has printed",
+			forClient, "sesame add home", helpOptions, addProfile},
+		{"ping", "", "[options] HOST | PROFILE", "see whether a host answers to TCP packets, and how fast",
+			forClient, "sesame ping -p 443 192.0.2.1", func() []option { return new(pingOptions).options() }, ping},
+		{"completion", "", "bash|zsh|fish", "print what a shell needs to complete words of sesame",
+			forBoth, "sesame completion bash >> ~/.bashrc", helpOptions, completion},
+		{"version", "", "", "print the version",
+			forBoth, "sesame version", helpOptions, showVersion},
+		{"help", "", "[COMMAND | knockd.conf]", "print the options of a command, or a manual",
+			forBoth, "sesame help knockd.conf", helpOptions, help},
 	}
 }
 
@@ -144,7 +167,7 @@ func run(e env, args []string) int {
 		}
 	}
 	if len(args) == 0 {
-		e.printOverview(e.stderr)
+		fmt.Fprint(e.stderr, whereToStart())
 		return 2
 	}
 	switch args[0] {
@@ -153,14 +176,12 @@ func run(e env, args []string) int {
 	case "-V", "--version":
 		args[0] = "version"
 	}
-	var names []string
 	for _, c := range subcommands() {
 		if args[0] == c.name {
 			return e.finish(c, name+" "+c.name, c.run(e, args[1:]))
 		}
-		names = append(names, c.name)
 	}
-	unknown := fmt.Sprintf("unknown command %q%s", args[0], didYouMean(args[0], names))
+	unknown := fmt.Sprintf("unknown command %q%s", args[0], didYouMean(args[0], commandNames(subcommands())))
 	return e.finish(subcommand{}, name, usageError(unknown))
 }
 
@@ -193,19 +214,41 @@ func (e env) finish(c subcommand, program string, err error) int {
 	return 1
 }
 
-func (e env) printOverview(w io.Writer) {
-	fmt.Fprintln(w, "sesame: port knocking in one static file\n\nusage:")
-	for _, c := range subcommands() {
-		fmt.Fprintf(w, "  %-47s %s\n", strings.TrimSpace("sesame "+c.name+" "+c.usage), c.help)
+const oneSentence = "sesame: port knocking in one static file\n"
+
+// whereToStart is for who has typed the program's name alone.
+func whereToStart() string {
+	s := oneSentence
+	if runtime.GOOS == "linux" {
+		s += "To see it work:        sesame demo\nOn a server, as root:  sesame install, start it as that says,\n" +
+			"                       then sesame init, and then sesame try\n"
 	}
+	return s + "On a client:           sesame add, and then sesame knock PROFILE\nsesame help lists all commands.\n"
+}
+
+func (e env) printOverview(w io.Writer) {
+	fmt.Fprint(w, oneSentence)
+	group := ""
+	for _, c := range subcommands() {
+		if c.group == forServer && runtime.GOOS != "linux" {
+			continue
+		}
+		if c.group != group {
+			group = c.group
+			fmt.Fprintf(w, "\n%s:\n", group)
+		}
+		fmt.Fprintf(w, "  %-11s %s\n", c.name, c.help)
+	}
+	fmt.Fprintln(w, "\nsesame help COMMAND prints the options of a command.")
 }
 
 func (e env) printHelp(w io.Writer, c subcommand, program string) {
-	fmt.Fprintf(w, "usage: %s\n%s\n", strings.TrimSpace(program+" "+c.usage), c.help)
+	fmt.Fprint(w, wrap("usage: "+program, c.usage, 4), c.help, "\n")
 	if opts := c.opts(); len(opts) > 0 {
 		fmt.Fprintln(w)
 		printOptions(w, opts)
 	}
+	fmt.Fprintf(w, "\nexample: %s\n", c.example)
 }
 
 func showVersion(e env, args []string) error {
@@ -228,6 +271,8 @@ func printVersion(e env) error {
 	return err
 }
 
+func completion(e env, args []string) error { return complete(e, args, subcommands()) }
+
 func help(e env, args []string) error {
 	args, err := getopt(args, helpOptions())
 	if err != nil {
@@ -242,6 +287,9 @@ func help(e env, args []string) error {
 			e.printHelp(e.stdout, c, "sesame "+c.name)
 			return nil
 		}
+	}
+	if text, ok := findManual(args[0]); ok {
+		return showManual(e, text)
 	}
 	return usageError(fmt.Sprintf("no command %q", args[0]))
 }

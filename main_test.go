@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -90,7 +91,15 @@ func TestHelpOfEachCommand(t *testing.T) {
 				if got.status != 0 || got.stderr != "" {
 					t.Errorf("got status %d and %q, want 0 and nothing on standard error", got.status, got.stderr)
 				}
-				want := []string{strings.TrimSpace("usage: sesame "+c.name+" "+c.usage) + "\n", c.help}
+				for line := range strings.Lines(got.stdout) {
+					if len(line) > columnsWide+1 {
+						t.Errorf("wider than %d columns: %s", columnsWide, line)
+					}
+				}
+				want := []string{c.help + "\n", "\nexample: " + c.example + "\n"}
+				if usage := strings.TrimSpace("usage: sesame " + c.name + " " + c.usage); !strings.HasPrefix(strings.Join(strings.Fields(got.stdout), " "), usage) {
+					t.Errorf("got:\n%s\nwant it to begin with %q", got.stdout, usage)
+				}
 				for _, o := range c.opts() {
 					if o.short == 0 {
 						want = append(want, "      --"+o.long)
@@ -157,13 +166,23 @@ func TestCalledBy(t *testing.T) {
 
 func TestOverview(t *testing.T) {
 	asked, none := runProgram("sesame", "help"), runProgram("sesame")
-	for _, c := range subcommands() {
-		if line := strings.TrimSpace("  sesame " + c.name + " " + c.usage); !strings.Contains(asked.stdout, line) || !strings.Contains(asked.stdout, c.help) {
-			t.Errorf("help: got:\n%s\nwant %q and %q in it", asked.stdout, line, c.help)
+	for line := range strings.Lines(asked.stdout + none.stderr) {
+		if len(line) > columnsWide+1 {
+			t.Errorf("wider than %d columns: %s", columnsWide, line)
 		}
 	}
-	if want := (output{2, "", asked.stdout}); none != want {
-		t.Errorf("no arguments: got %+v, want %+v", none, want)
+	for _, c := range subcommands() {
+		works := c.group != forServer || runtime.GOOS == "linux"
+		if line := fmt.Sprintf("\n  %-11s %s\n", c.name, c.help); strings.Contains(asked.stdout, line) != works {
+			t.Errorf("help: got:\n%s\n%q in it: want %v", asked.stdout, line, works)
+		}
+		if _, rest, _ := strings.Cut(c.example+" ", " "+c.name); rest == "" && !strings.HasPrefix(c.example, c.alias) {
+			t.Errorf("%s: its example is of something else: %s", c.name, c.example)
+		}
+	}
+	if none.status != 2 || none.stdout != "" || !strings.Contains(none.stderr, "sesame add, and then sesame knock PROFILE\n") || !strings.Contains(none.stderr, "then sesame init, and then sesame try\n") ||
+		strings.Contains(none.stderr, "sesame init") != (runtime.GOOS == "linux") {
+		t.Errorf("no arguments: got %+v", none)
 	}
 }
 
@@ -195,11 +214,11 @@ func TestExitStatus(t *testing.T) {
 		{"sesame help sing", 2, "sesame help: no command \"sing\" (sesame help --help shows what there is)\n"},
 		{"sesame help ", 2, "sesame help: no command \"\" (sesame help --help shows what there is)\n"},
 		{"sesame check --verbsoe", 2, "sesame check: unknown option \"--verbsoe\" (did you mean verbose?) (sesame check --help shows what there is)\n"},
-		{"sesame check " + good, 2, "sesame check: \"" + good + "\" is one argument too many: a file is named by -c (sesame check --help shows what there is)\n"},
+		{"sesame check " + good, 2, "sesame check: unexpected argument \"" + good + "\": a file is named by -c (sesame check --help shows what there is)\n"},
 		{"knockd --interface= -c " + good, 2, ""},
-		{"knockd eth0", 2, "knockd: \"eth0\" is one argument too many (knockd --help shows what there is)\n"},
+		{"knockd eth0", 2, "knockd: unexpected argument \"eth0\" (knockd --help shows what there is)\n"},
 		{"knockd -i eth0/1", 2, "knockd: option -i: \"eth0/1\" is no interface: names with commas between them (eth0, ppp*), any, or auto (knockd --help shows what there is)\n"},
-		{"/usr/bin/knock host", 2, "knock: no profile \"host\" in " + os.Getenv("XDG_CONFIG_HOME") + "/sesame/profiles, which is not there; else the ports to knock on are needed: host 7000 8000:udp 9000 (knock --help shows what there is)\n"},
+		{"/usr/bin/knock host", 2, "knock: no profile \"host\": " + os.Getenv("XDG_CONFIG_HOME") + "/sesame/profiles does not exist: sesame add makes one; otherwise the ports to knock on are needed: host 7000 8000:udp 9000 (knock --help shows what there is)\n"},
 	}
 	for _, test := range tests {
 		got := runProgram(strings.Split(test.args, " ")...)

@@ -445,7 +445,7 @@ func TestManFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.remove()
-	want := []string{defaultConfigFile, manifestFile, "/etc/default/knockd", "/etc/sysconfig/knockd", "/etc/conf.d/sesame", "/etc/conf.d/knock", "/etc/config/sesame", defaultControl, defaultPidFile, defaultPidFile + ".lock", syslogSocket, keptOnRouter, "/var/lib/sesame/good.conf",
+	want := []string{defaultConfigFile, manifestFile, "/etc/default/knockd", "/etc/sysconfig/knockd", "/etc/conf.d/sesame", "/etc/conf.d/knock", "/etc/config/sesame", defaultControl, defaultPidFile, defaultPidFile + ".lock", syslogSocket, keptOnRouter, "/var/lib/sesame/good.conf", keptOnRouter + triedSuffix, "/var/lib/sesame/good.conf" + triedSuffix,
 		filepath.Dir(defaultControl) + strings.TrimRight(strings.TrimPrefix(lock.path, folder), "0123456789") + "*"}
 	made, err := os.ReadDir(state)
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"hash/maphash"
 	"math"
 	"math/bits"
@@ -306,10 +307,7 @@ func unsolicited(hit *Hit) bool { return hit.Knock.Proto == tcp && hit.Flags&ans
 
 // knock takes a hit that counts at a door.
 func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
-	m.steps = m.steps[:0]
-	m.expire(hit.When)
-	m.hits++
-	key := m.bucketOf(hit)
+	key := m.arrive(hit)
 	syn, print := hit.Flags&flagSYN != 0, uint32(0)
 	if syn {
 		print = m.fingerprint(hit)
@@ -356,6 +354,13 @@ func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 	return m.sorted()
 }
 
+// arrive counts a hit, ends what has ended before it, and returns the bucket of its source.
+func (m *Matcher) arrive(hit *Hit) (bucket int32) {
+	m.Expire(hit.When)
+	m.hits++
+	return m.bucketOf(hit)
+}
+
 // deaf says why a knock of a door's does nothing there, if so.
 func (m *Matcher) deaf(door uint32, hit *Hit) (why StepKind, deaf bool) {
 	switch d := m.doors[door]; {
@@ -372,10 +377,7 @@ func (m *Matcher) deaf(door uint32, hit *Hit) (why StepKind, deaf bool) {
 // stray takes a hit that counts at no door, on a port that nothing serves: it ends the source's attempts where it is on a
 // decoy, or the door is strict, and a decoy may bar the source.
 func (m *Matcher) stray(hit *Hit, served func(Knock) bool) []Step {
-	m.steps = m.steps[:0]
-	m.expire(hit.When)
-	m.hits++
-	key := m.bucketOf(hit)
+	key := m.arrive(hit)
 	for i := m.buckets[key]; i != none; {
 		a := &m.attempts[i]
 		this := i
@@ -527,7 +529,15 @@ func (o *stepOrder) Less(i, j int) bool {
 // Expire ends the attempts whose time is up and says which. The steps are valid until the next call.
 func (m *Matcher) Expire(now time.Duration) []Step {
 	m.steps = m.steps[:0]
-	m.expire(now)
+	for q := range m.byEnd {
+		for i := m.byEnd[q].head; i != none && m.attempts[i].until <= now; i = m.byEnd[q].head {
+			a := &m.attempts[i]
+			if a.bits != 0 {
+				m.step(TimedOut, a, int(a.stage))
+			}
+			m.drop(i)
+		}
+	}
 	return m.steps
 }
 
@@ -590,31 +600,19 @@ func (m *Matcher) adoptOne(old *Matcher, was int32, door uint32) int32 {
 	return i
 }
 
-// NextEnd is when Expire will have something to do; ok is false if there is no attempt.
-func (m *Matcher) NextEnd() (at time.Duration, ok bool) {
-	at = math.MaxInt64
+// NextEnd is when Expire will have something to do.
+func (m *Matcher) NextEnd() time.Duration {
+	at := never
 	for _, q := range m.byEnd {
 		if q.head != none {
-			at, ok = min(at, m.attempts[q.head].until), true
+			at = min(at, m.attempts[q.head].until)
 		}
 	}
-	return at, ok
+	return at
 }
 
 // UnderWay is how many attempts have not opened their door, and are no guards.
 func (m *Matcher) UnderWay() int { return m.live - m.byEnd[m.opened].n - m.guards.n }
-
-func (m *Matcher) expire(now time.Duration) {
-	for q := range m.byEnd {
-		for i := m.byEnd[q].head; i != none && m.attempts[i].until <= now; i = m.byEnd[q].head {
-			a := &m.attempts[i]
-			if a.bits != 0 {
-				m.step(TimedOut, a, int(a.stage))
-			}
-			m.drop(i)
-		}
-	}
-}
 
 // advance applies the hit to attempt i, whose flags and time have been looked at.
 func (m *Matcher) advance(i int32, hit *Hit) {
@@ -631,10 +629,10 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 		}
 	}
 	was := uint8(bits.Len32(live))
-	if was == 0 && a.bits != 0 {
-		m.step(TimedOut, a, int(a.stage)) // a later start, which led nowhere, has put off its end
-	}
 	if was == 0 {
+		if a.bits != 0 {
+			m.step(TimedOut, a, int(a.stage)) // a later start, which led nowhere, has put off its end
+		}
 		a.began = m.hits
 	}
 	a.bits = (live<<1 | 1 | live) & d.mask(hit.Knock)
@@ -675,15 +673,14 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 		}
 		// Else it is one that has opened, and waits for copies of its SYNs.
 		return
-	case stage > was:
-		m.step(Advanced, a, int(stage))
-		a.stage = stage
-	case stage < was:
-		m.step(Discarded, a, int(a.stage))
-		m.step(Advanced, a, int(stage))
-		a.stage = stage
-	default:
+	case stage == was:
 		m.remark(Repeated, a.door, hit, int(stage))
+	default:
+		if stage < was {
+			m.step(Discarded, a, int(a.stage))
+		}
+		m.step(Advanced, a, int(stage))
+		a.stage = stage
 	}
 	if a.bits&1 != 0 { // it has started anew
 		m.requeue(i, m.queueOf[a.door], hit.When+d.SeqTimeout)
@@ -744,15 +741,7 @@ func (m *Matcher) printsOf(i int32) []uint32 {
 
 func (m *Matcher) copied(i int32, print uint32) bool {
 	known := m.printsOf(i)
-	if n := int(m.attempts[i].prints); n < len(known) {
-		known = known[:n]
-	}
-	for _, p := range known {
-		if p == print {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(known[:min(int(m.attempts[i].prints), len(known))], print)
 }
 
 func (m *Matcher) note(i int32, print uint32) {
@@ -764,18 +753,15 @@ func (m *Matcher) note(i int32, print uint32) {
 
 // begin makes an attempt, with no bit set yet.
 func (m *Matcher) begin(key int32, door uint32, hit *Hit) int32 {
-	var i int32
-	switch {
-	case m.free != none:
-		i = m.free
+	if m.free == none && m.used == len(m.attempts) {
+		m.evict()
+	}
+	i := m.free
+	if i != none {
 		m.free = m.attempts[i].next
-	case m.used < len(m.attempts):
+	} else {
 		i = int32(m.used)
 		m.used++
-	default:
-		m.evict()
-		i = m.free
-		m.free = m.attempts[i].next
 	}
 	m.live++
 	m.attempts[i] = attempt{
@@ -790,13 +776,11 @@ func (m *Matcher) begin(key int32, door uint32, hit *Hit) int32 {
 }
 
 func (m *Matcher) evict() {
-	oldest := m.guards.head
+	oldest := cmp.Or(m.guards.head, m.cheap.head) // none is 0
 	if oldest == none {
-		oldest = m.cheap.head
-	}
-	if oldest == none {
+		end := m.NextEnd()
 		for _, q := range m.byEnd {
-			if q.head != none && (oldest == none || m.attempts[q.head].until < m.attempts[oldest].until) {
+			if oldest == none && q.head != none && m.attempts[q.head].until == end {
 				oldest = q.head
 			}
 		}

@@ -878,3 +878,36 @@ func TestProcessLimit(t *testing.T) {
 	d.stop()
 	n.flushed()
 }
+
+// TestWithoutFib has a kernel that knows no fib expression: a port that the host forwards is not hidden, and the log, check
+// and status say so.
+func TestWithoutFib(t *testing.T) {
+	const told = "hidden ports that this host forwards (docker -p, a redirect) are open"
+	for _, redirects := range []bool{true, false} {
+		t.Run(fmt.Sprintf("redirects %v", redirects), func(t *testing.T) {
+			rules := dropByIptables + "iptables -w -I INPUT -p tcp --dport 22 -j ACCEPT\n"
+			if redirects {
+				rules += "iptables -w -t nat -A PREROUTING -p tcp --dport 8080 -j REDIRECT --to-ports 22\n"
+			}
+			n := newNativeTest(t, firewallHost{rules: rules}, "[web]\n sequence = 7000,9000\n open_ports = 8080\n hide = yes\n")
+			nft, err := exec.LookPath("nft")
+			n.must(err)
+			n.broken = n.dir + "/bin"
+			n.must(os.Mkdir(n.broken, 0o755))
+			n.must(os.WriteFile(n.broken+"/nft", fmt.Appendf(nil, "#!/bin/sh\ncase \"$*\" in *'-f -') ;; *) exec %s \"$@\";; esac\n"+
+				"script=$(cat)\ncase $script in *' fib '*) exit 1;; esac\nprintf '%%s\\n' \"$script\" | %s \"$@\"\n", nft, nft), 0o755))
+			d := n.serve()
+			if redirects {
+				n.wantPort(0, hostAddr+":8080", reached)
+			}
+			checked, status := n.tool("check", "-c", n.dir+"/knockd.conf")
+			asked, _ := n.tool("status", "-s", n.socket)
+			for _, text := range []string{d.logged(), checked, asked} {
+				if strings.Contains(text, told) != redirects || status != 0 {
+					t.Errorf("with a redirect (%v), exit status %d of check: got %s", redirects, status, text)
+				}
+			}
+			d.stop()
+		})
+	}
+}

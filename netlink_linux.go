@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -94,42 +95,56 @@ func eachAttribute(b []byte, take func(kind uint16, value []byte)) {
 	}
 }
 
-// askNetlink sends the kernel a request about all families.
-func askNetlink(fd int, kind, flags uint16) error {
-	// struct nlmsghdr: length, type, flags, sequence and port; then the family and 3 bytes more, in struct rtgenmsg padded,
-	// in struct nfgenmsg a version and a resource.
-	b := make([]byte, unix.SizeofNlMsghdr+4)
-	binary.NativeEndian.PutUint32(b, uint32(len(b)))
-	binary.NativeEndian.PutUint16(b[4:], kind)
-	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|flags)
+// appendAttribute appends an attribute (struct rtattr of linux/rtnetlink.h) and its padding.
+func appendAttribute(b []byte, kind uint16, value []byte) []byte {
+	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
+	b = append(binary.NativeEndian.AppendUint16(b, kind), value...)
+	return append(b, make([]byte, -len(value)&3)...) // RTA_ALIGN
+}
+
+// askNetlink sends the kernel a request. body are a fixed header, the first byte of which is a family (0: all), and
+// attributes.
+func askNetlink(fd int, kind, flags uint16, body []byte) error {
+	// struct nlmsghdr: length, type, flags, sequence and port.
+	b := binary.NativeEndian.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
+	b = append(append(b, make([]byte, 8)...), body...)
 	return unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
+// allFamilies is a request's body: struct rtgenmsg, padded, or struct nfgenmsg.
+var allFamilies = make([]byte, 4)
+
 // dump asks rtnetlink(7) for everything of one kind and gives take each answer's body: a fixed header of headerLen
 // bytes at least, and attributes. No more than one batch of answers is in memory, where syscall.NetlinkRIB would keep all:
-// a table of routes can be long.
-func dump(request, answer uint16, headerLen int, take func(body []byte)) error {
+// a table of routes can be long. what is the kind in an error.
+func dump(what string, request, answer uint16, headerLen int, take func(body []byte)) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("reading the list of %s: %w", what, err)
+		}
+	}()
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
-	if err := askNetlink(fd, request, unix.NLM_F_DUMP); err != nil {
+	if err := askNetlink(fd, request, unix.NLM_F_DUMP, allFamilies); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
 	b := make([]byte, netlinkBuffer)
-	for {
-		n, err := unix.Read(fd, b)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return os.NewSyscallError("read", err)
-		}
-		if done, err := takeAnswers(b[:n], answer, headerLen, take); done || err != nil {
-			return err
+	for done := false; !done && err == nil; {
+		n, failed := unix.Read(fd, b)
+		switch failed {
+		case nil:
+			done, err = takeAnswers(b[:n], answer, headerLen, take)
+		case unix.EINTR:
+		default:
+			err = os.NewSyscallError("read", failed)
 		}
 	}
+	return err
 }
 
 // takeAnswers reads one batch of answers to a dump. done is whether it is the last one.

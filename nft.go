@@ -14,6 +14,8 @@ const (
 	ourPriority = -10
 	// awayPriority comes before everybody's translations, which have -100 (dstnat), and latePriority after all that judges.
 	awayPriority, latePriority = -110, 1000
+	// leavingPriority comes before everybody's masquerading, which has 100 (srcnat).
+	leavingPriority = 90
 	// maxSet is how many elements a set can have. A full one refuses more.
 	maxSet = 65536
 	// maxLeft is the longest time in a set: nft 1.0.6 refuses 68 years.
@@ -39,6 +41,7 @@ type nftFirewall struct {
 	accepts []acceptChain // where the rule must stand
 	plain   bool          // no chain of others can drop what comes to this host, and none translates it
 	endings []ending      // how late refuses, where the host lets in whatever was translated
+	passes  bool          // no chain of others can drop what is forwarded
 }
 
 // acceptChain is a base chain of others.
@@ -93,8 +96,12 @@ func (f nftFirewall) build(r Ruleset) []Call {
 	script := func(able ability) string {
 		return "add table inet sesame\ndelete table inet sesame\n" + f.tableText(r, able)
 	}
+	least := ableToDrop
+	if len(r.behind()) > 0 {
+		least = ableToTrack
+	}
 	return []Call{{Argv: nftScript, Input: script(ableToFind), Otherwise: func(try func(string) bool) {
-		for able := ableToFind; able > ableToDrop && try(script(able-1)); able-- {
+		for able := ableToFind; able > least && try(script(able-1)); able-- {
 		}
 	}}}
 }
@@ -147,7 +154,7 @@ func (f nftFirewall) close(p Pass, others []Pass) []Call {
 // replace takes the elements of p out and puts in those which passes still have a right to.
 func (f nftFirewall) replace(p Pass, passes []Pass) []Call {
 	var script string
-	for _, set := range openSets {
+	for _, set := range setsOf(p.Behind) {
 		keys := set.keys(p)
 		if len(keys) == 0 {
 			continue
@@ -165,17 +172,33 @@ func (f nftFirewall) replace(p Pass, passes []Pass) []Call {
 	return []Call{{Argv: nftScript, Input: script}}
 }
 
-// openSet is a set of open sources and ports.
+// openSet is a set of open sources and ports; or of sources alone, for what is behind this host.
 type openSet struct {
 	name, types, match string
 	holds              func(Pass) bool
+	behind             bool
 }
 
 var openSets = []openSet{
-	{"open4", "ipv4_addr", "ip saddr", func(p Pass) bool { return p.source().Is4() }},
-	{"open6", "ipv6_addr", "ip6 saddr", func(p Pass) bool { return p.source().Is6() && p.link() == "" }},
-	{"link6", "ifname . ipv6_addr", "iifname . ip6 saddr", func(p Pass) bool { return p.link() != "" }},
-	{"away6", "ipv6_addr", "ip6 saddr", func(p Pass) bool { return p.link() != "" }},
+	{"open4", "ipv4_addr . inet_proto . inet_service", "ip saddr", func(p Pass) bool { return p.source().Is4() }, false},
+	{"open6", "ipv6_addr . inet_proto . inet_service", "ip6 saddr", func(p Pass) bool { return p.source().Is6() && p.link() == "" }, false},
+	{"link6", "ifname . ipv6_addr . inet_proto . inet_service", "iifname . ip6 saddr", func(p Pass) bool { return p.link() != "" }, false},
+	{"away6", "ipv6_addr . inet_proto . inet_service", "ip6 saddr", func(p Pass) bool { return p.link() != "" }, false},
+}
+
+// setsOf are all sets, with those for what is behind this host: a name has 15 bytes at most before Linux 4.12.
+func setsOf(behind []Behind) []openSet {
+	sets := slices.Clip(openSets)
+	for _, b := range behind {
+		set := openSet{"behind_" + fingerprint(b.String()), "ipv6_addr", "ip6 saddr", func(p Pass) bool {
+			return slices.Contains(p.Behind, b) && b.fits(p.source())
+		}, true}
+		if b.is4() {
+			set.types, set.match = "ipv4_addr", "ip saddr"
+		}
+		sets = append(sets, set)
+	}
+	return sets
 }
 
 // inputSets are those for chain input, and awaySets those before routing. There, packets for a port of a VRF come in on the
@@ -187,6 +210,9 @@ var inputSets, awaySets = openSets[:3], []openSet{openSets[0], openSets[1], open
 func (s openSet) keys(p Pass) (keys []string) {
 	if !p.usable() || !s.holds(p) {
 		return nil
+	}
+	if s.behind {
+		return []string{p.source().String()}
 	}
 	for _, k := range p.Ports {
 		key := fmt.Sprintf("%v . %v . %d", p.source(), k.Proto, k.Port)
@@ -229,8 +255,8 @@ func (s openSet) elements(passes []Pass, only []string) string {
 func (f nftFirewall) tableText(r Ruleset, able ability) string {
 	var s strings.Builder
 	s.WriteString("table inet sesame {\n")
-	for _, set := range openSets {
-		fmt.Fprintf(&s, "\tset %s {\n\t\ttype %s . inet_proto . inet_service\n\t\tsize %d\n\t\tflags timeout\n", set.name, set.types, maxSet)
+	for _, set := range setsOf(r.behind()) {
+		fmt.Fprintf(&s, "\tset %s {\n\t\ttype %s\n\t\tsize %d\n\t\tflags timeout\n", set.name, set.types, maxSet)
 		if elements := set.elements(r.Open, nil); elements != "" {
 			fmt.Fprintf(&s, "\t\telements = { %s }\n", elements)
 		}
@@ -256,6 +282,11 @@ func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 	ports, hidden := slices.Clone(r.Kept), []Knock(nil)
 	for _, h := range r.Hidden {
 		hidden = append(hidden, h.Ports...)
+		for _, b := range h.Behind {
+			if b.forwarded() {
+				hidden = append(hidden, b.Knock)
+			}
+		}
 	}
 	for _, p := range r.Open { // of doors that a reload has done away with, too
 		ports = append(ports, p.Ports...)
@@ -275,7 +306,7 @@ func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 	}
 	// Behind everybody's translations: where strangers are sent away before, it is for packets that are not tracked, or
 	// invalid.
-	doors := slices.Concat(openRules(inputSets, letIn), exceptRules(r.Hidden), strangerRules(r.Hidden, []string{beginning + " " + reset}, stray+unreachable))
+	doors := slices.Concat(openRules(inputSets, letIn), exceptRules(r.Hidden, false), strangerRules(r.Hidden, false, []string{beginning + " " + reset}, stray+unreachable))
 	if established != "" {
 		doors = slices.Insert(doors, 0, established)
 	}
@@ -286,12 +317,16 @@ func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 		input = append(input, fmt.Sprintf("meta l4proto . th dport { %s } jump doors", portPairs(ports)))
 	}
 	chain("input", fmt.Sprintf("filter hook input priority %d", ourPriority), input...)
-	if f.plain || len(hidden) == 0 || able < ableToLocate {
+	forwards, asked := f.forwardChains(chain, r, able, letIn)
+	if hides := !f.plain && len(hidden) > 0; able < ableToLocate || !hides && forwards == nil {
+		return s.String()
+	} else if !hides {
+		chain("away", fmt.Sprintf("nat hook prerouting priority %d", awayPriority), forwards...)
 		return s.String()
 	}
 
 	// A router does not hide the ports of hosts behind it. What is local is dear to find out, and so it comes last.
-	unnamed := unnamedPort(ports)
+	unnamed := unnamedPort(append(ports, asked...))
 	kind, send := "nat", fmt.Sprintf("fib daddr type local dnat to :%d", unnamed)
 	strangers := openRules(awaySets, "accept")
 	if able < ableToRedirect {
@@ -302,9 +337,22 @@ func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 	if able >= ableToFind { // an ACK that comes to a connection is let through, and none that a listener would answer
 		sent = append(sent, "socket wildcard 1 "+send)
 	}
-	chain("strangers", "", slices.Concat(strangers, exceptRules(r.Hidden), strangerRules(r.Hidden, sent, send))...)
+	chain("strangers", "", slices.Concat(forwards, strangers, exceptRules(r.Hidden, false), strangerRules(r.Hidden, false, sent, send))...)
+	if numbers := portNumbers(hidden, tcp); able >= ableToRedirect && numbers != "" {
+		// A bare ACK that others forward may belong to a connection that conntrack has forgotten, and leaves a mapping, by which
+		// chains of nat are not asked again. A stranger's connection does not begin on that.
+		var known []string
+		for _, rule := range forwards {
+			match, _, _ := strings.Cut(rule, "dnat ")
+			known = append(known, match+"accept")
+		}
+		const end = "fib daddr type local drop"
+		chain("known", "", slices.Concat(known, openRules(awaySets, "accept"), exceptRules(r.Hidden, false), strangerRules(r.Hidden, false, []string{end}, end))...)
+		chain("again", fmt.Sprintf("filter hook prerouting priority %d", awayPriority-1),
+			fmt.Sprintf("%s ct status confirmed tcp dport { %s } jump known", beginning, numbers))
+	}
 	chain("away", fmt.Sprintf("%s hook prerouting priority %d", kind, awayPriority),
-		fmt.Sprintf("meta l4proto . th dport { %s } jump strangers", portPairs(hidden)))
+		fmt.Sprintf("meta l4proto . th dport { %s } jump strangers", portPairs(append(hidden, asked...))))
 	if able < ableToRedirect {
 		return s.String()
 	}
@@ -315,6 +363,79 @@ func (f nftFirewall) chainsText(r Ruleset, able ability) string {
 	chain("refuse", "", append(refuse, "meta l4proto tcp reject with tcp reset", "reject")...)
 	chain("late", fmt.Sprintf("filter hook input priority %d", latePriority), fmt.Sprintf("th dport %d ct status dnat jump refuse", unnamed))
 	return s.String()
+}
+
+// forwardChains are the chains for what is behind this host. It returns rules that translate what is asked of us, for those
+// who are in alone; where somebody else translates it too, ours come first. The ports are those they are about. A kernel that is
+// not able to translate for us has none.
+func (f nftFirewall) forwardChains(chain func(name, hook string, rules ...string), r Ruleset, able ability, letIn string) (translate []string, asked []Knock) {
+	behind := r.behind()
+	if len(behind) == 0 {
+		return nil, nil
+	}
+	var anywhere []string // the rules about any address of this host come after those about one
+	var ports []string    // once they are translated
+	var let, through, onlyRouted, back, masquerade []string
+	const ours = "ct state { established, related } "
+	for i, set := range setsOf(behind)[len(openSets):] {
+		b := behind[i]
+		hosts, port := b.target()
+		family, in := b.family(), fmt.Sprintf("%s @%s ", set.match, set.name)
+		to := fmt.Sprintf("%v dport %d %s daddr %v ", b.Proto, port, family, hosts)
+		if n := fmt.Sprint(port); !slices.Contains(ports, n) {
+			ports = append(ports, n)
+		}
+		let = append(let, to+ours+letIn)
+		back = append(back, fmt.Sprintf("%v sport %d %s saddr %v %s", b.Proto, port, family, hosts, ours+letIn))
+		if !b.forwarded() {
+			through, onlyRouted = append(through, to+in+letIn), append(onlyRouted, to+in+"accept")
+			continue
+		}
+		if able < ableToRedirect {
+			continue
+		}
+		asked = append(asked, b.Knock)
+		through = append(through, to+in+"ct status dnat "+letIn)
+		list, local := &anywhere, "fib daddr type local "
+		if b.At.IsValid() {
+			list, local = &translate, fmt.Sprintf("%s daddr %v ", family, b.At)
+		}
+		*list = append(*list, fmt.Sprintf("%v dport %d %s%sdnat %s to %v", b.Proto, b.Port, in, local, family, b.To))
+		if b.Masquerade {
+			masquerade = append(masquerade, to+in+"ct status dnat masquerade")
+		}
+	}
+	reset, unreachable := "drop", "drop"
+	// A set of plain numbers is a bitmap, which is fast; the chains ask for the protocol. The bit is set here and not before
+	// routing, where rules of ip(8) would see it.
+	numbers := strings.Join(ports, ", ")
+	forward := []string{fmt.Sprintf("meta mark & 0x%08x != 0 meta mark set meta mark & 0x%08x", f.mark, ^f.mark),
+		fmt.Sprintf("th dport { %s } jump through", numbers), fmt.Sprintf("th sport { %s } jump back", numbers)}
+	if f.passes { // what nobody drops needs no way through
+		reset, unreachable, forward, through = "reject with tcp reset", "reject", forward[1:2], onlyRouted
+		let = []string{ours + "accept"} // has the kernel put fragments together: one of 8 bytes has no flags
+	}
+	strangers := slices.Concat(exceptRules(r.Hidden, true),
+		strangerRules(r.Hidden, true, []string{beginning + " " + reset}, "ct state != { established, related } "+unreachable))
+	if !f.passes || strangers != nil {
+		chain("through", "", slices.Concat(let, through, strangers)...)
+		if !f.passes {
+			chain("back", "", back...)
+		}
+		chain("forward", fmt.Sprintf("filter hook forward priority %d", ourPriority), forward...)
+	}
+	if masquerade != nil {
+		chain("leaving", fmt.Sprintf("nat hook postrouting priority %d", leavingPriority), masquerade...)
+	}
+	return append(translate, anywhere...), asked
+}
+
+// family is nft's word for it.
+func (b Behind) family() string {
+	if b.is4() {
+		return "ip"
+	}
+	return "ip6"
 }
 
 // beginning matches TCP packets that belong to no connection which is established: so none of these ends by our rules,
@@ -329,8 +450,8 @@ func openRules(sets []openSet, verdict string) (rules []string) {
 	return rules
 }
 
-// exceptRules leave sources to the host's own rules.
-func exceptRules(all []Hidden) (rules []string) {
+// exceptRules leave sources to the host's own rules. routed says that they are about hosts that are routed here.
+func exceptRules(all []Hidden, routed bool) (rules []string) {
 	for _, h := range all {
 		for _, family := range []string{"ip", "ip6"} {
 			var list []string
@@ -341,18 +462,51 @@ func exceptRules(all []Hidden) (rules []string) {
 				continue
 			}
 			for _, match := range linkMatches(h.Links) {
-				rules = append(rules, fmt.Sprintf("%s %s saddr { %s } meta l4proto . th dport { %s } return comment \"%s\"",
-					match, family, strings.Join(list, ", "), portPairs(h.Ports), comment(h.Door)))
+				for _, to := range h.places(family, routed) {
+					rules = append(rules, fmt.Sprintf("%s %s saddr { %s } %s return comment \"%s\"", match, family, strings.Join(list, ", "), to, comment(h.Door)))
+				}
 			}
 		}
 	}
 	return rules
 }
 
+// places match what is hidden, for one family.
+func (h Hidden) places(family string, routed bool) (matches []string) {
+	if len(h.Ports) > 0 && !routed {
+		matches = []string{fmt.Sprintf("meta l4proto . th dport { %s }", portPairs(h.Ports))}
+	}
+	for _, b := range h.Behind {
+		if b.family() == family && b.forwarded() != routed {
+			matches = append(matches, b.asked())
+		}
+	}
+	return matches
+}
+
+// asked matches the port of one address, or network.
+func (b Behind) asked() string {
+	return fmt.Sprintf("%v dport %d %s daddr %v", b.Proto, b.Port, b.family(), b.At)
+}
+
 // strangerRules are rules about all hidden ports on all links, which end as is said for TCP and UDP.
-func strangerRules(all []Hidden, endTCP []string, endUDP string) (rules []string) {
+func strangerRules(all []Hidden, routed bool, endTCP []string, endUDP string) (rules []string) {
 	for _, h := range alikeHidden(all) {
 		for _, match := range linkMatches(h.Links) {
+			for _, b := range h.Behind {
+				ends := endTCP
+				if b.Proto == udp {
+					ends = []string{endUDP}
+				}
+				for _, end := range ends {
+					if b.forwarded() != routed {
+						rules = append(rules, fmt.Sprintf("%s %s %s", match, b.asked(), end))
+					}
+				}
+			}
+			if routed {
+				continue
+			}
 			if ports := portNumbers(h.Ports, tcp); ports != "" {
 				for _, end := range endTCP {
 					rules = append(rules, fmt.Sprintf("%s tcp dport { %s } %s", match, ports, end))
@@ -383,7 +537,7 @@ func alikeHidden(all []Hidden) (joined []Hidden) {
 			joined = append(joined, Hidden{Links: h.Links})
 			i = len(joined) - 1
 		}
-		joined[i].Ports = append(joined[i].Ports, h.Ports...)
+		joined[i].Ports, joined[i].Behind = append(joined[i].Ports, h.Ports...), append(joined[i].Behind, h.Behind...)
 	}
 	return joined
 }

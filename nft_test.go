@@ -59,6 +59,10 @@ table inet sesame {
 		size 65536
 		flags timeout
 	}
+	chain again {
+		type filter hook prerouting priority -111; policy accept;
+		tcp flags & (rst | ack) == 0 ct status confirmed tcp dport { 22, 3389 } jump known
+	}
 	chain away {
 		type nat hook prerouting priority -110; policy accept;
 		meta l4proto . th dport { tcp . 22, udp . 51820, tcp . 3389 } jump strangers
@@ -78,6 +82,16 @@ table inet sesame {
 		type filter hook input priority -10; policy accept;
 		meta mark & 0x20000000 != 0 meta mark set meta mark & 0xdfffffff
 		meta l4proto . th dport { tcp . 22, udp . 51820, tcp . 3389 } jump doors
+	}
+	chain known {
+		ip saddr . meta l4proto . th dport @open4 accept
+		ip6 saddr . meta l4proto . th dport @open6 accept
+		ip6 saddr . meta l4proto . th dport @away6 accept
+		iifname { "eth0", "ppp0" } ip saddr { 192.168.1.0/24 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
+		iifname { "eth0", "ppp0" } ip6 saddr { fd00::/8 } meta l4proto . th dport { tcp . 22, udp . 51820 } return comment "sesame: ssh"
+		iifname { "eth0", "ppp0" } tcp dport { 22 } fib daddr type local drop
+		iifname { "eth0", "ppp0" } udp dport { 51820 } fib daddr type local drop
+		iifname != "lo" tcp dport { 3389 } fib daddr type local drop
 	}
 	chain late {
 		type filter hook input priority 1000; policy accept;

@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"slices"
-	"time"
 )
 
 // A one-time file has one sequence a line. The first line that is neither empty nor a comment (#) is in force. Once it
@@ -20,10 +19,6 @@ const (
 	maxOneTimeSize = 1 << 20
 	// maxReplaced is how often a file that is replaced while it is marked is marked anew.
 	maxReplaced = 10
-	// lockTime is how long another daemon's lock on the file is waited for, a while for one that marks a line. Anybody
-	// who can read the file can lock it, and must not hold up the other doors for long.
-	lockTime  = time.Second
-	lockPause = 5 * time.Millisecond
 )
 
 // oneTimeLine is a sequence that has not been used.
@@ -90,7 +85,7 @@ func openOneTime(path string, flag int) (*os.File, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file, and used lines are marked in it: name one that is", path)
+		err = fmt.Errorf("%s is not a regular file, and used lines are marked in it: name one that is", path)
 	}
 	if err != nil {
 		_ = f.Close()
@@ -132,7 +127,7 @@ func untilInPlace(mark func() (marked bool, err error)) error {
 // and equal how many lines had the sequence. had is that number where it was marked once, or 0: if there are fewer now,
 // the mark is in the file that somebody else has put there to mark another line, and the next one is not ours.
 func markOneTime(path string, sequence []Knock, had int) (marked bool, equal int, err error) {
-	f, err := lockOneTime(path)
+	f, err := openLocked(path, func() (*os.File, error) { return openOneTime(path, os.O_RDWR) })
 	if err != nil {
 		return false, 0, err
 	}
@@ -166,30 +161,6 @@ func markOneTime(path string, sequence []Knock, had int) (marked bool, equal int
 	return marked, equal, err
 }
 
-// lockOneTime opens the file and locks it against other daemons that have the same one.
-func lockOneTime(path string) (*os.File, error) {
-	for began := time.Now(); ; time.Sleep(lockPause) {
-		f, err := openOneTime(path, os.O_RDWR)
-		if err != nil {
-			return nil, err
-		}
-		if err = lockFile(f); err == nil {
-			// The one that had the lock may have put another file in its place.
-			err = inPlace(path, f)
-		}
-		if err == nil {
-			return f, nil
-		}
-		_ = f.Close()
-		if err != errLocked && err != errReplaced {
-			return nil, fmt.Errorf("locking %s: %w", path, err)
-		}
-		if time.Since(began) > lockTime {
-			return nil, fmt.Errorf("locking %s: another program has held it for %v: lsof %[1]s names it", path, lockTime)
-		}
-	}
-}
-
 // unchanged returns errReplaced unless f still is in place and has that text.
 func unchanged(f *os.File, text []byte) error {
 	if err := inPlace(f.Name(), f); err != nil {
@@ -211,14 +182,14 @@ func replaceFile(f *os.File, was, next []byte) (replaced bool, err error) {
 
 // overwriteBlank puts a # in the place of the blank that the line at that offset begins with.
 func overwriteBlank(f *os.File, text []byte, at int) (marked bool, err error) {
-	if err := unchanged(f, text); err != nil {
-		return false, err
+	if err = unchanged(f, text); err == nil {
+		// One byte is written whole or not at all, whatever happens to the power.
+		_, err = f.WriteAt([]byte("#"), int64(at))
 	}
-	// One byte is written whole or not at all, whatever happens to the power.
-	if _, err := f.WriteAt([]byte("#"), int64(at)); err != nil {
-		return false, err
+	if err == nil {
+		err = f.Sync()
 	}
-	if err := f.Sync(); err != nil {
+	if err != nil {
 		return false, err
 	}
 	// An editor that writes the file where it stands may have done so since.

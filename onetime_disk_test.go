@@ -281,12 +281,12 @@ func TestOneTimePipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{pipe, dir, os.DevNull} {
-		want := path + " is no regular file, and used lines are marked in it: name one that is"
+		want := path + " is not a regular file, and used lines are marked in it: name one that is"
 		if _, err := readOneTime(path); err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
-	if err := useOneTime(pipe, sequence(t, "1")); err == nil || !strings.Contains(err.Error(), "no regular file") {
+	if err := useOneTime(pipe, sequence(t, "1")); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("use: got %v", err)
 	}
 }

@@ -22,8 +22,8 @@ func TestParseOneTime(t *testing.T) {
 		{"comments and empty lines", "# list\n\n   \n\t# more\n\t5 # for Monday\r\n", "20:5:tcp", ""},
 		{"mistakes", " 1\n 2,x\n 3\n ,\n", "0:1:tcp 8:3:tcp",
 			"once:2: Sequence: a port is a number from 1 to 65535, not \"x\"\n" +
-				"once:4: Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports\n" +
-				"once:4: Sequence: an item is empty: a port is a number from 1 to 65535, and commas stand only between ports"},
+				"once:4: Sequence: an item is empty: a port is a number from 1 to 65535, and commas only go between ports\n" +
+				"once:4: Sequence: an item is empty: a port is a number from 1 to 65535, and commas only go between ports"},
 		{"byte order mark", "\ufeff 1,2\n3,4\n", "3:1:tcp,2:tcp 8:3:tcp,4:tcp", ""},
 		{"byte order mark, used", "\ufeff#1,2\n3,4\n", "8:3:tcp,4:tcp", ""},
 		{"too long", strings.Repeat("1,", maxKnocks) + "1\n", "", "once:1: Sequence: a sequence has 1 to 32 knocks, not 33"},

@@ -156,7 +156,7 @@ func (p *PidFile) empty() bool {
 // write puts the process number into the file, unless that holds something else than a number.
 func (p *PidFile) write() error {
 	if !p.empty() && p.holder() == "?" {
-		return fmt.Errorf("%s is no pid file, and stays as it is", p.path)
+		return fmt.Errorf("%s is not a pid file and is left as it is", p.path)
 	}
 	err := p.file.Truncate(0)
 	if err == nil {

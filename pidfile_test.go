@@ -50,7 +50,7 @@ func TestPidFileIsNone(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := claimPidFile(path, 0)
-		if want := path + " is no pid file, and stays as it is: -p names another one"; err == nil || err.Error() != want {
+		if want := path + " is not a pid file and is left as it is: -p names another one"; err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", name, err, want)
 		}
 		if got, _ := os.ReadFile(path); string(got) != text {
@@ -61,7 +61,7 @@ func TestPidFileIsNone(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = claimPidFile(path+".pid", 0)
-		if want := path + ".pid.lock is no pid file, and stays as it is: -p names another one"; err == nil || err.Error() != want {
+		if want := path + ".pid.lock is not a pid file and is left as it is: -p names another one"; err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", name, err, want)
 		}
 		if got, _ := os.ReadFile(path + ".pid.lock"); string(got) != text {

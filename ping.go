@@ -38,7 +38,7 @@ func ping(e env, args []string) error {
 	case err != nil:
 		return err
 	case len(rest) != 1:
-		return usageError(fmt.Sprintf("one host is wanted, not %d", len(rest)))
+		return usageError(fmt.Sprintf("one host is needed, not %d", len(rest)))
 	case o.ipv4 && o.ipv6:
 		return usageError("-4 and -6 exclude each other")
 	case o.flags == 0:

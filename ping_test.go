@@ -386,12 +386,12 @@ func TestPingUsage(t *testing.T) {
 		{"-i -1 192.0.2.1", "option -i: " + fmt.Sprintf(interval, "-1")},
 		{"-i 3601 192.0.2.1", "option -i: " + fmt.Sprintf(interval, "3601")},
 		{"-i fast 192.0.2.1", "option -i: " + fmt.Sprintf(interval, "fast")},
-		{"-c 0 192.0.2.1", `option -c: a number from 1 to 1073741824 is wanted, not "0"`},
-		{"-c x 192.0.2.1", `option -c: a number from 1 to 1073741824 is wanted, not "x"`},
+		{"-c 0 192.0.2.1", `option -c: a number from 1 to 1073741824 is needed, not "0"`},
+		{"-c x 192.0.2.1", `option -c: a number from 1 to 1073741824 is needed, not "x"`},
 		{"-p 0 192.0.2.1", `option -p: a port is a number from 1 to 65535, or the name of a service, not "0"`},
 		{"-4 -6 192.0.2.1", "-4 and -6 exclude each other"},
-		{"", "one host is wanted, not 0"},
-		{"192.0.2.1 80", "one host is wanted, not 2"},
+		{"", "one host is needed, not 0"},
+		{"192.0.2.1 80", "one host is needed, not 2"},
 		{"-Q 192.0.2.1", `unknown option "-Q"`},
 	} {
 		got := runProgram(append([]string{"sesame", "ping"}, strings.Fields(tt.args)...)...)

@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -56,17 +55,23 @@ type Reader struct {
 	wake      int           // an eventfd that is written to after each send on plans
 	ended     chan struct{} // closed at the end
 	steps     Throttle
-	opened    map[string]*Throttle    // by door name
+	opened    Throttles
 	served    func() ([]Knock, error) // where something on this host listens, now
 	servedAt  time.Duration           // not asked before
 	servedNow map[Knock]bool          // the latest answer, as far as it is near knocks, and Ignore_Ports
-	sources   *Sources                // nil: each source is believed
-	drops     Throttle
-	meter     *Meter // where the counts are told
-	statsAt   time.Duration
-	pollFds   [1 + maxCaptures]unix.PollFd
-	hit       Hit
-	batchTime time.Duration
+	// translations tell ports that nat rules translate; nil: none is known to be.
+	translations *Translations
+	sources      *Sources // nil: each source is believed
+	drops        Throttle
+	meter        *Meter // where the counts are told
+	statsAt      time.Duration
+	pollFds      [1 + maxCaptures]unix.PollFd
+	hit          Hit
+	pace         pace
+	batchTime    time.Duration
+	wall         func() time.Duration // since 1970
+	ahead        time.Duration        // of the wall clock, compared to now
+	stepped      bool                 // the wall clock, since the batch before
 
 	packets, lost, hits, sent uint64 // sent: grants; lost: by the kernel
 }
@@ -78,20 +83,21 @@ func (r *Reader) run() {
 	defer func() {
 		r.steps.finish()
 		r.drops.finish()
-		for _, t := range r.opened {
-			t.finish()
-		}
+		r.opened.finish()
 		for _, c := range r.plan.captures {
 			c.close()
 		}
 		r.sources.close()
+		r.translations.close()
 	}()
+	var pause time.Duration
 	for {
-		woken, err := wait(r.plan.captures, r.wake, r.timeout(), r.pollFds[:0])
+		woken, err := r.wait(pause)
 		if err != nil {
 			r.steps.printf(r.batchTime, "waiting for packets: %v", err)
 			time.Sleep(time.Second)
 		}
+		r.begin()
 		if woken {
 			var count [8]byte
 			_, _ = unix.Read(r.wake, count[:])
@@ -106,17 +112,18 @@ func (r *Reader) run() {
 				}
 			}
 		}
-		r.batchTime = r.now()
+		most, slots := 0, 1
 		for _, c := range r.plan.captures {
-			c.read(r.receive)
+			if n := c.read(r.receive); int64(n)*int64(slots) >= int64(most)*int64(c.slots) {
+				most, slots = n, c.slots
+			}
 		}
+		pause = r.pace.pause(r.batchTime, most, slots)
 		r.report(r.plan.matcher.Expire(r.batchTime))
 		r.tell()
 		r.steps.flush(r.batchTime)
 		r.drops.flush(r.batchTime)
-		for _, t := range r.opened {
-			t.flush(r.batchTime)
-		}
+		r.opened.flush(r.batchTime)
 	}
 }
 
@@ -137,31 +144,50 @@ func (r *Reader) tell() {
 	})
 }
 
-// timeout is how long there is nothing to do without a packet, in milliseconds, -1 for ever.
-func (r *Reader) timeout() int {
-	next := time.Duration(math.MaxInt64)
-	earlier := func(at time.Duration, ok bool) {
-		if ok {
-			next = min(next, at)
+// wait returns when there are packets, a wake-up, or something else to do, and not before packets have gathered for pause.
+func (r *Reader) wait(pause time.Duration) (woken bool, err error) {
+	if pause > 0 {
+		if woken, err = wait(nil, r.wake, pause, r.pollFds[:0]); woken || err != nil {
+			return woken, err
 		}
 	}
-	earlier(r.plan.matcher.NextEnd())
-	earlier(r.steps.next())
-	earlier(r.drops.next())
-	for _, t := range r.opened {
-		earlier(t.next())
+	return wait(r.plan.captures, r.wake, r.timeout(), r.pollFds[:0])
+}
+
+// maxSlew is by how much two clocks may drift apart between two batches that come close upon each other.
+const maxSlew = 5 * time.Millisecond
+
+// begin asks what time it is, for a batch of packets.
+func (r *Reader) begin() {
+	r.hit.When = r.batchTime // nothing that comes was there at the batch before
+	r.batchTime = r.now()
+	ahead := r.wall() - r.batchTime
+	r.stepped = (ahead - r.ahead).Abs() > maxSlew
+	r.ahead = ahead
+}
+
+// cameAt is when the kernel had a packet: by the frame's own stamp, which is the wall clock's, unless that was set since.
+func (r *Reader) cameAt(f *Frame) time.Duration {
+	if r.stepped {
+		return r.batchTime
 	}
-	if next == math.MaxInt64 {
+	return min(max(f.Stamp-r.ahead, r.hit.When), r.batchTime)
+}
+
+// timeout is how long there is nothing to do without a packet, -1 for ever.
+func (r *Reader) timeout() time.Duration {
+	next := min(r.plan.matcher.NextEnd(), r.steps.next(), r.drops.next(), r.opened.next())
+	if next == never {
 		return -1
 	}
-	// Rounded up, so as not to wake just before the time; and no longer than an int holds.
-	return int(min(max(next-r.now(), 0)/time.Millisecond+1, math.MaxInt32))
+	return max(next-r.now(), 0)
 }
 
 // follow takes up a new plan. Attempts in progress go on at doors that stay the same.
 func (r *Reader) follow(plan Plan) {
 	plan.spec.Served = r.plan.spec.Served // until it is asked for anew
 	r.servedAt = 0
+	r.translations.forget()
 	for _, c := range r.plan.captures {
 		if !slices.Contains(plan.captures, c) {
 			c.read(r.receive) // what came before its link went
@@ -216,8 +242,9 @@ func (r *Reader) attach(plan *Plan) {
 // servedEvery is how often the kernel is asked at most where something listens. Nobody asks but a stray packet.
 const servedEvery = time.Second
 
-// isServed reports whether something on this host listens at the port, or it is no decoy anyway. From then on the filter
-// has it no more, or all that comes for a busy service near a knock would have to be looked at here.
+// isServed reports whether something on this host listens at the port of the last hit, or nat rules translate it, or it is
+// no decoy anyway. From then on the filter has it no more, or all that comes for a busy service near a knock would have to
+// be looked at here.
 func (r *Reader) isServed(k Knock) bool {
 	if r.batchTime >= r.servedAt {
 		r.servedAt = r.batchTime + servedEvery
@@ -228,7 +255,7 @@ func (r *Reader) isServed(k Knock) bool {
 		}
 		r.servedNow = map[Knock]bool{}
 		served := slices.Clone(r.plan.ignored)
-		for _, l := range append(listening, r.plan.ignored...) {
+		for _, l := range slices.Concat(listening, r.plan.ignored, r.translations.found()) {
 			// On a host with very many sockets, most are of no interest.
 			if !r.servedNow[l] && r.plan.spec.strayAt(l) {
 				r.servedNow[l] = true
@@ -239,6 +266,11 @@ func (r *Reader) isServed(k Knock) bool {
 			r.plan.spec.Served = served
 			r.attach(&r.plan)
 		}
+	}
+	if !r.servedNow[k] && r.translations.finds(r.now(), &r.hit) {
+		r.servedNow[k] = true
+		r.plan.spec.Served = append(slices.Clone(r.plan.spec.Served), k)
+		r.attach(&r.plan)
 	}
 	return r.servedNow[k]
 }
@@ -256,7 +288,7 @@ func (r *Reader) receive(f *Frame) {
 	default:
 		return
 	}
-	r.hit = Hit{}
+	r.hit = Hit{When: r.cameAt(f)}
 	link := r.plan.links[f.Link]
 	if link == nil || !link.listened() {
 		r.ignored(f, "no Interface names the link")
@@ -271,7 +303,7 @@ func (r *Reader) receive(f *Frame) {
 		r.ignored(f, "it is to another hardware address")
 		return
 	}
-	r.hit.When, r.hit.Link, r.hit.Foreign = r.batchTime, f.Link, f.Foreign
+	r.hit.Link, r.hit.Foreign = f.Link, f.Foreign
 	// A frame can come twice: on a bridge's port and on the bridge, on a VLAN's parent and on the VLAN.
 	if r.hit.Outside = link.frameOutside(f, r.hit.To); r.hit.Outside == allLists {
 		r.ignored(f, "the bridge's or the VLAN's own link shows it again")
@@ -310,29 +342,23 @@ func (r *Reader) report(steps []Step) {
 	for i := range steps {
 		s := &steps[i]
 		switch s.Kind {
+		case Advanced, TimedOut, Barred, Swallowed:
+			if s.Told || !r.steps.allow(r.batchTime) {
+				continue
+			}
+		}
+		switch s.Kind {
 		case Advanced:
-			if r.steps.allow(r.batchTime) {
-				r.log.printf("%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
-			}
+			r.log.printf("%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
 		case TimedOut:
-			if r.steps.allow(r.batchTime) {
-				r.log.printf("%v: %s: sequence timeout (stage %d)", s.source(), s.Door.Name, s.Stage)
-			}
+			r.log.printf("%v: %s: sequence timeout (stage %d)", s.source(), s.Door.Name, s.Stage)
 		case Barred:
 			// Not which port: that of a scan in order tells the knock, and the log has more readers than the configuration.
-			if !s.Told && r.steps.allow(r.batchTime) {
-				r.log.printf("%s: %s: barred for %v: it has hit ports near the knocks", s.who(), s.Door.Name, s.Door.SeqTimeout)
-			}
+			r.log.printf("%s: %s: barred for %v: it has hit ports near the knocks", s.who(), s.Door.Name, s.Door.SeqTimeout)
 		case Swallowed:
-			if !s.Told && r.steps.allow(r.batchTime) {
-				r.log.printf("%v: %s: not opened: it is barred: sesame close %q %[1]v lifts the bar", s.source(), s.Door.Name, s.Door.Name)
-			}
+			r.log.printf("%v: %s: not opened: it is barred: sesame close %q %[1]v lifts the bar", s.source(), s.Door.Name, s.Door.Name)
 		case Opened:
-			opened := r.opened[s.Door.Name]
-			if opened == nil {
-				opened = &Throttle{log: r.log, burst: grantBurst, interval: grantInterval}
-				r.opened[s.Door.Name] = opened
-			}
+			opened := r.opened.of(s.Door.Name)
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
 			if err := r.forged(); err != nil {
 				opened.printf(r.batchTime, "%v: %s: not opened: the kernel takes no packet from this address on this interface: %v", s.source(), s.Door.Name, err)

@@ -41,8 +41,11 @@ func newTestReader(log *strings.Builder, grants chan Grant) *Reader {
 		},
 		log: l, grants: grants,
 		steps:  Throttle{log: l, burst: stepBurst, interval: stepInterval},
-		opened: map[string]*Throttle{},
+		opened: newThrottles(l, grantBurst, grantInterval),
 		served: func() ([]Knock, error) { return nil, nil },
+		now:    func() time.Duration { return 0 },
+		// Frames without a stamp come when the batch begins.
+		stepped: true,
 	}
 }
 
@@ -157,18 +160,44 @@ func TestReaderTimeout(t *testing.T) {
 	r := newTestReader(new(strings.Builder), nil)
 	r.now = func() time.Duration { return now }
 	if got := r.timeout(); got != -1 {
-		t.Errorf("with nothing to do: got %d, want -1", got)
+		t.Errorf("with nothing to do: got %v, want -1", got)
 	}
 	r.plan.matcher = newMatcher([]*Door{{Sequence: []Knock{{7000, tcp}, {8000, tcp}}, SeqTimeout: time.Second}}, 16)
 	hit := testSYN4.hit()
 	r.plan.matcher.Observe(&hit, nowhereServed)
 	now = 250 * time.Millisecond
-	if got := r.timeout(); got != 751 {
-		t.Errorf("with an attempt that ends in 750 ms: got %d, want 751", got)
+	if got := r.timeout(); got != 750*time.Millisecond {
+		t.Errorf("with an attempt that ends in 750 ms: got %v", got)
 	}
 	now = 5 * time.Second
-	if got := r.timeout(); got != 1 {
-		t.Errorf("with an attempt that has ended: got %d, want 1", got)
+	if got := r.timeout(); got != 0 {
+		t.Errorf("with an attempt that has ended: got %v, want 0", got)
+	}
+}
+
+// TestReaderTime is when a packet came that was read later, with a wall clock that is set meanwhile.
+func TestReaderTime(t *testing.T) {
+	var now, wall time.Duration
+	r := newTestReader(new(strings.Builder), make(chan Grant, 9))
+	r.now, r.wall = func() time.Duration { return now }, func() time.Duration { return wall }
+	const year = 365 * 24 * time.Hour
+	for i, step := range []struct{ passed, set, stamp, want time.Duration }{
+		{10 * time.Second, 50 * year, 0, 10 * time.Second}, // the first batch: nothing to compare with
+		{time.Second, 0, -300 * time.Millisecond, 10*time.Second + 700*time.Millisecond},
+		{time.Second, 0, -2 * time.Second, 11 * time.Second}, // no earlier than the batch before
+		{time.Second, 0, time.Second, 13 * time.Second},      // it came while the batch was read
+		{time.Second, year, -year, 14 * time.Second},         // set forward since the packet came
+		{time.Second, -2 * year, year, 15 * time.Second},
+		{time.Second, time.Millisecond, -300 * time.Millisecond, 15*time.Second + 700*time.Millisecond}, // slewed
+	} {
+		now += step.passed
+		wall += step.passed + step.set
+		r.begin()
+		f := Frame{Bytes: testSYN4.bytes(), Len: 1000, Stamp: wall + step.stamp, Protocol: unix.ETH_P_IP, Link: 1}
+		r.receive(&f)
+		if r.hit.When != step.want {
+			t.Errorf("step %d: came at %v, want %v", i, r.hit.When, step.want)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"html"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// blocks returns the fenced code blocks of the README in one language.
-func blocks(t *testing.T, language string) (found []string) {
+// blocks returns the fenced code blocks of a document in one language.
+func blocks(t *testing.T, file, language string) (found []string) {
 	t.Helper()
-	text, err := os.ReadFile("README.md")
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +28,7 @@ func blocks(t *testing.T, language string) (found []string) {
 		found = append(found, m[1])
 	}
 	if found == nil {
-		t.Fatalf("README.md has no ```%s block", language)
+		t.Fatalf("%s has no ```%s block", file, language)
 	}
 	return found
 }
@@ -81,16 +82,22 @@ func (m *demoMachine) look() string {
 	return string(out)
 }
 
-// TestDemo runs the demo as root and as nobody: it prints what stands in the README, and leaves nothing behind.
+// TestDemo runs the demo as root and as nobody: it prints what the README's picture shows, and leaves nothing behind.
 func TestDemo(t *testing.T) {
-	varying := regexp.MustCompile(`took [0-9.]+m?s`)
-	want := varying.ReplaceAllString(blocks(t, "text")[0], "took N")
+	picture, err := os.ReadFile("docs/demo.svg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := ""
+	for _, line := range regexp.MustCompile("(?m)^<text .*</text>$").FindAllString(string(picture), -1) {
+		want += html.UnescapeString(regexp.MustCompile("<[^>]*>").ReplaceAllString(line, "")) + "\n"
+	}
 	m := newDemoMachine(t)
 	before := m.look()
 	for _, uid := range []int{0, 65534} {
 		out, err := m.demo(uid).CombinedOutput()
-		if got := "$ make demo\n" + varying.ReplaceAllString(string(out), "took N"); got != want {
-			t.Errorf("demo as user %d: %v, got\n%s\nwant what the README has:\n%s", uid, err, got, want)
+		if got := "$ make demo\n" + string(out); got != want {
+			t.Errorf("demo as user %d: %v, got\n%s\nwant what the picture has (make demo-svg):\n%s", uid, err, got, want)
 		}
 	}
 	if after := m.look(); after != before {
@@ -221,13 +228,16 @@ func TestDemoInterrupted(t *testing.T) {
 
 // TestReadmeConfigurations reads every configuration of the README, and opens and closes a door by each.
 func TestReadmeConfigurations(t *testing.T) {
-	for _, text := range blocks(t, "ini") {
+	for _, text := range blocks(t, "README.md", "ini") {
 		c, err := parseConfig("README.md", strings.NewReader(text))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(c.Warnings) > 0 {
 			t.Errorf("the README's configuration has warnings: %v", c.Warnings)
+		}
+		if c.Doors[0].Behind != nil { // TestReadmeNAS
+			continue
 		}
 		w := newWorld(t, 2)
 		w.hide()
@@ -238,6 +248,46 @@ func TestReadmeConfigurations(t *testing.T) {
 		w.wantPort(1, hostSSH, hidden)
 		w.awaitPort(0, hostSSH, hidden)
 		d.stop()
+	}
+}
+
+// TestReadmeNAS runs the README's example of a host behind a router whose own rules let nothing through.
+func TestReadmeNAS(t *testing.T) {
+	all := blocks(t, "README.md", "ini")
+	text := all[slices.IndexFunc(all, func(text string) bool { return strings.Contains(text, "->") })]
+	for _, host := range behindHosts {
+		t.Run(host.name, func(t *testing.T) {
+			f, text := newForwarder(t, host), text
+			if host.option != "" {
+				text += "\n[options]\n	Firewall = " + host.option + "\n"
+			}
+			d := f.serve(strings.Replace(text, "= 600\n", "= 8\n", 1), "-s", t.TempDir()+"/control")
+			const port, port6 = hostAddr + ":8443", "[" + hostAddr6 + "]:8443"
+			guest, stranger := f.dialUDPAt(0, hostAddr6, "8053"), f.dialUDPAt(1, hostAddr6, "8053")
+			f.wantPort(0, port, hidden)
+			if f.answered(guest) {
+				t.Error("hidden: a datagram is answered")
+			}
+			f.knock(0, "-6", hostAddr6, "7200", "18200:udp", "9200")
+			f.eventually("a datagram that is answered", func() bool { return f.answered(guest) })
+			if f.answered(stranger) {
+				t.Error("open: a stranger's datagram is answered")
+			}
+			f.knock(0, hostAddr, "7200", "18200:udp", "9200")
+			f.awaitPort(0, port, reached)
+			f.wantPort(1, port, hidden)
+			f.wantPort(0, port6, hidden) // it leads to an IPv4 address
+			live := f.dialPort(0, hostAddr, "8443")
+			d.await("10.9.0.2: nas: open for 8s: 8443:tcp -> 192.168.77.10:443,8053:udp -> [fd77::10]:5353")
+			d.await("10.9.0.2: nas: closed")
+			f.awaitPort(0, port, hidden)
+			f.wantAlive("a live connection after closing", live)
+			d.stop()
+			f.wantPort(0, port, hidden)
+			if strings.Contains(d.logged(), "warning: firewall") {
+				t.Error("there are warnings")
+			}
+		})
 	}
 }
 
@@ -254,7 +304,7 @@ func TestReadmeCommands(t *testing.T) {
 	m.run("systemctl start knockd")
 	client := t.TempDir()
 	w.must(os.Symlink(realProgram(t), client+"/knock"))
-	for line := range strings.Lines(strings.Join(blocks(t, "sh"), "")) {
+	for line := range strings.Lines(strings.Join(slices.Concat(blocks(t, "README.md", "sh"), blocks(t, "docs/knockd.md", "sh")), "")) {
 		line = strings.TrimSpace(line)
 		if strings.Contains(line, "/tmp/") {
 			t.Errorf("%s: root runs what anybody may have put there", line)
@@ -278,7 +328,7 @@ func TestReadmeCommands(t *testing.T) {
 	}
 }
 
-// differences are the entries of the README's list "Different from knockd", by their beginnings, and what shows them.
+// differences are the entries of the list in docs/knockd.md, "Different from knockd", by their beginnings, and what shows them.
 var differences = []struct {
 	entry string
 	tests []func(*testing.T)
@@ -311,7 +361,7 @@ func tests(all ...func(*testing.T)) []func(*testing.T) { return all }
 
 // TestReadmeDifferences has a test for each entry of the list, and an entry for each test: what is listed is shown.
 func TestReadmeDifferences(t *testing.T) {
-	text, err := os.ReadFile("README.md")
+	text, err := os.ReadFile("docs/knockd.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,19 +20,19 @@ import (
 	"time"
 )
 
-// TestReleaseSizes has the README name the sizes of the files for each CPU that release.sh builds for. The figures are
+// TestReleaseSizes has docs/router.md name the sizes of the files for each CPU that release.sh builds for. The figures are
 // compared with the files by release.sh.
 func TestReleaseSizes(t *testing.T) {
 	script, err := os.ReadFile("release.sh")
 	if err != nil {
 		t.Fatal(err)
 	}
-	readme, err := os.ReadFile("README.md")
+	text, err := os.ReadFile("docs/router.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cpus := regexp.MustCompile(`(?m)set -- (.*)$`).FindSubmatch(script)
-	_, table, _ := strings.Cut(string(readme), "\n<!-- sizes")
+	_, table, _ := strings.Cut(string(text), "\n<!-- sizes")
 	table, _, _ = strings.Cut(table, "\n<!-- end of sizes -->\n")
 	var want []string
 	for _, row := range regexp.MustCompile(`(?m)^\| (\S+) \| [2-4]\.\d\d \| [01]\.\d\d \|$`).FindAllStringSubmatch(table, -1) {
@@ -41,7 +41,7 @@ func TestReleaseSizes(t *testing.T) {
 	got := strings.Fields(string(cpus[1]))
 	n := slices.IndexFunc(got, func(s string) bool { return strings.Contains(s, "-") })
 	if n != 8 || !slices.Equal(got[:n], want) {
-		t.Errorf("release.sh builds for %q, the README has sizes for %q", got, want)
+		t.Errorf("release.sh builds for %q, docs/router.md has sizes for %q", got, want)
 	}
 	if clients := []string{"darwin-amd64", "darwin-arm64", "windows-amd64", "windows-arm64"}; !slices.Equal(got[max(n, 0):], clients) {
 		t.Errorf("release.sh builds clients for %q, want %q", got[max(n, 0):], clients)
@@ -109,10 +109,12 @@ func TestRelease(t *testing.T) {
 			t.Errorf("%s, with mode %o, is not the file beside it", h.Name, h.Mode)
 		}
 	}
-	if !slices.IsSorted(packed) {
+	if !slices.IsSortedFunc(packed, func(a, b string) int { // as tar sorts: each folder's names
+		return strings.Compare(strings.ReplaceAll(a, "/", "\x00"), strings.ReplaceAll(b, "/", "\x00"))
+	}) {
 		t.Errorf("the names are not sorted: %q", packed)
 	}
-	for _, want := range []string{"LICENSE", "README.md", "CHANGELOG.md", "sesame"} {
+	for _, want := range []string{"LICENSE", "README.md", "CHANGELOG.md", "docs/firewall.md", "sesame"} {
 		if !slices.Contains(packed, want) {
 			t.Errorf("%s is not in it: %q", want, packed)
 		}
@@ -126,7 +128,7 @@ func TestRelease(t *testing.T) {
 			t.Errorf("%s, with mode %o, is no program of Windows", h.Name, h.Mode)
 		}
 	}
-	if want := []string{"", "CHANGELOG.md", "LICENSE", "README.md", "knock.1", "sesame.exe"}; !slices.Equal(inClient, want) {
+	if want := []string{"", "CHANGELOG.md", "LICENSE", "README.md", "docs/", "docs/demo.svg", "docs/firewall.md", "docs/knockd.md", "docs/router.md", "docs/why.md", "knock.1", "sesame.exe"}; !slices.Equal(inClient, want) {
 		t.Errorf("the client's archive has %q, want %q", inClient, want)
 	}
 }

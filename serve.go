@@ -33,6 +33,7 @@ type daemon struct {
 	control  *Control // nil: another daemon answers already
 	unwatch  func()   // ends the news of the firewall
 	bare     bool     // it has given up what commands may need
+	trial    Trial
 }
 
 func serve(e env, args []string) error {
@@ -40,12 +41,8 @@ func serve(e env, args []string) error {
 		env: e, hangups: make(chan os.Signal, 1), ends: make(chan os.Signal, 2),
 		settings: make(chan doorSettings, 1), asks: make(chan Ask), used: make(chan struct{}, 1),
 	}
-	rest, err := getopt(args, d.options.optionsAs(e.name))
-	switch {
-	case err != nil:
-	case len(rest) > 0:
-		err = usageError(fmt.Sprintf("%q is one argument too many", rest[0]))
-	case d.options.notOn != nil:
+	err := onlyOptions(args, d.options.optionsAs(e.name), "")
+	if err == nil && d.options.notOn != nil {
 		err = usageError("option -i: " + d.options.notOn.Error())
 	}
 	if _, misused := err.(usageError); err != nil && (!misused || d.options.keep == "") {
@@ -58,7 +55,7 @@ func serve(e env, args []string) error {
 	d.notifier = newNotifier()
 	background := d.options.daemon
 	if background && d.notifier != "" {
-		fmt.Fprintf(e.stderr, "%s: warning: -d is passed over: systemd has the daemon in the background already\n", e.name)
+		fmt.Fprintf(e.stderr, "%s: warning: -d is ignored: systemd already runs the daemon in the background\n", e.name)
 		background = false
 	}
 	if background && endedByUnit() {
@@ -129,15 +126,18 @@ func (d *daemon) begin(background bool) (*Setup, error) {
 		}
 		first = err
 	}
-	kept, err := os.Stat(d.options.keep)
+	trouble, err := d.options.trouble(first)
 	if err != nil {
 		return nil, first
 	}
-	trouble := fmt.Sprintf("%v; running with the configuration of %s", withoutSecrets(first), kept.ModTime().Format(time.DateTime))
 	next, err := d.beginWith(d.options.keep, trouble, background)
 	if err != nil {
 		fmt.Fprintf(d.stderr, "%s: the kept configuration does not work either: %v\n", d.name, withoutSecrets(err))
-		return nil, first
+		// One that was tried is better than no daemon: what is hidden stays hidden, from its owner, too.
+		if os.Remove(d.options.keep+triedSuffix) != nil {
+			return nil, first
+		}
+		return d.beginWith(d.options.config, withoutSecrets(first).Error()+", but the kept configuration does not work", background)
 	}
 	return next, nil
 }
@@ -146,6 +146,9 @@ func (d *daemon) begin(background bool) (*Setup, error) {
 // reader's or the doors' runs yet.
 func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error) {
 	c, err := d.options.readConfig(file)
+	if err == nil && d.options.tried(c.text) {
+		err = d.options.triedError()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -178,6 +181,7 @@ func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error
 		next.close(d.setup)
 		return nil, err
 	}
+	d.trial = Trial{options: &d.options, log: d.logs.log, asks: make(chan trialAsk)}
 	d.listenControl()
 	return next, nil
 }
@@ -190,7 +194,7 @@ func (d *daemon) setUpDoors(next *Setup) error {
 	d.doors.tellPoints(d.crash)
 	state := next.state
 	state.resume(d.doors, d.now())
-	d.doors.setRules(next.listener.rules(), false)
+	d.doors.setRules(next.listener.rules(), false, nil)
 	if err := state.buildFirewall(d.env, d.logs.log, next.listener, d.doors.ruleset(d.now())); err != nil {
 		return err
 	}
@@ -213,7 +217,7 @@ func (d *daemon) listenControl() {
 		d.logs.log.printf("warning: sesame status and sesame close will not work: %v", err)
 		return
 	}
-	go d.control.serve(d.setup.listener.ask, d.asks)
+	go d.control.serve(d.setup.listener.ask, d.asks, d.trial.ask)
 }
 
 // start brings the first configuration into force, with reader and doors from then on. closed is closed when the doors
@@ -247,6 +251,10 @@ func (d *daemon) followNews() (ending os.Signal) {
 			d.setup.followLinks(d.settings)
 		case <-d.used:
 			d.setup.nextSequences(d.logs.log)
+		case ask := <-d.trial.asks:
+			d.trial.answer(ask, d.setup, d.take)
+		case <-d.trial.over:
+			_ = d.trial.back(d.setup, d.take)
 		case ending = <-d.ends:
 			return ending
 		}
@@ -259,6 +267,14 @@ func (d *daemon) reload() {
 	var next *Setup
 	c, err := d.options.readConfig(d.options.config)
 	if err == nil {
+		switch tried := d.options.tried(c.text); {
+		case tried && d.trial.over == nil:
+			err = d.options.triedError()
+		case !tried && d.trial.over != nil:
+			err = errors.New("another configuration is being tried: keep it first (sesame try --keep), or wait")
+		}
+	}
+	if err == nil {
 		if c.StateDir != d.setup.config.StateDir {
 			d.logs.log.printf("warning: another StateDir is taken up at the next start")
 		}
@@ -270,11 +286,16 @@ func (d *daemon) reload() {
 		d.settings <- doorSettings{about: d.setup.status()}
 		return
 	}
-	d.logs.reopen(c)
+	d.take(next)
+}
+
+// take brings next into force, and has its log.
+func (d *daemon) take(next *Setup) {
+	d.logs.reopen(next.config)
 	d.commit(next)
 }
 
-// commit brings next into force, and keeps its configuration for the next start.
+// commit brings next into force, and, unless it is a trial, keeps its configuration for the next start.
 func (d *daemon) commit(next *Setup) {
 	before := d.setup
 	d.setup = next

@@ -156,7 +156,7 @@ func (s *Setup) logWarnings(log *Log) {
 	}
 	for _, door := range s.config.Doors {
 		if s.options.onlyIPv4 && door.Target.Is6() {
-			log.printf("warning: %s:%d: door %q: Target is an IPv6 address, of which -4 takes no notice: it cannot open",
+			log.printf("warning: %s:%d: door %q: Target is an IPv6 address, which -4 ignores: it cannot open",
 				s.config.File, door.Line, door.Name)
 		}
 	}
@@ -182,9 +182,10 @@ func logLines(log *Log, prefix, text string) {
 // keep keeps the configuration for a start at which the one asked for does not work. What is there already is not written
 // again: a router's flash wears out, and the file's time says since when it has worked.
 func (s *Setup) keep(log *Log) {
-	if s.options.keep == "" || s.config.File == s.options.keep {
+	if s.options.keep == "" || s.config.File == s.options.keep || s.options.tried(s.config.text) {
 		return
 	}
+	_ = os.Remove(s.options.keep + triedSuffix)
 	if was, err := os.ReadFile(s.options.keep); err == nil && bytes.Equal(was, s.config.text) {
 		return
 	}
@@ -195,4 +196,36 @@ func (s *Setup) keep(log *Log) {
 	if err != nil {
 		log.printf("warning: keeping the configuration: %v: a start with a mistake in it takes an older one, or fails", err)
 	}
+}
+
+// tried reports whether a text is one that was tried and not kept, and there is a kept one to take instead.
+func (o *serveOptions) tried(text []byte) bool {
+	_, err := os.Stat(o.keep)
+	return o.keep != "" && err == nil && hasText(o.keep+triedSuffix, o.written(text)) && !hasText(o.keep, text)
+}
+
+// written is the text that a person changes: on OpenWrt it is not the configuration, which also names the WAN's device.
+func (o *serveOptions) written(text []byte) []byte {
+	if uci, err := os.ReadFile(uciFile); err == nil && o.config == uciRendered {
+		return uci
+	}
+	return text
+}
+
+func hasText(file string, text []byte) bool {
+	has, err := os.ReadFile(file)
+	return err == nil && bytes.Equal(has, text)
+}
+
+func (o *serveOptions) triedError() error {
+	return fmt.Errorf("%s was tried, and not kept: sesame try tries it again", o.config)
+}
+
+// trouble says that it is the kept configuration that is in force, and why.
+func (o *serveOptions) trouble(why error) (string, error) {
+	kept, err := os.Stat(o.keep)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%v; running with the configuration of %s", withoutSecrets(why), kept.ModTime().Format(time.DateTime)), nil
 }

@@ -298,7 +298,7 @@ func TestDetachRefused(t *testing.T) {
 		{"bad configuration", "[a]\nsequence = x\n", nil, 1, d.dir + "/knockd.conf:2: door \"a\": Sequence: a port is a number from 1 to 65535\n"},
 		{"no place for the log", good, []string{"-g", "none/log"}, 1, "knockd: opening the log file: open " + d.dir + "/none/log: no such file or directory: "},
 		{"no place for the pid file", good, []string{"-p", "none/pid"}, 1, "knockd: opening the pid file: open " + d.dir + "/none/pid.lock: no such file or directory: -p names another one\n"},
-		{"a pid file that is none", good, []string{"-p", "knockd.conf"}, 1, "knockd: " + d.dir + "/knockd.conf is no pid file, and stays as it is: -p names another one\n"},
+		{"a pid file that is none", good, []string{"-p", "knockd.conf"}, 1, "knockd: " + d.dir + "/knockd.conf is not a pid file and is left as it is: -p names another one\n"},
 		{"unknown option", good, []string{"-x"}, 2, "knockd: unknown option \"-x\" (knockd --help shows what there is)\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

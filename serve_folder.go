@@ -81,7 +81,7 @@ func (j *Journal) take(by *Journal, openings []Entry, native bool) (l left, err 
 	for i, e := range l.Entries {
 		same := func(o Entry) bool { return o.Door == e.Door && o.Source == e.Source && o.Stop == e.Stop }
 		switch {
-		case e.Ports != nil && !native:
+		case e.native() && !native:
 			err = errors.New("one has Open_Ports: a daemon with such doors closes it, or sesame flush")
 		case slices.ContainsFunc(openings, same): // each may have a rule, and needs a stop command of its own
 			err = errors.New("one is open for the same source in another journal: the next start closes it, or sesame flush")

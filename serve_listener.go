@@ -101,11 +101,12 @@ func (l *Listener) start(now func() time.Duration, log, debug *Log, meter *Meter
 	grants := make(chan Grant, maxGrants)
 	reader := &Reader{
 		plan: l.plan(l.newMatcher()), now: now, log: log, debug: debug, grants: grants, plans: l.plans, wake: l.wake, ended: l.ended,
-		opened: map[string]*Throttle{}, meter: meter,
+		opened: newThrottles(log, grantBurst, grantInterval), meter: meter,
 		steps:   Throttle{log: log, burst: stepBurst, interval: stepInterval},
 		drops:   Throttle{log: log, burst: dropBurst, interval: dropInterval},
 		served:  func() ([]Knock, error) { return servedPorts(procNet) },
-		sources: l.sources,
+		sources: l.sources, translations: newTranslations(), servedNow: map[Knock]bool{},
+		wall: func() time.Duration { return time.Duration(time.Now().UnixNano()) },
 	}
 	go reader.run()
 	return grants
@@ -139,20 +140,11 @@ func (l *Listener) send(m *Matcher) {
 // ask has the reader list the bars, or lift some. After its end there are none.
 func (l *Listener) ask(r Request) Answer {
 	ask := Ask{r, make(chan Answer, 1)}
-	plans, busy := l.plans, time.After(answerTime)
-	for {
-		select {
-		case plans <- Plan{ask: &ask}:
-			plans = nil
-			l.wakeReader()
-		case a := <-ask.answer:
-			return a
-		case <-l.ended:
-			return Answer{}
-		case <-busy:
-			return Answer{Err: errBusy}
-		}
+	a := askOwner(l.plans, Plan{ask: &ask}, l.wakeReader, ask.answer, l.ended)
+	if a.Err == errEnding {
+		return Answer{}
 	}
+	return a
 }
 
 // end ends the reader.
@@ -185,25 +177,22 @@ func (l *Listener) readLinks() error {
 	}
 	apply(l.lists(), links)
 	l.links = links
-	l.addAuto(defaultLinks(links))
+	l.addAuto(linkNames(links, true))
 	return nil
 }
 
 // addAuto notes links that hold, or have held, a default route. Where there is no room for one that is there, the first
 // one noted that is gone is forgotten.
 func (l *Listener) addAuto(names []string) {
-	there := map[string]bool{}
-	for _, link := range l.links {
-		there[link.Name] = true
-	}
+	there := linkNames(l.links, false)
 	for _, name := range names {
 		if slices.Contains(l.auto, name) {
 			continue
 		}
 		auto := slices.Clone(l.auto)
 		if len(auto) == maxAutoLinks {
-			gone := slices.IndexFunc(auto, func(noted string) bool { return !there[noted] })
-			if gone < 0 || !there[name] {
+			gone := slices.IndexFunc(auto, func(noted string) bool { return !slices.Contains(there, noted) })
+			if gone < 0 || !slices.Contains(there, name) {
 				continue
 			}
 			auto = slices.Delete(auto, gone, gone+1)
@@ -216,17 +205,12 @@ func (l *Listener) addAuto(names []string) {
 func (l *Listener) recallAuto(names []string) {
 	l.auto = nil
 	l.addAuto(names)
-	l.addAuto(defaultLinks(l.links))
+	l.addAuto(linkNames(l.links, true))
 }
 
 // leftOut are the links that hold a default route now, and that there was no room for.
-func (l *Listener) leftOut() (names []string) {
-	for _, name := range defaultLinks(l.links) {
-		if !slices.Contains(l.auto, name) {
-			names = append(names, name)
-		}
-	}
-	return names
+func (l *Listener) leftOut() []string {
+	return slices.DeleteFunc(linkNames(l.links, true), func(name string) bool { return slices.Contains(l.auto, name) })
 }
 
 // logLeftOut names those of which before has not said it.
@@ -327,13 +311,7 @@ func (l *Listener) follow(now time.Duration) bool {
 		l.log.printf(now, "%v", err)
 		l.retry = time.After(linkRetry)
 	}
-	same := len(next.links) == len(l.links)
-	for index, link := range next.links {
-		same = same && link.same(l.links[index])
-	}
-	for index, c := range next.captures {
-		same = same && c == l.captures[index]
-	}
+	same := maps.EqualFunc(next.links, l.links, (*Link).same) && maps.Equal(next.captures, l.captures)
 	if !same {
 		l.logLinks(now, next.links)
 		next.logLeftOut(l.leftOut(), func(format string, args ...any) { l.log.printf(now, format, args...) })
@@ -347,13 +325,8 @@ func (l *Listener) follow(now time.Duration) bool {
 }
 
 // named are the lists that do not just name all links: these are of interest to who reads the log.
-func (l *Listener) named() (named [][]string) {
-	for _, list := range l.lists() {
-		if !slices.Contains(list, everyInterface) {
-			named = append(named, list)
-		}
-	}
-	return named
+func (l *Listener) named() [][]string {
+	return slices.DeleteFunc(l.lists(), func(list []string) bool { return slices.Contains(list, everyInterface) })
 }
 
 // logLinks tells what becomes of the links that are named.
@@ -366,7 +339,7 @@ func (l *Listener) logLinks(now time.Duration, links map[int]*Link) {
 	}
 	for _, s := range after {
 		if !slices.ContainsFunc(before, func(b LinkState) bool { return b.Name == s.Name && b.String() == s.String() }) {
-			l.log.printf(now, "%s", s.news(linkNames(links)))
+			l.log.printf(now, "%s", s.news(strings.Join(linkNames(links, false), ", ")))
 		}
 	}
 }
@@ -375,7 +348,7 @@ func (l *Listener) logLinks(now time.Duration, links map[int]*Link) {
 func (l *Listener) logOdd(log *Log) {
 	for _, s := range linkStates(l.named(), l.links) {
 		if s.odd() {
-			log.printf("%s", s.news(linkNames(l.links)))
+			log.printf("%s", s.news(strings.Join(linkNames(l.links, false), ", ")))
 		}
 	}
 	l.logLeftOut(nil, log.printf)

@@ -167,10 +167,10 @@ func TestInterfaceComesLater(t *testing.T) {
 				}
 				last := interfaces[strings.LastIndex(interfaces, ",")+1:]
 				if last == "wan" {
-					d.await("there is no interface wan yet: it is waited for")
+					d.await("interface wan does not exist yet: waiting for it")
 				} else {
-					d.await("there is no interface nosuch yet: it is waited for")
-					d.await("there is no interface wa* yet: one is waited for")
+					d.await("interface nosuch does not exist yet: waiting for it")
+					d.await("no interface fits wa* yet: waiting for one")
 				}
 				if out, _ := n.tool("status", "-s", n.socket); !strings.Contains(out, "  "+last+"  ") || !strings.Contains(out, "absent\n") {
 					t.Errorf("status does not say that %s is absent:\n%s", last, out)
@@ -184,7 +184,7 @@ func TestInterfaceComesLater(t *testing.T) {
 				n.must(n.host.run("ip", "link", "delete", "wan"))
 				if last == "wan" {
 					n.eventually("a line about wan's end", func() bool {
-						return strings.Count(d.logged(), "there is no interface wan yet: it is waited for") == 2
+						return strings.Count(d.logged(), "interface wan does not exist yet: waiting for it") == 2
 					})
 				} else {
 					d.await("interface wan is gone")
@@ -310,7 +310,7 @@ func TestPort(t *testing.T) {
 func TestAutoInterface(t *testing.T) {
 	n := newLinkTest(t, "auto")
 	d := n.serve()
-	d.await("no interface holds a default route yet: one is waited for")
+	d.await("no interface holds a default route yet: waiting for one")
 	wan, lte := n.wan(0, "wan"), n.wan(1, "lte")
 	n.wantPort(0, wan+":22", reached)
 	n.must(n.host.run("ip", "route", "add", "default", "via", "10.8.0.2"))
@@ -343,7 +343,7 @@ func TestAutoInterface(t *testing.T) {
 	// Started anew without a default route, it knows where there was one.
 	d.stop()
 	d = n.serve()
-	d.await("no interface holds a default route yet: one is waited for")
+	d.await("no interface holds a default route yet: waiting for one")
 	n.wantPort(0, wan+":22", hidden)
 	n.wantPort(0, hostSSH, reached)
 	n.must(n.host.run("ip", "route", "add", "default", "nexthop", "dev", "wan", "nexthop", "dev", "eth0"))
@@ -468,7 +468,7 @@ func TestLabel(t *testing.T) {
 	label("add")
 	d := w.serve("[whole]\n sequence = 5000,6000\n command = true\n interface = eth0\n"+
 		"[labelled]\n sequence = 7000,8000\n command = true\n", "-i", "eth0:1,nosuch:2")
-	d.await("there is no interface nosuch:2 yet: it is waited for: there are eth0, lo\n")
+	d.await("interface nosuch:2 does not exist yet: waiting for it (there are eth0, lo)\n")
 	knock := func(address string, ports ...string) { w.knock(0, append([]string{"-d20", address}, ports...)...) }
 	knock(hostAddr, "7000", "8000")
 	knock(hostAddr6, "7000", "8000")
@@ -480,7 +480,7 @@ func TestLabel(t *testing.T) {
 	knock("10.9.0.100", "7000", "8000")
 	d.await("labelled: OPEN SESAME")
 	label("delete")
-	d.await("there is no interface eth0:1 yet: it is waited for")
+	d.await("interface eth0:1 does not exist yet: waiting for it")
 	label("add")
 	w.eventually("the label's return", func() bool {
 		knock("10.9.0.100", "7000", "8000")

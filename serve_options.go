@@ -33,7 +33,7 @@ func (o *serveOptions) options() []option {
 		flagOption('l', "lookup", "log the host names of those who complete a sequence", &o.lookup),
 		flagOption('v', "verbose", "print to standard output what goes to a log file or the system log", &o.verbose),
 		flagOption('D', "debug", "say on standard error for each hit why it counted or did not; this shows the ports", &o.debug),
-		flagOption('4', "only-ip-v4", "take no notice of IPv6", &o.onlyIPv4),
+		flagOption('4', "only-ip-v4", "ignore IPv6", &o.onlyIPv4),
 		flagOption('t', "test", "read the configuration as sesame check does, and end", &o.checking),
 		stringOption(0, "keep", "FILE", "for services: keep each configuration that works in FILE, and start with that one where the configuration is missing or wrong", &o.keep),
 		stringOption('s', "socket", "PATH", "socket for sesame status and sesame close (default "+defaultControl+"; knockd has no -s PATH)", &o.socket),
@@ -84,3 +84,8 @@ func (o *serveOptions) readConfig(file string) (*Config, error) {
 	}
 	return c, nil
 }
+
+// triedSuffix is added to the name of the kept configuration for the text of one that is being tried. It stays there until
+// another one is kept, and as long as it does nothing takes up that text: neither a start, nor a reload, of which a log's
+// rotation makes one, too.
+const triedSuffix = ".tried"

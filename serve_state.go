@@ -224,10 +224,10 @@ func (s *State) buildFirewall(e env, log *Log, l *Listener, rules Ruleset) error
 }
 
 // othersHide says so if a daemon of another configuration that does not run has left ports hidden, as it should have.
-func (s *State) othersHide(e env, log *Log) error {
+func (s *State) othersHide(e env, log *Log) {
 	i := slices.IndexFunc(s.others, (*Journal).notesFirewall)
 	if i < 0 {
-		return nil
+		return
 	}
 	lock, err := s.lockFirewall(e)
 	if err == nil {
@@ -236,13 +236,13 @@ func (s *State) othersHide(e env, log *Log) error {
 	if lock != nil {
 		lock.remove()
 	}
-	return nil
 }
 
 // clearFirewall removes what an earlier configuration has left, as no door needs the firewall any more.
 func (s *State) clearFirewall(e env, log *Log, applier *Applier) error {
 	if s.journal == nil || !s.journal.notesFirewall() {
-		return s.othersHide(e, log)
+		s.othersHide(e, log)
+		return nil
 	}
 	lock, err := s.lockFirewall(e)
 	if err != nil {

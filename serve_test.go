@@ -460,7 +460,7 @@ func TestOneTimeWithoutInterface(t *testing.T) {
 	d.await("starting up")
 	w.must(w.host.run("ip", "link", "delete", "ppp0"))
 	w.knock(0, "-d20", hostAddr, "7001", "7002")
-	d.await("there is no interface ppp0 yet: it is waited for")
+	d.await("interface ppp0 does not exist yet: waiting for it")
 	w.eventually("the opening by the next sequence", func() bool {
 		w.knock(0, "-d20", hostAddr, "8003", "8004")
 		return strings.Count(d.logged(), "OPEN SESAME") == 2
@@ -729,7 +729,7 @@ func TestTarget(t *testing.T) {
 func TestOnlyIPv4Target(t *testing.T) {
 	w := newWorld(t, 1)
 	d := w.serve("[four]\n sequence = 7000,8000\n target = 198.51.100.7\n command = true\n[six]\n sequence = 7000,8000\n target = fd00:98::7\n command = true\n", "-4")
-	d.await("warning: " + d.config + `:5: door "six": Target is an IPv6 address, of which -4 takes no notice: it cannot open`)
+	d.await("warning: " + d.config + `:5: door "six": Target is an IPv6 address, which -4 ignores: it cannot open`)
 	if strings.Count(d.logged(), "is an IPv6 address") != 1 {
 		t.Error("a warning about the other door, too")
 	}
@@ -859,10 +859,10 @@ func TestServeRefuses(t *testing.T) {
 		{"no CAP_NET_RAW", []string{"-c", "/proc/self/fd/4"}, true, 1, "missing: CAP_NET_RAW (to see packets): run it as root, or give it what is missing"},
 		{"log not writable", []string{"-c", good, "-i", "lo", "-g", dir + "/no/log"}, false, 1, "opening the log file: open " + dir + "/no/log: no such file or directory"},
 		{"log to a pipe that nobody reads", []string{"-c", good, "-i", "lo", "-g", dir + "/pipe"}, false, 1, "opening the log file: open " + dir + "/pipe: no such device or address: a pipe needs"},
-		{"one-time sequences in a pipe", []string{"-c", file("piped", "[a]\none_time_sequences = "+dir+"/pipe\n")}, false, 1, dir + `/piped:1: door "a": One_Time_Sequences: ` + dir + "/pipe is no regular file"},
+		{"one-time sequences in a pipe", []string{"-c", file("piped", "[a]\none_time_sequences = "+dir+"/pipe\n")}, false, 1, dir + `/piped:1: door "a": One_Time_Sequences: ` + dir + "/pipe is not a regular file"},
 		{"unknown option", []string{"-c", good, "-x"}, false, 2, `unknown option "-x"`},
 		{"bad interface name", []string{"-c", good, "-i", "a/b"}, false, 2, `option -i: "a/b" is no interface`},
-		{"an argument", []string{good}, false, 2, "is one argument too many"},
+		{"an argument", []string{good}, false, 2, "unexpected argument"},
 		{"no one-time file", []string{"-c", file("once", "[a]\none_time_sequences = "+dir+"/none\n")}, false, 1, dir + `/once:1: door "a": One_Time_Sequences: open ` + dir + "/none: no such file or directory"},
 		{"bad one-time file", []string{"-c", file("wrong", "[a]\none_time_sequences = "+file("lines", " 7000,8000\n 7000,x\n")+"\n")}, false, 1, dir + "/lines:2: Sequence: a port is a number from 1 to 65535\n"},
 	} {

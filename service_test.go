@@ -94,7 +94,7 @@ script stop
 Stopping Port-knock daemon: knockd.
 status 0
 script start
-Starting Port-knock daemon: knockd failed (/etc/knockd.conf:1: "oops" is no directive: a line is [section], Directive = value or # comment).
+Starting Port-knock daemon: knockd failed (/etc/knockd.conf:1: "oops" is not a directive: a line is [section], Directive = value or # comment).
 status 0
 `
 	if got := out.String(); got != want {

@@ -59,21 +59,12 @@ func (s *Sources) refuses(now time.Duration, q sourceOnLink) error {
 // source is an address of this host (__fib_validate_source in net/ipv4/fib_frontend.c).
 func (s *Sources) ask(q sourceOnLink) error {
 	const hostPrefix = 32
-	// struct nlmsghdr: length, type, flags, sequence and port; struct rtmsg: family, lengths of destination and source, and
-	// nine bytes that are 0; then attributes.
-	b := make([]byte, unix.SizeofNlMsghdr, 64)
-	b = append(b, unix.AF_INET, hostPrefix, hostPrefix, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-	attribute := func(kind uint16, value []byte) {
-		b = binary.NativeEndian.AppendUint16(b, unix.SizeofRtAttr+4)
-		b = append(binary.NativeEndian.AppendUint16(b, kind), value...)
-	}
-	attribute(unix.RTA_DST, q.to[:])
-	attribute(unix.RTA_SRC, q.from[:])
-	attribute(unix.RTA_IIF, binary.NativeEndian.AppendUint32(nil, uint32(q.link)))
-	binary.NativeEndian.PutUint32(b, uint32(len(b)))
-	binary.NativeEndian.PutUint16(b[4:], unix.RTM_GETROUTE)
-	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST)
-	if err := unix.Sendto(s.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	// struct rtmsg: family, lengths of destination and source, and nine bytes that are 0.
+	b := append([]byte{unix.AF_INET, hostPrefix, hostPrefix}, make([]byte, unix.SizeofRtMsg-3)...)
+	b = appendAttribute(b, unix.RTA_DST, q.to[:])
+	b = appendAttribute(b, unix.RTA_SRC, q.from[:])
+	b = appendAttribute(b, unix.RTA_IIF, binary.NativeEndian.AppendUint32(nil, uint32(q.link)))
+	if err := askNetlink(s.fd, unix.RTM_GETROUTE, 0, b); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
 	n, err := unix.Read(s.fd, s.answer[:])

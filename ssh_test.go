@@ -101,10 +101,10 @@ func TestSSH(t *testing.T) {
 	}
 	ours := strings.NewReplacer("192.0.2.1", hostAddr, "User admin", "User root", "~/.ssh/id_ed25519", w.dir+"/id").Replace
 	w.must(os.Mkdir(w.dir+"/sesame", 0o700))
-	w.must(os.WriteFile(w.dir+"/sesame/profiles", []byte(ours(blocks(t, "profiles")[0])), 0o600))
-	configs := blocks(t, "ssh-config")
-	if n := strings.Count(configs[0], "\n"); n != 5 || len(configs) != 2 {
-		t.Fatalf("the README has %d configurations of ssh, and the first one has %d lines: want 2, and 5", len(configs), n)
+	w.must(os.WriteFile(w.dir+"/sesame/profiles", []byte(ours(blocks(t, "README.md", "profiles")[0])), 0o600))
+	configs := blocks(t, "README.md", "ssh-config")
+	if n := strings.Count(configs[0], "\n"); n != 5 || len(configs) != 1 {
+		t.Fatalf("the README has %d configurations of ssh, and the first one has %d lines: want 1, and 5", len(configs), n)
 	}
 	config := func(text string) {
 		w.must(os.WriteFile(w.dir+"/ssh_config", []byte(ours(text)), 0o600))
@@ -123,11 +123,8 @@ func TestSSH(t *testing.T) {
 	}
 
 	closed()
-	config(configs[1])
-	w.wantCall(w.client("ssh home echo in", nil), 0, "in\n", "")
-
 	config("Host home\n\tHostName 192.0.2.1\n\tUser admin\n\tIdentityFile ~/.ssh/id_ed25519\n")
-	for line := range strings.Lines(blocks(t, "console")[0]) {
+	for line := range strings.Lines(blocks(t, "README.md", "console")[0]) {
 		closed()
 		line = strings.TrimSpace(strings.TrimPrefix(line, "$ "))
 		stdout := opened
@@ -150,4 +147,43 @@ func (w *world) onHost(args ...string) (string, error) {
 	}
 	err := cmd.Wait()
 	return out.String(), err
+}
+
+// TestInitAddSSH makes a door and a profile as their output says, and logs in by what add has printed.
+func TestInitAddSSH(t *testing.T) {
+	w := newSSHWorld(t)
+	dir := w.TempDir()
+	w.must(w.host.run("ip", "route", "add", "default", "via", "10.9.0.2", "dev", "eth0"))
+	made := sesame("sesame", "init", "-c", dir+"/c", "home")
+	made.Args = append(made.Args, "--port", "22")
+	line, said := bytes.Buffer{}, bytes.Buffer{}
+	made.Stdout, made.Stderr = &line, &said
+	w.must(w.host.start(made))
+	w.must(made.Wait())
+	for _, want := range []string{"hides it from everybody else on eth0.\n", "They are secret, too: 22:tcp,", "10.9.0.1 is a private address"} {
+		if !strings.Contains(said.String(), want) {
+			t.Errorf("init says %q, want %q in it", said.String(), want)
+		}
+	}
+	// As from ssh -t, where all of it comes one after the other.
+	r := w.client("sesame add", []byte("[sudo] password for admin: \r\n"+strings.ReplaceAll(said.String()+line.String(), "\n", "\r\n")))
+	if !strings.HasPrefix(r.stderr, "[sudo] password for admin: \r\n") || strings.Contains(r.stderr, lineBegin) {
+		t.Errorf("add passes on %q", r.stderr)
+	}
+	w.must(os.WriteFile(w.dir+"/ssh_config", []byte(r.stdout+"\tUser root\n\tIdentityFile "+w.dir+"/id\n"), 0o600))
+	text, err := os.ReadFile(dir + "/c")
+	w.must(err)
+	w.serve(strings.Replace(string(text), "[options]\n", "[options]\n\tStateDir = "+dir+"\n", 1), "-s", dir+"/control")
+	w.wantPort(0, hostSSH, hidden)
+	r = w.client("ssh -G home", nil)
+	for _, want := range []string{"\nhostname 10.9.0.1\n", "\nport 22\n", "\nconnecttimeout 10\n"} {
+		if !strings.Contains("\n"+r.stdout, want) {
+			t.Errorf("ssh -G: got %+v, want %q in it", r, want)
+		}
+	}
+	if out, err := w.onHost("close", "-s", dir+"/control", "--all"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	w.awaitPort(0, hostSSH, hidden)
+	w.wantCall(w.client("ssh home echo in", nil), 0, "in\n", "")
 }

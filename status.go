@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sort"
 	"strconv"
@@ -59,10 +60,10 @@ func (r Request) String() string {
 
 // LinkState is a link that is listened on, or an item of a list of interfaces that no link fits.
 type LinkState struct {
-	Name      string
-	State     string
-	Addresses []netip.Addr
-	PortOf    string // the link that its packets come in on, if the list that names it does not name that one; else ""
+	Name      string       `json:"name"`
+	State     string       `json:"state"`
+	Addresses []netip.Addr `json:"addresses"`
+	PortOf    string       `json:"port_of"` // the link that its packets come in on, if the list that names it does not name that one; else ""
 }
 
 const absent = "absent"
@@ -84,16 +85,16 @@ func (s LinkState) odd() bool { return s.State == absent || s.PortOf != "" }
 
 // news is a log line. there names all links.
 func (s LinkState) news(there string) string {
-	text := fmt.Sprintf("there is no interface %s yet: it is waited for", s.Name)
+	what := fmt.Sprintf("interface %s does not exist yet: waiting for it", s.Name)
 	switch {
 	case s.State != absent:
 		return fmt.Sprintf("interface %s: %v", s.Name, s)
 	case s.Name == autoInterface:
-		text = "no interface holds a default route yet: one is waited for"
+		what = "no interface holds a default route yet: waiting for one"
 	case strings.HasSuffix(s.Name, everyInterface):
-		text = fmt.Sprintf("there is no interface %s yet: one is waited for", s.Name)
+		what = fmt.Sprintf("no interface fits %s yet: waiting for one", s.Name)
 	}
-	return text + ": there are " + there
+	return fmt.Sprintf("%s (there are %s)", what, there)
 }
 
 // Meter is where the reader tells its counts to whoever asks. To tell them allocates nothing.
@@ -115,60 +116,64 @@ func (m *Meter) read() Counters {
 
 // Status is what `sesame status` shows. Who makes one gives it away: nothing in it may change any more.
 type Status struct {
-	Version     string
-	Pid         int
-	Uptime      time.Duration
-	Listening   string // eth0, or any (all interfaces but lo: ...)
-	Links       []LinkState
-	Config      string // file
-	ConfigRead  time.Time
-	ConfigError string // why it runs with the kept configuration, as ReloadError; "" if it does not
-	ReloadError string // of the last reload, a line for each mistake, without secrets; "" if it went well
-	Firewall    string // which one and why; "" if no door needs one
-	// FirewallWarnings are what will not work as one might think, and FirewallSince is since when it is so.
-	FirewallWarnings []string
-	FirewallSince    time.Duration
-	Open             []OpenDoor
-	Failed           []FailedClose
-	Bars             []BarredSource
-	MoreBars         int // that Bars does not name
-	Counters         Counters
+	Version          string         `json:"version"`
+	Pid              int            `json:"pid"`
+	Uptime           time.Duration  `json:"uptime_seconds"`
+	Listening        string         `json:"listening"` // eth0, or any (all interfaces but lo: ...)
+	Links            []LinkState    `json:"links"`
+	Config           string         `json:"config"` // file
+	ConfigRead       time.Time      `json:"config_read"`
+	ConfigError      string         `json:"config_error"`           // why it runs with the kept configuration, as ReloadError; "" if it does not
+	ReloadError      string         `json:"reload_error"`           // of the last reload, a line for each mistake, without secrets; "" if it went well
+	Firewall         string         `json:"firewall"`               // which one and why; "" if no door needs one
+	FirewallSince    time.Duration  `json:"firewall_since_seconds"` // how long it has been that one
+	FirewallWarnings []string       `json:"firewall_warnings"`      // what will not work as one might think
+	Open             []OpenDoor     `json:"open"`
+	Failed           []FailedClose  `json:"failed"`
+	Bars             []BarredSource `json:"bars"`
+	MoreBars         int            `json:"more_bars"` // that Bars does not name
+	Counters         Counters       `json:"counters"`
 }
 
 // OpenDoor is a door that is open, being opened or being closed for one source.
 type OpenDoor struct {
-	Door     string
-	Source   netip.Addr
-	Link     string // the interface that it was knocked on
-	State    string // opening, open, closing, or failed: its start command did, and there is nothing else to open it
-	Ports    []Knock
-	Since    time.Duration // how long ago it was opened
-	ClosesIn time.Duration // 0: at once, or no time is set
+	Door   string     `json:"door"`
+	Source netip.Addr `json:"source"`
+	Link   string     `json:"link"`  // the interface that it was knocked on
+	State  string     `json:"state"` // opening, open, closing, or failed: its start command did, and there is nothing else to open it
 	// StartError is how the start command of an open or failed one failed: status 1, signal 9, not run. "": it did not.
-	StartError string
+	StartError string        `json:"start_error"`
+	Ports      []string      `json:"ports"`             // as Open_Ports has them
+	Since      time.Duration `json:"since_seconds"`     // how long ago it was opened
+	ClosesIn   time.Duration `json:"closes_in_seconds"` // 0: at once, or no time is set
 }
 
 // FailedClose is a door whose closing was tried often enough and given up. It is kept until the next reload.
 type FailedClose struct {
-	Door   string
-	Source netip.Addr
-	Since  time.Duration // how long ago it was given up
-	Tries  int
-	Error  string // of the last try
+	Door   string        `json:"door"`
+	Source netip.Addr    `json:"source"`
+	Since  time.Duration `json:"since_seconds"` // how long ago it was given up
+	Tries  int           `json:"tries"`
+	Error  string        `json:"error"` // of the last try
 }
 
 // BarredSource is who opens nothing at a door for a time, as decoys have been hit. The latest comes first.
 type BarredSource struct {
-	Door   string
-	Source string // an address, or an IPv6 /64
-	Link   string // of a link-local source, else ""
-	Decoy  Knock  // the latest that was hit
-	EndsIn time.Duration
+	Door   string        `json:"door"`
+	Source string        `json:"source"` // an address, or an IPv6 /64
+	Link   string        `json:"link"`   // of a link-local source, else ""
+	Decoy  Knock         `json:"port"`   // the latest that was hit
+	EndsIn time.Duration `json:"ends_in_seconds"`
 }
 
 // Counters count since the daemon's start, but for Attempts, which are those in progress now.
 type Counters struct {
-	Packets, KernelDrops, Hits, Attempts, Grants, CommandFailures uint64
+	Packets         uint64 `json:"packets"`
+	KernelDrops     uint64 `json:"kernel_drops"`
+	Hits            uint64 `json:"hits"`
+	Attempts        uint64 `json:"attempts"`
+	Grants          uint64 `json:"grants"`
+	CommandFailures uint64 `json:"command_failures"`
 }
 
 // sorted is the status with its lists by door and source.
@@ -189,21 +194,12 @@ func (s Status) sorted() Status {
 func (s Status) String() string {
 	s = s.sorted()
 	var b strings.Builder
-	for line := range strings.Lines(s.ConfigError) {
-		fmt.Fprintf(&b, "%s\n", printable(strings.TrimSuffix(line, "\n")))
-	}
+	b.WriteString(printableLines("", s.ConfigError))
 	fmt.Fprintf(&b, "sesame %s, process %d, up %v, listening on %s\n", printable(s.Version), s.Pid, s.Uptime.Truncate(time.Second), printable(s.Listening))
-	var rows [][]string
-	for _, l := range s.Links {
-		rows = append(rows, []string{"  " + l.Name, printable(l.String())})
-	}
-	b.WriteString(columns(rows))
+	b.WriteString(columns(s.Links, func(l LinkState) []string { return []string{"  " + l.Name, l.String()} }))
 	fmt.Fprintf(&b, "configuration %s, read %s\n", printable(s.Config), s.ConfigRead.Format(time.DateTime))
 	if s.ReloadError != "" {
-		fmt.Fprintf(&b, "the last reload failed:\n")
-		for line := range strings.Lines(s.ReloadError) {
-			fmt.Fprintf(&b, "  %s\n", printable(strings.TrimSuffix(line, "\n")))
-		}
+		b.WriteString("the last reload failed:\n" + printableLines("  ", s.ReloadError))
 	}
 	if s.Firewall != "" {
 		fmt.Fprintf(&b, "firewall: %s (for %v)\n", printable(s.Firewall), s.FirewallSince.Truncate(time.Second))
@@ -211,35 +207,38 @@ func (s Status) String() string {
 	for _, w := range s.FirewallWarnings {
 		fmt.Fprintf(&b, "  warning: %s\n", printable(w))
 	}
-	b.WriteString("\n")
-	rows = nil
-	for _, o := range s.Open {
-		rows = append(rows, []string{o.Door, o.who(), cmp.Or(joinKnocks(o.Ports), "-"), o.progress()})
-	}
-	b.WriteString(cmp.Or(columns(rows), "no door is open\n"))
+	open := columns(s.Open, func(o OpenDoor) []string {
+		return []string{o.Door, o.who(), cmp.Or(strings.Join(o.Ports, ","), "-"), o.progress()}
+	})
+	b.WriteString("\n" + cmp.Or(open, "no door is open\n"))
 	if len(s.Failed) > 0 {
 		b.WriteString("\nnot closed, and not tried again before a reload:\n")
-		rows = nil
-		for _, f := range s.Failed {
-			rows = append(rows, []string{f.Door, f.Source.String(), fmt.Sprintf("given up %ds ago, tried %d %s: %s",
-				seconds(f.Since), f.Tries, plural(f.Tries, "time"), strings.ReplaceAll(strings.TrimRight(f.Error, "\n"), "\n", "; "))})
-		}
-		b.WriteString(columns(rows))
 	}
+	b.WriteString(columns(s.Failed, func(f FailedClose) []string {
+		return []string{f.Door, f.Source.String(), fmt.Sprintf("given up %ds ago, tried %d %s: %s",
+			seconds(f.Since), f.Tries, plural(f.Tries, "time"), strings.ReplaceAll(strings.TrimRight(f.Error, "\n"), "\n", "; "))}
+	}))
 	if len(s.Bars) > 0 {
 		b.WriteString("\nbarred, as ports near the knocks were hit:\n")
-		rows = nil
-		for _, r := range s.Bars {
-			rows = append(rows, []string{r.Door, r.who(), r.Decoy.String(), fmt.Sprintf("ends in %ds", seconds(r.EndsIn))})
-		}
-		b.WriteString(columns(rows))
 	}
+	b.WriteString(columns(s.Bars, func(r BarredSource) []string {
+		return []string{r.Door, r.who(), r.Decoy.String(), fmt.Sprintf("ends in %ds", seconds(r.EndsIn))}
+	}))
 	if s.MoreBars > 0 {
 		fmt.Fprintf(&b, "and %d more\n", s.MoreBars)
 	}
 	c := s.Counters
 	fmt.Fprintf(&b, "\npackets %d, lost by the kernel %d, hits %d, attempts in progress %d, grants %d, commands failed %d\n",
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
+	return b.String()
+}
+
+// printableLines is a text of lines, each after prefix, in which nothing drives a terminal.
+func printableLines(prefix, text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString(prefix + printable(strings.TrimSuffix(line, "\n")) + "\n")
+	}
 	return b.String()
 }
 
@@ -279,66 +278,57 @@ func (o OpenDoor) progress() string {
 
 func seconds(d time.Duration) int64 { return max(int64(d/time.Second), 0) }
 
-// columns prints rows of equal length, all columns but the last as wide as they need to be. text/tabwriter would take a
-// tab in a name for the end of its column.
-func columns(rows [][]string) string {
+// columns prints a row for each item, all columns but the last as wide as they need to be. text/tabwriter would take a tab
+// in a name for the end of its column.
+func columns[T any](items []T, row func(T) []string) string {
 	var b strings.Builder
+	var rows [][]string
 	var widths []int
-	for _, row := range rows {
-		widths = append(widths, make([]int, max(len(row)-len(widths), 0))...)
-		for i := range row {
-			row[i] = printable(row[i])
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+	for _, item := range items {
+		texts := row(item)
+		widths = append(widths, make([]int, len(texts)-len(widths))...)
+		for i := range texts {
+			texts[i] = printable(texts[i])
+			widths[i] = max(widths[i], utf8.RuneCountInString(texts[i]))
 		}
+		rows = append(rows, texts)
 	}
-	for _, row := range rows {
-		last := len(row) - 1
-		for i, text := range row[:last] {
+	for _, texts := range rows {
+		last := len(texts) - 1
+		for i, text := range texts[:last] {
 			fmt.Fprintf(&b, "%-*s  ", widths[i], text)
 		}
-		b.WriteString(row[last] + "\n")
+		b.WriteString(texts[last] + "\n")
 	}
 	return b.String()
 }
 
 // json is the status for programs: one object on one line. Names and places stay; new ones may be added. Times are RFC
 // 3339, durations whole seconds, lists never null. The manual, sesame(8), says what each member is.
-func (s Status) json() string {
-	s = s.sorted()
-	var links, open, failed, bars, warnings []string
-	for _, w := range s.FirewallWarnings {
-		warnings = append(warnings, quoteJSON(w))
+func (s Status) json() string { return toJSON(reflect.ValueOf(s.sorted())) + "\n" }
+
+func toJSON(v reflect.Value) string {
+	var items []string
+	switch x := v.Interface().(type) {
+	case time.Time:
+		return quoteJSON(x.Format(time.RFC3339))
+	case time.Duration:
+		return fmt.Sprint(seconds(x))
+	case string, netip.Addr, Knock:
+		return quoteJSON(fmt.Sprint(x))
+	case int, uint64:
+		return fmt.Sprint(x)
 	}
-	for _, l := range s.Links {
-		var addresses []string
-		for _, a := range l.Addresses {
-			addresses = append(addresses, quoteJSON(a.String()))
+	if v.Kind() == reflect.Slice {
+		for i := range v.Len() {
+			items = append(items, toJSON(v.Index(i)))
 		}
-		links = append(links, fmt.Sprintf(`{"name":%s,"state":%s,"addresses":[%s],"port_of":%s}`, quoteJSON(l.Name), quoteJSON(l.State), strings.Join(addresses, ","), quoteJSON(l.PortOf)))
+		return "[" + strings.Join(items, ",") + "]"
 	}
-	for _, o := range s.Open {
-		var ports []string
-		for _, k := range o.Ports {
-			ports = append(ports, quoteJSON(k.String()))
-		}
-		open = append(open, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"state":%s,"start_error":%s,"ports":[%s],"since_seconds":%d,"closes_in_seconds":%d}`,
-			quoteJSON(o.Door), quoteJSON(o.Source.String()), quoteJSON(o.Link), quoteJSON(o.State), quoteJSON(o.StartError), strings.Join(ports, ","), seconds(o.Since), seconds(o.ClosesIn)))
+	for i := range v.NumField() {
+		items = append(items, quoteJSON(v.Type().Field(i).Tag.Get("json"))+":"+toJSON(v.Field(i)))
 	}
-	for _, f := range s.Failed {
-		failed = append(failed, fmt.Sprintf(`{"door":%s,"source":%s,"since_seconds":%d,"tries":%d,"error":%s}`,
-			quoteJSON(f.Door), quoteJSON(f.Source.String()), seconds(f.Since), f.Tries, quoteJSON(f.Error)))
-	}
-	for _, b := range s.Bars {
-		bars = append(bars, fmt.Sprintf(`{"door":%s,"source":%s,"link":%s,"port":%s,"ends_in_seconds":%d}`,
-			quoteJSON(b.Door), quoteJSON(b.Source), quoteJSON(b.Link), quoteJSON(b.Decoy.String()), seconds(b.EndsIn)))
-	}
-	c := s.Counters
-	return fmt.Sprintf(`{"version":%s,"pid":%d,"uptime_seconds":%d,"listening":%s,"links":[%s],"config":%s,"config_read":%s,"config_error":%s,"reload_error":%s,"firewall":%s,"firewall_since_seconds":%d,"firewall_warnings":[%s],`+
-		`"open":[%s],"failed":[%s],"bars":[%s],"more_bars":%d,`+
-		`"counters":{"packets":%d,"kernel_drops":%d,"hits":%d,"attempts":%d,"grants":%d,"command_failures":%d}}`+"\n",
-		quoteJSON(s.Version), s.Pid, seconds(s.Uptime), quoteJSON(s.Listening), strings.Join(links, ","), quoteJSON(s.Config), quoteJSON(s.ConfigRead.Format(time.RFC3339)),
-		quoteJSON(s.ConfigError), quoteJSON(s.ReloadError), quoteJSON(s.Firewall), seconds(s.FirewallSince), strings.Join(warnings, ","), strings.Join(open, ","), strings.Join(failed, ","), strings.Join(bars, ","), s.MoreBars,
-		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
+	return "{" + strings.Join(items, ",") + "}"
 }
 
 // quoteJSON makes s a JSON string (RFC 8259, section 7). What is no UTF-8 becomes U+FFFD. encoding/json would leave

@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # What the kernel cannot load by itself is loaded by etc/init.d/rcS.
 modules="virtio_net virtio_pci af_packet veth 8021q bonding team_mode_roundrobin vrf ppp_generic ppp_async wireguard nf_tables nft_compat nft_ct
 nft_chain_nat nft_nat nft_fib_inet nft_socket nft_limit nft_reject_inet nft_log ip_tables ip6_tables iptable_filter ip6table_filter x_tables xt_tcpudp xt_conntrack
-xt_comment xt_mark xt_MARK nf_conntrack nf_conntrack_netlink nf_reject_ipv4 nf_reject_ipv6 ipt_REJECT ip6t_REJECT ipv6"
+xt_comment xt_mark"
 
 unpacked=$out/unpacked root=$out/root
 rm -rf "$unpacked" "$root"
@@ -27,7 +27,7 @@ mv "$unpacked/boot/vmlinuz-$version" "$out/vmlinuz"
 
 depmod -b "$unpacked" "$version" 2>/dev/null
 for module in $modules; do
-	modprobe -q -d "$unpacked" -S "$version" --show-depends "$module"
+	modprobe -q -d "$unpacked" -S "$version" --show-depends "$module" || echo "initrd.sh: there is no module $module" >&2
 done | sed -n "s,^insmod $unpacked/\([^ ]*\).*,\1,p" | sort -u >"$out/modules"
 (cd "$unpacked" && cpio -p -d --quiet "$root") <"$out/modules"
 cp "$unpacked/lib/modules/$version"/modules.builtin* "$unpacked/lib/modules/$version/modules.order" "$root/lib/modules/$version/"
