@@ -94,7 +94,7 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection, behind []Behind) {
 				"choose a bit by Firewall_Mark that its rules leave alone", d, f.mark, asking[i])
 		}
 	}
-	if c.inputOnly && in.NAT {
+	if c.inputOnly && in.NAT > 0 {
 		c.warn("hidden ports that this host forwards (docker -p, a redirect) are open, as the kernel cannot tell its own addresses: it needs the " +
 			"module nft_fib_inet (opkg install kmod-nft-fib), and sesame a reload")
 	}
@@ -102,7 +102,7 @@ func (c *Choice) fitNFT(f nftFirewall, in Inspection, behind []Behind) {
 		c.warn("nobody gets in by doors with ->, as the kernel cannot translate addresses for nft: it needs the module nft_fib_inet " +
 			"(opkg install kmod-nft-fib) and Linux 5.2, and sesame a reload; or install iptables")
 	}
-	f.plain, f.endings = quiet && !in.NAT, host.endings(func(_ chain, translated bool) bool { return translated })
+	f.plain, f.endings = quiet && in.NAT == 0, host.endings(func(_ chain, translated bool) bool { return translated })
 	c.Firewall = f
 }
 
@@ -151,7 +151,7 @@ func (c *Choice) fitIptables(f iptablesFirewall, in Inspection, r Ruleset) {
 	if len(f.tools) == 1 && !(f.tools[0].is4() && in.NoIPv6) {
 		c.warn("only %s works here: the other family's packets are let through", f.tools[0].name)
 	}
-	if in.NAT && len(r.Hidden) > 0 {
+	if in.NAT > 0 && len(r.Hidden) > 0 {
 		c.warn("hidden ports that others forward (docker -p, a redirect) are open, as iptables hides only what comes to this host itself: " +
 			"with nft installed, and without Firewall = iptables, they would be hidden")
 	}

@@ -23,7 +23,7 @@ type Inspection struct {
 	NFTError error   // nft is not there or does not work
 	Tools    []Tool  // each iptables that works, the usual one of a family first
 	NoIPv6   bool    // the host has no IPv6
-	NAT      bool    // somebody translates what comes to this host
+	NAT      int     // of tables in which others translate what comes to this host
 	Unknown  error   // of a tool that works the rules could not be read now
 	Silent   []Tool  // those that work, but cannot list their rules: nft may have made some that they do not know
 }
@@ -106,7 +106,7 @@ func inspect(ask func(l *listing, argv ...string) error, file func(name string) 
 	chains, err := run("nft", "list", "chains")
 	in.NFTError = err
 	in.listTables(run, chains)
-	in.NAT = in.NAT || strings.Contains(file("/proc/net/ip_tables_names")+file("/proc/net/ip6_tables_names"), "nat\n")
+	in.NAT += strings.Count(file("/proc/net/ip_tables_names")+file("/proc/net/ip6_tables_names"), "nat\n")
 	_, err = run("ip6tables", "--version")
 	in.NoIPv6 = err != nil && file("/proc/net/if_inet6") == ""
 	for _, family := range []string{"ip", "ip6"} {
@@ -133,7 +133,9 @@ func (in *Inspection) listTables(run func(argv ...string) (listing, error), chai
 		counts := table == ourTable
 		for _, c := range chains.chains {
 			if c.family == family && c.table == name && table != ourTable {
-				in.NAT = in.NAT || c.nat && c.hook == "prerouting"
+				if c.nat && c.hook == "prerouting" {
+					in.NAT++
+				}
 				counts = counts || c.hook == "input" || c.hook == "forward"
 			}
 		}
@@ -162,6 +164,14 @@ func (in *Inspection) addTool(run func(argv ...string) (listing, error), name st
 	if nat[t.Legacy] { // to ask for a table may make it
 		_, err = run(t.argv("-t nat -S " + ourChain)...)
 		t.NAT = err == nil
+	}
+	if t.NAT {
+		others := func(c *chain) bool {
+			return slices.ContainsFunc(c.rules, func(rule string) bool { return !strings.HasSuffix(rule, " -j "+ourChain) })
+		}
+		if l, err := run(t.argv("-t nat -S PREROUTING")...); err == nil && !slices.ContainsFunc(l.chains, others) {
+			in.NAT--
+		}
 	}
 	in.Tools = append(in.Tools, t)
 	return t, true

@@ -12,9 +12,13 @@ import (
 	"time"
 )
 
+// Linux takes /proc/self/net for that of the first thread: no test may take it to another network (runtime.LockOSThread).
+func init() { runtime.LockOSThread() }
+
 // TestMain lets the test binary be the program itself, for tests that need it as a process.
 func TestMain(m *testing.M) {
 	if os.Getenv("SESAME_TEST_RUN") == "1" {
+		runtime.UnlockOSThread()
 		os.Exit(run(childEnv(), os.Args))
 	}
 	root, err := os.MkdirTemp("", "sesame-test-")
