@@ -42,8 +42,9 @@ const (
 	taskLook  // look at the rules of others; beside other tasks
 )
 
-// callLimit bounds each call of the firewall. Who holds its lock for ever must not hold up everything else.
-const callLimit = 4 * time.Second
+// callLimit bounds each call of the firewall. Who holds its lock for ever must not hold up everything else; and where a table
+// has 60,000 rules, iptables takes seconds to add one.
+const callLimit = 10 * time.Second
 
 // errPutRight is no failure: something was not as it was left, and is so again.
 var errPutRight = errors.New("somebody has changed the firewall")

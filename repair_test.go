@@ -272,7 +272,7 @@ func TestLongLists(t *testing.T) {
 			d := n.start("")
 			patiently := func(what string, condition func() bool) { // nft and iptables take seconds on a busy machine
 				t.Helper()
-				for deadline := time.Now().Add(2 * time.Minute); !condition(); time.Sleep(50 * time.Millisecond) {
+				for deadline := time.Now().Add(4 * time.Minute); !condition(); time.Sleep(50 * time.Millisecond) {
 					if time.Now().After(deadline) {
 						t.Fatalf("waited in vain for: %s", what)
 					}

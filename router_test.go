@@ -551,8 +551,8 @@ func neighbours(t *testing.T, parts string) *guest {
 	}
 	listens := func(address string) { g.Helper(); g.until("sesame status | grep -qF ' up, " + address + "'") }
 
-	for _, absent := range []string{"lan0.2", "ppp*", "wg0", "port*"} {
-		g.await("interface "+absent+" does not exist yet: waiting for ", 10*time.Second)
+	for _, absent := range []string{"interface lan0.2 does not exist", "no interface fits ppp*", "interface wg0 does not exist", "no interface fits port*"} {
+		g.await(absent+" yet: waiting for ", 10*time.Second)
 	}
 	g.run("connect lan0.2 && connect ppp0 " + ppp + " 10.3.0.2 && connect wg0")
 	for _, address := range []string{vlan, ppp, wg} {
