@@ -261,6 +261,7 @@ func (c *Control) reply(conn *os.File, bars func(Request) Answer, asks chan<- As
 	}
 	if !request.Close {
 		a.Status.Bars, a.Status.MoreBars = barred.Status.Bars, barred.Status.MoreBars
+		a.Status.Refused = append(a.Status.Refused, barred.Status.Refused...)
 		if json {
 			return a.Status.json(), nil
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -15,7 +16,8 @@ type Doors struct {
 	openings
 	now func() time.Duration
 	doorNews
-	began time.Duration
+	began   time.Duration
+	patient bool // at the end it waits for what the firewall is doing, too, which has limits of its own
 }
 
 // doorNews is what the doors hear beside grants, and what they say of the daemon.
@@ -97,6 +99,9 @@ func (d *Doors) serve(grants <-chan Grant) {
 		}
 		now := d.now()
 		d.tick(now)
+		if d.patient && d.firewall.working {
+			deadline = max(deadline, now+time.Second)
+		}
 		if d.closing && (d.toClose() == 0 && d.firewall.finished() || now >= deadline) {
 			d.abandon()
 			return
@@ -145,6 +150,14 @@ func (d *Doors) answer(now time.Duration, r Request) Answer {
 	s := d.about
 	s.Uptime = now - d.began
 	s.Firewall, s.FirewallWarnings, s.FirewallSince = d.firewall.said.choice, d.firewall.said.warnings, now-d.firewall.since
+	for _, h := range d.rules.Hidden {
+		ports := joinKnocks(h.Ports)
+		for _, b := range h.Behind {
+			ports += "," + b.String()
+		}
+		s.Hidden = append(s.Hidden, HiddenPorts{h.Door, strings.Split(strings.Trim(ports, ","), ","), h.Links, h.Except})
+	}
+	s.Refused = d.refused.at(now)
 	for _, o := range d.open {
 		open := OpenDoor{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.opens(), Since: now - o.since}
 		switch o.state() {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -34,11 +35,15 @@ type openings struct {
 	crash    func(point string)
 	failures uint64 // commands, and tasks of the firewall, that failed
 	givenUp  []FailedClose
+	refused  Refusals
 	built    func() // told when the firewall is as the rules say; nil: nobody is
 }
 
 // say logs something about an opening; "": nothing.
 func (d *openings) say(now time.Duration, o *opening, what string) {
+	if reason, refused := strings.CutPrefix(what, "not opened: "); refused {
+		d.refused.add(now, o.key.door, o.key.source, reason)
+	}
 	if what != "" {
 		d.logs.printf(now, o.key.door, "%v: %s: %s", o.key.source, o.key.door, what)
 	}
@@ -62,7 +67,7 @@ func (d *openings) grant(now time.Duration, g Grant) {
 		return
 	}
 	if err := d.oneTime.useUp(g); err != nil {
-		d.logs.printf(now, g.Door.Name, "%v: %s: not opened: %v", g.Source, g.Door.Name, err)
+		d.say(now, newOpening(g, now, now), fmt.Sprintf("not opened: %v", err))
 		return
 	}
 	d.admit(now, g)

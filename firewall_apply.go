@@ -42,9 +42,9 @@ const (
 	taskLook  // look at the rules of others; beside other tasks
 )
 
-// callLimit bounds each call of the firewall. Who holds its lock for ever must not hold up everything else; and where a table
-// has 60,000 rules, iptables takes seconds to add one.
-const callLimit = 10 * time.Second
+// callLimit bounds each call of the firewall. Who holds its lock for ever must not hold up everything else. Calls about chains
+// of the host have hostLimit: where there are 60,000 rules, iptables takes seconds to add one.
+const callLimit, hostLimit = 4 * time.Second, 30 * time.Second
 
 // errPutRight is no failure: something was not as it was left, and is so again.
 var errPutRight = errors.New("somebody has changed the firewall")
@@ -131,6 +131,7 @@ type Applier struct {
 	keep    func(table string) // keeps a script that makes our table, hidden and with nobody in; "": none hides; or nil
 	behind  string             // what is behind the host, when its chains were last looked at for that
 	ran     []uint32           // the processes of a task
+	limit   time.Duration      // of its next call
 }
 
 // firewallReport is what is said of the firewall in force.
@@ -164,9 +165,9 @@ func (a *Applier) report() firewallReport {
 
 // newApplier is the real one, for a configuration.
 func newApplier(c *Config) *Applier {
-	a := &Applier{option: c.Firewall, mark: c.FirewallMark, inspect: inspectHost}
+	a := &Applier{option: c.Firewall, mark: c.FirewallMark, inspect: inspectHost, limit: callLimit}
 	a.run = func(argv []string, input string) (string, error) {
-		p := execution{argv: argv, input: input, limit: callLimit}
+		p := execution{argv: argv, input: input, limit: a.limit}
 		stdout, _, err := p.run()
 		a.ran = append(a.ran, uint32(p.pid))
 		return stdout, err
@@ -207,6 +208,7 @@ func (a *Applier) do(task firewallTask) (err error) {
 		if err := in.unseen(); err != nil {
 			return fmt.Errorf("reading the firewall's rules: %w", err)
 		}
+		a.limit = hostLimit
 		return runAll(flush(in, a.mark, nil), a.run)
 	case a.choice.Firewall == nil || task.kind == taskBuild:
 	case task.kind == taskOpen && runAll(a.choice.open(task.pass, task.others), a.run) == nil,
@@ -367,6 +369,8 @@ func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 			return false, err
 		}
 	}
+	a.limit = hostLimit
+	defer func() { a.limit = callLimit }()
 	for _, c := range append(next.admit(), flush(in, a.mark, next.Firewall)...) {
 		err := c.run(a.run)
 		if changed = changed || err == nil; err != nil {

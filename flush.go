@@ -68,6 +68,7 @@ func flushAll(e env, args []string) (err error) {
 	doors.firewall.configure(newApplier(config).inBackground, nil, false)
 	state.resume(doors, e.now())
 	doors.firewall.flushing.Store(true)
+	doors.patient = true
 	nobody := make(chan Grant)
 	close(nobody)
 	doors.serve(nobody)

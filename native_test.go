@@ -763,6 +763,10 @@ func TestNoRoomForJournal(t *testing.T) {
 	d.await("no space left on device")
 	n.awaitPort(0, hostSSH, hidden)
 	n.wantPort(1, hostSSH, hidden)
+	if got, _ := n.tool("status", "-s", n.socket); !strings.Contains(got, " look like a port that nobody serves:\nssh  22:tcp  eth0\n") ||
+		!strings.Contains(got, "s ago: cannot write the journal\n") {
+		t.Errorf("status: got %s", got)
+	}
 	inside("rm " + n.dir + "/state/filler")
 	n.knockOnce(1)
 	n.awaitPort(1, hostSSH, reached)

@@ -72,6 +72,7 @@ type Reader struct {
 	wall         func() time.Duration // since 1970
 	ahead        time.Duration        // of the wall clock, compared to now
 	stepped      bool                 // the wall clock, since the batch before
+	refused      Refusals
 
 	packets, lost, hits, sent uint64 // sent: grants; lost: by the kernel
 }
@@ -227,6 +228,7 @@ func (r *Reader) answer(q Request) (a Answer) {
 		}
 		return false
 	})
+	a.Status.Refused = r.refused.at(r.now())
 	return a
 }
 
@@ -356,11 +358,13 @@ func (r *Reader) report(steps []Step) {
 			// Not which port: that of a scan in order tells the knock, and the log has more readers than the configuration.
 			r.log.printf("%s: %s: barred for %v: it has hit ports near the knocks", s.who(), s.Door.Name, s.Door.SeqTimeout)
 		case Swallowed:
+			r.refused.add(r.batchTime, s.Door.Name, s.source(), "it is barred")
 			r.log.printf("%v: %s: not opened: it is barred: sesame close %q %[1]v lifts the bar", s.source(), s.Door.Name, s.Door.Name)
 		case Opened:
 			opened := r.opened.of(s.Door.Name)
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
 			if err := r.forged(); err != nil {
+				r.refused.add(r.batchTime, s.Door.Name, s.source(), "the kernel takes no packet from there on this interface")
 				opened.printf(r.batchTime, "%v: %s: not opened: the kernel takes no packet from this address on this interface: %v", s.source(), s.Door.Name, err)
 				continue
 			}
@@ -371,6 +375,7 @@ func (r *Reader) report(steps []Step) {
 				r.sent++
 			default:
 				// The doors are busy with hundreds of grants; to wait would lose packets.
+				r.refused.add(r.batchTime, s.Door.Name, s.source(), "too many are waiting")
 				opened.printfNamed(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)
 			}
 		}

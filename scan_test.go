@@ -570,7 +570,8 @@ func TestBarOnTheWire(t *testing.T) {
 	if strings.Contains(d.logged(), "9009") {
 		t.Error("the log names the port that was hit")
 	}
-	if got := ask("status"); !strings.Contains(got, "\nbarred, as ports near the knocks were hit:\nssh  10.9.0.2  9009:tcp  ends in 2") {
+	if got := ask("status"); !strings.Contains(got, "\nbarred, as ports near the knocks were hit:\nssh  10.9.0.2  9009:tcp  ends in 2") ||
+		!strings.Contains(got, "\nsequences that have opened nothing, the latest last:\nssh  10.9.0.2  ") {
 		t.Errorf("status: got %s", got)
 	}
 	if got := ask("status", "--json"); !strings.Contains(got, `"bars":[{"door":"ssh","source":"10.9.0.2","link":"","port":"9009:tcp","ends_in_seconds":2`) {

@@ -128,11 +128,46 @@ type Status struct {
 	Firewall         string         `json:"firewall"`               // which one and why; "" if no door needs one
 	FirewallSince    time.Duration  `json:"firewall_since_seconds"` // how long it has been that one
 	FirewallWarnings []string       `json:"firewall_warnings"`      // what will not work as one might think
+	Hidden           []HiddenPorts  `json:"hidden"`
 	Open             []OpenDoor     `json:"open"`
 	Failed           []FailedClose  `json:"failed"`
 	Bars             []BarredSource `json:"bars"`
 	MoreBars         int            `json:"more_bars"` // that Bars does not name
+	Refused          Refusals       `json:"refused"`
 	Counters         Counters       `json:"counters"`
+}
+
+// HiddenPorts are those of a door. To whoever has not knocked they look like a port that nobody serves.
+type HiddenPorts struct {
+	Door   string         `json:"door"`
+	Ports  []string       `json:"ports"`      // as Open_Ports has them
+	Links  []string       `json:"interfaces"` // empty: all but lo
+	Except []netip.Prefix `json:"except"`     // sources that the host's own rules decide about
+}
+
+// Refusals are the last complete sequences that have opened nothing, the latest at the end.
+type Refusals []Refusal
+
+type Refusal struct {
+	Door   string        `json:"door"`
+	Source netip.Addr    `json:"source"`
+	Reason string        `json:"reason"`
+	Since  time.Duration `json:"since_seconds"` // how long ago it was; in a list that grows: when
+}
+
+const maxRefusals = 8
+
+func (r *Refusals) add(now time.Duration, door string, source netip.Addr, reason string) {
+	*r = append((*r)[max(0, len(*r)+1-maxRefusals):], Refusal{door, source, reason, now})
+}
+
+// at is the list as it is told at a time.
+func (r Refusals) at(now time.Duration) Refusals {
+	told := slices.Clone(r)
+	for i := range told {
+		told[i].Since = now - told[i].Since
+	}
+	return told
 }
 
 // OpenDoor is a door that is open, being opened or being closed for one source.
@@ -178,7 +213,8 @@ type Counters struct {
 
 // sorted is the status with its lists by door and source.
 func (s Status) sorted() Status {
-	s.Open, s.Failed = slices.Clone(s.Open), slices.Clone(s.Failed)
+	s.Open, s.Failed, s.Refused = slices.Clone(s.Open), slices.Clone(s.Failed), slices.Clone(s.Refused)
+	slices.SortStableFunc(s.Refused, func(a, b Refusal) int { return cmp.Compare(b.Since, a.Since) })
 	sort.SliceStable(s.Open, func(i, j int) bool {
 		a, b := &s.Open[i], &s.Open[j]
 		return cmp.Or(cmp.Compare(a.Door, b.Door), a.Source.Compare(b.Source), cmp.Compare(a.Link, b.Link)) < 0
@@ -207,6 +243,16 @@ func (s Status) String() string {
 	for _, w := range s.FirewallWarnings {
 		fmt.Fprintf(&b, "  warning: %s\n", printable(w))
 	}
+	if len(s.Hidden) > 0 {
+		b.WriteString("\nhidden: to whoever has not knocked they look like a port that nobody serves:\n")
+	}
+	b.WriteString(columns(s.Hidden, func(h HiddenPorts) []string {
+		where := cmp.Or(strings.Join(h.Links, ","), "every interface")
+		if len(h.Except) > 0 {
+			where += ", but not from " + strings.Trim(fmt.Sprint(h.Except), "[]")
+		}
+		return []string{h.Door, strings.Join(h.Ports, ","), where}
+	}))
 	open := columns(s.Open, func(o OpenDoor) []string {
 		return []string{o.Door, o.who(), cmp.Or(strings.Join(o.Ports, ","), "-"), o.progress()}
 	})
@@ -227,6 +273,12 @@ func (s Status) String() string {
 	if s.MoreBars > 0 {
 		fmt.Fprintf(&b, "and %d more\n", s.MoreBars)
 	}
+	if len(s.Refused) > 0 {
+		b.WriteString("\nsequences that have opened nothing, the latest last:\n")
+	}
+	b.WriteString(columns(s.Refused, func(r Refusal) []string {
+		return []string{r.Door, r.Source.String(), fmt.Sprintf("%ds ago: %s", seconds(r.Since), r.Reason)}
+	}))
 	c := s.Counters
 	fmt.Fprintf(&b, "\npackets %d, lost by the kernel %d, hits %d, attempts in progress %d, grants %d, commands failed %d\n",
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)
@@ -314,7 +366,7 @@ func toJSON(v reflect.Value) string {
 		return quoteJSON(x.Format(time.RFC3339))
 	case time.Duration:
 		return fmt.Sprint(seconds(x))
-	case string, netip.Addr, Knock:
+	case string, netip.Addr, netip.Prefix, Knock:
 		return quoteJSON(fmt.Sprint(x))
 	case int, uint64:
 		return fmt.Sprint(x)

@@ -49,6 +49,14 @@ func troubledStatus() Status {
 		{"vpn", "fe80::7", "eth0", Knock{8001, udp}, 24900 * time.Millisecond},
 		{"web", "2001:db8::/64", "", Knock{7001, tcp}, 25 * time.Second},
 	}, 400
+	s.Hidden = []HiddenPorts{
+		{"ssh", []string{"22:tcp"}, []string{"eth0", "ppp*"}, nil},
+		{"nas", []string{"8443:tcp", "53:udp"}, nil, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}},
+	}
+	s.Refused = Refusals{
+		{"ssh", netip.MustParseAddr("192.0.2.7"), "it is barred", 5 * time.Second},
+		{"web", netip.MustParseAddr("2001:db8::7"), "\x1b[2J", 61 * time.Second},
+	}
 	return s
 }
 
@@ -81,6 +89,10 @@ the last reload failed:
 firewall: nft` + "\ufffd" + ` (for 1m1s)
   warning: the chain ?[2J
 
+hidden: to whoever has not knocked they look like a port that nobody serves:
+ssh  22:tcp           eth0,ppp*
+nas  8443:tcp,53:udp  every interface, but not from 10.0.0.0/8 fd00::/8
+
 rdp  192.0.2.7  -       start command failed (status 4), stop command in 8s
 vpn  192.0.2.7  22:tcp  open for 1s, closes in 9s, start command failed (signal 9)
 
@@ -93,6 +105,10 @@ vpn  192.0.2.7      7001:tcp  ends in 1s
 vpn  fe80::7%eth0   8001:udp  ends in 24s
 web  2001:db8::/64  7001:tcp  ends in 25s
 and 400 more
+
+sequences that have opened nothing, the latest last:
+web  2001:db8::7  61s ago: ?[2J
+ssh  192.0.2.7    5s ago: it is barred
 
 packets 1, lost by the kernel 2, hits 3, attempts in progress 4, grants 5, commands failed 18446744073709551615
 `},
@@ -118,14 +134,16 @@ func TestStatusJSON(t *testing.T) {
 		{"open doors", testStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0",` +
 			`"links":[{"name":"eth0","state":"up","addresses":["192.0.2.1","fe80::1"],"port_of":"br0"},{"name":"lte0","state":"down","addresses":[],"port_of":""},` +
 			`{"name":"ppp*","state":"absent","addresses":[],"port_of":""}],` +
-			`"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","config_error":"","reload_error":"","firewall":"","firewall_since_seconds":0,"firewall_warnings":[],` +
+			`"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00","config_error":"","reload_error":"","firewall":"","firewall_since_seconds":0,"firewall_warnings":[],"hidden":[],` +
 			`"open":[{"door":"Torwächter","source":"192.0.2.9","link":"ppp0","state":"opening","start_error":"","ports":["22:tcp"],"since_seconds":0,"closes_in_seconds":0},` +
 			`{"door":"ssh","source":"192.0.2.7","link":"eth0","state":"open","start_error":"","ports":["22:tcp","3389:tcp"],"since_seconds":12,"closes_in_seconds":488},` +
 			`{"door":"ssh","source":"2001:db8::7","link":"eth0","state":"open","start_error":"","ports":["51820:udp"],"since_seconds":3600,"closes_in_seconds":0},` +
 			`{"door":"web","source":"fe80::7","link":"eth0","state":"closing","start_error":"","ports":[],"since_seconds":60,"closes_in_seconds":0}],` +
-			`"failed":[],"bars":[],"more_bars":0,"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
+			`"failed":[],"bars":[],"more_bars":0,"refused":[],"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
 		{"trouble", troubledStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0","links":[],"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00",` +
 			`"config_error":"a.conf:1: no\u000aa.conf:2: \u001b[2J; running with the configuration of 2026","reload_error":"knockd.conf:3: unknown directive \"Colour\"\u000aknockd.conf:4: \u001b[2J\u000a","firewall":"nft` + "\ufffd" + `","firewall_since_seconds":61,"firewall_warnings":["the chain \u001b[2J"],` +
+			`"hidden":[{"door":"ssh","ports":["22:tcp"],"interfaces":["eth0","ppp*"],"except":[]},` +
+			`{"door":"nas","ports":["8443:tcp","53:udp"],"interfaces":[],"except":["10.0.0.0/8","fd00::/8"]}],` +
 			`"open":[{"door":"rdp","source":"192.0.2.7","link":"eth0","state":"failed","start_error":"status 4","ports":[],"since_seconds":2,"closes_in_seconds":8},` +
 			`{"door":"vpn","source":"192.0.2.7","link":"eth0","state":"open","start_error":"signal 9","ports":["22:tcp"],"since_seconds":1,"closes_in_seconds":9}],` +
 			`"failed":[{"door":"a\"\\\u0000\u009b","source":"192.0.2.10","since_seconds":1,"tries":1,"error":"` + "\u2028😀" + `"},` +
@@ -133,6 +151,7 @@ func TestStatusJSON(t *testing.T) {
 			`"bars":[{"door":"vpn","source":"192.0.2.7","link":"","port":"7001:tcp","ends_in_seconds":1},` +
 			`{"door":"vpn","source":"fe80::7","link":"eth0","port":"8001:udp","ends_in_seconds":24},` +
 			`{"door":"web","source":"2001:db8::/64","link":"","port":"7001:tcp","ends_in_seconds":25}],"more_bars":400,` +
+			`"refused":[{"door":"web","source":"2001:db8::7","reason":"\u001b[2J","since_seconds":61},{"door":"ssh","source":"192.0.2.7","reason":"it is barred","since_seconds":5}],` +
 			`"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
 	}
 	for _, test := range tests {
@@ -154,23 +173,39 @@ func TestStatusJSON(t *testing.T) {
 
 // decodedStatus is what other programs have of a status.
 type decodedStatus struct {
-	Version     string          `json:"version"`
-	Pid         int             `json:"pid"`
-	Uptime      int64           `json:"uptime_seconds"`
-	Listening   string          `json:"listening"`
-	Links       []decodedLink   `json:"links"`
-	Config      string          `json:"config"`
-	ConfigRead  string          `json:"config_read"`
-	ConfigError string          `json:"config_error"`
-	ReloadError string          `json:"reload_error"`
-	Firewall    string          `json:"firewall"`
-	FirewallFor int64           `json:"firewall_since_seconds"`
-	FirewallBut []string        `json:"firewall_warnings"`
-	Open        []decodedOpen   `json:"open"`
-	Failed      []decodedFailed `json:"failed"`
-	Bars        []decodedBar    `json:"bars"`
-	MoreBars    int             `json:"more_bars"`
-	Counters    decodedCounters `json:"counters"`
+	Version     string           `json:"version"`
+	Pid         int              `json:"pid"`
+	Uptime      int64            `json:"uptime_seconds"`
+	Listening   string           `json:"listening"`
+	Links       []decodedLink    `json:"links"`
+	Config      string           `json:"config"`
+	ConfigRead  string           `json:"config_read"`
+	ConfigError string           `json:"config_error"`
+	ReloadError string           `json:"reload_error"`
+	Firewall    string           `json:"firewall"`
+	FirewallFor int64            `json:"firewall_since_seconds"`
+	FirewallBut []string         `json:"firewall_warnings"`
+	Hidden      []decodedHidden  `json:"hidden"`
+	Open        []decodedOpen    `json:"open"`
+	Failed      []decodedFailed  `json:"failed"`
+	Bars        []decodedBar     `json:"bars"`
+	MoreBars    int              `json:"more_bars"`
+	Refused     []decodedRefusal `json:"refused"`
+	Counters    decodedCounters  `json:"counters"`
+}
+
+type decodedHidden struct {
+	Door   string         `json:"door"`
+	Ports  []string       `json:"ports"`
+	Links  []string       `json:"interfaces"`
+	Except []netip.Prefix `json:"except"`
+}
+
+type decodedRefusal struct {
+	Door   string     `json:"door"`
+	Source netip.Addr `json:"source"`
+	Reason string     `json:"reason"`
+	Since  int64      `json:"since_seconds"`
 }
 
 type decodedLink struct {
@@ -222,10 +257,16 @@ func (s Status) decoded() decodedStatus {
 		Version: s.Version, Pid: s.Pid, Uptime: int64(s.Uptime.Seconds()), Listening: s.Listening, Config: s.Config,
 		ConfigRead: s.ConfigRead.Format(time.RFC3339), ConfigError: s.ConfigError, ReloadError: s.ReloadError, Firewall: string([]rune(s.Firewall)),
 		FirewallFor: int64(s.FirewallSince.Seconds()), FirewallBut: append([]string{}, s.FirewallWarnings...),
-		Links: []decodedLink{}, Open: []decodedOpen{}, Failed: []decodedFailed{}, Bars: []decodedBar{}, MoreBars: s.MoreBars}
+		Links: []decodedLink{}, Hidden: []decodedHidden{}, Open: []decodedOpen{}, Refused: []decodedRefusal{}, Failed: []decodedFailed{}, Bars: []decodedBar{}, MoreBars: s.MoreBars}
 	d.Counters = decodedCounters(s.Counters)
 	for _, l := range s.Links {
 		d.Links = append(d.Links, decodedLink{l.Name, l.State, append([]netip.Addr{}, l.Addresses...), l.PortOf})
+	}
+	for _, h := range s.Hidden {
+		d.Hidden = append(d.Hidden, decodedHidden{h.Door, append([]string{}, h.Ports...), append([]string{}, h.Links...), append([]netip.Prefix{}, h.Except...)})
+	}
+	for _, r := range s.Refused {
+		d.Refused = append(d.Refused, decodedRefusal{r.Door, r.Source, r.Reason, int64(r.Since.Seconds())})
 	}
 	for _, o := range s.Open {
 		ports := append([]string{}, o.Ports...)
