@@ -517,7 +517,7 @@ func TestStopAtFileLimit(t *testing.T) {
 	w := newWorld(t, 1)
 	dir := t.TempDir()
 	w.must(os.Chmod(dir, 0o777))
-	config := "[a]\n sequence = 7000:udp\n start_command = touch " + dir + "/%IP%\n cmd_timeout = 600\n stop_command = sleep 0.3; rm " + dir + "/%IP%\n"
+	config := "[a]\n sequence = 7000:udp\n start_command = touch " + dir + "/%IP%\n cmd_timeout = 600\n stop_command = sleep 0.1; rm " + dir + "/%IP%\n"
 	d := w.serve(config)
 	x := w.wire(0)
 	const sources = 100
