@@ -180,6 +180,7 @@ func TestMovingOver(t *testing.T) {
 						d = n.serve()
 						n.knockOnce(0)
 					default:
+						n.awaitRecorded()
 						d.signal(unix.SIGKILL)
 						<-d.ended
 						d = n.serve()

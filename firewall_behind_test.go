@@ -172,10 +172,7 @@ func TestBehindLife(t *testing.T) {
 			n.awaitPort(0, port, reached)
 			n.wantPort(1, port, hidden)
 			live := n.dialPort(0, hostAddr, "8443")
-			n.eventually("the journal", func() bool {
-				text, _ := os.ReadFile(n.dir + "/state/journal")
-				return strings.Contains(string(text), "\topen\t")
-			})
+			n.awaitRecorded()
 			d.signal(unix.SIGKILL)
 			<-d.ended
 			n.wantPort(0, port, reached)

@@ -67,8 +67,7 @@ func flushAll(e env, args []string) (err error) {
 	doors := newDoors(e.now, log, Command.start)
 	doors.firewall.configure(newApplier(config).inBackground, nil, false)
 	state.resume(doors, e.now())
-	doors.firewall.flushing.Store(true)
-	doors.patient = true
+	doors.leaveNoTrace()
 	nobody := make(chan Grant)
 	close(nobody)
 	doors.serve(nobody)

@@ -65,6 +65,15 @@ func (n *nativeTest) start(crash string) *running {
 	return n.daemon(cmd, file, log)
 }
 
+// awaitRecorded waits until the journal has a door as open: what is not known to be open is closed by the next daemon.
+func (n *nativeTest) awaitRecorded() {
+	n.Helper()
+	n.eventually("the journal", func() bool {
+		text, _ := os.ReadFile(n.dir + "/state/journal")
+		return strings.Contains(string(text), "\topen\t")
+	})
+}
+
 func (n *nativeTest) serve() *running {
 	n.Helper()
 	d := n.start("")
