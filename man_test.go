@@ -258,6 +258,14 @@ func TestManDirectives(t *testing.T) {
 			t.Errorf("there is no directive %q", name)
 		}
 	}
+	knockd := regexp.MustCompile(`^(UseSyslog|LogFile|PidFile|Interface|Sequence|One_Time_Sequences|Seq_Timeout|TCPFlags|Target|(Start|Stop)_Command(_6)?|Cmd_Timeout)\b`)
+	for heading, n := range map[string]int{"OPTIONS": 4, "What opens it": 5, "What is opened": 5} {
+		for i, name := range listed(heading) {
+			if i < n != knockd.MatchString(name) && heading+name != "What opens itInterface" { // knockd knows it among the options
+				t.Errorf("%s: %s is item %d: knockd's come first", heading, name, i+1)
+			}
+		}
+	}
 	for _, line := range page.under(t) { // wherever the text names one
 		if rest, ok := cutMacro(line, "Ic"); ok {
 			name, _, _ := strings.Cut(rest, " ")
