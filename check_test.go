@@ -194,7 +194,7 @@ at its start serve would run:
     COMMIT
     END
 to open door "open ssh" for 192.0.2.7 it would run:
-    iptables-restore -w -n <<END
+    iptables -w -C SESAME -s 192.0.2.7/32 -p tcp -m tcp --dport 22 -m comment --comment "sesame: open ssh" -j ACCEPT || iptables-restore -w -n <<END
     *filter
     -I SESAME -s 192.0.2.7/32 -p tcp -m tcp --dport 22 -m comment --comment "sesame: open ssh" -j ACCEPT
     COMMIT

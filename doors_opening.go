@@ -272,7 +272,7 @@ func (o *opening) entry() Entry {
 
 // pass is what the firewall is to know of it.
 func (o *opening) pass(now time.Duration) Pass {
-	return Pass{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Behind: o.grant.Door.Behind, Left: o.until - now, In: o.rule.in}
+	return Pass{Door: o.key.door, Source: o.key.source, Link: o.grant.Link, Ports: o.grant.Door.OpenPorts, Behind: o.grant.Door.Behind, Left: o.until - now}
 }
 
 // again takes note that it was granted once more, and returns what is to be said of that.

@@ -379,6 +379,11 @@ func (f *fakeFirewall) inspect() (in Inspection) {
 // runCalls runs calls as the daemon does. run returns standard output.
 func runCalls(calls []Call, run func(argv []string, input string) (string, error)) error {
 	for _, c := range calls {
+		if c.Unless != nil {
+			if _, err := run(c.Unless, ""); err == nil {
+				continue
+			}
+		}
 		_, err := run(c.Argv, c.Input)
 		if err != nil && c.Otherwise != nil {
 			for less := range c.Otherwise {

@@ -68,7 +68,6 @@ type Pass struct {
 	Ports  []Knock
 	Behind []Behind
 	Left   time.Duration // how long still; nft alone makes use of it
-	In     bool          // its rules are there, and it is to have more time
 }
 
 // source is the pass's source without zone, IPv4 not mapped.
@@ -98,8 +97,9 @@ type ending struct {
 
 // Call is a process to run.
 type Call struct {
-	Argv  []string
-	Input string // for Argv's standard input
+	Unless []string // is run first, if there is one; where it succeeds, Argv need not be run
+	Argv   []string
+	Input  string // for Argv's standard input
 	// Otherwise are the inputs for more tries, each if the one before has failed: they ask less and less of the kernel.
 	Otherwise iter.Seq[string]
 }
@@ -107,6 +107,9 @@ type Call struct {
 // String prints the call as a shell would take it.
 func (c Call) String() string {
 	s := strings.Join(quoteWords(c.Argv), " ")
+	if c.Unless != nil {
+		s = strings.Join(quoteWords(c.Unless), " ") + " || " + s
+	}
 	if c.Input != "" {
 		s += " <<END\n" + c.Input + "END"
 	}

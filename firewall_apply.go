@@ -388,6 +388,13 @@ func (a *Applier) look(r Ruleset, in Inspection) (changed bool, err error) {
 }
 
 func (c Call) run(run runner) error {
+	if c.Unless != nil {
+		_, err := run(c.Unless, "")
+		// iptables(8): 1 and 2 are for a rule or chain that is not there; 3 and 4, and a time that is up, say nothing.
+		if status := statusOf(err); err == nil || status != 1 && status != 2 {
+			return err
+		}
+	}
 	_, err := run(c.Argv, c.Input)
 	if err != nil && c.Otherwise != nil {
 		for less := range c.Otherwise {

@@ -296,7 +296,7 @@ func TestCallString(t *testing.T) {
 		want string
 	}{
 		{iptablesFirewall{tools: []iptables{{"ip6tables", true}}}.open(pass, nil)[0],
-			`ip6tables-restore -w -n <<END
+			`ip6tables -w -C SESAME -s 2001:db8::1/128 -p tcp -m tcp --dport 22 -m comment --comment "sesame: ssh" -j ACCEPT || ip6tables-restore -w -n <<END
 *filter
 -I SESAME -s 2001:db8::1/128 -p tcp -m tcp --dport 22 -m comment --comment "sesame: ssh" -j ACCEPT
 COMMIT

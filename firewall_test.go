@@ -823,7 +823,7 @@ func TestNFTOneMore(t *testing.T) {
 	f.build()
 	f.wantPresent(true)
 	calls := f.choice.open(f.pass("10.9.0.2", 100), nil)
-	if len(calls) != 1 || strings.Count(calls[0].Input, "\n") != 3 || !slices.Equal(calls[0].Argv, nftScript) {
+	if len(calls) != 1 || calls[0].Unless != nil || strings.Count(calls[0].Input, "\n") != 3 || !slices.Equal(calls[0].Argv, nftScript) {
 		t.Errorf("the 1,001st: got %v", calls)
 	}
 	f.do(calls)

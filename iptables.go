@@ -134,12 +134,15 @@ func (f iptablesFirewall) allAt(tool int, at place, r Ruleset) (rules []string) 
 	return append(rules, f.strangers(tool, r, true, true)...)
 }
 
-// passScript are lines for the rules of a pass in all places, but for those that others have too.
-func (t iptables) passScript(command string, p Pass, others []Pass) (script string) {
+// passScript are lines for the rules of a pass in all places, but for those that others have too, and one of them.
+func (t iptables) passScript(command string, p Pass, others []Pass) (script, one string) {
 	for _, at := range places {
 		rules := own(p, others, func(p Pass) []string { return t.placeRules(at, p) })
 		if len(rules) == 0 {
 			continue
+		}
+		if one == "" {
+			one = fmt.Sprintf("-t %s -C %s %s", at.table, at.chain, rules[0])
 		}
 		slices.Reverse(rules)                                                       // each is inserted before the one before it
 		if lines := at.script(inChain(command, at.chain, rules)); command == "-D" { // the way in first
@@ -148,7 +151,7 @@ func (t iptables) passScript(command string, p Pass, others []Pass) (script stri
 			script += lines
 		}
 	}
-	return script
+	return script, one
 }
 
 // refusal is the target for what is hidden on a link: what the host's own rules come to there, or else what its kernel
@@ -214,22 +217,28 @@ func (f iptablesFirewall) admit() (calls []Call) {
 	return calls
 }
 
-func (f iptablesFirewall) open(p Pass, others []Pass) []Call {
-	if p.In {
-		return nil
-	}
-	return f.change("-I", p, others)
-}
-
-func (f iptablesFirewall) close(p Pass, others []Pass) []Call { return f.change("-D", p, others) }
-
-// change inserts the rules of a pass, or deletes them.
-func (f iptablesFirewall) change(command string, p Pass, others []Pass) (calls []Call) {
+func (f iptablesFirewall) open(p Pass, others []Pass) (calls []Call) {
 	for _, t := range f.tools {
 		if rules := t.ownRules(p, others); len(rules) > 0 {
-			calls = append(calls, Call{Argv: t.restore(), Input: tableFilter(inChain(command, ourChain, rules))})
+			calls = append(calls, Call{
+				Unless: t.argv("-C " + ourChain + " " + rules[0]), // it stands for all: they have come together
+				Argv:   t.restore(),
+				Input:  tableFilter(inChain("-I", ourChain, rules)),
+			})
 		}
-		if script := t.passScript(command, p, others); script != "" {
+		if script, one := t.passScript("-I", p, others); script != "" {
+			calls = append(calls, Call{Unless: t.argv(one), Argv: t.restore(), Input: script})
+		}
+	}
+	return calls
+}
+
+func (f iptablesFirewall) close(p Pass, others []Pass) (calls []Call) {
+	for _, t := range f.tools {
+		if rules := t.ownRules(p, others); len(rules) > 0 {
+			calls = append(calls, Call{Argv: t.restore(), Input: tableFilter(inChain("-D", ourChain, rules))})
+		}
+		if script, _ := t.passScript("-D", p, others); script != "" {
 			calls = append(calls, Call{Argv: t.restore(), Input: script})
 		}
 	}
