@@ -610,5 +610,28 @@ func neighbours(t *testing.T, parts string) *guest {
 	knock(vlan + " 8888:udp")
 	g.await("10.2.0.2: thrice: OPEN SESAME", 10*time.Second)
 	g.say("  Interface = any: a frame that lan0 and lan0.2 show is one knock\n")
+
+	g.run("sesame init walk --port 22 --host " + vlan + " >/tmp/line 2>/tmp/told && grep -q 'sesame try$' /tmp/told")
+	g.run(there + "env HOME=/tmp sesame add </tmp/line")
+	if out, status := g.try("sleep 4 | sesame try 1s"); status != 1 || !strings.Contains(out, "it was not kept: ") {
+		t.Errorf("sesame try 1s: got exit status %d, %s", status, out)
+	}
+	if out, status := g.try(there + "env HOME=/tmp sesame knock --retries 0 --timeout 2 walk"); status == 0 {
+		t.Errorf("not kept, and yet the door opens: %s", out)
+	}
+	g.run("sesame close --all; { sleep 99 | sesame try 99s >/tmp/tried 2>&1; } & ")
+	g.until("grep -q 'Press Enter' /tmp/tried")
+	g.say("  sesame init walk --port 22 | sesame add; sesame try, and nobody keeps it: as before\n")
+	for _, when := range []string{"sesame try again: it opens, and is kept", "kill -9: it opens"} {
+		g.run(there + "env HOME=/tmp sesame knock walk")
+		g.opens(func() string { return connect(vlan) })
+		g.say("  %s\n", when)
+		if strings.HasPrefix(when, "kill") {
+			break
+		}
+		g.run("sesame try --keep; sesame close --all")
+		g.run("kill -9 $(pidof sesame)")
+		g.until("sesame status")
+	}
 	return g
 }
