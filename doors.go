@@ -17,7 +17,7 @@ type Doors struct {
 	now func() time.Duration
 	doorNews
 	began   time.Duration
-	patient bool // at the end it waits for what the firewall is doing, too, which has limits of its own
+	patient bool // at the end it waits, too, for the firewall's first try to leave no trace, which has limits of its own
 }
 
 // doorNews is what the doors hear beside grants, and what they say of the daemon.
@@ -95,6 +95,7 @@ func (d *Doors) serve(grants <-chan Grant) {
 			d.end(d.now(), e.job, e.outcome)
 		case done := <-d.firewall.done:
 			d.applied(d.now(), done)
+			d.patient = d.patient && done.err == nil
 		case news := <-d.changed:
 			d.firewall.hear(news)
 		case s := <-d.settings:
