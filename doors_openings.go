@@ -65,6 +65,9 @@ func (d *openings) grant(now time.Duration, g Grant) {
 		d.logs.printf(now, g.Door.Name, "%v: %s: not opened: %v", g.Source, g.Door.Name, err)
 		return
 	}
+	if g.Door.hasCode() {
+		d.crash("code used")
+	}
 	d.admit(now, g)
 }
 

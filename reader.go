@@ -63,7 +63,8 @@ type Reader struct {
 	translations *Translations
 	sources      *Sources // nil: each source is believed
 	drops        Throttle
-	meter        *Meter // where the counts are told
+	meter        *Meter        // where the counts are told
+	codesWait    func() string // why no code opens a door now, or ""
 	statsAt      time.Duration
 	pollFds      [1 + maxCaptures]unix.PollFd
 	hit          Hit
@@ -72,6 +73,7 @@ type Reader struct {
 	wall         func() time.Duration // since 1970
 	ahead        time.Duration        // of the wall clock, compared to now
 	stepped      bool                 // the wall clock, since the batch before
+	step         uint32               // that codes are in now
 
 	packets, lost, hits, sent uint64 // sent: grants; lost: by the kernel
 }
@@ -161,7 +163,9 @@ const maxSlew = 5 * time.Millisecond
 func (r *Reader) begin() {
 	r.hit.When = r.batchTime // nothing that comes was there at the batch before
 	r.batchTime = r.now()
-	ahead := r.wall() - r.batchTime
+	wall := r.wall()
+	ahead := wall - r.batchTime
+	r.step = codeStep(wall)
 	r.stepped = (ahead - r.ahead).Abs() > maxSlew
 	r.ahead = ahead
 }
@@ -206,7 +210,7 @@ func (r *Reader) follow(plan Plan) {
 // maxBarsShown bounds how many bars an answer names. A flood from many sources can cause thousands.
 const maxBarsShown = 100
 
-// answer lists the bars in force, or lifts those of one source. To close the doors of all sources lifts none: who wants
+// answer lists the bars in force and the doors that ask for more codes, or lifts those of one source. To close the doors of all sources lifts none: who wants
 // everything shut does not want to let in whom a bar keeps out.
 func (r *Reader) answer(q Request) (a Answer) {
 	r.plan.matcher.eachBar(r.now(), func(b Bar) (lift bool) {
@@ -226,6 +230,12 @@ func (r *Reader) answer(q Request) (a Answer) {
 			a.Status.MoreBars++
 		}
 		return false
+	})
+	if len(r.plan.matcher.coded) > 0 {
+		a.Status.CodesWait = r.codesWait()
+	}
+	r.plan.matcher.eachAsking(r.now(), func(d *Door, codes int, left time.Duration) {
+		a.Status.Codes = append(a.Status.Codes, AskedCodes{d.Name, codes, left})
 	})
 	return a
 }
@@ -288,7 +298,7 @@ func (r *Reader) receive(f *Frame) {
 	default:
 		return
 	}
-	r.hit = Hit{When: r.cameAt(f)}
+	r.hit = Hit{When: r.cameAt(f), Step: r.step}
 	link := r.plan.links[f.Link]
 	if link == nil || !link.listened() {
 		r.ignored(f, "no Interface names the link")
@@ -327,7 +337,7 @@ func (r *Reader) receive(f *Frame) {
 	case Ignored:
 		if r.debug != nil {
 			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not for its source, at this address or interface, or with these flags (%s)",
-				r.hit.Knock, r.hit.flags()))
+				r.shown(), r.hit.flags()))
 		}
 		return
 	}
@@ -342,7 +352,7 @@ func (r *Reader) report(steps []Step) {
 	for i := range steps {
 		s := &steps[i]
 		switch s.Kind {
-		case Advanced, TimedOut, Barred, Swallowed:
+		case Advanced, TimedOut, Barred, Swallowed, WrongCode, NextCode, MoreCodes:
 			if s.Told || !r.steps.allow(r.batchTime) {
 				continue
 			}
@@ -357,6 +367,12 @@ func (r *Reader) report(steps []Step) {
 			r.log.printf("%s: %s: barred for %v: it has hit ports near the knocks", s.who(), s.Door.Name, s.Door.SeqTimeout)
 		case Swallowed:
 			r.log.printf("%v: %s: not opened: it is barred: sesame close %q %[1]v lifts the bar", s.source(), s.Door.Name, s.Door.Name)
+		case WrongCode:
+			r.log.printf("%v: %s: wrong code%s", s.source(), s.Door.Name, s.clock())
+		case NextCode:
+			r.log.printf("%v: %s: the code is right: the next one is needed, too: knock again with it", s.source(), s.Door.Name)
+		case MoreCodes:
+			r.log.printf("%s: too many wrong codes: until there were none for an hour, it takes %d codes in a row, each knocked with the whole sequence", s.Door.Name, s.Stage)
 		case Opened:
 			opened := r.opened.of(s.Door.Name)
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
@@ -365,7 +381,7 @@ func (r *Reader) report(steps []Step) {
 				continue
 			}
 			opened.printfNamed(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
-			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].input(r.plan.links).Name, When: r.batchTime, Hit: s.Hit}
+			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].input(r.plan.links).Name, When: r.batchTime, Hit: s.Hit, Step: s.Code}
 			select {
 			case r.grants <- grant:
 				r.sent++
@@ -391,6 +407,18 @@ func (r *Reader) forged() error {
 	return r.sources.refuses(r.batchTime, q)
 }
 
+// clock says what may be wrong with a wrong code: it is one of another time.
+func (s *Step) clock() string {
+	off := time.Duration(s.Stage) * codeTime
+	switch {
+	case off > 0:
+		return fmt.Sprintf(": it is that of %v ahead: is the clock here slow, or the phone's fast?", off)
+	case off < 0:
+		return fmt.Sprintf(": it is that of %v ago: is the clock here fast, or the phone's slow? Or somebody repeats it", -off)
+	}
+	return ""
+}
+
 // source is the address that the step is about.
 func (s *Step) source() netip.Addr { return netip.AddrFrom16(s.From).Unmap() }
 
@@ -409,6 +437,16 @@ func (r *Reader) ignored(f *Frame, why string) {
 	}
 }
 
+// shown is the port of the last hit; of one that can be a half of a code, not which: the code may still be good.
+func (r *Reader) shown() string {
+	for _, d := range r.plan.matcher.coded {
+		if d.takesHalf(r.hit.Knock) {
+			return fmt.Sprintf("%d-%d:%v", d.TOTP.base, d.TOTP.base+codeHalves-1, r.hit.Knock.Proto)
+		}
+	}
+	return r.hit.Knock.String()
+}
+
 // outcomes are for -D what became of a hit, where there is no more to say of it.
 var outcomes = map[StepKind]string{
 	Opened:    "the sequence is complete",
@@ -420,12 +458,15 @@ var outcomes = map[StepKind]string{
 	Warned:    "a decoy, near a knock: a different one within Seq_Timeout bars the source",
 	Barred:    "a decoy, near a knock, and not the first: it is barred for Seq_Timeout",
 	Swallowed: "the sequence is complete, but the source is barred",
+	WrongCode: "a wrong code",
+	NextCode:  "the sequence is complete, and the next code is needed, too",
+	MoreCodes: "too many wrong codes: it takes more in a row",
 }
 
 // explain says for -D why a hit counted or did not.
 func (r *Reader) explain(steps []Step) {
 	h := &r.hit
-	what := fmt.Sprintf("hit: %v -> %v", netip.AddrPortFrom(h.source(), h.FromPort), h.Knock)
+	what := fmt.Sprintf("hit: %v -> %v", netip.AddrPortFrom(h.source(), h.FromPort), r.shown())
 	if h.Knock.Proto == tcp {
 		what += " (" + h.flags() + ")"
 	}
