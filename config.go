@@ -550,7 +550,7 @@ func (p *configParser) checkPorts(s *section, d *Door) {
 // checkCodes finds ports among those of codes that mean something else, and secrets that are short.
 func (p *configParser) checkCodes() {
 	for i, d := range p.config.Doors {
-		if !d.hasCode() {
+		if !d.hasCode() || d.TOTP.secret == "" { // which has been told
 			continue
 		}
 		if n := len(d.TOTP.secret); n < shortSecret {

@@ -238,6 +238,7 @@ func readSequence[K interface{ half() bool }](p *ini, value string, parse func(i
 	}
 	if halves > 0 && (halves > 2 || sequence[0].half() || len(sequence) > maxKnocks) {
 		p.fail("Sequence: totp stands there once, after a knock, and as two of %d knocks at most: Sequence = 7000, totp", maxKnocks)
+		return nil
 	}
 	return sequence
 }

@@ -12,8 +12,6 @@ import (
 	"time"
 )
 
-const testSecret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
-
 // withCodes has the ports of codes in the places of words such as 1000a and 1000b: the halves of the code of step 1000.
 func withCodes(t TOTP, script string) string {
 	return regexp.MustCompile(`\b(\d+)([ab])\b`).ReplaceAllStringFunc(script, func(word string) string {

@@ -10,6 +10,8 @@ import (
 )
 
 // TestTOTP has the vectors of RFC 6238, appendix B, of whose eight digits the last six are shown, and RFC 4226's, appendix D.
+const testSecret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+
 func TestTOTP(t *testing.T) {
 	secret := TOTP{"12345678901234567890", defaultBase}
 	for at, want := range map[int64]uint32{59: 94287082, 1111111109: 7081804, 1111111111: 14050471, 1234567890: 89005924, 2000000000: 69279037, 20000000000: 65353130} {
