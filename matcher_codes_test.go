@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -190,6 +191,43 @@ func TestMillionCodes(t *testing.T) {
 		at := time.Duration(i+1) * codeTime
 		if got := guess(t, m, at, "192.0.2.99", &seq, m.doors[0].TOTP.code(scriptStep+uint32(i)+1)); got != want {
 			t.Errorf("code %d of the owner's: opened is %v, want %v", i+1, got, want)
+		}
+	}
+}
+
+// TestOdds has the manual's table of how many of those who guess for a day get in. They know the other knocks.
+func TestOdds(t *testing.T) {
+	m := newMatcher(testDoors(t, "[a] Sequence = 7000, totp | TOTP = "+testSecret), 64)
+	c := &m.codes[0]
+	// Who is patient guesses only while one code is enough: each guess counts, whoever makes it.
+	const day = 24 * time.Hour
+	slow, seq := 0, uint32(0)
+	for at := time.Duration(0); at < day; at += time.Second {
+		if c.needed(at) == 1 {
+			guess(t, m, at, fmt.Sprintf("192.0.2.%d", slow%256), &seq, 1002)
+			slow++
+		} else {
+			at += c.quiet(at) - time.Second
+		}
+	}
+	if slow != wrongCodes*24 {
+		t.Errorf("got %d guesses at one code in a day, want %d", slow, wrongCodes*24)
+	}
+	// Who is not has a chance of three codes in a million, and then of one for each that must follow.
+	const each, next = 3. / (codeHalves * codeHalves), 1. / (codeHalves * codeHalves)
+	text, err := os.ReadFile("man/knockd.conf.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	odds := func(chance float64) string {
+		n := int(1/chance + .5)
+		return strings.TrimPrefix(fmt.Sprintf("1 in %d,%03d", n/1000, n%1000), "0,")
+	}
+	for who, rate := range map[string]float64{"one address, 1,000 a second": 1e3, "an IPv6 /48, 100,000 a second": 1e5, "10,000 hosts, 1,000,000 a second": 1e6} {
+		fast := each * (wrongCodes + (manyWrong-wrongCodes)*next + (rate*day.Seconds()-manyWrong)*next*next)
+		want := fmt.Sprintf("\n.It %s Ta %s Ta %s\n", who, strings.Replace(odds(float64(slow)*each), "0,", "", 1), odds(fast))
+		if !strings.Contains(string(text), want) {
+			t.Errorf("knockd.conf(5) has not: %s", want)
 		}
 	}
 }

@@ -368,7 +368,7 @@ func (r *Reader) report(steps []Step) {
 		case Swallowed:
 			r.log.printf("%v: %s: not opened: it is barred: sesame close %q %[1]v lifts the bar", s.source(), s.Door.Name, s.Door.Name)
 		case WrongCode:
-			r.log.printf("%v: %s: wrong code%s", s.source(), s.Door.Name, s.clock())
+			r.log.printf("%v: %s: %s", s.source(), s.Door.Name, s.wrongCode())
 		case NextCode:
 			r.log.printf("%v: %s: the code is right: the next one is needed, too: knock again with it", s.source(), s.Door.Name)
 		case MoreCodes:
@@ -407,16 +407,15 @@ func (r *Reader) forged() error {
 	return r.sources.refuses(r.batchTime, q)
 }
 
-// clock says what may be wrong with a wrong code: it is one of another time.
-func (s *Step) clock() string {
-	off := time.Duration(s.Stage) * codeTime
-	switch {
+// wrongCode says what may be wrong with a code: it is one of another time.
+func (s *Step) wrongCode() string {
+	switch off := time.Duration(s.Stage) * codeTime; {
 	case off > 0:
-		return fmt.Sprintf(": it is that of %v ahead: is the clock here slow, or the phone's fast?", off)
+		return fmt.Sprintf("wrong code: it is that of %v ahead: the clock here is slow, or the phone's is fast", off)
 	case off < 0:
-		return fmt.Sprintf(": it is that of %v ago: is the clock here fast, or the phone's slow? Or somebody repeats it", -off)
+		return fmt.Sprintf("wrong code: it is that of %v ago: somebody repeats it, or the clock here is fast, or the phone's is slow", -off)
 	}
-	return ""
+	return "wrong code"
 }
 
 // source is the address that the step is about.
@@ -458,7 +457,7 @@ var outcomes = map[StepKind]string{
 	Warned:    "a decoy, near a knock: a different one within Seq_Timeout bars the source",
 	Barred:    "a decoy, near a knock, and not the first: it is barred for Seq_Timeout",
 	Swallowed: "the sequence is complete, but the source is barred",
-	WrongCode: "a wrong code",
+	WrongCode: "wrong code",
 	NextCode:  "the sequence is complete, and the next code is needed, too",
 	MoreCodes: "too many wrong codes: it takes more in a row",
 }
