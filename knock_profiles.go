@@ -125,7 +125,7 @@ func (p *profileParser) finish(s *section, to *profile) {
 	_, notPort := parseKnock(to.host)
 	err := to.contradictions(to.host, to.sequence, nil)
 	switch {
-	case wrong: // what is missing may be the line that is
+	case wrong || to.ports != "" && to.sequence == nil: // what is missing may be the line that is
 	case to.host == "" || strings.ContainsAny(to.host, " \t,") || notPort == nil:
 		p.failSecret(to.host, "one host is needed: host = 192.0.2.1")
 	case (to.ports == "") == (to.oneTime == ""):

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -229,5 +230,66 @@ func TestOdds(t *testing.T) {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("knockd.conf(5) has not: %s", want)
 		}
+	}
+}
+
+// TestCodesAtRandom has few sources at few doors in a table that is too small, and what is in it agree all the time, also over
+// reloads. A door opens only to who has knocked as many codes in a row as it asks for.
+func TestCodesAtRandom(t *testing.T) {
+	const text = "[a] Sequence = 7000, totp, 7000, 9000 | TOTP = " + testSecret + "\n[b] Sequence = 9000, 7000, totp:udp | Strict = yes | Seq_Timeout = 20 | TOTP = " + testSecret
+	random := rand.New(rand.NewPCG(4226, 6238))
+	m := newMatcher(testDoors(t, text), 6)
+	secret := m.doors[0].TOTP
+	opened, asked := 0, map[int]int{}
+	now := time.Duration(0)
+	var next [6][]Knock // what each source will knock, if it does not go wrong
+	for n := range 200000 {
+		now += time.Duration(random.ExpFloat64() * float64([]time.Duration{time.Second / 2, 10 * time.Second}[n/50000%2]))
+		from := random.IntN(len(next))
+		hit := testHit(now, fmt.Sprintf("192.0.2.%d", from), Knock{7001, tcp}, uint32(n/(1+random.IntN(2))))
+		hit.Step = scriptStep + uint32(now/codeTime)
+		if len(next[from]) == 0 {
+			d := m.doors[random.IntN(2)]
+			for row := range uint32(1 + random.IntN(3)) {
+				knocks := slices.Clone(d.Sequence)
+				for i, port := range secret.ports(secret.code(hit.Step + row - uint32(random.IntN(2)))) {
+					knocks[d.CodeAt+i].Port = port
+				}
+				next[from] = append(next[from], knocks...)
+			}
+		}
+		switch random.IntN(12) {
+		case 0: // a decoy
+		case 1:
+			hit.Knock = next[from][random.IntN(len(next[from]))]
+		case 2:
+			hit.Knock = Knock{20001, []Protocol{tcp, udp}[random.IntN(2)]}
+		default:
+			hit.Knock, next[from] = next[from][0], next[from][1:]
+		}
+		if hit.Knock.Proto == udp {
+			hit.Flags, hit.Seq = 0, 0
+		}
+		_, steps := m.Observe(&hit, nowhereServed)
+		for _, s := range steps {
+			if s.Kind == Opened {
+				opened++
+				asked[m.codes[s.door].needed(now)]++
+				if s.Code+1 < hit.Step-2 || s.Code > hit.Step+1 {
+					t.Fatalf("opened by the code of step %d in step %d", s.Code, hit.Step)
+				}
+			}
+		}
+		checkMatcher(t, m)
+		if n%5000 == 0 {
+			next := newMatcher(testDoors(t, text), 6)
+			next.adopt(m)
+			m = next
+			checkMatcher(t, m)
+		}
+	}
+	t.Logf("%d openings, by codes asked for: %v", opened, asked)
+	if asked[1] < 10 || asked[2] == 0 {
+		t.Errorf("%d openings, by codes asked for: %v: the test shows nothing", opened, asked)
 	}
 }
