@@ -23,6 +23,7 @@ type codesTest struct {
 
 func newCodesTest(t *testing.T) *codesTest {
 	c := &codesTest{nativeTest: newNativeTest(t, firewallHosts[0], "[ssh]\n\tsequence = 7000, totp\n\ttotp = "+testSecret+"\n\topen_ports = 22\n\tcmd_timeout = 600\n\thide = yes\n")}
+	c.config = strings.Replace(c.config, c.dir+"/state", onDisk(t)+"/state", 1)
 	c.clock = filepath.Join(c.dir, "clock")
 	c.env = append(c.env, "SESAME_TEST_CLOCK="+c.clock)
 	c.set(1_900_000_000)
@@ -66,6 +67,41 @@ func (c *codesTest) refused(d *running, i int, code [2]string) {
 	c.wantPort(i, hostSSH, hidden)
 }
 
+// client is our client at client 0, with the door's profile.
+func (c *codesTest) client(args ...string) clientRun {
+	c.Helper()
+	cmd := sesame("sesame", append([]string{"knock"}, args...)...)
+	cmd.Env = append(cmd.Env, "XDG_CONFIG_HOME="+c.dir, "SESAME_TEST_CLOCK="+c.clock)
+	c.must(os.MkdirAll(c.dir+"/sesame", 0o700))
+	c.must(os.WriteFile(c.dir+"/sesame/profiles", []byte("[home]\nhost = 10.9.0.1\nsequence = 7000, totp\ntotp = "+testSecret+"\nverify = 22\ntimeout = 1\n"), 0o600))
+	return c.callCmd(0, cmd)
+}
+
+// TestCodesGuessed has somebody guess, who knows the other knocks: the door asks for two codes in a row, log and status say so, and
+// our client has them.
+func TestCodesGuessed(t *testing.T) {
+	c := newCodesTest(t)
+	d := c.serve()
+	code := c.code(0)
+	wrong := "20999"
+	if code[0] == wrong {
+		wrong = "20998"
+	}
+	for range wrongCodes {
+		c.knock(1, "-d20", hostAddr, "7000", wrong)
+	}
+	d.await("ssh: too many wrong codes: until there were none for an hour, it takes 2 codes in a row")
+	if out, _ := c.tool("status", "-s", c.socket); !strings.Contains(out, "\nssh takes 2 codes in a row, as wrong ones came: for 3") {
+		t.Errorf("the status: %s", out)
+	}
+	c.knock(0, "-d20", hostAddr, "7000", code[0], code[1])
+	d.await("10.9.0.2: ssh: the code is right: the next one is needed, too")
+	c.wantPort(0, hostSSH, hidden)
+	c.wantCall(c.client("home"), 0, "10.9.0.1 port 22: open in .*\n", "")
+	d.stop()
+	c.flushed()
+}
+
 // TestCodesOpen has codes knocked by programs that others have written, and by ours. None of them opens twice: not at once, from
 // elsewhere, after a restart, or by a clock that was set back; and no log has a code in it.
 func TestCodesOpen(t *testing.T) {
@@ -88,18 +124,10 @@ func TestCodesOpen(t *testing.T) {
 		}
 	}
 	// Our client finds the code itself, and after a restart the daemon knows what is used.
-	profiles := t.TempDir()
-	c.must(os.Mkdir(profiles+"/sesame", 0o700))
-	c.must(os.WriteFile(profiles+"/sesame/profiles", []byte("[home]\nhost = 10.9.0.1\nsequence = 7000, totp\ntotp = "+testSecret+"\nverify = 22\n"), 0o600))
-	client := func(i int, args ...string) clientRun {
-		cmd := sesame("sesame", append([]string{"knock"}, args...)...)
-		cmd.Env = append(cmd.Env, "XDG_CONFIG_HOME="+profiles, "SESAME_TEST_CLOCK="+c.clock)
-		return c.callCmd(i, cmd)
-	}
 	c.set(c.now + 60)
 	code := c.code(0)
-	c.wantCall(client(0, "--show", "home"), 0, fmt.Sprintf("10.9.0.1 7000 %s %s\nfor 50 seconds\n", code[0], code[1]), "")
-	c.wantCall(client(0, "home"), 0, "10.9.0.1 port 22: open in .*\n", "")
+	c.wantCall(c.client("--show", "home"), 0, fmt.Sprintf("10.9.0.1 7000 %s %s\nfor 50 seconds\n", code[0], code[1]), "")
+	c.wantCall(c.client("home"), 0, "10.9.0.1 port 22: open in .*\n", "")
 	c.wantPort(0, hostSSH, reached)
 	c.close(0)
 	c.refused(d, 1, code)
@@ -122,6 +150,34 @@ func TestCodesOpen(t *testing.T) {
 	if ports := regexp.MustCompile(`\b20[0-9]{3}\b`).FindAllString(strings.ReplaceAll(said, "20000-20999:tcp", ""), -1); ports != nil || !strings.Contains(said, "-> 7000:tcp") {
 		t.Errorf("the log has the ports of codes in it: %v", ports)
 	}
+	c.flushed()
+}
+
+// TestCodesWait has a StateDir in memory, as a router's: codes wait for the kernel to say that its clock is synchronised, which it does
+// on a machine with an NTP client.
+func TestCodesWait(t *testing.T) {
+	c := newCodesTest(t)
+	folder, err := os.MkdirTemp("/dev/shm", "sesame-test-")
+	c.must(err)
+	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	c.config = regexp.MustCompile(`StateDir = .*`).ReplaceAllString(c.config, "StateDir = "+folder+"/state")
+	d := c.serve()
+	d.await("warning: " + folder + "/state is in memory: after a boot, codes open nothing before an NTP client has set the clock")
+	code := c.code(0)
+	c.knock(0, "-d20", hostAddr, "7000", code[0], code[1])
+	out, _ := c.tool("status", "-s", c.socket)
+	waits := strings.Contains(out, "\nno code opens a door now: "+folder+"/state is in memory, and the clock is not set yet: is there an NTP client?\n")
+	if synced := clockSynced(); waits == synced {
+		t.Errorf("the clock is synchronised: %v, and the status: %s", synced, out)
+	}
+	if waits {
+		d.await("10.9.0.2: ssh: not opened: " + folder + "/state is in memory, and the clock is not set yet")
+		c.wantPort(0, hostSSH, hidden)
+	} else {
+		c.awaitPort(0, hostSSH, reached)
+		c.refused(d, 1, code)
+	}
+	d.stop()
 	c.flushed()
 }
 

@@ -266,6 +266,9 @@ func (k *knockClient) open() (opened *connection, err error) {
 	if !k.quiet {
 		fmt.Fprintf(k.stderr, "port %d stayed shut: check the sequence and the port; after wrong knocks, the daemon ignores an address for a while, "+
 			"%.0f s by default; knocks may be lost on the way, or overtake each other (try -d 500): its log shows those that came\n", k.port, defaultSeqTimeout.Seconds())
+		if k.profile.totp.secret != "" {
+			fmt.Fprintf(k.stderr, "codes need a clock that is right to half a minute: this one says %s\n", k.date().Format(time.DateTime))
+		}
 	}
 	return nil, statusShut
 }

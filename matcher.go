@@ -764,6 +764,16 @@ func (c *codes) needed(now time.Duration) int {
 	return 1 + c.more
 }
 
+// fail takes note of a wrong code.
+func (c *codes) fail(now time.Duration) {
+	c.wrong[c.n%wrongCodes] = now
+	if c.n++; c.n >= manyWrong && c.more > 0 {
+		c.more = 2
+	} else if c.n >= wrongCodes && now-c.wrong[c.n%wrongCodes] < time.Hour {
+		c.more = max(c.more, 1)
+	}
+}
+
 // quiet is how long it takes until an hour has been.
 func (c *codes) quiet(now time.Duration) time.Duration {
 	return c.wrong[(c.n-1)%wrongCodes] + time.Hour - now
@@ -780,44 +790,35 @@ func (m *Matcher) half(a *attempt, hit *Hit, live uint32) (mask uint32, again bo
 		}
 	}
 	first, off := uint32(1)<<d.CodeAt, 0
-	isHalf := func(i int, code uint32) bool { return d.TOTP.ports(code)[i] == hit.Knock.Port }
-	if live >= first<<1 {
-		if code := d.TOTP.code(a.step); isHalf(0, code) || isHalf(1, code) {
-			return 0, true
-		}
+	if live >= first<<1 && slices.Contains(d.TOTP.ports(d.TOTP.code(a.step)), hit.Knock.Port) {
+		return 0, true
 	}
-	for i := len(c.near) - 1; i >= 0; i-- { // a step that is used up is used up with those before it
-		isFirst := isHalf(0, c.near[i])
+	for i := len(c.near) - 1; i >= 0; i-- { // the latest: those before it are used up with it
+		ports := d.TOTP.ports(c.near[i])
 		switch {
-		case live&first == 0 && live&(first>>1) != 0 && isFirst:
+		case live&first == 0 && live&(first>>1) != 0 && ports[0] == hit.Knock.Port:
 			a.decoy = hit.Knock
 			return first, false
-		case live&first == 0 || !isHalf(1, c.near[i]) || d.TOTP.ports(c.near[i])[0] != a.decoy.Port:
-		case i >= farSteps-1 && i <= farSteps+1:
-			switch step := hit.Step + uint32(i) - farSteps; step {
-			case a.step:
-			case a.step + 1:
-				a.row, a.step = a.row+1, step
-			default:
-				a.row, a.step = 1, step
-			}
-			return first << 1, false
-		default:
+		case live&first == 0 || ports[0] != a.decoy.Port || ports[1] != hit.Knock.Port:
+		case i < farSteps-1 || i > farSteps+1:
 			off = i - farSteps
+		default:
+			step := hit.Step + uint32(i) - farSteps
+			if step == a.step+1 {
+				a.row++
+			} else if step != a.step {
+				a.row = 1
+			}
+			a.step = step
+			return first << 1, false
 		}
 	}
 	if live&first != 0 && a.decoy == hit.Knock {
 		return 0, true
 	}
 	needed := c.needed(hit.When)
-	c.wrong[c.n%wrongCodes] = hit.When
-	if c.n++; c.n >= manyWrong && c.more > 0 {
-		c.more = 2
-	} else if c.n >= wrongCodes && hit.When-c.wrong[c.n%wrongCodes] < time.Hour {
-		c.more = max(c.more, 1)
-	}
 	m.step(WrongCode, a, off)
-	if c.needed(hit.When) > needed {
+	if c.fail(hit.When); c.more >= needed {
 		m.step(MoreCodes, a, 1+c.more)
 	}
 	return 0, false

@@ -333,7 +333,7 @@ func TestReaderCodes(t *testing.T) {
 	}
 	code := func(step uint32) []uint16 {
 		ports := doors[0].TOTP.ports(doors[0].TOTP.code(step))
-		return append([]uint16{7000}, ports[:]...)
+		return append([]uint16{7000}, ports...)
 	}
 	knock(flagSYN, code(1000)[1:]...)
 	knock(flagACK, code(1000)...)

@@ -64,8 +64,8 @@ func (t TOTP) code(step uint32) uint32 {
 }
 
 // ports are those of a code's halves.
-func (t TOTP) ports(code uint32) [2]uint16 {
-	return [2]uint16{t.base + uint16(code/codeHalves), t.base + uint16(code%codeHalves)}
+func (t TOTP) ports(code uint32) []uint16 {
+	return []uint16{t.base + uint16(code/codeHalves), t.base + uint16(code%codeHalves)}
 }
 
 // key names the secret where it must not stand.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/hmac"
 	stdsha1 "crypto/sha1"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,7 @@ func TestTOTP(t *testing.T) {
 			t.Errorf("the step at %v: got %d, want %d", at, got, want)
 		}
 	}
-	if got := secret.ports(493027); got != [2]uint16{20493, 20027} {
+	if got := secret.ports(493027); !slices.Equal(got, []uint16{20493, 20027}) {
 		t.Errorf("the ports of 493 027: got %v", got)
 	}
 }
