@@ -53,7 +53,7 @@ func (o checkOptions) check(e env) error {
 	if err == nil {
 		warnings = append(warnings, hostWarnings(c, o.onlyIPv4)...)
 		file, _ := filepath.Abs(o.config)
-		if slices.ContainsFunc(c.Doors, (*Door).hasCode) {
+		if c.hasCodes() {
 			if w := newCodeSteps(e, c, file).warning(); w != "" {
 				warnings = append(warnings, fmt.Sprintf("%s: %s", c.File, w))
 			}
@@ -84,9 +84,9 @@ func (o checkOptions) check(e env) error {
 
 // servedCodes finds ports of this host's services among those of codes. Knocks there would be connections.
 func servedCodes(c *Config) error {
+	served, _ := servedPorts(procNet) // serve asks anew, and says what is wrong
 	for _, d := range c.Doors {
-		served, err := servedPorts(procNet)
-		if i := slices.IndexFunc(served, d.takesHalf); err == nil && i >= 0 {
+		if i := slices.IndexFunc(served, d.takesHalf); i >= 0 {
 			return fmt.Errorf("%s:%d: door %q: TOTP: something on this host listens on %v, which is among the ports of its codes: "+
 				"write another base: TOTP = SECRET 30000", c.File, d.line("TOTP"), d.Name, served[i])
 		}

@@ -314,7 +314,7 @@ func TestCheckCodes(t *testing.T) {
 		return fmt.Sprintf("[options]\nStateDir = %s\n[a]\nSequence = 7, totp\nTOTP = %s %d\nCommand = true\n", onDisk(t), testSecret, base)
 	}
 	file := writeConfig(t, door(10000))
-	for mode, want := range map[os.FileMode]string{0o600: "", 0o644: "sesame check: " + file + ": others can read it, and it holds the secret of a door's codes: chmod 600 " + file + "\n"} {
+	for mode, want := range map[os.FileMode]string{0o600: "", 0o644: "sesame check: " + file + ": others can read it, and it holds the secret: chmod 600 " + file + "\n"} {
 		if err := os.Chmod(file, mode); err != nil {
 			t.Fatal(err)
 		}

@@ -2,7 +2,7 @@ package main
 
 import (
 	"bytes"
-	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"math/bits"
@@ -637,6 +637,8 @@ func (c *Config) commands() (doors []string) {
 	return doors
 }
 
+func (c *Config) hasCodes() bool { return slices.ContainsFunc(c.Doors, (*Door).hasCode) }
+
 // files are those that are opened or removed while the daemon runs; "" is none.
 func (c *Config) files() []string {
 	files := []string{c.File, c.LogFile, c.PidFile}
@@ -663,10 +665,13 @@ func openConfig(file string) (*Config, error) {
 		return nil, err
 	}
 	c.text = text.Bytes()
-	if info, statErr := f.Stat(); statErr == nil && othersRead(info) && slices.ContainsFunc(c.Doors, (*Door).hasCode) {
-		return c, cmp.Or(err, fmt.Errorf("%s: others can read it, and it holds the secret of a door's codes: chmod 600 %s", file, file))
-	} else if statErr == nil && othersRead(info) {
-		c.Warnings = append(c.Warnings, fmt.Sprintf("%s: others can read it, and it holds the secret: chmod 600 %s", file, file))
+	if info, statErr := f.Stat(); statErr == nil && othersRead(info) {
+		warning := fmt.Sprintf("%s: others can read it, and it holds the secret: chmod 600 %s", file, file)
+		if !c.hasCodes() {
+			c.Warnings = append(c.Warnings, warning)
+		} else if err == nil {
+			err = errors.New(warning)
+		}
 	}
 	return c, err
 }

@@ -210,8 +210,8 @@ func (r *Reader) follow(plan Plan) {
 // maxBarsShown bounds how many bars an answer names. A flood from many sources can cause thousands.
 const maxBarsShown = 100
 
-// answer lists the bars in force and the doors that ask for more codes, or lifts those of one source. To close the doors of all sources lifts none: who wants
-// everything shut does not want to let in whom a bar keeps out.
+// answer lists the bars in force, and the doors that ask for more codes, or lifts the bars of one source. To close the doors of all
+// sources lifts none: who wants everything shut does not want to let in whom a bar keeps out.
 func (r *Reader) answer(q Request) (a Answer) {
 	r.plan.matcher.eachBar(r.now(), func(b Bar) (lift bool) {
 		s := BarredSource{Door: b.Door.Name, Source: b.source(), Decoy: b.Decoy, EndsIn: b.Left}

@@ -41,7 +41,7 @@ func (s *State) bring(e env, l *Listener, file string, first bool) (next *State,
 	if first {
 		next.codes = newCodeSteps(e, l.config, file)
 	}
-	if slices.ContainsFunc(l.config.Doors, (*Door).hasCode) {
+	if l.config.hasCodes() {
 		if w := next.codes.warning(); w != "" {
 			next.notes = append(next.notes, "warning: "+w)
 		}
