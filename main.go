@@ -23,7 +23,7 @@
 // The words: a knock is a port and its protocol, a sequence of them is a door's secret. A hit is a packet that came, an
 // attempt a source's progress at a door, and a stage how many knocks of it have been matched. A grant is the matcher's
 // word that a door may open for a source, an opening a door that is open for one. A decoy is a port near a knock that no
-// honest client touches, and a link a network interface.
+// honest client touches, and a link a network interface. A code is six digits that change every 30 seconds, its step.
 //
 // A packet goes down one line, and nothing calls back up:
 //
