@@ -252,7 +252,7 @@ func (d *Door) nextOneTime(o *Door) bool {
 // mask has a bit for each place of the sequence where knock stands, bit 0 for the first one.
 func (d *Door) mask(knock Knock) (mask uint32) {
 	for i, k := range d.Sequence {
-		if k == knock && !k.half() {
+		if k == knock {
 			mask |= 1 << i
 		}
 	}

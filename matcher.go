@@ -671,7 +671,7 @@ func (m *Matcher) advance(i int32, hit *Hit, served func(Knock) bool) {
 	}
 	was := uint8(bits.Len32(live))
 	mask := d.mask(hit.Knock)
-	if d.takesHalf(hit.Knock) {
+	if mask == 0 { // it can be a half
 		if live>>(d.CodeAt-1) == 0 { // it is another port
 			m.wrong(i, hit, served)
 			return
