@@ -50,7 +50,7 @@ func (c *codeSteps) use(key string, step uint32) error {
 		newest, err := strconv.ParseUint(number, 10, 32)
 		switch {
 		case err != nil || line != sealed(name+"\t"+number):
-			return fmt.Errorf("%s is damaged: which codes are used is not known: delete it in two minutes, and not before", c.path)
+			return fmt.Errorf("%s is damaged: which codes are used is not known: wait two minutes, and delete it", c.path)
 		case name != key:
 			next += line
 		case step <= uint32(newest):

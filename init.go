@@ -141,15 +141,7 @@ func (o *initOptions) section(sequence []Knock) string {
 		code = fmt.Sprintf("\tTOTP        = %v\n", o.code)
 	}
 	return fmt.Sprintf("[%s]\n\tSequence    = %s\n%s\tOpen_Ports  = %s\n\tCmd_Timeout = %d\n\tHide        = yes\n",
-		o.name, o.items(sequence), code, o.ports, initSeconds)
-}
-
-// items are the drawn knocks as the sequence has them.
-func (o *initOptions) items(drawn []Knock) string {
-	if o.code.secret != "" {
-		return plainKnocks(drawn) + "," + totpItem
-	}
-	return plainKnocks(drawn)
+		o.name, plainKnocks(sequence), code, o.ports, initSeconds)
 }
 
 func plainKnocks(sequence []Knock) string {
@@ -222,17 +214,19 @@ func (o *initOptions) choose(random io.Reader, file, text string) (c *Config, er
 	if i := slices.IndexFunc(c.Warnings, func(w string) bool { return strings.Contains(w, about) }); i >= 0 {
 		return nil, errors.New(c.Warnings[i])
 	}
-	n := initKnocks
-	if o.totp {
-		if err := o.drawCode(random, others); err != nil {
-			return nil, err
-		}
-		others, n = append(others, unbrowsed...), codeKnocks
-		for half := uint16(0); half < codeHalves; half += decoyReach {
-			others = append(others, Knock{o.code.base + half, tcp})
-		}
+	if !o.totp {
+		c.Doors[last].Sequence, err = draw(random, initKnocks, others)
+		return c, err
 	}
-	c.Doors[last].Sequence, err = draw(random, n, others)
+	if err := o.drawCode(random, others); err != nil {
+		return nil, err
+	}
+	others = append(others, unbrowsed...)
+	for half := uint16(0); half < codeHalves; half += decoyReach {
+		others = append(others, Knock{o.code.base + half, tcp})
+	}
+	drawn, err := draw(random, codeKnocks, others)
+	c.Doors[last].Sequence = append(drawn, Knock{0, tcp}, Knock{0, tcp})
 	return c, err
 }
 
@@ -290,7 +284,7 @@ func (o *initOptions) writeUCI(random io.Reader, _ map[int]*Link) (*Config, erro
 	if err != nil {
 		return nil, err
 	}
-	sequence := o.items(c.Doors[len(c.Doors)-1].Sequence)
+	sequence := plainKnocks(c.Doors[len(c.Doors)-1].Sequence)
 	batch += "set " + section + "=door\n"
 	set := func(how, option, value string) { batch += how + " " + section + "." + option + "='" + value + "'\n" }
 	set("set", "enabled", "1")
@@ -348,7 +342,7 @@ func (o *initOptions) tell(e env, c *Config, links map[int]*Link) error {
 			say("warning: knocks that come in on %s do not count: Interface = %s", l.Name, strings.Join(c.Interfaces, ","))
 		}
 	}
-	ports := append(slices.Clone(o.outside), door.Sequence...)
+	ports := slices.DeleteFunc(append(slices.Clone(o.outside), door.Sequence...), Knock.half)
 	slices.SortFunc(ports, func(a, b Knock) int { return cmp.Compare(a.Port, b.Port) }) // their order is the secret
 	codes := ""
 	if o.totp {
@@ -363,7 +357,7 @@ func (o *initOptions) tell(e env, c *Config, links map[int]*Link) error {
 	}
 	o.tellNext(e, c, say)
 	say("On the client, run sesame add, and give it this line, which is secret:")
-	link := clientLine{name: o.name, host: o.host, sequence: o.items(door.Sequence), totp: o.code}
+	link := clientLine{name: o.name, host: o.host, sequence: plainKnocks(door.Sequence), totp: o.code}
 	if i := slices.IndexFunc(o.outside, func(k Knock) bool { return k.Proto == tcp }); i >= 0 {
 		link.verify = o.outside[i].Port
 	}
@@ -379,11 +373,9 @@ func (o *initOptions) tellPhone(door *Door, say func(format string, a ...any)) {
 	}
 	say("Put this secret into an authenticator app (time-based, six digits): %v", TOTP{o.code.secret, defaultBase})
 	say("Without sesame, open these in a browser, one after the other within a minute; no page comes. If the code is 493 027:")
-	for _, k := range door.Sequence {
-		say("  http://%s:%d/", host, k.Port)
-	}
-	for _, port := range o.code.ports(493027) {
-		say("  http://%s:%d/", host, port)
+	ports := o.code.ports(493027)
+	for i, k := range door.Sequence {
+		say("  http://%s:%d/", host, cmp.Or(k.Port, ports[i%codeKnocks]))
 	}
 }
 
