@@ -5,9 +5,11 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -177,6 +179,69 @@ func TestCodesWait(t *testing.T) {
 		c.awaitPort(0, hostSSH, reached)
 		c.refused(d, 1, code)
 	}
+	d.stop()
+	c.flushed()
+}
+
+// TestCodesCaptured sends the frames of knocks that have opened the door again, at once and after a restart.
+func TestCodesCaptured(t *testing.T) {
+	c := newCodesTest(t)
+	d := c.serve()
+	fd := -1
+	c.must(c.clients[0].do(func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err == nil {
+			fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(networkOrder(unix.ETH_P_ALL)))
+		}
+		if err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ALL), Ifindex: link.Index})
+	}))
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	code := c.code(0)
+	c.knock(0, "-d20", hostAddr, "7000", code[0], code[1])
+	c.awaitPort(0, hostSSH, reached)
+	var frames [][]byte
+	const ethernet = 14
+	for frame := make([]byte, 2000); ; {
+		n, err := unix.Read(fd, frame)
+		if err != nil {
+			break // no more
+		}
+		var hit Hit
+		if n > ethernet && parsePacket(frame[ethernet:n], n-ethernet, &hit) == nil && hit.Flags == flagSYN && slices.Contains([]string{"7000", code[0], code[1]}, fmt.Sprint(hit.Knock.Port)) {
+			frames = append(frames, slices.Clone(frame[:n]))
+		}
+	}
+	if len(frames) < 3 {
+		t.Fatalf("%d frames were captured, want 3", len(frames))
+	}
+	c.close(0)
+	hits := func() (n int) {
+		out, _ := c.tool("status", "-s", c.socket)
+		_, rest, _ := strings.Cut(out, ", hits ")
+		_, _ = fmt.Sscan(rest, &n)
+		return n
+	}
+	send := func() {
+		before := hits()
+		for _, frame := range frames {
+			_, err := unix.Write(fd, frame)
+			c.must(err)
+		}
+		c.eventually("the frames", func() bool { return hits() == before+len(frames) })
+	}
+	send()
+	c.wantPort(0, hostSSH, hidden)
+	if n := strings.Count(d.logged(), "OPEN SESAME"); n != 1 {
+		t.Errorf("the log has OPEN SESAME %d times, want once", n)
+	}
+	d.stop()
+	d = c.serve()
+	send()
+	d.await("10.9.0.2: ssh: not opened: its code, or a later one, has been used")
+	c.wantPort(0, hostSSH, hidden)
 	d.stop()
 	c.flushed()
 }
