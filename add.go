@@ -17,8 +17,10 @@ import (
 // anywhere.
 //
 //	sesame://192.0.2.1/ssh?sequence=7000,18000:udp,9000&verify=22
+//	sesame://192.0.2.1/ssh?sequence=7000,9000,totp&totp=SECRET,30000&verify=22
 type clientLine struct {
 	name, host, sequence string
+	totp                 TOTP
 	verify               uint16 // a TCP port that opens; 0: none
 }
 
@@ -30,6 +32,9 @@ func (l clientLine) String() string {
 		s = lineBegin + "[" + l.host + "]"
 	}
 	s += "/" + l.name + "?sequence=" + l.sequence
+	if l.totp.secret != "" {
+		s += "&totp=" + strings.ReplaceAll(l.totp.String(), " ", ",")
+	}
 	if l.verify != 0 {
 		s += "&verify=" + strconv.Itoa(int(l.verify))
 	}
@@ -49,8 +54,12 @@ func parseLine(text string) (l clientLine, err error) {
 	for _, item := range strings.Split(query, "&") {
 		key, value, _ := strings.Cut(item, "=")
 		switch {
-		case key == "sequence" && value != "" && strings.Trim(value, "0123456789,:tcpud") == "":
+		case key == "sequence" && value != "" && strings.Trim(value, "0123456789,:tcpudo") == "":
 			l.sequence = value
+		case key == "totp":
+			if l.totp, err = parseTOTP(strings.ReplaceAll(value, ",", " ")); err != nil {
+				return l, broken
+			}
 		case key == "verify":
 			port, err := strconv.ParseUint(value, 10, 16)
 			if err != nil {
@@ -88,6 +97,9 @@ func checkHost(host string) error {
 // section is the profile as it is written.
 func (l clientLine) section() string {
 	s := fmt.Sprintf("[%s]\n\thost     = %s\n\tsequence = %s\n", l.name, l.host, l.sequence)
+	if l.totp.secret != "" {
+		s += fmt.Sprintf("\ttotp     = %v\n", l.totp)
+	}
 	if l.verify != 0 {
 		s += fmt.Sprintf("\tverify   = %d\n", l.verify)
 	}

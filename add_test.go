@@ -15,6 +15,8 @@ func TestClientLine(t *testing.T) {
 		"sesame://192.0.2.1/ssh?sequence=7000,18000:udp,9000&verify=22",
 		"sesame://[2001:db8::1]/a-b_c?sequence=7000",
 		"sesame://host.example/x?sequence=1,2&verify=65535",
+		"sesame://192.0.2.1/ssh?sequence=7000,totp&totp=JBSWY3DPEHPK3PXP&verify=22",
+		"sesame://192.0.2.1/ssh?sequence=7000,totp:udp&totp=JBSWY3DPEHPK3PXP,30000",
 	} {
 		for _, around := range []string{"", "\n", " \r\n"} {
 			if l, err := parseLine(around + text + around); err != nil || l.String() != text {
@@ -29,7 +31,8 @@ func TestClientLine(t *testing.T) {
 		"sesame://192.0.2.1/ssh?sequence=" + secret + "%0Adelay=1", "sesame://192.0.2.1/ssh?sequence=" + secret + "\nhost=x",
 		"sesame://192.0.2.1/ssh?sequence=" + secret + "&verify=x", "sesame://-oProxyCommand/ssh?sequence=" + secret,
 		"sesame://192.0.2.1/-ssh?sequence=" + secret, "sesame://a b/ssh?sequence=" + secret, "sesame://192.0.2.1/ssh?sequence=",
-		"sesame://192.0.2.1/ssh?sequence=" + secret + "&verify=22&key=abc", "sesame://192.0.2.1/ssh?one_time_sequences=/etc/passwd",
+		"sesame://192.0.2.1/ssh?sequence=" + secret + "&verify=22&key=abc", "sesame://192.0.2.1/ssh?sequence=" + secret + ",totp&totp=0777",
+		"sesame://192.0.2.1/ssh?sequence=" + secret + ",totp&totp=JBSWY3DPEHPK3PXP,77777", "sesame://192.0.2.1/ssh?one_time_sequences=/etc/passwd",
 	} {
 		if l, err := parseLine(text); err == nil || strings.Contains(err.Error(), "777") {
 			t.Errorf("%q: got %v, %v, want an error without the secret", text, l, err)

@@ -69,6 +69,10 @@ func filterSpec(doors []*Door, addresses []netip.Addr, onlyIPv4 bool) FilterSpec
 			if k.Proto == udp {
 				ports, decoys = &spec.UDP, &spec.DecoyUDP
 			}
+			if k.half() {
+				*ports = append(*ports, interval{d.TOTP.base, d.TOTP.base + codeHalves - 1})
+				continue
+			}
 			*ports = append(*ports, interval{k.Port, k.Port})
 			if d.hasDecoys() {
 				lowest, highest := k.decoys()

@@ -269,6 +269,8 @@ func TestFilterSpec(t *testing.T) {
 			"{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
 		{"nor one knock", []*Door{{Sequence: sequence[:1], Decoys: true}},
 			"{TCP:[{lo:8001 hi:8001}] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
+		{"a code", []*Door{{Sequence: []Knock{{7000, tcp}, {0, udp}, {0, udp}, {9000, tcp}}, CodeAt: 1, TOTP: TOTP{"secret", 64536}, Decoys: true}},
+			"{TCP:[{lo:7000 hi:7000} {lo:9000 hi:9000}] UDP:[{lo:64536 hi:65535}] DecoyTCP:[{lo:6968 hi:7032} {lo:8968 hi:9032}] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
 		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true NotOn:0}"},
 		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
 		{"too many flags", many, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
@@ -469,6 +471,7 @@ func TestCounts(t *testing.T) {
 		{Sequence: []Knock{{1, tcp}, {7000, udp}, {7001, udp}, {65535, tcp}}, Flags: TCPFlags{flagSYN, flagSYN}},
 		{Sequence: []Knock{{2, tcp}, {1, tcp}}, Flags: TCPFlags{flagFIN, flagFIN}},
 		{Sequence: []Knock{{3, tcp}}},
+		{Sequence: []Knock{{3, tcp}, {0, udp}, {0, udp}}, CodeAt: 1, TOTP: TOTP{"secret", 30000}},
 	}
 	spec, m := filterSpec(doors, nil, false), newMatcher(doors, 1)
 	wide := spec.wide()
@@ -477,7 +480,8 @@ func TestCounts(t *testing.T) {
 			for _, flags := range []uint8{0, flagSYN, flagFIN, flagACK} {
 				h := &Hit{Knock: Knock{uint16(port), proto}, Flags: flags}
 				want := slices.ContainsFunc(doors, func(d *Door) bool {
-					return slices.Contains(d.Sequence, h.Knock) && (proto == udp || d.Flags.fit(flags))
+					half := d.CodeAt > 0 && proto == udp && port >= 30000 && port < 31000
+					return port > 0 && (slices.Contains(d.Sequence, h.Knock) || half) && (proto == udp || d.Flags.fit(flags))
 				})
 				if got := m.counts(h); got != want {
 					t.Errorf("%v with flags %s counts: got %v, want %v", h.Knock, h.flags(), got, want)

@@ -48,7 +48,16 @@ func (o checkOptions) check(e env) error {
 	}
 	var report string
 	if err == nil {
+		err = servedCodes(c)
+	}
+	if err == nil {
 		warnings = append(warnings, hostWarnings(c, o.onlyIPv4)...)
+		file, _ := filepath.Abs(o.config)
+		if c.hasCodes() {
+			if w := newCodeSteps(e, c, file).warning(); w != "" {
+				warnings = append(warnings, fmt.Sprintf("%s: %s", c.File, w))
+			}
+		}
 		if c.native() {
 			links, _ := readLinks(true) // who cannot read them cannot listen either, and is told so
 			var more []string
@@ -70,6 +79,18 @@ func (o checkOptions) check(e env) error {
 		fmt.Fprintln(e.stdout, describeDoor(d, len(unused[d.OneTime]), o.verbose))
 	}
 	fmt.Fprint(e.stdout, report)
+	return nil
+}
+
+// servedCodes finds ports of this host's services among those of codes. Knocks there would be connections.
+func servedCodes(c *Config) error {
+	served, _ := servedPorts(procNet) // serve asks anew, and says what is wrong
+	for _, d := range c.Doors {
+		if i := slices.IndexFunc(served, d.takesHalf); i >= 0 {
+			return fmt.Errorf("%s:%d: door %q: TOTP: something on this host listens on %v, which is among the ports of its codes: "+
+				"write another base: TOTP = SECRET 30000", c.File, d.line("TOTP"), d.Name, served[i])
+		}
+	}
 	return nil
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -297,6 +298,44 @@ func TestCheckOthersCanRead(t *testing.T) {
 		if got := runProgram("sesame", "check", "-c", file); got.stderr != want {
 			t.Errorf("mode %v: got %q, want %q", mode, got.stderr, want)
 		}
+	}
+}
+
+// TestCheckCodes has a file with the secret of codes that others can read, and ports of codes that this host's services have: both
+// are mistakes.
+func TestCheckCodes(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	port := listener.Addr().(*net.TCPAddr).Port
+	door := func(base int) string {
+		return fmt.Sprintf("[options]\nStateDir = %s\n[a]\nSequence = 7, totp\nTOTP = %s %d\nCommand = true\n", onDisk(t), testSecret, base)
+	}
+	file := writeConfig(t, door(10000))
+	for mode, want := range map[os.FileMode]string{0o600: "", 0o644: "sesame check: " + file + ": others can read it, and it holds the secret: chmod 600 " + file + "\n"} {
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+		if got := runProgram("sesame", "check", "-c", file); got.stderr != want || (got.status == 0) != (want == "") || strings.Contains(got.stdout+got.stderr, testSecret) {
+			t.Errorf("mode %v: got %+v, want %q", mode, got, want)
+		}
+	}
+	got := runProgram("sesame", "check", "-v", "-c", writeConfig(t, door(10000)))
+	if want := "configuration OK\na: 7:tcp,totp:tcp within 1m0s, runs a command; Start_Command = true; Start_Command_6 = true\n"; got.stdout != want {
+		t.Errorf("got %q, want %q", got.stdout, want)
+	}
+	file = writeConfig(t, door(port-999))
+	want := fmt.Sprintf("sesame check: %s:5: door \"a\": TOTP: something on this host listens on %d:tcp, which is among the ports of its codes: write another base: TOTP = SECRET 30000\n", file, port)
+	if got := runProgram("sesame", "check", "-c", file); got.stderr != want || got.status != 1 {
+		t.Errorf("got %+v, want %q", got, want)
+	}
+	// /dev/shm is a tmpfs, on which nothing outlives a reboot.
+	file = writeConfig(t, strings.Replace(door(10000), "StateDir = ", "StateDir = /dev/shm/none", 1))
+	got = runProgram("sesame", "check", "-c", file)
+	if !strings.HasPrefix(got.stderr, "warning: "+file+": /dev/shm/none/") || !strings.Contains(got.stderr, "is in memory: after a boot, ") || got.status != 0 {
+		t.Errorf("StateDir in memory: got %+v", got)
 	}
 }
 

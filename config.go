@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/bits"
@@ -65,6 +66,7 @@ func (c *Config) lists(general []string) [][]string {
 
 const (
 	defaultSeqTimeout = 25 * time.Second
+	codeSeqTimeout    = 60 * time.Second // of a door with a code, which a person reads off a phone
 	defaultCmdTimeout = 10 * time.Second
 	maxSeconds        = 1<<31 - 1 // knockd's atoi
 	// Each port of a door is a rule of the firewall for each source that it is open for, and each exception one for
@@ -171,7 +173,13 @@ var directives = []directive{
 	{"Firewall", "", false, true, (*configParser).setFirewall},
 	{"Firewall_Mark", "", false, true, (*configParser).setFirewallMark},
 	{"StateDir", "", false, true, (*configParser).setStateDir},
-	{"Sequence", "", true, false, func(p *configParser, v string) { p.door.Sequence = readSequence(&p.ini, v, parseKnock) }},
+	{"Sequence", "", true, false, func(p *configParser, v string) { p.door.Sequence = readSequence(&p.ini, v, parseItem) }},
+	{"TOTP", "", true, false, func(p *configParser, v string) {
+		var err error
+		if p.door.TOTP, err = parseTOTP(withoutComment(v)); err != nil {
+			p.failSecret(v, "TOTP: %v", err)
+		}
+	}},
 	{"One_Time_Sequences", "", true, false, (*configParser).setOneTime},
 	{"Seq_Timeout", "Timeout", true, false, func(p *configParser, v string) { p.setSeconds(&p.door.SeqTimeout, v) }},
 	{"TCPFlags", "", true, false, (*configParser).setFlags},
@@ -482,7 +490,16 @@ func (p *configParser) finish() {
 		if d.Sequence == nil && !wrong && d.OneTime == "" { // else Sequence may be the line that is wrong
 			p.fail("a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000")
 		}
+		d.CodeAt = max(slices.IndexFunc(d.Sequence, Knock.half), 0)
+		switch has := d.TOTP.secret != ""; {
+		case wrong:
+		case has != d.hasCode():
+			p.fail("TOTP and totp in the Sequence need each other: Sequence = 7000, totp")
+		case has && s.seen["Seq_Timeout"] == 0:
+			d.SeqTimeout = codeSeqTimeout
+		}
 	}
+	p.checkCodes()
 	p.checkTargets()
 	names, prefixes := nameSurprises(p.config.Doors), prefixSurprises(p.config.Doors)
 	for i, d := range p.config.Doors {
@@ -527,6 +544,28 @@ func (p *configParser) checkPorts(s *section, d *Door) {
 	if ports && d.CmdTimeout == 0 {
 		p.at(s, "Cmd_Timeout").fail("Cmd_Timeout = 0 closes Open_Ports at once: "+
 			"write how many seconds they are to be open, from 1 to %d", maxSeconds)
+	}
+}
+
+// checkCodes finds ports among those of codes that mean something else, and secrets that are short.
+func (p *configParser) checkCodes() {
+	for i, d := range p.config.Doors {
+		if !d.hasCode() || d.TOTP.secret == "" { // which has been told
+			continue
+		}
+		if n := len(d.TOTP.secret); n < shortSecret {
+			p.at(p.doors[i], "TOTP").warn("TOTP: a secret of %d bytes can be guessed from the codes that somebody has seen: take %d or more", n, shortSecret)
+		}
+		for _, o := range p.config.Doors {
+			ports := append(slices.Clone(o.OpenPorts), o.Sequence...)
+			for _, b := range o.Behind {
+				ports = append(ports, b.Knock)
+			}
+			if slices.ContainsFunc(ports, d.takesHalf) {
+				p.at(p.doors[i], "TOTP").fail("TOTP: a knock or one of Open_Ports of door %q is among the ports of its codes, %d to %d: "+
+					"write another base: TOTP = SECRET 30000", o.Name, d.TOTP.base, d.TOTP.base+codeHalves-1)
+			}
+		}
 	}
 }
 
@@ -598,6 +637,8 @@ func (c *Config) commands() (doors []string) {
 	return doors
 }
 
+func (c *Config) hasCodes() bool { return slices.ContainsFunc(c.Doors, (*Door).hasCode) }
+
 // files are those that are opened or removed while the daemon runs; "" is none.
 func (c *Config) files() []string {
 	files := []string{c.File, c.LogFile, c.PidFile}
@@ -624,8 +665,13 @@ func openConfig(file string) (*Config, error) {
 		return nil, err
 	}
 	c.text = text.Bytes()
-	if info, err := f.Stat(); err == nil && othersRead(info) {
-		c.Warnings = append(c.Warnings, fmt.Sprintf("%s: others can read it, and it holds the secret: chmod 600 %s", file, file))
+	if info, statErr := f.Stat(); statErr == nil && othersRead(info) {
+		warning := fmt.Sprintf("%s: others can read it, and it holds the secret: chmod 600 %s", file, file)
+		if !c.hasCodes() {
+			c.Warnings = append(c.Warnings, warning)
+		} else if err == nil {
+			err = errors.New(warning)
+		}
 	}
 	return c, err
 }

@@ -64,7 +64,7 @@ const firstEphemeral, lastEphemeral = 32768, 60999
 func (d *Door) scanSurprises() []string {
 	n := len(d.Sequence)
 	switch {
-	case d.Allow != nil || n == 0:
+	case d.Allow != nil || n == 0 || d.hasCode():
 	case n == 1:
 		return []string{"a sequence of one knock is opened by any port scan"}
 	case !slices.ContainsFunc(d.Sequence, func(k Knock) bool { return k != d.Sequence[0] }):
@@ -118,6 +118,9 @@ func prefixSurprises(doors []*Door) []string {
 		format := "its sequence is the beginning of that of door %q (line %d): it opens on the way"
 		if texts[i] == texts[j] {
 			format = "it has the same sequence as door %q (line %d): both open at once"
+			if doors[i].TOTP != doors[j].TOTP {
+				format = "its knocks are those of door %q (line %d): each one's codes are wrong ones for the other: take another knock before totp"
+			}
 		}
 		if strings.HasPrefix(texts[j], texts[i]) {
 			said[i] = fmt.Sprintf(format, doors[j].Name, doors[j].Line)

@@ -47,6 +47,12 @@ func TestDoorDirectives(t *testing.T) {
 			}
 		}},
 		{"leading zero", "Sequence = 07000", func(d *Door) { d.Sequence = []Knock{{7000, tcp}} }},
+		{"a code", "Sequence = 7000, totp\nTOTP = jbswy3dpehpk3pxpjbswy3dpehpk3pxp # phone", func(d *Door) {
+			d.Sequence, d.TOTP, d.CodeAt, d.SeqTimeout = []Knock{{7000, tcp}, {0, tcp}, {0, tcp}}, TOTP{strings.Repeat("Hello!\xde\xad\xbe\xef", 2), 20000}, 1, time.Minute
+		}},
+		{"a code between knocks, by UDP, from another base, in another time", "TOTP = JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP 30000\nSeq_Timeout = 25\nSequence = 7000, TOTP:udp ,9000", func(d *Door) {
+			d.Sequence, d.TOTP, d.CodeAt = []Knock{{7000, tcp}, {0, udp}, {0, udp}, {9000, tcp}}, TOTP{strings.Repeat("Hello!\xde\xad\xbe\xef", 2), 30000}, 1
+		}},
 		{"last sequence holds", "Sequence = 1\nSequence = 2", func(d *Door) { d.Sequence = []Knock{{2, tcp}} }},
 
 		{"seconds", "Seq_Timeout = 5\nCmd_Timeout = 500", func(d *Door) { d.SeqTimeout, d.CmdTimeout = 5*time.Second, 500*time.Second }},
@@ -338,6 +344,19 @@ func TestMistakes(t *testing.T) {
 		{"protocol after a slash", "[a]\nSequence = 7000/udp", `knockd.conf:2: door "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "7000/udp"`},
 		{"empty protocol", "[a]\nSequence = 7000:", `knockd.conf:2: door "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "7000:"`},
 		{"too many knocks", "[a]\nSequence = 5" + strings.Repeat(",5", maxKnocks), `knockd.conf:2: door "a": Sequence: a sequence has 1 to 32 knocks, not 33`},
+		{"totp first", "[a]\nSequence = totp, 7000\nTOTP = " + testSecret, `knockd.conf:2: door "a": Sequence: totp stands there once, after a knock, and as two of 32 knocks at most: Sequence = 7000, totp`},
+		{"totp twice", "[a]\nSequence = 7000, totp, totp\nTOTP = " + testSecret, `knockd.conf:2: door "a": Sequence: totp stands there once, after a knock, and as two of 32 knocks at most: Sequence = 7000, totp`},
+		{"totp as the 32nd and 33rd", "[a]\nSequence = 5" + strings.Repeat(",5", 30) + ",totp\nTOTP = " + testSecret, `knockd.conf:2: door "a": Sequence: totp stands there once, after a knock, and as two of 32 knocks at most: Sequence = 7000, totp`},
+		{"totp of another protocol", "[a]\nSequence = 7000, totp:icmp\nTOTP = " + testSecret, `knockd.conf:2: door "a": Sequence: a knock is PORT, PORT:tcp or PORT:udp, not "totp:icmp"`},
+		{"no secret", "[a]\nSequence = 7000, totp", `knockd.conf:1: door "a": TOTP and totp in the Sequence need each other: Sequence = 7000, totp`},
+		{"a secret for nothing", "[a]\nSequence = 7000\nTOTP = " + testSecret, `knockd.conf:1: door "a": TOTP and totp in the Sequence need each other: Sequence = 7000, totp`},
+		{"a secret for a one-time file", "[a]\nOne_Time_Sequences = /a\nTOTP = " + testSecret, `knockd.conf:1: door "a": TOTP and totp in the Sequence need each other: Sequence = 7000, totp`},
+		{"no base32", "[a]\nSequence = 7000, totp\nTOTP = 0189", `knockd.conf:3: door "a": TOTP: the secret of an app is needed, in base32 and without blanks, and a base for its ports if it is not 20000: TOTP = SECRET 30000; sesame init --totp draws one, not "0189"`},
+		{"base", "[a]\nSequence = 7000, totp\nTOTP = " + testSecret + " 65000", `knockd.conf:3: door "a": TOTP: the base is a number from 1 to 64536, as each half of a code is added to it, not "` + testSecret + ` 65000"`},
+		{"a knock among codes", "[a]\nSequence = 20999, totp\nTOTP = " + testSecret, `knockd.conf:3: door "a": TOTP: a knock or one of Open_Ports of door "a" is among the ports of its codes, 20000 to 20999: write another base: TOTP = SECRET 30000`},
+		{"ports of others among codes", "[a]\nSequence = 7000, totp:udp\nTOTP = " + testSecret + "\n[b]\nSequence = 20000\nOpen_Ports = 20000:udp\n[c]\nSequence = 1\nOpen_Ports = 20500:udp -> 10.0.0.1:22",
+			`knockd.conf:3: door "a": TOTP: a knock or one of Open_Ports of door "b" is among the ports of its codes, 20000 to 20999: write another base: TOTP = SECRET 30000` + "\n" +
+				`knockd.conf:3: door "a": TOTP: a knock or one of Open_Ports of door "c" is among the ports of its codes, 20000 to 20999: write another base: TOTP = SECRET 30000`},
 		{"no sequence", "[a]\nCommand = open\n[b]\nSequence = 1", `knockd.conf:1: door "a": a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000`},
 
 		{"misspelt directive", "[a]\nSequence = 1\nCmd_Timout = 5", `knockd.conf:3: door "a": unknown directive "Cmd_Timout" (did you mean Cmd_Timeout?)`},
@@ -601,6 +620,10 @@ func TestWarnings(t *testing.T) {
 			`knockd.conf:4: door "b": its sequence is the beginning of that of door "a" (line 1): it opens on the way`},
 		{"digits of another", door + "[b]\nSequence = 7000,3000,90\nCommand = b", ""},
 		{"end of another", door + "[b]\nSequence = 3000,9000,1\nCommand = b", ""},
+		{"codes", "[a]\nSequence = 7000, totp\nTOTP = " + testSecret + run, ""},
+		{"a short secret", "[a]\nSequence = 7000, totp\nTOTP = JBSWY3DPEHPK3PXP" + run, `knockd.conf:3: door "a": TOTP: a secret of 10 bytes can be guessed from the codes that somebody has seen: take 16 or more`},
+		{"codes of two secrets", "[a]\nSequence = 7000, totp\nTOTP = " + testSecret + run + "[b]\nSequence = 7000, totp\nTOTP = GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ" + run,
+			`knockd.conf:1: door "a": its knocks are those of door "b" (line 5): each one's codes are wrong ones for the other: take another knock before totp`},
 		{"same ports, other protocol", door + "[b]\nSequence = 7000,3000,9000:udp\nCommand = b", ""},
 
 		{"in the order of lines", "[a]\nSequence = 7000\nSeq_Timeout = 5s\nTimeout = 5\nTCPFlags = fin\n",

@@ -260,8 +260,9 @@ func (c *Control) reply(conn *os.File, bars func(Request) Answer, asks chan<- As
 		return "", a.Err
 	}
 	if !request.Close {
-		a.Status.Bars, a.Status.MoreBars = barred.Status.Bars, barred.Status.MoreBars
 		a.Status.Refused = append(a.Status.Refused, barred.Status.Refused...)
+		a.Status.Bars, a.Status.MoreBars, a.Status.Codes = barred.Status.Bars, barred.Status.MoreBars, barred.Status.Codes
+		a.Status.CodesWait = barred.Status.CodesWait
 		if json {
 			return a.Status.json(), nil
 		}

@@ -29,13 +29,21 @@ func (p Protocol) String() string {
 	return "protocol " + strconv.Itoa(int(p))
 }
 
-// Knock is one port of a sequence, from 1 to 65535, and its protocol. It prints as 7000:tcp.
+// Knock is one port of a sequence, from 1 to 65535, and its protocol. It prints as 7000:tcp. Port 0 stands for half of a code: two
+// of these follow each other, and print as totp:tcp.
 type Knock struct {
 	Port  uint16
 	Proto Protocol
 }
 
-func (k Knock) String() string { return fmt.Sprintf("%d:%v", k.Port, k.Proto) }
+func (k Knock) String() string {
+	if k.half() {
+		return fmt.Sprintf("%s:%v", totpItem, k.Proto)
+	}
+	return fmt.Sprintf("%d:%v", k.Port, k.Proto)
+}
+
+func (k Knock) half() bool { return k.Port == 0 }
 
 // decoyReach is how far from a knock decoys stand.
 const decoyReach = 32
@@ -143,6 +151,8 @@ type Door struct {
 	// Cooldown is how long after an opening the door takes no notice of knocks.
 	Cooldown time.Duration
 	OneTime  string     // file of one-time sequences, or ""
+	TOTP     TOTP       // of the code in the sequence
+	CodeAt   int        // the place of its first half there; 0: there is none
 	Target   netip.Addr // the address knocked on, or the zero Addr: this host's own
 	// Interfaces are those that it may be knocked on from; none: those of the configuration. List is the number of
 	// that list in Config.lists.
@@ -166,6 +176,9 @@ func (d *Door) hears(h *Hit) bool {
 	return !h.Routed
 }
 
+// fits reports whether the flags are those that the door asks for.
+func (d *Door) fits(h *Hit) bool { return h.Knock.Proto != tcp || d.Flags.fit(h.Flags) }
+
 func contains(networks []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
@@ -176,15 +189,22 @@ func (d *Door) hasDecoys() bool { return d.Decoys && d.Allow == nil && len(d.Seq
 
 // decoy reports whether a hit that is no knock is on one of the door's decoys. What would count at a knock counts there.
 func (d *Door) decoy(h *Hit) bool {
-	if !d.hasDecoys() || h.Knock.Proto == tcp && !d.Flags.fit(h.Flags) {
+	if !d.hasDecoys() || !d.fits(h) || d.takesHalf(h.Knock) {
 		return false
 	}
 	for _, knock := range d.Sequence { // a closure here takes twice the time
-		if knock.near(h.Knock) {
+		if knock.near(h.Knock) && !knock.half() {
 			return true
 		}
 	}
 	return false
+}
+
+func (d *Door) hasCode() bool { return d.CodeAt > 0 }
+
+// takesHalf reports whether a knock can be a half of some code.
+func (d *Door) takesHalf(k Knock) bool {
+	return d.hasCode() && k.Proto == d.Sequence[d.CodeAt].Proto && k.Port-d.TOTP.base < codeHalves
 }
 
 // line is where a directive stands in the file, or the section if it does not.
@@ -220,7 +240,7 @@ func (d *Door) opens() (ports []string) {
 // knockedAs reports whether an attempt at one door goes on at the other.
 func (d *Door) knockedAs(o *Door) bool {
 	return d.Name == o.Name && slices.Equal(d.Sequence, o.Sequence) && d.SeqTimeout == o.SeqTimeout &&
-		d.Flags == o.Flags && d.Target == o.Target && slices.Equal(d.Interfaces, o.Interfaces) &&
+		d.TOTP == o.TOTP && d.Flags == o.Flags && d.Target == o.Target && slices.Equal(d.Interfaces, o.Interfaces) &&
 		slices.Equal(d.Allow, o.Allow)
 }
 
@@ -244,8 +264,10 @@ func (d *Door) sequence() string { return joinKnocks(d.Sequence) }
 
 func joinKnocks(knocks []Knock) string {
 	var s []string
-	for _, k := range knocks {
-		s = append(s, k.String())
+	for i, k := range knocks {
+		if !k.half() || !knocks[i-1].half() {
+			s = append(s, k.String())
+		}
 	}
 	return strings.Join(s, ",")
 }
@@ -274,6 +296,17 @@ func parseKnock(s string) (Knock, error) {
 	}
 	k.Port = uint16(n)
 	return k, nil
+}
+
+// parseItem reads an item of a sequence, which is a knock, or totp or totp:PROTOCOL: then it is to stand there twice.
+func parseItem(s string) (k Knock, err error) {
+	name, _, _ := strings.Cut(s, ":")
+	if !strings.EqualFold(strings.TrimSpace(name), totpItem) {
+		return parseKnock(s)
+	}
+	k, err = parseKnock("1" + s[len(name):])
+	k.Port = 0
+	return k, err
 }
 
 var errPort = errors.New("ports are numbers from 1 to 65535 with commas between them, each optionally followed by :tcp or :udp")
@@ -382,6 +415,7 @@ type Grant struct {
 	Link   string        // the interface that the last knock came in on
 	When   time.Duration // monotonic, of the last knock
 	Hit    uint64        // the number of the last knock among all hits
+	Step   uint32        // of the code, if the door has one
 }
 
 // Hit is a packet that may be a knock.
@@ -393,6 +427,7 @@ type Hit struct {
 	Knock    Knock
 	Flags    uint8  // TCP only
 	Seq      uint32 // TCP only: the sequence number
+	Step     uint32 // that codes are in now
 	Routed   bool   // To is no address of this host, but the Target of a door
 	Foreign  bool   // the frame was to another hardware address than the link's
 	// Outside has a bit for each list of interfaces (Config.lists) for which the hit does not count.

@@ -70,6 +70,9 @@ func (d *openings) grant(now time.Duration, g Grant) {
 		d.say(now, newOpening(g, now, now), fmt.Sprintf("not opened: %v", err))
 		return
 	}
+	if g.Door.hasCode() {
+		d.crash("code used")
+	}
 	d.admit(now, g)
 }
 

@@ -219,20 +219,26 @@ func (p *ini) failUnknown(key string, hasValue bool, names []string) {
 
 // readSequence has parse read knocks with commas between them. It may say what is wrong with one, and not what was given:
 // then there are fewer in the sequence, or none.
-func readSequence[K any](p *ini, value string, parse func(item string) (K, error)) (sequence []K) {
+func readSequence[K interface{ half() bool }](p *ini, value string, parse func(item string) (K, error)) (sequence []K) {
 	value = withoutComment(value)
 	if n := strings.Count(value, ",") + 1; n > maxKnocks {
 		p.fail("Sequence: a sequence has 1 to %d knocks, not %d", maxKnocks, n)
 		return nil
 	}
+	halves := 0
 	for _, item := range strings.Split(value, ",") {
 		if item = strings.TrimSpace(item); item == "" {
 			p.fail("Sequence: an item is empty: a port is a number from 1 to 65535, and commas only go between ports")
 		} else if k, err := parse(item); err != nil {
 			p.failSecret(item, "Sequence: %v", err)
-		} else {
+		} else if sequence = append(sequence, k); k.half() {
 			sequence = append(sequence, k)
+			halves += 2
 		}
+	}
+	if halves > 0 && (halves > 2 || sequence[0].half() || len(sequence) > maxKnocks) {
+		p.fail("Sequence: totp stands there once, after a knock, and as two of %d knocks at most: Sequence = 7000, totp", maxKnocks)
+		return nil
 	}
 	return sequence
 }

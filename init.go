@@ -19,6 +19,7 @@ const (
 	uciRendered = "/var/etc/sesame.conf" // what the init script makes of it
 
 	initKnocks  = 4  // of 15 bits each, less than a bit for what is left out
+	codeKnocks  = 2  // before a code: one that scans hit by chance would have wrong codes come with each
 	initSeconds = 30 // for which the door opens
 	initDraws   = 1000
 
@@ -26,12 +27,17 @@ const (
 	uciShipped = "sesame.ssh=door\nsesame.ssh.open_ports='22'\nsesame.ssh.cmd_timeout='30'\nsesame.ssh.hide='1'"
 )
 
+// unbrowsed are ports that browsers refuse (fetch.spec.whatwg.org, "bad port"), but for neighbours of them.
+var unbrowsed = []Knock{{1720, tcp}, {2049, tcp}, {3659, tcp}, {4045, tcp}, {4190, tcp}, {5060, tcp}, {6000, tcp}, {6566, tcp}, {6667, tcp}, {10080, tcp}}
+
 // knockdExample is the checksum of the doors in knockd's own example. Everybody knows their sequences.
 const knockdExample = "7862d461510d8bb1"
 
 // initOptions are also the door that is to be written.
 type initOptions struct {
 	name, config, ports, to, host string
+	totp                          bool
+	code                          TOTP    // drawn, if totp
 	outside                       []Knock // the ports that a client asks for
 	near                          []Knock // these and what listens here: no knock is near one
 }
@@ -41,6 +47,7 @@ func (o *initOptions) options() []option {
 		stringOption('c', "config", "FILE", "configuration (default "+defaultConfigFile+", on OpenWrt "+uciFile+")", &o.config),
 		stringOption(0, "port", "PORTS", "what the door opens, such as 443,51820:udp (default 22 for a door called ssh)", &o.ports),
 		stringOption(0, "to", "ADDRESS:PORT", "where the opened port leads to, on another host", &o.to),
+		flagOption(0, "totp", "let the knocks end in the code of an authenticator app, which nobody can repeat", &o.totp),
 		stringOption(0, "host", "ADDRESS", "where the client finds this host (default: the address of this host)", &o.host),
 	}, helpOptions()...)
 }
@@ -129,19 +136,38 @@ func (o *initOptions) section(sequence []Knock) string {
 	if sequence == nil {
 		sequence = []Knock{{1, tcp}, {3, tcp}, {2, tcp}}
 	}
-	return fmt.Sprintf("[%s]\n\tSequence    = %s\n\tOpen_Ports  = %s\n\tCmd_Timeout = %d\n\tHide        = yes\n",
-		o.name, plainKnocks(sequence), o.ports, initSeconds)
+	code := ""
+	if o.code.secret != "" {
+		code = fmt.Sprintf("\tTOTP        = %v\n", o.code)
+	}
+	return fmt.Sprintf("[%s]\n\tSequence    = %s\n%s\tOpen_Ports  = %s\n\tCmd_Timeout = %d\n\tHide        = yes\n",
+		o.name, plainKnocks(sequence), code, o.ports, initSeconds)
 }
 
 func plainKnocks(sequence []Knock) string {
 	return strings.ReplaceAll(joinKnocks(sequence), ":tcp", "")
 }
 
-// draw makes a sequence that goes up and down, over ports that Linux gives to no program, and near none of others.
-func draw(random io.Reader, others []Knock) ([]Knock, error) {
+// drawCode draws a secret, of the length that RFC 4226 recommends, and takes a base whose ports are none of others.
+func (o *initOptions) drawCode(random io.Reader, others []Knock) error {
+	var secret [20]byte
+	if _, err := io.ReadFull(random, secret[:]); err != nil {
+		return fmt.Errorf("drawing a secret: %w", err)
+	}
+	o.code = TOTP{string(secret[:]), defaultBase}
+	for slices.ContainsFunc(others, func(k Knock) bool { return k.Port-o.code.base < codeHalves }) {
+		if o.code.base += codeHalves; o.code.base > 1<<16-codeHalves {
+			return errors.New("there are no 1,000 ports in a row that nothing uses")
+		}
+	}
+	return nil
+}
+
+// draw makes a sequence of n knocks that goes up and down, over ports that Linux gives to no program, and near none of others.
+func draw(random io.Reader, n int, others []Knock) ([]Knock, error) {
 	for range initDraws {
-		var ports [initKnocks]uint16
-		if err := binary.Read(random, binary.NativeEndian, &ports); err != nil {
+		ports := make([]uint16, n)
+		if err := binary.Read(random, binary.NativeEndian, ports); err != nil {
 			return nil, fmt.Errorf("drawing a sequence: %w", err)
 		}
 		sequence, taken, ups := []Knock(nil), slices.Clone(others), 0
@@ -158,7 +184,7 @@ func draw(random io.Reader, others []Knock) ([]Knock, error) {
 			}
 			sequence, taken = append(sequence, k), append(taken, k)
 		}
-		if len(sequence) == initKnocks && ups > 0 && ups < initKnocks-1 {
+		if len(sequence) == n && (n == codeKnocks || ups > 0 && ups < n-1) {
 			return sequence, nil
 		}
 	}
@@ -188,7 +214,19 @@ func (o *initOptions) choose(random io.Reader, file, text string) (c *Config, er
 	if i := slices.IndexFunc(c.Warnings, func(w string) bool { return strings.Contains(w, about) }); i >= 0 {
 		return nil, errors.New(c.Warnings[i])
 	}
-	c.Doors[last].Sequence, err = draw(random, others)
+	if !o.totp {
+		c.Doors[last].Sequence, err = draw(random, initKnocks, others)
+		return c, err
+	}
+	if err := o.drawCode(random, others); err != nil {
+		return nil, err
+	}
+	others = append(others, unbrowsed...)
+	for half := uint16(0); half < codeHalves; half += decoyReach {
+		others = append(others, Knock{o.code.base + half, tcp})
+	}
+	drawn, err := draw(random, codeKnocks, others)
+	c.Doors[last].Sequence = append(drawn, Knock{0, tcp}, Knock{0, tcp})
 	return c, err
 }
 
@@ -251,6 +289,9 @@ func (o *initOptions) writeUCI(random io.Reader, _ map[int]*Link) (*Config, erro
 	set := func(how, option, value string) { batch += how + " " + section + "." + option + "='" + value + "'\n" }
 	set("set", "enabled", "1")
 	set("set", "sequence", sequence)
+	if o.totp {
+		set("set", "totp", o.code.String())
+	}
 	for _, port := range strings.Split(o.ports, ",") {
 		set("add_list", "open_ports", strings.TrimSpace(port))
 	}
@@ -301,20 +342,41 @@ func (o *initOptions) tell(e env, c *Config, links map[int]*Link) error {
 			say("warning: knocks that come in on %s do not count: Interface = %s", l.Name, strings.Join(c.Interfaces, ","))
 		}
 	}
-	ports := append(slices.Clone(o.outside), door.Sequence...)
+	ports := slices.DeleteFunc(append(slices.Clone(o.outside), door.Sequence...), Knock.half)
 	slices.SortFunc(ports, func(a, b Knock) int { return cmp.Compare(a.Port, b.Port) }) // their order is the secret
-	say("If your provider has a firewall, let these ports in there, too. They are secret, too: %s", joinKnocks(ports))
+	codes := ""
+	if o.totp {
+		codes = fmt.Sprintf(", and all from %d to %d", o.code.base, o.code.base+codeHalves-1)
+	}
+	say("If your provider has a firewall, let these ports in there, too. They are secret, too: %s%s", joinKnocks(ports), codes)
 	if a, err := netip.ParseAddr(o.host); err == nil && a.IsPrivate() {
 		say("%v is a private address: for clients elsewhere, name the public one by --host.", a)
 	}
+	if o.totp {
+		o.tellPhone(door, say)
+	}
 	o.tellNext(e, c, say)
 	say("On the client, run sesame add, and give it this line, which is secret:")
-	link := clientLine{name: o.name, host: o.host, sequence: plainKnocks(door.Sequence)}
+	link := clientLine{name: o.name, host: o.host, sequence: plainKnocks(door.Sequence), totp: o.code}
 	if i := slices.IndexFunc(o.outside, func(k Knock) bool { return k.Proto == tcp }); i >= 0 {
 		link.verify = o.outside[i].Port
 	}
 	_, err := fmt.Fprintln(e.stdout, link)
 	return err
+}
+
+// tellPhone says how a code is knocked by hand. A browser that mixes IPv4 and IPv6 would be two sources, and complete nothing.
+func (o *initOptions) tellPhone(door *Door, say func(format string, a ...any)) {
+	host := o.host
+	if a, err := netip.ParseAddr(host); err != nil || !a.Is4() {
+		host = "IPV4-ADDRESS"
+	}
+	say("Put this secret into an authenticator app (time-based, six digits): %v", TOTP{o.code.secret, defaultBase})
+	say("Without sesame, open these in a browser, one after the other within a minute; no page comes. If the code is 493 027:")
+	ports := o.code.ports(493027)
+	for i, k := range door.Sequence {
+		say("  http://%s:%d/", host, cmp.Or(k.Port, ports[i%codeKnocks]))
+	}
 }
 
 // tellNext says how the door comes into force.

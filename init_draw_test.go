@@ -16,7 +16,7 @@ func TestDraw(t *testing.T) {
 	lowest, highest := uint16(65535), uint16(0)
 	seen := map[string]bool{}
 	for range 2000 {
-		s, err := draw(random, others)
+		s, err := draw(random, initKnocks, others)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,10 +49,10 @@ func TestDraw(t *testing.T) {
 	for port := 0; port < firstEphemeral; port += 100 {
 		all = append(all, Knock{uint16(port), tcp})
 	}
-	if s, err := draw(random, all); err == nil {
+	if s, err := draw(random, initKnocks, all); err == nil {
 		t.Errorf("where every port is near another: got %v", s)
 	}
-	if s, err := draw(iotest.ErrReader(errors.New("no source")), nil); err == nil || s != nil {
+	if s, err := draw(iotest.ErrReader(errors.New("no source")), initKnocks, nil); err == nil || s != nil {
 		t.Errorf("without a source: got %v, %v", s, err)
 	}
 }

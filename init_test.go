@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -111,6 +112,50 @@ func TestInit(t *testing.T) {
 				t.Errorf("another door: got %+v, %v, and\n%s", second, err, now)
 			}
 		})
+	}
+}
+
+// TestInitTOTP writes a door with a code, and makes a profile of its line: nothing is to be said against either.
+func TestInitTOTP(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	file := writeConfig(t, "[options]\nStateDir = "+t.TempDir()+"\n[web]\nSequence = 7,9,8\nOpen_Ports = 20500\nCmd_Timeout = 30\n[b]\nSequence = 21999,9,8\nCommand = true\n")
+	for _, tt := range []struct{ name, host, page string }{{"ssh", "192.0.2.1", "192.0.2.1"}, {"other", "home.example", "IPV4-ADDRESS"}} {
+		got := runProgram("sesame", "init", "--totp", "-c", file, "--host", tt.host, "--port", "22", tt.name)
+		line, err := parseLine(got.stdout)
+		if err != nil || got.status != 0 || line.totp.base != 22000 || len(line.totp.secret) != 20 {
+			t.Fatalf("got %+v, %v, %v", got, line, err)
+		}
+		knocks := strings.Split(line.sequence, ",")
+		if len(knocks) != 3 || knocks[2] != "totp" {
+			t.Fatalf("got the sequence %s, want two knocks and totp", line.sequence)
+		}
+		secret, _, _ := strings.Cut(line.totp.String(), " ")
+		want := fmt.Sprintf("(time-based, six digits): %s\nWithout sesame, open these in a browser, one after the other within a minute; no page comes. If the code is 493 027:\n"+
+			"  http://%s:%s/\n  http://%[2]s:%[4]s/\n  http://%[2]s:22493/\n  http://%[2]s:22027/\n", secret, tt.page, knocks[0], knocks[1])
+		if !strings.Contains(got.stderr, want) || !strings.Contains(got.stderr, ", and all from 22000 to 22999\n") {
+			t.Errorf("it says %s, want %s", got.stderr, want)
+		}
+		text, _ := os.ReadFile(file)
+		if want := "[" + tt.name + "]\n\tSequence    = " + line.sequence + "\n\tTOTP        = " + secret + " 22000\n\tOpen_Ports  = 22\n"; !strings.Contains(string(text), want) {
+			t.Errorf("got\n%s\nwant in it\n%s", text, want)
+		}
+		if c, err := parseConfig(file, bytes.NewReader(text)); err != nil || slices.ContainsFunc(c.Warnings, func(w string) bool { return strings.Contains(w, tt.name) }) {
+			t.Errorf("got %v, warnings %q", err, c.Warnings)
+		}
+		var out, said bytes.Buffer
+		now := time.Unix(1_900_000_000, 0)
+		e := env{stdin: strings.NewReader(got.stdout), stdout: &out, stderr: &said, date: func() time.Time { return now }}
+		if status := run(e, []string{"sesame", "add"}); status != 0 {
+			t.Fatalf("add: %s", said.String())
+		}
+		out.Reset()
+		if status := run(e, []string{"sesame", "knock", "--show", tt.name}); status != 0 {
+			t.Fatalf("show: %s", said.String())
+		}
+		ports := line.totp.ports(line.totp.code(codeStep(time.Duration(now.UnixNano()))))
+		if want := fmt.Sprintf("%s %s %s %d %d\nfor 50 seconds\n", tt.host, knocks[0], knocks[1], ports[0], ports[1]); out.String() != want {
+			t.Errorf("got %q, want %q", out.String(), want)
+		}
 	}
 }
 

@@ -343,7 +343,7 @@ func uninstall(e env, args []string) error {
 		return fmt.Errorf("%w: nothing was taken back", err)
 	}
 	for _, folder := range slices.Backward(stateFolders(e.stateDirs)) {
-		for _, name := range []string{"/lock", "/journal", "/firewall", "/hidden.nft", "/good.conf", "/good.conf" + triedSuffix, ""} {
+		for _, name := range []string{"/lock", "/journal", "/codes", "/firewall", "/hidden.nft", "/good.conf", "/good.conf" + triedSuffix, ""} {
 			_ = os.Remove(folder + name)
 		}
 	}

@@ -68,7 +68,10 @@ func knock(e env, args []string) error {
 	if err := o.contradictions(p.host, p.sequence, command); err != nil {
 		return usageError(err.Error())
 	}
-	k := &knockClient{env: e, knockOptions: o, say: e.stdout, kept: make(chan struct{}, 2*maxKnocks)}
+	if o.show {
+		return p.showPorts(e)
+	}
+	k := &knockClient{profile: p, env: e, knockOptions: o, say: e.stdout, kept: make(chan struct{}, 2*maxKnocks)}
 	if o.stdio != "" || command != nil {
 		k.say = e.stderr // standard output is another's
 	}
@@ -152,8 +155,10 @@ func (k *knockClient) last(opened *connection) *connection {
 type knockClient struct {
 	env
 	knockOptions
-	addresses []netip.Addr // to knock on
-	sequence  []sentKnock
+	profile   *profile
+	addresses []netip.Addr  // to knock on
+	sequence  []sentKnock   // with totp, if it has a code
+	step      uint32        // of the code that was knocked last
 	to        []netip.Addr  // to connect to, at port
 	say       io.Writer     // for what is no error
 	opened    bool          // the port was seen open
@@ -165,7 +170,13 @@ type knockClient struct {
 // answers a knock itself, and sends it on only once that connection is made, and while it is there.
 func (k *knockClient) send(delay time.Duration) error {
 	failed := make([]error, len(k.addresses))
-	for i, knock := range k.sequence {
+	sequence := k.sequence
+	if k.profile.totp.secret != "" { // each code opens a door once, and the daemon may ask for the next one, too
+		now := codeStep(time.Duration(k.date().UnixNano()))
+		k.step = min(max(k.step+1, now), now+1)
+		sequence = k.profile.code(k.sequence, k.step)
+	}
+	for i, knock := range sequence {
 		if i > 0 {
 			time.Sleep(delay)
 		}
@@ -255,6 +266,9 @@ func (k *knockClient) open() (opened *connection, err error) {
 	if !k.quiet {
 		fmt.Fprintf(k.stderr, "port %d stayed shut: check the sequence and the port; after wrong knocks, the daemon ignores an address for a while, "+
 			"%.0f s by default; knocks may be lost on the way, or overtake each other (try -d 500): its log shows those that came\n", k.port, defaultSeqTimeout.Seconds())
+		if k.profile.totp.secret != "" {
+			fmt.Fprintf(k.stderr, "codes need a clock that is right to half a minute: this one says %s\n", k.date().Format(time.DateTime))
+		}
 	}
 	return nil, statusShut
 }
@@ -277,7 +291,7 @@ func passing(err error) bool {
 // nearKnock reports whether the port stands where a door has decoys, which are no decoys if the daemon's host serves them.
 func (k *knockClient) nearKnock() bool {
 	return len(k.sequence) > 1 && slices.ContainsFunc(k.sequence, func(s sentKnock) bool {
-		return s.near(Knock{k.port, tcp})
+		return !s.half() && s.near(Knock{k.port, tcp})
 	})
 }
 

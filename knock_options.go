@@ -35,14 +35,14 @@ const (
 
 // knockOptions are the client's options; a profile sets them, too.
 type knockOptions struct {
-	udp, ipv4, ipv6, verbose, quiet, list bool
-	delay                                 time.Duration
-	port                                  uint16 // that is to open; 0: none
-	timeout                               time.Duration
-	retries                               int
-	stdio                                 string // HOST:PORT to join standard input and output to, or ""
-	flags                                 uint8  // of TCP knocks that name none
-	from                                  route
+	udp, ipv4, ipv6, verbose, quiet, list, show bool
+	delay                                       time.Duration
+	port                                        uint16 // that is to open; 0: none
+	timeout                                     time.Duration
+	retries                                     int
+	stdio                                       string // HOST:PORT to join standard input and output to, or ""
+	flags                                       uint8  // of TCP knocks that name none
+	from                                        route
 }
 
 func (o *knockOptions) options() []option {
@@ -65,6 +65,7 @@ func (o *knockOptions) options() []option {
 		flagOption('q', "quiet", "print errors only", &o.quiet),
 		flagOption('v', "verbose", "print each knock", &o.verbose),
 		flagOption(0, "list", "list the profiles", &o.list),
+		flagOption(0, "show", "print the ports of a profile with totp as they are now, and do not knock", &o.show),
 	}, helpOptions()...)
 }
 
@@ -236,6 +237,9 @@ func (o *knockOptions) parseArguments(args []string) (host string, sequence []se
 	if len(sequence) == 0 {
 		return "", nil, fmt.Errorf("the ports to knock on are needed: %s 7000 8000:udp 9000", host)
 	}
+	if slices.ContainsFunc(sequence, sentKnock.half) {
+		return "", nil, errors.New("totp is for profiles, which have its secret: totp = SECRET")
+	}
 	return host, sequence, nil
 }
 
@@ -249,7 +253,9 @@ func (o *knockOptions) parseSequence(text string) (sequence []sentKnock, wrong s
 		if err != nil {
 			return nil, item, err
 		}
-		sequence = append(sequence, k)
+		if sequence = append(sequence, k); k.half() {
+			sequence = append(sequence, k)
+		}
 	}
 	return sequence, "", nil
 }
@@ -272,7 +278,7 @@ func (o *knockOptions) parseSentKnock(item string) (k sentKnock, err error) {
 	if strings.EqualFold(flags, "udp") || strings.EqualFold(flags, "tcp") {
 		port, own = item, false // it is not written so, as parseKnock says
 	}
-	knock, err := parseKnock(withoutService(port))
+	knock, err := parseItem(withoutService(port))
 	if err != nil {
 		return k, err
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const maxProfiles = 1000
@@ -23,6 +24,7 @@ type profile struct {
 	ports    string // the sequence as it is written
 	sequence []sentKnock
 	oneTime  string // path of a file of one-time sequences, which hold instead, or ""
+	totp     TOTP   // for totp in the sequence
 }
 
 // parseProfiles reads profiles in knockd's syntax. name stands in messages. The error is a configErrors with everything
@@ -64,8 +66,12 @@ func (p *profileParser) start(name string) *section {
 		stringOption(0, "host", "HOST", "", &to.host),
 		stringOption(0, "sequence", "PORTS", "", &to.ports),
 		stringOption(0, "one_time_sequences", "FILE", "", &to.oneTime),
+		{long: "totp", arg: "SECRET", set: func(v string) (err error) {
+			to.totp, err = parseTOTP(v)
+			return err
+		}},
 		{long: "tcpflags", arg: "FLAGS", set: to.setFlags}, // as in knockd.conf
-	}, opts[:len(opts)-3]...) // without list, version and help
+	}, opts[:len(opts)-4]...) // without list, show, version and help
 	p.profiles, p.sections = append(p.profiles, to), append(p.sections, p.newSection(fmt.Sprintf("profile %q: ", name)))
 	return p.sections[len(p.sections)-1]
 }
@@ -119,11 +125,13 @@ func (p *profileParser) finish(s *section, to *profile) {
 	_, notPort := parseKnock(to.host)
 	err := to.contradictions(to.host, to.sequence, nil)
 	switch {
-	case wrong: // what is missing may be the line that is
+	case wrong || to.ports != "" && to.sequence == nil: // what is missing may be the line that is
 	case to.host == "" || strings.ContainsAny(to.host, " \t,") || notPort == nil:
 		p.failSecret(to.host, "one host is needed: host = 192.0.2.1")
 	case (to.ports == "") == (to.oneTime == ""):
 		p.fail("one of sequence and one_time_sequences is needed, and not both: sequence = 7000, 8000:udp, 9000")
+	case slices.ContainsFunc(to.sequence, sentKnock.half) != (to.totp.secret != ""):
+		p.fail("totp = SECRET and totp in the sequence need each other: sequence = 7000, totp")
 	case err != nil:
 		p.fail("%v", err)
 	}
@@ -285,6 +293,31 @@ func (p *profile) use(o *knockOptions) (sequence []sentKnock, err error) {
 		return nil, fmt.Errorf("nothing has been knocked: %w", err)
 	}
 	return sequence, nil
+}
+
+// code has the code of a step in the place of totp in a sequence.
+func (p *profile) code(sequence []sentKnock, step uint32) []sentKnock {
+	sequence = slices.Clone(sequence)
+	i := slices.IndexFunc(sequence, sentKnock.half)
+	for n, port := range p.totp.ports(p.totp.code(step)) {
+		sequence[i+n].Port = port
+	}
+	return sequence
+}
+
+// showPorts prints what is to be knocked now, and for how long that holds: until two steps after the present one have begun.
+func (p *profile) showPorts(e env) error {
+	if p.totp.secret == "" {
+		return usageError("--show is for a profile with totp in its sequence")
+	}
+	now := e.date()
+	step := codeStep(time.Duration(now.UnixNano()))
+	var ports []string
+	for _, k := range p.code(p.sequence, step) {
+		ports = append(ports, strings.TrimSuffix(k.String(), ":tcp"))
+	}
+	_, err := fmt.Fprintf(e.stdout, "%s %s\nfor %.0f seconds\n", p.host, strings.Join(ports, " "), (time.Duration(step+2)*codeTime - time.Duration(now.UnixNano())).Seconds())
+	return err
 }
 
 func (p *profile) takeOneTime(o *knockOptions) (sequence []sentKnock, err error) {

@@ -58,6 +58,11 @@ func TestParseProfiles(t *testing.T) {
 		{"32 knocks", "[a]\nhost = h\nsequence = 7" + strings.Repeat(",7", 31), "1 a: h 7:tcp" + strings.Repeat(",7:tcp", 31)},
 
 		{"flags of knocks", "[a]\nhost = h\nflags = fin\nsequence = 7, 8:udp, 9:tcp/none, 10:tcp/syn+urg\n", "1 a: h 7:tcp/fin,8:udp,9:tcp/none,10:tcp/syn+urg flags=1"},
+		{"a code", "[a]\nhost = h\ntotp = JBSWY3DPEHPK3PXP 30000\nsequence = 7, TOTP:udp, 9", "1 a: h 7:tcp,totp:udp,totp:udp,9:tcp"},
+		{"a code without its secret", "[a]\nhost = h\nsequence = 7, totp", `/etc/p:1: profile "a": totp = SECRET and totp in the sequence need each other: sequence = 7000, totp`},
+		{"a secret without its code", "[a]\n" + least + "totp = JBSWY3DPEHPK3PXP", `/etc/p:1: profile "a": totp = SECRET and totp in the sequence need each other: sequence = 7000, totp`},
+		{"a wrong secret", "[a]\nhost = h\nsequence = 7, totp\ntotp = 777", `/etc/p:4: profile "a": totp: the secret of an app is needed, in base32 and without blanks, and a base for its ports if it is not 20000: TOTP = SECRET 30000; sesame init --totp draws one, not "777"`},
+		{"a code first", "[a]\nhost = h\nsequence = totp, 7\ntotp = JBSWY3DPEHPK3PXP", `/etc/p:3: profile "a": Sequence: totp stands there once, after a knock, and as two of 32 knocks at most: Sequence = 7000, totp`},
 		{"flags of knocks, wrong", "[a]\nhost = h\nsequence = 8:udp/fin, 9:tcp/x\n", `/etc/p:3: profile "a": Sequence: a UDP knock has no flags, not "8:udp/fin"` + "\n" +
 			`/etc/p:3: profile "a": Sequence: a knock with flags is PORT:tcp/FLAGS, such as 7000:tcp/fin+urg, not "9:tcp/x"`},
 
@@ -120,7 +125,7 @@ func TestParseProfiles(t *testing.T) {
 				if _, ok := errors.AsType[configErrors](err); !ok {
 					t.Errorf("got %#v, want configErrors", err)
 				}
-				said := strings.NewReplacer("sequence = 7000, 8000:udp, 9000", "", "such as 7000:tcp/fin+urg", "").Replace(withoutSecrets(err).Error())
+				said := strings.NewReplacer("sequence = 7000, 8000:udp, 9000", "", "equence = 7000, totp", "", "such as 7000:tcp/fin+urg", "").Replace(withoutSecrets(err).Error())
 				for _, secret := range []string{"7000", "8000", "shh", "icmp", "fin", "9:tcp"} {
 					if strings.Contains(strings.ReplaceAll(said, "flags are fin,", ""), secret) {
 						t.Errorf("without secrets: got %q", said)

@@ -23,7 +23,7 @@
 // The words: a knock is a port and its protocol, a sequence of them is a door's secret. A hit is a packet that came, an
 // attempt a source's progress at a door, and a stage how many knocks of it have been matched. A grant is the matcher's
 // word that a door may open for a source, an opening a door that is open for one. A decoy is a port near a knock that no
-// honest client touches, and a link a network interface.
+// honest client touches, and a link a network interface. A code is six digits that change every 30 seconds, its step.
 //
 // A packet goes down one line, and nothing calls back up:
 //
@@ -51,7 +51,7 @@
 //	serve_state.go serve_folder.go serve_listener.go serve_logs.go           the daemon's parts
 //	serve_options.go serve_detach.go serve_notify.go serve_capability.go
 //	doors.go doors_openings.go doors_firewall.go doors_queue.go              what is open
-//	doors_opening.go doors_onetime.go doors_journal.go doors_log.go doors_command.go
+//	doors_opening.go doors_onetime.go doors_codes.go doors_journal.go doors_log.go doors_command.go
 //	control.go                                                               status and close ask here
 //	firewall_apply.go firewall_choose.go firewall_ending.go                  what is done to the firewall
 //	firewall_bans.go firewall_host.go firewall_watch_linux.go
@@ -62,7 +62,7 @@
 //	pidfile.go
 //	config.go* config_lint.go onetime.go ini.go*                             what is read
 //	status.go* log.go* log_names.go log_syslog.go                            what is said
-//	door.go*                                                                 the words
+//	door.go* totp.go*                                                        the words
 //	exec.go exec_windows.go file.go file_unix.go file_windows.go             the ground
 //	netns_linux.go cli.go*
 //

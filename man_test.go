@@ -446,6 +446,9 @@ func TestManFiles(t *testing.T) {
 	if err := j.noteFirewall(nil); err != nil {
 		t.Fatal(err)
 	}
+	if err := (&codeSteps{state + "/codes", bootTime, time.Now, func() bool { return true }}).use("key", codeStep(time.Duration(time.Now().UnixNano()))); err != nil {
+		t.Fatal(err)
+	}
 	j.keepTable("table inet sesame {\n}\n")
 	folder := t.TempDir()
 	lock, err := lockFirewall(folder)
@@ -564,6 +567,11 @@ func TestManNumbers(t *testing.T) {
 		{doors, fmt.Sprintf("The 1 to %d ports", maxOpenPorts)},
 		{doors, fmt.Sprintf("at most %d, for which nothing is hidden", maxHideExcept)},
 		{doors, fmt.Sprintf("so long after its first knock. The default is %d.", defaultSeqTimeout/time.Second)},
+		{doors, fmt.Sprintf("With a code in it, it is %d.", codeSeqTimeout/time.Second)},
+		{doors, fmt.Sprintf("from 1 to %d. The base is %d unless", 1<<16-codeHalves, defaultBase)},
+		{conf, fmt.Sprintf("After %d wrong codes within an hour", wrongCodes)},
+		{conf, map[int]string{20000: "After 20,000 it asks for three"}[manyWrong]},
+		{conf, map[time.Duration]string{5 * time.Minute: "one of up to five minutes ago or ahead"}[farSteps*codeTime]},
 		{doors, fmt.Sprintf("How long the door is open. The default is %d.", defaultCmdTimeout/time.Second)},
 		{doors, fmt.Sprintf("at once, from 1 to %d. The default is %d.", maxMaxOpen, defaultMaxOpen)},
 		{conf, fmt.Sprintf("The first %d bytes", maxOutput)},

@@ -39,6 +39,18 @@ import (
 // a scan gains nothing from a bar that ends between two knocks. Someone with an IPv6 /64 has an address for every scan:
 // the eighth address of a /64 that is barred bars the whole /64.
 
+// A code stands for two knocks whose ports only mean something to a source that has completed all before them: to others they are
+// other ports, and no decoys. A wrong one ends the attempt, and counts for the door, whoever it came from:
+//
+//	             20 wrong codes in an hour          20,000 in all
+//	one code ------------------------------> two ---------------> three in a row, each of the step after the one before
+//	   ^                                      |                     |
+//	   +--------------------------------------+---------------------+
+//	                          an hour without a wrong code
+//
+// So nobody is locked out. The halves are judged together, as a first half is taken that some code of farSteps ago or ahead has: then a
+// clock that is wrong can be told of.
+
 // maxAttempts bounds the table. When it is full, what anybody can make goes first: the oldest guard, then the oldest attempt
 // at stage 1, or that has opened its door already; only without such ones the oldest of all. So a flood of first knocks
 // does not push out who is further.
@@ -51,6 +63,11 @@ const printsPerKnock = 2
 // copyTime is how long after an opening copies of its SYNs are known: Linux sends a SYN again for up to 63 s
 // (tcp(7), tcp_syn_retries). Meanwhile the attempt is among those that make room first.
 const copyTime = 64 * time.Second
+
+const (
+	wrongCodes = 20
+	manyWrong  = 20000
+)
 
 // barFrom is how many different decoys bar a source, and how many barred addresses an IPv6 /64: each within Seq_Timeout of
 // the one before.
@@ -87,7 +104,9 @@ type attempt struct {
 	began uint64 // the number of the hit that began it
 	// prints is how many fingerprints of hits were noted since the attempt began.
 	prints uint32
-	decoy  Knock // of a guard: the latest that differed from the one before
+	decoy  Knock  // of a guard: the latest that differed from the one before; of an attempt: the first half of its code
+	step   uint32 // of the latest right code; 0: there is none
+	row    uint8  // how many of them came in a row
 	// until is when its latest start is Seq_Timeout ago, or later: it is set anew when the attempt starts anew, and not
 	// when an older start is the one that leads on. Which bits are in time is looked at with every hit.
 	until time.Duration
@@ -123,6 +142,9 @@ const (
 	Warned                    // it was on a decoy
 	Barred                    // it was on another one: no sequence of the source, or its /64, opens the door for a time
 	Swallowed                 // the sequence is complete, and a bar keeps the door shut
+	WrongCode                 // one was knocked; Stage is how many steps ahead it is, or 0
+	NextCode                  // the sequence is complete, and the door asks for the next code, too
+	MoreCodes                 // the door asks for so many in a row (Stage) from now on
 )
 
 // Verdict is what a hit is to all doors together.
@@ -143,6 +165,7 @@ type Step struct {
 	Hit   uint64 // the number of the hit that did it
 	Told  bool   // not of interest to the log: it was told within Seq_Timeout
 	Net   bool   // From is an IPv6 /64
+	Code  uint32 // the step of the attempt's latest right code
 	began uint64
 	door  uint32
 }
@@ -168,6 +191,8 @@ func (b *Bar) source() string {
 type Matcher struct {
 	doors    []*Door
 	knocks   map[Knock][]*Door  // in whose sequence it stands: one of those with equal Flags, Target, List and Allow
+	coded    []*Door            // with codes: one of those with equal ports, Flags, Target, List and Allow
+	codes    []codes            // of each door
 	strict   bool               // at least one door is
 	byFirst  map[Knock][]uint32 // doors by the first knock of their sequence
 	near     map[Knock][]uint32 // doors that may have a decoy there, by decoyPlace
@@ -206,6 +231,7 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 		byFirst:  map[Knock][]uint32{},
 		near:     map[Knock][]uint32{},
 		cooling:  make([]time.Duration, len(doors)),
+		codes:    make([]codes, len(doors)),
 		looked:   make([]uint64, len(doors)),
 		seed:     maphash.MakeSeed(),
 		buckets:  make([]int32, 1<<bits.Len(uint(bound-1))),
@@ -219,14 +245,23 @@ func newMatcher(doors []*Door, bound int) *Matcher {
 		m.cooling[i] = math.MinInt64
 		m.queueOf = append(m.queueOf, m.queueFor(d.SeqTimeout))
 		m.guardsOf = append(m.guardsOf, m.queueFor(2*d.SeqTimeout))
+		heardAs := func(o *Door) bool {
+			return o.Flags == d.Flags && o.Target == d.Target && o.List == d.List && slices.Equal(o.Allow, d.Allow)
+		}
 		for _, k := range d.Sequence {
+			if k.half() {
+				continue
+			}
 			m.startsEach = max(m.startsEach, bits.OnesCount32(d.mask(k)))
 			m.addDecoys(uint32(i), k)
-			if !slices.ContainsFunc(m.knocks[k], func(o *Door) bool {
-				return o.Flags == d.Flags && o.Target == d.Target && o.List == d.List && slices.Equal(o.Allow, d.Allow)
-			}) {
+			if !slices.ContainsFunc(m.knocks[k], heardAs) {
 				m.knocks[k] = append(m.knocks[k], d)
 			}
+		}
+		if d.hasCode() && !slices.ContainsFunc(m.coded, func(o *Door) bool {
+			return o.TOTP.base == d.TOTP.base && o.Sequence[o.CodeAt] == d.Sequence[d.CodeAt] && heardAs(o)
+		}) {
+			m.coded = append(m.coded, d)
 		}
 		m.strict = m.strict || d.Strict
 		m.printsEach = max(m.printsEach, printsPerKnock*len(d.Sequence))
@@ -282,7 +317,12 @@ func (m *Matcher) Observe(hit *Hit, served func(Knock) bool) (Verdict, []Step) {
 // counts reports whether a door has the hit's knock, and that same door's address and flags fit.
 func (m *Matcher) counts(hit *Hit) bool {
 	for _, d := range m.knocks[hit.Knock] {
-		if d.hears(hit) && (hit.Knock.Proto != tcp || d.Flags.fit(hit.Flags)) {
+		if d.hears(hit) && d.fits(hit) {
+			return true
+		}
+	}
+	for _, d := range m.coded {
+		if d.takesHalf(hit.Knock) && d.hears(hit) && d.fits(hit) {
 			return true
 		}
 	}
@@ -320,7 +360,7 @@ func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 			continue
 		}
 		m.looked[a.door] = m.hits
-		if m.doors[a.door].mask(hit.Knock) == 0 {
+		if d := m.doors[a.door]; d.mask(hit.Knock) == 0 && !d.takesHalf(hit.Knock) {
 			m.wrong(this, hit, served)
 			continue
 		}
@@ -335,7 +375,7 @@ func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 			}
 			m.note(this, print)
 		}
-		m.advance(this, hit)
+		m.advance(this, hit, served)
 	}
 	for _, door := range m.byFirst[hit.Knock] {
 		if m.looked[door] == m.hits {
@@ -349,7 +389,7 @@ func (m *Matcher) knock(hit *Hit, served func(Knock) bool) []Step {
 		if syn {
 			m.note(i, print)
 		}
-		m.advance(i, hit)
+		m.advance(i, hit, served)
 	}
 	return m.sorted()
 }
@@ -366,7 +406,7 @@ func (m *Matcher) deaf(door uint32, hit *Hit) (why StepKind, deaf bool) {
 	switch d := m.doors[door]; {
 	case !d.hears(hit):
 		return Unheard, true
-	case hit.Knock.Proto == tcp && !d.Flags.fit(hit.Flags):
+	case !d.fits(hit):
 		return Unfit, true
 	case hit.When < m.cooling[door]:
 		return Cooling, true
@@ -555,7 +595,7 @@ func (m *Matcher) adopt(old *Matcher) {
 			for j, d := range m.doors {
 				if now[i] == gone && !taken[j] && alike(was, d) {
 					now[i], taken[j] = j, true
-					m.cooling[j] = old.cooling[i]
+					m.cooling[j], m.codes[j] = old.cooling[i], old.codes[i]
 				}
 			}
 		}
@@ -592,6 +632,7 @@ func (m *Matcher) adoptOne(old *Matcher, was int32, door uint32) int32 {
 	m.requeue(i, queue, a.until)
 	is := &m.attempts[i]
 	is.bits, is.stage, is.began, is.kind, is.told, is.decoy = a.bits, a.stage, a.began, a.kind, a.told, a.decoy
+	is.step, is.row = a.step, a.row
 	copy(m.starts[int(i)*m.startsEach:], old.starts[int(was)*old.startsEach:][:max(bits.OnesCount32(a.bits), 1)])
 	known := old.printsOf(was)
 	for n := a.prints - min(a.prints, uint32(len(known))); n < a.prints; n++ { // oldest first
@@ -615,7 +656,7 @@ func (m *Matcher) NextEnd() time.Duration {
 func (m *Matcher) UnderWay() int { return m.live - m.byEnd[m.opened].n - m.guards.n }
 
 // advance applies the hit to attempt i, whose flags and time have been looked at.
-func (m *Matcher) advance(i int32, hit *Hit) {
+func (m *Matcher) advance(i int32, hit *Hit, served func(Knock) bool) {
 	a := &m.attempts[i]
 	d := m.doors[a.door]
 	starts := m.starts[int(i)*m.startsEach:][:m.startsEach]
@@ -629,13 +670,25 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 		}
 	}
 	was := uint8(bits.Len32(live))
+	mask := d.mask(hit.Knock)
+	if mask == 0 { // it can be a half
+		if live>>(d.CodeAt-1) == 0 { // it is another port
+			m.wrong(i, hit, served)
+			return
+		}
+		var again bool
+		if mask, again = m.half(a, hit, live); again {
+			m.remark(Repeated, a.door, hit, int(was))
+			return
+		}
+	}
 	if was == 0 {
 		if a.bits != 0 {
 			m.step(TimedOut, a, int(a.stage)) // a later start, which led nowhere, has put off its end
 		}
 		a.began = m.hits
 	}
-	a.bits = (live<<1 | 1 | live) & d.mask(hit.Knock)
+	a.bits = (live<<1 | 1 | live) & mask
 	for n, rest := 0, a.bits; rest != 0; n, rest = n+1, rest&(rest-1) {
 		place := bits.TrailingZeros32(rest)
 		start := time.Duration(math.MinInt64)
@@ -656,8 +709,11 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 			b := &m.attempts[bar]
 			m.stepOf(Step{Kind: Swallowed, Stage: len(d.Sequence), Told: b.told}, a)
 			b.told = true
+		} else if d.hasCode() && int(a.row) < m.codes[a.door].needed(hit.When) {
+			m.step(NextCode, a, len(d.Sequence))
 		} else {
 			m.step(Opened, a, len(d.Sequence))
+			a.row, a.step = 0, 0
 			if d.Cooldown > 0 {
 				m.cooling[a.door] = hit.When + d.Cooldown
 			}
@@ -686,8 +742,94 @@ func (m *Matcher) advance(i int32, hit *Hit) {
 		m.requeue(i, m.queueOf[a.door], hit.When+d.SeqTimeout)
 	}
 	m.unlink(&m.cheap, i, cheapLinks)
-	if a.stage <= 1 {
+	if a.stage <= 1 && a.row == 0 {
 		m.append(&m.cheap, i, cheapLinks)
+	}
+}
+
+// codes are those around the present one of a door, and when wrong ones came.
+type codes struct {
+	step  uint32 // the present one
+	near  [2*farSteps + 1]uint32
+	wrong [wrongCodes]time.Duration // the latest ones: the n-th at n modulo wrongCodes
+	n     uint64                    // how many since an hour was quiet
+	more  int                       // how many codes the door asks for, beside one
+}
+
+// needed is how many codes in a row the door asks for.
+func (c *codes) needed(now time.Duration) int {
+	if c.n > 0 && c.quiet(now) <= 0 {
+		c.n, c.more = 0, 0
+	}
+	return 1 + c.more
+}
+
+// fail takes note of a wrong code.
+func (c *codes) fail(now time.Duration) {
+	c.wrong[c.n%wrongCodes] = now
+	if c.n++; c.n >= manyWrong && c.more > 0 {
+		c.more = 2
+	} else if c.n >= wrongCodes && now-c.wrong[c.n%wrongCodes] < time.Hour {
+		c.more = max(c.more, 1)
+	}
+}
+
+// quiet is how long it takes until an hour has been.
+func (c *codes) quiet(now time.Duration) time.Duration {
+	return c.wrong[(c.n-1)%wrongCodes] + time.Hour - now
+}
+
+// half says which place of the sequence a port of a code's half matches, or that it was matched before. What matches none is a wrong
+// code.
+func (m *Matcher) half(a *attempt, hit *Hit, live uint32) (mask uint32, again bool) {
+	d, c := m.doors[a.door], &m.codes[a.door]
+	if c.step != hit.Step {
+		c.step = hit.Step
+		for i := range c.near {
+			c.near[i] = d.TOTP.code(hit.Step - farSteps + uint32(i))
+		}
+	}
+	first, off := uint32(1)<<d.CodeAt, 0
+	if live >= first<<1 && slices.Contains(d.TOTP.ports(d.TOTP.code(a.step)), hit.Knock.Port) {
+		return 0, true
+	}
+	for i := len(c.near) - 1; i >= 0; i-- { // the latest: those before it are used up with it
+		ports := d.TOTP.ports(c.near[i])
+		switch {
+		case live&first == 0 && live&(first>>1) != 0 && ports[0] == hit.Knock.Port:
+			a.decoy = hit.Knock
+			return first, false
+		case live&first == 0 || ports[0] != a.decoy.Port || ports[1] != hit.Knock.Port:
+		case i < farSteps-1 || i > farSteps+1:
+			off = i - farSteps
+		default:
+			step := hit.Step + uint32(i) - farSteps
+			if step == a.step+1 {
+				a.row++
+			} else if step != a.step {
+				a.row = 1
+			}
+			a.step = step
+			return first << 1, false
+		}
+	}
+	if live&first != 0 && a.decoy == hit.Knock {
+		return 0, true
+	}
+	needed := c.needed(hit.When)
+	m.step(WrongCode, a, off)
+	if c.fail(hit.When); c.more >= needed {
+		m.step(MoreCodes, a, 1+c.more)
+	}
+	return 0, false
+}
+
+// eachAsking goes through the doors that ask for more than one code.
+func (m *Matcher) eachAsking(now time.Duration, visit func(d *Door, codes int, left time.Duration)) {
+	for i, d := range m.doors {
+		if c := &m.codes[i]; c.needed(now) > 1 {
+			visit(d, c.needed(now), c.quiet(now))
+		}
 	}
 }
 
@@ -698,7 +840,7 @@ func (m *Matcher) step(kind StepKind, a *attempt, stage int) {
 // stepOf is a step of an attempt, which fills in whose it is.
 func (m *Matcher) stepOf(s Step, a *attempt) {
 	if !s.Told || !m.onlyChanges {
-		s.Door, s.From, s.Hit, s.began, s.door = m.doors[a.door], a.from, m.hits, a.began, a.door
+		s.Door, s.From, s.Hit, s.Code, s.began, s.door = m.doors[a.door], a.from, m.hits, a.step, a.began, a.door
 		m.steps = append(m.steps, s)
 	}
 }

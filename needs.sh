@@ -23,6 +23,7 @@ package() { # the package of a program, by package manager
 	apt-get:qemu-* | dnf:qemu-*) echo qemu-user ;;
 	*:modprobe) echo kmod ;;
 	apk:telnet) echo busybox-extras ;;
+	apk:oathtool) echo oath-toolkit-oathtool ;;
 	*) echo "$2" ;;
 	esac
 }

@@ -640,12 +640,19 @@ func TestInitOpenwrt(t *testing.T) {
 	if !strings.HasPrefix(said, uciFile+` now has a door "ssh"`) || !strings.Contains(said, "and hides them from everybody else.\n") || !strings.Contains(said, "come in:\n"+start+"On the client") {
 		t.Errorf("it says %s", said)
 	}
+	code, err := parseLine(o.run("/machine/sesame init code --totp --port 443 --host 192.0.2.1 2>/dev/null"))
+	if got := o.run("uci get sesame.code.sequence; uci get sesame.code.totp"); err != nil || got != code.sequence+"\n"+code.totp.String()+"\n" || !strings.HasSuffix(code.sequence, ",totp") {
+		t.Errorf("with a code: got %s, %v, %v", got, code, err)
+	}
 	fails("once more", "/machine/sesame init --host 192.0.2.1", taken("ssh"))
 	o.run("PATH=/router; export PATH; " + strings.ReplaceAll(strings.TrimSpace(start), "\n  ", "; "))
 	o.awaitDaemon()
 	o.world.wantPort(0, hostSSH, hidden)
 	o.world.knock(0, append([]string{hostAddr}, strings.Split(line.sequence, ",")...)...)
 	o.world.awaitPort(0, hostSSH, reached)
+	if got := o.run("cat /var/etc/sesame.conf"); !strings.Contains(got, "\n[code]\nsequence = "+code.sequence+"\ntotp = "+code.totp.String()+"\n") {
+		t.Errorf("with a code: got %s", got)
+	}
 	// A file that is named is written as anywhere, and is not what the daemon has.
 	o.run("/machine/sesame init -c /tmp/c --host 192.0.2.1 2>/tmp/said && /machine/sesame check -c /tmp/c")
 	if said := o.run("cat /tmp/said"); !strings.Contains(said, "\nThe daemon here runs with /var/etc/sesame.conf, and not with this file: -c names another one.\n") {

@@ -63,7 +63,8 @@ type Reader struct {
 	translations *Translations
 	sources      *Sources // nil: each source is believed
 	drops        Throttle
-	meter        *Meter // where the counts are told
+	meter        *Meter        // where the counts are told
+	codesWait    func() string // why no code opens a door now, or ""
 	statsAt      time.Duration
 	pollFds      [1 + maxCaptures]unix.PollFd
 	hit          Hit
@@ -73,6 +74,7 @@ type Reader struct {
 	ahead        time.Duration        // of the wall clock, compared to now
 	stepped      bool                 // the wall clock, since the batch before
 	refused      Refusals
+	step         uint32 // that codes are in now
 
 	packets, lost, hits, sent uint64 // sent: grants; lost: by the kernel
 }
@@ -162,7 +164,9 @@ const maxSlew = 5 * time.Millisecond
 func (r *Reader) begin() {
 	r.hit.When = r.batchTime // nothing that comes was there at the batch before
 	r.batchTime = r.now()
-	ahead := r.wall() - r.batchTime
+	wall := r.wall()
+	ahead := wall - r.batchTime
+	r.step = codeStep(wall)
 	r.stepped = (ahead - r.ahead).Abs() > maxSlew
 	r.ahead = ahead
 }
@@ -207,8 +211,8 @@ func (r *Reader) follow(plan Plan) {
 // maxBarsShown bounds how many bars an answer names. A flood from many sources can cause thousands.
 const maxBarsShown = 100
 
-// answer lists the bars in force, or lifts those of one source. To close the doors of all sources lifts none: who wants
-// everything shut does not want to let in whom a bar keeps out.
+// answer lists the bars in force, and the doors that ask for more codes, or lifts the bars of one source. To close the doors of all
+// sources lifts none: who wants everything shut does not want to let in whom a bar keeps out.
 func (r *Reader) answer(q Request) (a Answer) {
 	r.plan.matcher.eachBar(r.now(), func(b Bar) (lift bool) {
 		s := BarredSource{Door: b.Door.Name, Source: b.source(), Decoy: b.Decoy, EndsIn: b.Left}
@@ -229,6 +233,12 @@ func (r *Reader) answer(q Request) (a Answer) {
 		return false
 	})
 	a.Status.Refused = r.refused.at(r.now())
+	if len(r.plan.matcher.coded) > 0 {
+		a.Status.CodesWait = r.codesWait()
+	}
+	r.plan.matcher.eachAsking(r.now(), func(d *Door, codes int, left time.Duration) {
+		a.Status.Codes = append(a.Status.Codes, AskedCodes{d.Name, codes, left})
+	})
 	return a
 }
 
@@ -290,7 +300,7 @@ func (r *Reader) receive(f *Frame) {
 	default:
 		return
 	}
-	r.hit = Hit{When: r.cameAt(f)}
+	r.hit = Hit{When: r.cameAt(f), Step: r.step}
 	link := r.plan.links[f.Link]
 	if link == nil || !link.listened() {
 		r.ignored(f, "no Interface names the link")
@@ -329,7 +339,7 @@ func (r *Reader) receive(f *Frame) {
 	case Ignored:
 		if r.debug != nil {
 			r.ignored(f, fmt.Sprintf("%v is no door's knock, or not for its source, at this address or interface, or with these flags (%s)",
-				r.hit.Knock, r.hit.flags()))
+				r.shown(), r.hit.flags()))
 		}
 		return
 	}
@@ -344,7 +354,7 @@ func (r *Reader) report(steps []Step) {
 	for i := range steps {
 		s := &steps[i]
 		switch s.Kind {
-		case Advanced, TimedOut, Barred, Swallowed:
+		case Advanced, TimedOut, Barred, Swallowed, WrongCode, NextCode, MoreCodes:
 			if s.Told || !r.steps.allow(r.batchTime) {
 				continue
 			}
@@ -360,6 +370,12 @@ func (r *Reader) report(steps []Step) {
 		case Swallowed:
 			r.refused.add(r.batchTime, s.Door.Name, s.source(), "it is barred")
 			r.log.printf("%v: %s: not opened: it is barred: sesame close %q %[1]v lifts the bar", s.source(), s.Door.Name, s.Door.Name)
+		case WrongCode:
+			r.log.printf("%v: %s: %s", s.source(), s.Door.Name, s.wrongCode())
+		case NextCode:
+			r.log.printf("%v: %s: the code is right: the next one is needed, too: knock again with it", s.source(), s.Door.Name)
+		case MoreCodes:
+			r.log.printf("%s: too many wrong codes: until there were none for an hour, it takes %d codes in a row, each knocked with the whole sequence", s.Door.Name, s.Stage)
 		case Opened:
 			opened := r.opened.of(s.Door.Name)
 			opened.printf(r.batchTime, "%v: %s: Stage %d", s.source(), s.Door.Name, s.Stage)
@@ -369,7 +385,7 @@ func (r *Reader) report(steps []Step) {
 				continue
 			}
 			opened.printfNamed(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
-			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].input(r.plan.links).Name, When: r.batchTime, Hit: s.Hit}
+			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].input(r.plan.links).Name, When: r.batchTime, Hit: s.Hit, Step: s.Code}
 			select {
 			case r.grants <- grant:
 				r.sent++
@@ -396,6 +412,17 @@ func (r *Reader) forged() error {
 	return r.sources.refuses(r.batchTime, q)
 }
 
+// wrongCode says what may be wrong with a code: it is one of another time.
+func (s *Step) wrongCode() string {
+	switch off := time.Duration(s.Stage) * codeTime; {
+	case off > 0:
+		return fmt.Sprintf("wrong code: it is that of %v ahead: the clock here is slow, or the phone's is fast", off)
+	case off < 0:
+		return fmt.Sprintf("wrong code: it is that of %v ago: somebody repeats it, or the clock here is fast, or the phone's is slow", -off)
+	}
+	return "wrong code"
+}
+
 // source is the address that the step is about.
 func (s *Step) source() netip.Addr { return netip.AddrFrom16(s.From).Unmap() }
 
@@ -414,6 +441,16 @@ func (r *Reader) ignored(f *Frame, why string) {
 	}
 }
 
+// shown is the port of the last hit; of one that can be a half of a code, not which: the code may still be good.
+func (r *Reader) shown() string {
+	for _, d := range r.plan.matcher.coded {
+		if d.takesHalf(r.hit.Knock) {
+			return fmt.Sprintf("%d-%d:%v", d.TOTP.base, d.TOTP.base+codeHalves-1, r.hit.Knock.Proto)
+		}
+	}
+	return r.hit.Knock.String()
+}
+
 // outcomes are for -D what became of a hit, where there is no more to say of it.
 var outcomes = map[StepKind]string{
 	Opened:    "the sequence is complete",
@@ -425,12 +462,15 @@ var outcomes = map[StepKind]string{
 	Warned:    "a decoy, near a knock: a different one within Seq_Timeout bars the source",
 	Barred:    "a decoy, near a knock, and not the first: it is barred for Seq_Timeout",
 	Swallowed: "the sequence is complete, but the source is barred",
+	WrongCode: "wrong code",
+	NextCode:  "the sequence is complete, and the next code is needed, too",
+	MoreCodes: "too many wrong codes: it takes more in a row",
 }
 
 // explain says for -D why a hit counted or did not.
 func (r *Reader) explain(steps []Step) {
 	h := &r.hit
-	what := fmt.Sprintf("hit: %v -> %v", netip.AddrPortFrom(h.source(), h.FromPort), h.Knock)
+	what := fmt.Sprintf("hit: %v -> %v", netip.AddrPortFrom(h.source(), h.FromPort), r.shown())
 	if h.Knock.Proto == tcp {
 		what += " (" + h.flags() + ")"
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -310,5 +311,63 @@ func TestReaderStray(t *testing.T) {
 	}
 	if got := log.String(); !strings.HasSuffix(got, "barred for 10s: it has hit ports near the knocks\n") {
 		t.Errorf("nobody was barred: %s", got)
+	}
+}
+
+// TestReaderCodes has what log and -D say of codes: never a port of one.
+func TestReaderCodes(t *testing.T) {
+	var log, debug strings.Builder
+	grants := make(chan Grant, 9)
+	r := newTestReader(&log, grants)
+	r.debug = &Log{out: &debug}
+	doors := testDoors(t, "[a] Sequence = 7000, totp | TCPFlags = syn | TOTP = "+testSecret)
+	r.plan.matcher = newMatcher(doors, 16)
+	r.wall, r.codesWait = func() time.Duration { return 1000 * codeTime }, func() string { return "waiting" }
+	r.begin()
+	knock := func(flags uint8, ports ...uint16) {
+		for _, port := range ports {
+			p := testSYN4.with(func(p *testPacket) { p.knock.Port, p.flags = port, flags })
+			p.seq = uint32(log.Len() + debug.Len())
+			r.receive(&Frame{Bytes: p.bytes(), Len: 1000, Protocol: unix.ETH_P_IP, Link: 1})
+		}
+	}
+	code := func(step uint32) []uint16 {
+		ports := doors[0].TOTP.ports(doors[0].TOTP.code(step))
+		return append([]uint16{7000}, ports...)
+	}
+	knock(flagSYN, code(1000)[1:]...)
+	knock(flagACK, code(1000)...)
+	knock(flagSYN, code(1002)...)
+	knock(flagSYN, code(997)...)
+	for range wrongCodes - 2 {
+		knock(flagSYN, 7000, 20001)
+	}
+	knock(flagSYN, code(1000)...)
+	knock(flagSYN, code(1001)...)
+	if g := <-grants; g.Step != 1001 || len(grants) > 0 {
+		t.Errorf("got step %d and %d grants more, want 1001 and none", g.Step, len(grants))
+	}
+	for _, want := range []string{
+		"192.0.2.7: a: wrong code: it is that of 1m0s ahead: the clock here is slow, or the phone's is fast\n",
+		"192.0.2.7: a: wrong code: it is that of 1m30s ago: somebody repeats it, or the clock here is fast, or the phone's is slow\n",
+		"192.0.2.7: a: wrong code\n", "a: too many wrong codes: until there were none for an hour, it takes 2 codes in a row, each knocked with the whole sequence\n",
+		"192.0.2.7: a: the code is right: the next one is needed, too: knock again with it\n192.0.2.7: a: Stage 1\n",
+	} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("got\n%swant in it\n%s", log.String(), want)
+		}
+	}
+	for _, want := range []string{"-> 20000-20999:tcp (syn): ignored", "20000-20999:tcp is no door's knock, or not for its source, at this address or interface, or with these flags (ack)",
+		"-> 20000-20999:tcp (syn): a: 192.0.2.7: stage 2 of 3", "a: 192.0.2.7: a wrong knock, totp:tcp is next: the attempt at stage 1 is discarded"} {
+		if !strings.Contains(debug.String(), want) {
+			t.Errorf("got\n%swant in it\n%s", debug.String(), want)
+		}
+	}
+	if port := regexp.MustCompile(`\b20[0-9]{3}\b`).FindString(strings.ReplaceAll(log.String()+debug.String(), "20000-20999:tcp", "")); port != "" {
+		t.Errorf("%s, a port of a code, stands in\n%s%s", port, log.String(), debug.String())
+	}
+	a := r.answer(Request{})
+	if len(a.Status.Codes) != 1 || a.Status.Codes[0] != (AskedCodes{"a", 2, time.Hour}) || a.Status.CodesWait != "waiting" {
+		t.Errorf("the status: got %+v, %q", a.Status.Codes, a.Status.CodesWait)
 	}
 }

@@ -190,7 +190,7 @@ func (d *daemon) beginWith(file, trouble string, background bool) (*Setup, error
 // anything is let in.
 func (d *daemon) setUpDoors(next *Setup) error {
 	d.doors = newDoors(d.now, d.logs.log, Command.start)
-	d.doors.oneTime.configure(useOneTime, d.used)
+	d.doors.oneTime.configure(useOneTime, next.state.codes.use, d.used)
 	d.doors.tellPoints(d.crash)
 	state := next.state
 	state.resume(d.doors, d.now())
@@ -228,7 +228,7 @@ func (d *daemon) start(first *Setup) (closed <-chan struct{}) {
 	if d.logs.debug != nil {
 		d.logs.debug.printf("packets to ports that are no door's knock or decoy are not seen, and not shown here")
 	}
-	grants := first.listener.start(d.now, d.logs.log, d.logs.debug, &d.meter)
+	grants := first.listener.start(d.now, d.date, first.state.codes.waits, d.logs.log, d.logs.debug, &d.meter)
 	ended := make(chan struct{})
 	go func() {
 		d.doors.serve(grants)

@@ -36,6 +36,15 @@ func stateFolders(dirs []string) (folders []string) {
 	return folders
 }
 
+// newCodeSteps are in the folder that is named, or in the best of the defaults: another one does not take its place.
+func newCodeSteps(e env, c *Config, config string) *codeSteps {
+	dir := c.StateDir
+	for _, best := range e.stateDirs {
+		dir = cmp.Or(dir, stateFolder(best, config))
+	}
+	return &codeSteps{filepath.Join(dir, "codes"), e.now, e.date, clockSynced}
+}
+
 // openFolder opens the configuration's journal. A folder that only a default names is passed over if it cannot be used:
 // passed says why the first one was. There may be no other, and then no journal.
 func openFolder(c *Config, config string, dirs []string) (j *Journal, passed, err error) {

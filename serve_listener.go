@@ -96,17 +96,17 @@ func (l *Listener) close(inForce *Listener) {
 }
 
 // start lets a reader send grants from now on, until end.
-func (l *Listener) start(now func() time.Duration, log, debug *Log, meter *Meter) <-chan Grant {
+func (l *Listener) start(now func() time.Duration, date func() time.Time, codesWait func() string, log, debug *Log, meter *Meter) <-chan Grant {
 	l.log = Throttle{log: log, burst: linkBurst, interval: linkInterval}
 	grants := make(chan Grant, maxGrants)
 	reader := &Reader{
 		plan: l.plan(l.newMatcher()), now: now, log: log, debug: debug, grants: grants, plans: l.plans, wake: l.wake, ended: l.ended,
-		opened: newThrottles(log, grantBurst, grantInterval), meter: meter,
+		opened: newThrottles(log, grantBurst, grantInterval), meter: meter, codesWait: codesWait,
 		steps:   Throttle{log: log, burst: stepBurst, interval: stepInterval},
 		drops:   Throttle{log: log, burst: dropBurst, interval: dropInterval},
 		served:  func() ([]Knock, error) { return servedPorts(procNet) },
 		sources: l.sources, translations: newTranslations(), servedNow: map[Knock]bool{},
-		wall: func() time.Duration { return time.Duration(time.Now().UnixNano()) },
+		wall: func() time.Duration { return time.Duration(date().UnixNano()) },
 	}
 	go reader.run()
 	return grants

@@ -23,6 +23,7 @@ type State struct {
 	marked    bool       // not by an earlier daemon already, before lock was taken
 	applier   *Applier   // the doors' goroutine has it work; nil: no door needs one
 	told      bool       // of the firewall's changes, by the kernel
+	codes     *codeSteps
 }
 
 // bring returns the state for another configuration, which shares with s what there is; s stays as it is. After an error
@@ -35,6 +36,14 @@ func (s *State) bring(e env, l *Listener, file string, first bool) (next *State,
 	if s.journal == nil && (first || closes) {
 		if err := next.openJournal(l.config, file, e.stateDirs); err != nil && (closes || next.journal != nil) {
 			return next, err
+		}
+	}
+	if first {
+		next.codes = newCodeSteps(e, l.config, file)
+	}
+	if l.config.hasCodes() {
+		if w := next.codes.warning(); w != "" {
+			next.notes = append(next.notes, "warning: "+w)
 		}
 	}
 	if first {

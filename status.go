@@ -134,6 +134,8 @@ type Status struct {
 	Bars             []BarredSource `json:"bars"`
 	MoreBars         int            `json:"more_bars"` // that Bars does not name
 	Refused          Refusals       `json:"refused"`
+	Codes            []AskedCodes   `json:"codes"`
+	CodesWait        string         `json:"codes_wait"` // why no code opens a door now; "" if they do
 	Counters         Counters       `json:"counters"`
 }
 
@@ -199,6 +201,13 @@ type BarredSource struct {
 	Link   string        `json:"link"`   // of a link-local source, else ""
 	Decoy  Knock         `json:"port"`   // the latest that was hit
 	EndsIn time.Duration `json:"ends_in_seconds"`
+}
+
+// AskedCodes is a door that asks for more than one code in a row, as too many wrong ones came.
+type AskedCodes struct {
+	Door   string        `json:"door"`
+	Codes  int           `json:"codes"`
+	EndsIn time.Duration `json:"ends_in_seconds"` // if no wrong one comes
 }
 
 // Counters count since the daemon's start, but for Attempts, which are those in progress now.
@@ -279,6 +288,12 @@ func (s Status) String() string {
 	b.WriteString(columns(s.Refused, func(r Refusal) []string {
 		return []string{r.Door, r.Source.String(), fmt.Sprintf("%ds ago: %s", seconds(r.Since), r.Reason)}
 	}))
+	for _, a := range s.Codes {
+		fmt.Fprintf(&b, "\n%s takes %d codes in a row, as wrong ones came: for %ds, if no more come\n", printable(a.Door), a.Codes, seconds(a.EndsIn))
+	}
+	if s.CodesWait != "" {
+		fmt.Fprintf(&b, "\nno code opens a door now: %s\n", printable(s.CodesWait))
+	}
 	c := s.Counters
 	fmt.Fprintf(&b, "\npackets %d, lost by the kernel %d, hits %d, attempts in progress %d, grants %d, commands failed %d\n",
 		c.Packets, c.KernelDrops, c.Hits, c.Attempts, c.Grants, c.CommandFailures)

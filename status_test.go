@@ -57,6 +57,7 @@ func troubledStatus() Status {
 		{"ssh", netip.MustParseAddr("192.0.2.7"), "it is barred", 5 * time.Second},
 		{"web", netip.MustParseAddr("2001:db8::7"), "\x1b[2J", 61 * time.Second},
 	}
+	s.Codes, s.CodesWait = []AskedCodes{{"door\a", 2, 90 * time.Second}}, "\x1b"
 	return s
 }
 
@@ -110,6 +111,10 @@ sequences that have opened nothing, the latest last:
 web  2001:db8::7  61s ago: ?[2J
 ssh  192.0.2.7    5s ago: it is barred
 
+door? takes 2 codes in a row, as wrong ones came: for 90s, if no more come
+
+no code opens a door now: ?
+
 packets 1, lost by the kernel 2, hits 3, attempts in progress 4, grants 5, commands failed 18446744073709551615
 `},
 	}
@@ -139,7 +144,7 @@ func TestStatusJSON(t *testing.T) {
 			`{"door":"ssh","source":"192.0.2.7","link":"eth0","state":"open","start_error":"","ports":["22:tcp","3389:tcp"],"since_seconds":12,"closes_in_seconds":488},` +
 			`{"door":"ssh","source":"2001:db8::7","link":"eth0","state":"open","start_error":"","ports":["51820:udp"],"since_seconds":3600,"closes_in_seconds":0},` +
 			`{"door":"web","source":"fe80::7","link":"eth0","state":"closing","start_error":"","ports":[],"since_seconds":60,"closes_in_seconds":0}],` +
-			`"failed":[],"bars":[],"more_bars":0,"refused":[],"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
+			`"failed":[],"bars":[],"more_bars":0,"refused":[],"codes":[],"codes_wait":"","counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
 		{"trouble", troubledStatus(), `{"version":"1.2","pid":4711,"uptime_seconds":93601,"listening":"eth0, ppp0","links":[],"config":"/etc/knockd.conf","config_read":"2026-02-03T04:05:06+01:00",` +
 			`"config_error":"a.conf:1: no\u000aa.conf:2: \u001b[2J; running with the configuration of 2026","reload_error":"knockd.conf:3: unknown directive \"Colour\"\u000aknockd.conf:4: \u001b[2J\u000a","firewall":"nft` + "\ufffd" + `","firewall_since_seconds":61,"firewall_warnings":["the chain \u001b[2J"],` +
 			`"hidden":[{"door":"ssh","ports":["22:tcp"],"interfaces":["eth0","ppp*"],"except":[]},` +
@@ -152,6 +157,7 @@ func TestStatusJSON(t *testing.T) {
 			`{"door":"vpn","source":"fe80::7","link":"eth0","port":"8001:udp","ends_in_seconds":24},` +
 			`{"door":"web","source":"2001:db8::/64","link":"","port":"7001:tcp","ends_in_seconds":25}],"more_bars":400,` +
 			`"refused":[{"door":"web","source":"2001:db8::7","reason":"\u001b[2J","since_seconds":61},{"door":"ssh","source":"192.0.2.7","reason":"it is barred","since_seconds":5}],` +
+			`"codes":[{"door":"door\u0007","codes":2,"ends_in_seconds":90}],"codes_wait":"\u001b",` +
 			`"counters":{"packets":1,"kernel_drops":2,"hits":3,"attempts":4,"grants":5,"command_failures":18446744073709551615}}` + "\n"},
 	}
 	for _, test := range tests {
@@ -191,6 +197,8 @@ type decodedStatus struct {
 	Bars        []decodedBar     `json:"bars"`
 	MoreBars    int              `json:"more_bars"`
 	Refused     []decodedRefusal `json:"refused"`
+	Codes       []decodedCodes   `json:"codes"`
+	CodesWait   string           `json:"codes_wait"`
 	Counters    decodedCounters  `json:"counters"`
 }
 
@@ -243,6 +251,12 @@ type decodedBar struct {
 	EndsIn int64  `json:"ends_in_seconds"`
 }
 
+type decodedCodes struct {
+	Door   string `json:"door"`
+	Codes  int    `json:"codes"`
+	EndsIn int64  `json:"ends_in_seconds"`
+}
+
 type decodedFailed struct {
 	Door   string     `json:"door"`
 	Source netip.Addr `json:"source"`
@@ -257,7 +271,8 @@ func (s Status) decoded() decodedStatus {
 		Version: s.Version, Pid: s.Pid, Uptime: int64(s.Uptime.Seconds()), Listening: s.Listening, Config: s.Config,
 		ConfigRead: s.ConfigRead.Format(time.RFC3339), ConfigError: s.ConfigError, ReloadError: s.ReloadError, Firewall: string([]rune(s.Firewall)),
 		FirewallFor: int64(s.FirewallSince.Seconds()), FirewallBut: append([]string{}, s.FirewallWarnings...),
-		Links: []decodedLink{}, Hidden: []decodedHidden{}, Open: []decodedOpen{}, Refused: []decodedRefusal{}, Failed: []decodedFailed{}, Bars: []decodedBar{}, MoreBars: s.MoreBars}
+		Links: []decodedLink{}, Hidden: []decodedHidden{}, Open: []decodedOpen{}, Refused: []decodedRefusal{}, Failed: []decodedFailed{}, Bars: []decodedBar{}, MoreBars: s.MoreBars,
+		Codes: []decodedCodes{}, CodesWait: s.CodesWait}
 	d.Counters = decodedCounters(s.Counters)
 	for _, l := range s.Links {
 		d.Links = append(d.Links, decodedLink{l.Name, l.State, append([]netip.Addr{}, l.Addresses...), l.PortOf})
@@ -274,6 +289,9 @@ func (s Status) decoded() decodedStatus {
 	}
 	for _, b := range s.Bars {
 		d.Bars = append(d.Bars, decodedBar{b.Door, b.Source, b.Link, b.Decoy.String(), int64(b.EndsIn.Seconds())})
+	}
+	for _, c := range s.Codes {
+		d.Codes = append(d.Codes, decodedCodes{c.Door, c.Codes, int64(c.EndsIn.Seconds())})
 	}
 	for _, f := range s.Failed {
 		d.Failed = append(d.Failed, decodedFailed{f.Door, f.Source, int64(f.Since.Seconds()), f.Tries, f.Error})
