@@ -62,7 +62,7 @@
 //	pidfile.go
 //	config.go* config_lint.go onetime.go ini.go*                             what is read
 //	status.go* log.go* log_names.go log_syslog.go                            what is said
-//	door.go*                                                                 the words
+//	key_packet.go* door.go*                                                  the words
 //	exec.go exec_windows.go file.go file_unix.go file_windows.go             the ground
 //	netns_linux.go cli.go*
 //
