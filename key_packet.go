@@ -71,6 +71,15 @@ var (
 	errKeyForm   = errors.New("its content is not that of a packet of protocol 3")
 )
 
+// decodeKey reads a key of at most that many bytes, in base64 with padding or without.
+func decodeKey(text string, most int) ([]byte, error) {
+	b, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(text, "="))
+	if err != nil || len(b) == 0 || len(b) > most {
+		return nil, fmt.Errorf("it is 1 to %d bytes in base64", most)
+	}
+	return b, nil
+}
+
 // keyShaped reports whether a datagram may be a key packet, by what costs next to nothing.
 func keyShaped(b []byte) bool {
 	if len(b) < keyMinLen || len(b) > keyMaxLen || !slices.Contains(keyLengths, len(b)&63) || strings.IndexByte(keyFirsts, b[0]) < 0 {
