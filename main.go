@@ -51,7 +51,7 @@
 //	serve_state.go serve_folder.go serve_listener.go serve_logs.go           the daemon's parts
 //	serve_options.go serve_detach.go serve_notify.go serve_capability.go
 //	doors.go doors_openings.go doors_firewall.go doors_queue.go              what is open
-//	doors_opening.go doors_onetime.go doors_journal.go doors_log.go doors_command.go
+//	doors_opening.go doors_onetime.go doors_packets.go doors_journal.go doors_log.go doors_command.go
 //	control.go                                                               status and close ask here
 //	firewall_apply.go firewall_choose.go firewall_ending.go                  what is done to the firewall
 //	firewall_bans.go firewall_host.go firewall_watch_linux.go
