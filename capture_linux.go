@@ -46,9 +46,9 @@ type Capture struct {
 	fd    int
 	ring  []byte
 	slots int
-	slot  int            // the next one to come
-	long  [snapLong]byte // what read gives of a packet that is longer than a slot
-	frame Frame          // the one that read gives
+	slot  int           // the next one to come
+	long  [snapKey]byte // what read gives of a packet that is longer than a slot
+	frame Frame         // the one that read gives
 }
 
 // openCapture listens on the interface with that index, or on all of them for 0. No packet is queued before the filter
@@ -113,6 +113,10 @@ func networkOrder(n uint16) uint16 {
 // attach puts a filter in place, also instead of one that is there: the kernel swaps them, and no packet passes
 // unfiltered. Where it has no room for the exact program (net.core.optmem_max), it gets a coarser one.
 func (c *Capture) attach(spec FilterSpec) error {
+	// A key packet is longer than a slot: in a flood, as many wait as there are in a pause of the reader's.
+	if spec.KeyPort != 0 && unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, ringSize) != nil {
+		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, ringSize)
+	}
 	for limit := maxFilterLen; ; limit /= 2 {
 		limit = max(limit, minFilterLen)
 		prog, err := buildFilter(spec, limit)

@@ -32,7 +32,6 @@ const (
 )
 
 var (
-	errSpent     = errors.New("its packet is used")
 	errNoPlace   = errors.New("there is no place to note that its packet is used: StateDir names one")
 	errUnsettled = errors.New("StateDir is in memory and this host's clock is not synchronised, so nobody knows which packets are new")
 )

@@ -69,6 +69,7 @@ var keyBase64 = base64.RawStdEncoding.Strict()
 var (
 	errKeyCipher = errors.New("its key is another one than this line's, or it is not AES in CBC mode")
 	errKeyForm   = errors.New("its content is not that of a packet of protocol 3")
+	errSpent     = errors.New("the packet is used")
 )
 
 // decodeKey reads a key of at most that many bytes, in base64 with padding or without.
