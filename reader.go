@@ -57,7 +57,7 @@ type Reader struct {
 	wake      int           // an eventfd that is written to after each send on plans
 	ended     chan struct{} // closed at the end
 	steps     Throttle
-	refused   Throttle // authentic packets
+	refused   Throttle // authentic packets; how many more there were is told with the next one
 	opened    Throttles
 	granted   map[[32]byte]bool       // packets that were read before, so that the doors need not see each copy
 	served    func() ([]Knock, error) // where something on this host listens, now
@@ -127,7 +127,6 @@ func (r *Reader) run() {
 		r.report(r.plan.matcher.Expire(r.batchTime))
 		r.tell()
 		r.steps.flush(r.batchTime)
-		r.refused.flush(r.batchTime)
 		r.drops.flush(r.batchTime)
 		r.opened.flush(r.batchTime)
 	}
@@ -182,7 +181,7 @@ func (r *Reader) cameAt(f *Frame) time.Duration {
 
 // timeout is how long there is nothing to do without a packet, -1 for ever.
 func (r *Reader) timeout() time.Duration {
-	next := min(r.plan.matcher.NextEnd(), r.steps.next(), r.refused.next(), r.drops.next(), r.opened.next())
+	next := min(r.plan.matcher.NextEnd(), r.steps.next(), r.drops.next(), r.opened.next())
 	if next == never {
 		return -1
 	}

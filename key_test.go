@@ -1,0 +1,201 @@
+//go:build linux && !pure
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const keyLine = "\tKey = alice " + aliceSecret + " " + aliceAuth + "\n"
+
+// keyDoor is one that alice's key opens.
+const keyDoor = `[ssh]
+	open_ports  = 22, 51820:udp, 8443 -> 10.9.0.3:443
+	cmd_timeout = 60
+	hide        = yes
+` + keyLine
+
+// fwknop runs the client of the fwknop package at client i, with alice's keys.
+func (w *world) fwknop(i int, line string) {
+	w.Helper()
+	w.from(i, fmt.Sprintf("HOME=%s fwknop --no-rc-file --no-save-args -D %s --use-hmac --key-base64-rijndael %s --key-base64-hmac %s %s >&2",
+		w.TempDir(), hostAddr, aliceSecret, aliceAuth, line))
+}
+
+// keyHosts are a host with nft and one with iptables.
+func keyHosts(t *testing.T, config string, test func(n *nativeTest)) {
+	for _, host := range firewallHosts {
+		if host.name == "fw4" || host.name == "iptables" {
+			t.Run(host.name, func(t *testing.T) { test(newNativeTest(t, host, config)) })
+		}
+	}
+}
+
+// TestKeyClient opens doors with fwknop's own client, in all its modes, and has refused what is to be.
+func TestKeyClient(t *testing.T) {
+	keyHosts(t, keyDoor, func(n *nativeTest) {
+		d := n.serve()
+		n.wantPort(0, hostSSH, hidden)
+		opened := 0
+		for _, tt := range []struct {
+			line    string
+			opens   string // as the log has it, and for whom
+			refused string // else; "": without a word
+		}{
+			{line: "-A tcp/22 -a 10.9.0.2", opens: "10.9.0.2: ssh: open for 1m0s: 22:tcp"},
+			{line: "-A tcp/22 -s", opens: "10.9.0.2: ssh: open for 1m0s: 22:tcp"},
+			{line: "-A tcp/22 -a 10.9.0.3", opens: "10.9.0.3: ssh: open for 1m0s: 22:tcp"},
+			{line: "-A tcp/22 -a 10.9.0.2 -f 30", opens: "10.9.0.2: ssh: open for 30s: 22:tcp"},
+			{line: "-A tcp/22 -a 10.9.0.2 -f 3000", opens: "10.9.0.2: ssh: open for 1m0s: 22:tcp"},
+			{line: "-A udp/51820,tcp/22 -a 10.9.0.2", opens: "10.9.0.2: ssh: open for 1m0s: 22:tcp,51820:udp"},
+			{line: "-A tcp/22 -a 10.9.0.2 -U 'An Other'", opens: "10.9.0.2: ssh: open for 1m0s: 22:tcp"},
+			{line: "-A tcp/22 -a 10.9.0.2 -m md5", opens: "10.9.0.2: ssh: open for 1m0s: 22:tcp"},
+			{line: "-A tcp/22 -a 10.9.0.2 -m sha512", opens: "10.9.0.2: ssh: open for 1m0s: 22:tcp"},
+			{line: "-A tcp/22 -a 10.9.0.2 -S 4444", opens: "10.9.0.2: ssh: open for 1m0s: 22:tcp"},
+			{line: "-A tcp/22 -a 10.9.0.2 -P udpraw -Q 198.51.100.7", opens: "10.9.0.2: ssh: open for 1m0s: 22:tcp"},
+			{line: "-A tcp/22 -a 10.9.0.2 --time-offset-plus 100S", opens: "10.9.0.2: ssh: open for 1m0s: 22:tcp"},
+			{line: "-A tcp/8443 -a 10.9.0.2 -N 10.9.0.3:443", opens: "10.9.0.2: ssh: open for 1m0s: 8443:tcp -> 10.9.0.3:443"},
+			{line: "-A tcp/8443 -a 10.9.0.2 -N 10.9.0.3:443 -f 20", opens: "10.9.0.2: ssh: open for 20s: 8443:tcp -> 10.9.0.3:443"},
+			{line: "-A tcp/8443 -a 10.9.0.2 -N 10.9.0.9:443", refused: "it asks for 8443:tcp -> 10.9.0.9,443, which Open_Ports has not"},
+			{line: "-A tcp/22 -a 10.9.0.2 --nat-local --nat-port 40022 -D 10.9.0.1", refused: "it is of type 5 (local NAT), and 1 to 4 alone are known"},
+			{line: "-a 10.9.0.2 -C 'id > /tmp/never'", refused: "it is a command, and none is ever run"},
+			{line: "-A tcp/23 -a 10.9.0.2", refused: "it asks for 23:tcp, which Open_Ports has not"},
+			{line: "-A tcp/22,tcp/23 -a 10.9.0.2", refused: "it asks for 23:tcp, which Open_Ports has not"},
+			{line: "-A tcp/22 -a 10.9.0.2 --time-offset-plus 300S", refused: " s from this host's, and 120 are allowed: one of the two clocks is wrong, or it was kept back"},
+			{line: "-A tcp/22 -a 10.9.0.2 --time-offset-minus 5M", refused: "its time differs by -30"},
+			{line: "-A tcp/22 -a 10.9.0.2 -M CFB", refused: "its key is another one than this line's, or it is not AES in CBC mode"},
+			{line: "-A tcp/22 -a 10.9.0.2 -M CTR", refused: "its key is another one than this line's, or it is not AES in CBC mode"},
+			{line: "-A tcp/22 -a 10.9.0.2 --hmac-digest-type SHA512"},
+			{line: "-A tcp/22 -a 10.9.0.2 --hmac-digest-type MD5"},
+			{line: "-A tcp/22 -a 10.9.0.2 -p 62202"},
+			{line: "-A tcp/22 -a 10.9.0.2", opens: "10.9.0.2: ssh: open for 1m0s: 22:tcp"},
+		} {
+			switch {
+			case tt.opens != "":
+				was := strings.Count(d.logged(), tt.opens)
+				n.fwknop(0, tt.line)
+				n.eventually(tt.line+" opens: "+tt.opens, func() bool { return strings.Count(d.logged(), tt.opens) > was })
+				if opened++; strings.HasSuffix(tt.opens, ": 22:tcp") && strings.HasPrefix(tt.opens, "10.9.0.2") {
+					n.awaitPort(0, hostSSH, reached)
+					n.wantPort(1, hostSSH, hidden)
+				}
+				closed := strings.Count(d.logged(), "ssh: closed\n")
+				if out, status := n.tool("close", "-s", n.socket, "--all"); status != 0 {
+					t.Fatalf("close: %s", out)
+				}
+				n.eventually("the closing", func() bool { return strings.Count(d.logged(), "ssh: closed\n") > closed })
+			case tt.refused != "":
+				was := strings.Count(d.logged(), tt.refused)
+				n.eventually(tt.line+" is refused: "+tt.refused, func() bool { // a line a second
+					n.fwknop(0, tt.line)
+					return strings.Count(d.logged(), tt.refused) > was
+				})
+			default:
+				n.fwknop(0, tt.line)
+			}
+		}
+		if got := strings.Count(d.logged(), "OPEN SESAME"); got != opened {
+			n.Errorf("%d packets have opened it, want %d", got, opened)
+		}
+		n.wantPort(0, hostSSH, hidden)
+		for _, secret := range []string{aliceSecret, aliceAuth} {
+			if strings.Contains(d.logged(), secret[:20]) {
+				n.Error("the log has a key in it")
+			}
+		}
+		if _, err := os.Stat("/tmp/never"); err == nil {
+			n.Error("a command was run")
+		}
+		d.stop()
+	})
+}
+
+// capturedKey is a packet of fwknop's client as it is on the wire, sent by hand.
+func (n *nativeTest) capturedKey() string {
+	n.Helper()
+	file := filepath.Join(n.TempDir(), "packet")
+	n.fwknop(0, "-T -B "+file+" -A tcp/22 -a 10.9.0.2")
+	text, err := os.ReadFile(file)
+	n.must(err)
+	return strings.TrimSpace(string(text))
+}
+
+func (n *nativeTest) sendKey(packet string) {
+	n.Helper()
+	n.from(0, fmt.Sprintf("printf %%s '%s' > /dev/udp/%s/%d", packet, hostAddr, defaultKeyPort))
+}
+
+// TestKeyReplayed sends packets again: at once, after a restart, after a crash at each point where the packet is noted, and
+// changed a little. Each opens once at most.
+func TestKeyReplayed(t *testing.T) {
+	keyHosts(t, strings.Replace(strings.Replace(keyDoor, "60", "1", 1), ", 8443 -> 10.9.0.3:443", "", 1), func(n *nativeTest) {
+		refused := func(d *running, packet string) {
+			n.Helper()
+			was := strings.Count(d.logged(), "the packet is used")
+			n.eventually("the refusal", func() bool { n.sendKey(packet); return strings.Count(d.logged(), "the packet is used") > was })
+			if strings.Contains(d.logged(), "open for") {
+				n.Error("it opens again")
+			}
+		}
+		packets := []string{}
+		for _, point := range []string{"", "packet begins:1", "packet written:1", "work begins:1", "work ended:1"} {
+			packet := n.capturedKey()
+			d := n.start(point)
+			d.await("starting up")
+			for _, other := range []string{packet + "=", packet + "AAAA", packet[:len(packet)-1] + "A", "A" + packet[1:], keyPrefix + packet} {
+				n.sendKey(other)
+			}
+			n.sendKey(packet)
+			n.eventually("the opening, or the crash", func() bool {
+				return strings.Contains(d.logged(), "ssh: closed") || len(d.ended) > 0
+			})
+			if got := strings.Count(d.logged(), "OPEN SESAME"); got > 1 {
+				n.Errorf("%s: %d packets have opened it", point, got)
+			}
+			if point == "" {
+				n.sendKey(packet)
+				d.await("the packet is used")
+			}
+			_ = d.cmd.Process.Signal(unix.SIGKILL)
+			<-d.ended
+			d = n.serve()
+			if point == "packet begins:1" { // nothing was open
+				n.sendKey(packet)
+				d.await("open for")
+				d.await("ssh: closed")
+				d.stop()
+				d = n.serve()
+			}
+			for _, p := range append(packets, packet) {
+				refused(d, p)
+			}
+			packets = append(packets, packet)
+			n.wantPort(0, hostSSH, hidden)
+			d.stop()
+		}
+		n.flushed()
+	})
+}
+
+// TestKeyCommand has a command know who has come, and a daemon that cannot write opens nothing.
+func TestKeyCommand(t *testing.T) {
+	n := newNativeTest(t, firewallHosts[0], keyDoor)
+	n.config = strings.Replace(n.config, "[ssh]", "[ssh]\n\tstart_command = echo user $KNOCK_USER at $KNOCK_DOOR", 1)
+	d := n.serve()
+	n.fwknop(0, "-A tcp/22 -a 10.9.0.2")
+	d.await("command output: user alice at ssh")
+	d.stop()
+	n.must(os.RemoveAll(n.dir + "/state/packets"))
+	n.must(os.Mkdir(n.dir+"/state/packets", 0o700))
+	d = n.serve()
+	n.fwknop(0, "-A tcp/22 -a 10.9.0.2")
+	d.await("ssh: not opened: reading which packets are used: ")
+	n.wantPort(0, hostSSH, hidden)
+	d.stop()
+}
