@@ -17,8 +17,10 @@ import (
 // anywhere.
 //
 //	sesame://192.0.2.1/ssh?sequence=7000,18000:udp,9000&verify=22
+//	sesame://192.0.2.1/ssh?key=KEY_BASE64.HMAC_KEY_BASE64&open=22&verify=22
 type clientLine struct {
 	name, host, sequence string
+	key, open            string // with a blank between the two keys; or ""
 	verify               uint16 // a TCP port that opens; 0: none
 }
 
@@ -30,6 +32,9 @@ func (l clientLine) String() string {
 		s = lineBegin + "[" + l.host + "]"
 	}
 	s += "/" + l.name + "?sequence=" + l.sequence
+	if l.key != "" {
+		s = strings.TrimSuffix(s, "sequence=") + "key=" + strings.Replace(l.key, " ", ".", 1) + "&open=" + l.open
+	}
 	if l.verify != 0 {
 		s += "&verify=" + strconv.Itoa(int(l.verify))
 	}
@@ -51,6 +56,10 @@ func parseLine(text string) (l clientLine, err error) {
 		switch {
 		case key == "sequence" && value != "" && strings.Trim(value, "0123456789,:tcpud") == "":
 			l.sequence = value
+		case key == "key" && strings.Count(value, ".") == 1:
+			l.key = strings.Replace(value, ".", " ", 1)
+		case key == "open" && strings.Trim(value, "0123456789,:tcpud") == "":
+			l.open = value
 		case key == "verify":
 			port, err := strconv.ParseUint(value, 10, 16)
 			if err != nil {
@@ -61,7 +70,7 @@ func parseLine(text string) (l clientLine, err error) {
 			return l, broken
 		}
 	}
-	if l.sequence == "" {
+	if _, err := parseKeyKnock(l.key, l.open); (l.sequence == "") != (err == nil) {
 		return l, broken
 	}
 	return l, nil
@@ -88,6 +97,9 @@ func checkHost(host string) error {
 // section is the profile as it is written.
 func (l clientLine) section() string {
 	s := fmt.Sprintf("[%s]\n\thost     = %s\n\tsequence = %s\n", l.name, l.host, l.sequence)
+	if l.key != "" {
+		s = fmt.Sprintf("[%s]\n\thost     = %s\n\tkey      = %s\n\topen     = %s\n", l.name, l.host, l.key, l.open)
+	}
 	if l.verify != 0 {
 		s += fmt.Sprintf("\tverify   = %d\n", l.verify)
 	}

@@ -3,8 +3,10 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -198,4 +200,84 @@ func TestKeyCommand(t *testing.T) {
 	d.await("ssh: not opened: reading which packets are used: ")
 	n.wantPort(0, hostSSH, hidden)
 	d.stop()
+}
+
+// keyProfile is alice's at a client: the host is called home, and home6 over IPv6.
+func keyProfile(t *testing.T, more string) *person {
+	key := "key = " + aliceSecret + " " + aliceAuth + "\nopen = 22\n" + more
+	return newPerson(t, "[home]\nhost = "+hostAddr+"\n"+key+"[home6]\nhost = "+hostAddr6+"\n"+key+
+		"[wrong]\nhost = "+hostAddr+"\n"+strings.Replace(key, "key = FJ", "key = FK", 1)+"[stranger]\nhost = "+hostAddr+"\n"+strings.Replace(key, " pPc", " qPc", 1))
+}
+
+// asAlice runs the client at client 0.
+func (w *world) asAlice(h *person, input string, args ...string) output {
+	w.Helper()
+	cmd := h.command(args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
+	w.must(w.clients[0].start(cmd))
+	return output{exitStatus(cmd.Wait()), stdout.String(), stderr.String()}
+}
+
+// TestKeyKnock opens doors with our own client, over both families.
+func TestKeyKnock(t *testing.T) {
+	keyHosts(t, strings.Replace(keyDoor, ", 8443 -> 10.9.0.3:443", "", 1)+"[options]\nkey_port = 7777\n", func(n *nativeTest) {
+		n.config = strings.Replace(n.config, "[options]\nkey_port = 7777\n[options]", "[options]\nkey_port = 7777\n", 1)
+		d, h := n.serve(), keyProfile(t, "key_port = 7777\n")
+		for _, tt := range []struct{ args, input, want string }{
+			{"home -w 22", "", hostAddr + " port 22: open in "},
+			{"home6 -w 22", "", hostAddr6 + " port 22: open in "},
+			{"home -w 22 -q -- echo done", "", "done\n"},
+			{"home6 -q -W [fd00:9::1]:22", "hello", "hello"},
+		} {
+			if got := n.asAlice(h, tt.input, strings.Fields(tt.args)...); got.status != 0 || !strings.HasPrefix(got.stdout+got.stderr, tt.want) {
+				t.Errorf("%s: got %+v, want %q", tt.args, got, tt.want)
+			}
+			if out, status := n.tool("close", "-s", n.socket, "--all"); status != 0 {
+				t.Fatalf("close after %s: %s", tt.args, out)
+			}
+			n.eventually("the closing", func() bool {
+				return strings.Count(d.logged(), ": open for") == strings.Count(d.logged(), "ssh: closed\n")
+			})
+		}
+		for _, name := range []string{"wrong", "stranger"} {
+			got := n.asAlice(h, "", name, "-w", "22", "--timeout", "0.2", "--retries", "1")
+			if got.status != 3 || !strings.Contains(got.stderr, "stayed shut: check the keys, the ports and both clocks, which may differ by 120 s: the daemon's log says why it refused a packet") {
+				t.Errorf("%s: got %+v", name, got)
+			}
+		}
+		d.await("packet by the key of alice refused: its key is another one than this line's, or it is not AES in CBC mode")
+		d.stop()
+		n.flushed()
+	})
+}
+
+// TestKeyFwknopd opens a door of Debian's fwknopd with our client.
+func TestKeyFwknopd(t *testing.T) {
+	w := newWorld(t, 2)
+	w.hide()
+	dir := t.TempDir()
+	w.must(os.WriteFile(dir+"/fwknopd.conf", []byte("PCAP_INTF eth0;\n"), 0o600))
+	w.must(os.WriteFile(dir+"/access.conf", []byte("SOURCE ANY\nOPEN_PORTS tcp/22\nKEY_BASE64 "+aliceSecret+"\nHMAC_KEY_BASE64 "+aliceAuth+"\nFW_ACCESS_TIMEOUT 30\n"), 0o600))
+	log, err := os.Create(dir + "/log")
+	w.must(err)
+	defer log.Close()
+	cmd := exec.Command("fwknopd", "-f", "-c", dir+"/fwknopd.conf", "-a", dir+"/access.conf", "-r", dir, "-p", dir+"/pid", "-d", dir+"/digest.cache")
+	cmd.Stdout, cmd.Stderr = log, log
+	w.must(w.host.start(cmd))
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	said := func() string {
+		text, _ := os.ReadFile(dir + "/log")
+		return string(text)
+	}
+	w.eventually("fwknopd", func() bool { return strings.Contains(said(), "Starting fwknopd main event loop") })
+	h := keyProfile(t, "")
+	w.wantPort(0, hostSSH, hidden)
+	if got := w.asAlice(h, "", "home", "-w", "22"); got.status != 0 {
+		t.Errorf("got %+v\nfwknopd: %s", got, said())
+	}
+	w.wantPort(1, hostSSH, hidden)
 }

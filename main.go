@@ -44,7 +44,8 @@
 //	init.go try.go install.go flush.go check.go demo_linux.go daemon_other.go the tools
 //	install_init.go install_item.go completion.go* manual.go*
 //	ping.go ping_linux.go ping_other.go ping_run.go                          ping
-//	add.go* knock.go knock_connect.go knock_profiles.go knock_options.go*    the client
+//	add.go* knock.go knock_connect.go knock_profiles.go knock_key.go           the client
+//	knock_options.go*
 //	knock_send_unix.go knock_send_windows.go knock_raw_linux.go              how a knock is sent
 //	knock_socket_unix.go knock_send_linux.go knock_other.go
 //	knock_icmp_linux.go knock_segment.go* knock_outcome.go* knock_send.go*   and what comes back
