@@ -21,6 +21,7 @@ import (
 type clientLine struct {
 	name, host, sequence string
 	key, open            string // with a blank between the two keys; or ""
+	keyPort              uint16 // 0: the usual one
 	verify               uint16 // a TCP port that opens; 0: none
 }
 
@@ -34,6 +35,9 @@ func (l clientLine) String() string {
 	s += "/" + l.name + "?sequence=" + l.sequence
 	if l.key != "" {
 		s = strings.TrimSuffix(s, "sequence=") + "key=" + strings.Replace(l.key, " ", ".", 1) + "&open=" + l.open
+	}
+	if l.keyPort != 0 {
+		s += "&key_port=" + strconv.Itoa(int(l.keyPort))
 	}
 	if l.verify != 0 {
 		s += "&verify=" + strconv.Itoa(int(l.verify))
@@ -60,12 +64,16 @@ func parseLine(text string) (l clientLine, err error) {
 			l.key = strings.Replace(value, ".", " ", 1)
 		case key == "open" && strings.Trim(value, "0123456789,:tcpud") == "":
 			l.open = value
-		case key == "verify":
+		case key == "verify", key == "key_port":
 			port, err := strconv.ParseUint(value, 10, 16)
 			if err != nil {
 				return l, broken
 			}
-			l.verify = uint16(port)
+			if key == "verify" {
+				l.verify = uint16(port)
+			} else {
+				l.keyPort = uint16(port)
+			}
 		default:
 			return l, broken
 		}
@@ -99,6 +107,9 @@ func (l clientLine) section() string {
 	s := fmt.Sprintf("[%s]\n\thost     = %s\n\tsequence = %s\n", l.name, l.host, l.sequence)
 	if l.key != "" {
 		s = fmt.Sprintf("[%s]\n\thost     = %s\n\tkey      = %s\n\topen     = %s\n", l.name, l.host, l.key, l.open)
+	}
+	if l.keyPort != 0 {
+		s += fmt.Sprintf("\tkey_port = %d\n", l.keyPort)
 	}
 	if l.verify != 0 {
 		s += fmt.Sprintf("\tverify   = %d\n", l.verify)

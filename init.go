@@ -32,6 +32,8 @@ const knockdExample = "7862d461510d8bb1"
 // initOptions are also the door that is to be written.
 type initOptions struct {
 	name, config, ports, to, host string
+	key, from                     string  // whose key is to be added; a folder of fwknopd's; or ""
+	keyLine                       string  // the key as the door has it
 	outside                       []Knock // the ports that a client asks for
 	near                          []Knock // these and what listens here: no knock is near one
 }
@@ -41,6 +43,8 @@ func (o *initOptions) options() []option {
 		stringOption('c', "config", "FILE", "configuration (default "+defaultConfigFile+", on OpenWrt "+uciFile+")", &o.config),
 		stringOption(0, "port", "PORTS", "what the door opens, such as 443,51820:udp (default 22 for a door called ssh)", &o.ports),
 		stringOption(0, "to", "ADDRESS:PORT", "where the opened port leads to, on another host", &o.to),
+		stringOption(0, "key", "NAME", "add a key, in the place of a sequence: fwknop's packets open the door", &o.key),
+		stringOption(0, "from", "DIR", "write the doors of an fwknopd, whose access.conf is in DIR", &o.from),
 		stringOption(0, "host", "ADDRESS", "where the client finds this host (default: the address of this host)", &o.host),
 	}, helpOptions()...)
 }
@@ -56,8 +60,15 @@ func initDoor(e env, args []string) error {
 	if len(rest) > 1 {
 		return usageError(fmt.Sprintf("unexpected argument %q", rest[1]))
 	}
+	if o.from != "" {
+		return o.takeOver(e, rest)
+	}
 	o.name = strings.Join(append(rest, "ssh")[:1], "")
-	if err := o.check(); err != nil {
+	there, err := o.hasDoor()
+	if err == nil && !there {
+		err = o.check()
+	}
+	if err != nil {
 		return err
 	}
 	links, err := readLinks(true)
@@ -73,13 +84,24 @@ func initDoor(e env, args []string) error {
 		return err
 	}
 	defer random.Close()
+	if o.key != "" {
+		if err := o.drawKey(random); err != nil {
+			return err
+		}
+	}
 	write := o.writeConfig
-	if o.config == "" && hasUCI() {
+	switch uci := o.config == "" && hasUCI(); {
+	case there:
+		write = o.writeKey
+	case uci:
 		write = o.writeUCI
 	}
 	c, err := write(random, links)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case o.key != "":
+		return o.tellKey(e, c)
 	}
 	return o.tell(e, c, links)
 }
@@ -129,8 +151,12 @@ func (o *initOptions) section(sequence []Knock) string {
 	if sequence == nil {
 		sequence = []Knock{{1, tcp}, {3, tcp}, {2, tcp}}
 	}
-	return fmt.Sprintf("[%s]\n\tSequence    = %s\n\tOpen_Ports  = %s\n\tCmd_Timeout = %d\n\tHide        = yes\n",
-		o.name, plainKnocks(sequence), o.ports, initSeconds)
+	by := "Sequence    = " + plainKnocks(sequence)
+	if o.key != "" {
+		by = "Key         = " + o.keyLine
+	}
+	return fmt.Sprintf("[%s]\n\t%s\n\tOpen_Ports  = %s\n\tCmd_Timeout = %d\n\tHide        = yes\n",
+		o.name, by, o.ports, initSeconds)
 }
 
 func plainKnocks(sequence []Knock) string {
@@ -188,7 +214,9 @@ func (o *initOptions) choose(random io.Reader, file, text string) (c *Config, er
 	if i := slices.IndexFunc(c.Warnings, func(w string) bool { return strings.Contains(w, about) }); i >= 0 {
 		return nil, errors.New(c.Warnings[i])
 	}
-	c.Doors[last].Sequence, err = draw(random, others)
+	if o.key == "" {
+		c.Doors[last].Sequence, err = draw(random, others)
+	}
 	return c, err
 }
 
@@ -222,17 +250,26 @@ func (o *initOptions) writeConfig(random io.Reader, links map[int]*Link) (*Confi
 	return c, err
 }
 
+func uci(input string, args ...string) (string, error) {
+	out, _, err := execute(append([]string{uciProgram, "-q"}, args...), input, inspectLimit)
+	return strings.TrimSpace(out), err
+}
+
+func uciCommitted() error {
+	changes, err := uci("", "changes", "sesame")
+	if err == nil && changes != "" {
+		err = errors.New("there are changes that nobody has committed: uci commit sesame, or uci revert sesame")
+	}
+	return err
+}
+
 // writeUCI adds the door to OpenWrt's configuration. It takes the place of install's example, and of no other section.
 func (o *initOptions) writeUCI(random io.Reader, _ map[int]*Link) (*Config, error) {
-	uci := func(input string, args ...string) (string, error) {
-		out, _, err := execute(append([]string{uciProgram, "-q"}, args...), input, inspectLimit)
-		return strings.TrimSpace(out), err
-	}
 	if strings.Contains(o.name, "-") {
 		return nil, usageError("on OpenWrt a door's name is made of letters, digits and _ alone")
 	}
-	if changes, err := uci("", "changes", "sesame"); err != nil || changes != "" {
-		return nil, cmp.Or(err, errors.New("there are changes that nobody has committed: uci commit sesame, or uci revert sesame"))
+	if err := uciCommitted(); err != nil {
+		return nil, err
 	}
 	section, batch := "sesame."+o.name, ""
 	if was, err := uci("", "show", section); err == nil {
@@ -250,14 +287,18 @@ func (o *initOptions) writeUCI(random io.Reader, _ map[int]*Link) (*Config, erro
 	batch += "set " + section + "=door\n"
 	set := func(how, option, value string) { batch += how + " " + section + "." + option + "='" + value + "'\n" }
 	set("set", "enabled", "1")
-	set("set", "sequence", sequence)
+	how, by, value := "set", "sequence", sequence
+	if o.key != "" {
+		how, by, value = "add_list", "key", o.keyLine
+	}
+	set(how, by, value)
 	for _, port := range strings.Split(o.ports, ",") {
 		set("add_list", "open_ports", strings.TrimSpace(port))
 	}
 	set("set", "cmd_timeout", fmt.Sprint(initSeconds))
 	set("set", "hide", "1")
 	_, err = uci(batch+"commit sesame\n", "batch")
-	if text, _ := uci("", "get", section+".sequence"); err == nil && text != sequence {
+	if text, _ := uci("", "get", section+"."+by); err == nil && text != value {
 		err = errors.New("uci has not written the door")
 	}
 	if err != nil {

@@ -41,7 +41,7 @@
 //
 //	main.go                                                                  the commands
 //	serve.go serve_trial.go serve_config.go                                  the daemon's life; what is in force
-//	init.go try.go install.go flush.go check.go demo_linux.go daemon_other.go the tools
+//	init.go init_key.go init_fwknop.go try.go install.go flush.go check.go demo_linux.go daemon_other.go the tools
 //	install_init.go install_item.go completion.go* manual.go*
 //	ping.go ping_linux.go ping_other.go ping_run.go                          ping
 //	add.go* knock.go knock_connect.go knock_profiles.go knock_key.go           the client
