@@ -60,18 +60,18 @@ func initDoor(e env, args []string) error {
 	if len(rest) > 1 {
 		return usageError(fmt.Sprintf("unexpected argument %q", rest[1]))
 	}
+	links, err := readLinks(true)
+	if err != nil {
+		return err
+	}
 	if o.from != "" {
-		return o.takeOver(e, rest)
+		return o.takeOver(e, rest, links)
 	}
 	o.name = strings.Join(append(rest, "ssh")[:1], "")
 	there, err := o.hasDoor()
 	if err == nil && !there {
 		err = o.check()
 	}
-	if err != nil {
-		return err
-	}
-	links, err := readLinks(true)
 	if err != nil {
 		return err
 	}
@@ -228,7 +228,17 @@ func (o *initOptions) writeConfig(random io.Reader, links map[int]*Link) (*Confi
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	text := string(was)
+	text := beforeDoors(string(was), links)
+	c, err := o.choose(random, o.config, text)
+	if err != nil {
+		return nil, err
+	}
+	_, err = writeFile(o.config, []byte(text+o.section(c.Doors[len(c.Doors)-1].Sequence)), nil, notWritten(o.config, was))
+	return c, err
+}
+
+// beforeDoors is what stands before new doors: a configuration without the doors of an example, or install's options.
+func beforeDoors(text string, links map[int]*Link) string {
 	if first := strings.Index(text, "[openSSH]"); first >= 0 && strings.TrimSpace(checksum(text[first:])) == knockdExample {
 		text = text[:first]
 	}
@@ -242,12 +252,7 @@ func (o *initOptions) writeConfig(random io.Reader, links map[int]*Link) (*Confi
 	for !strings.HasSuffix(text, "\n\n") {
 		text += "\n"
 	}
-	c, err := o.choose(random, o.config, text)
-	if err != nil {
-		return nil, err
-	}
-	_, err = writeFile(o.config, []byte(text+o.section(c.Doors[len(c.Doors)-1].Sequence)), nil, notWritten(o.config, was))
-	return c, err
+	return text
 }
 
 func uci(input string, args ...string) (string, error) {

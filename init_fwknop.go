@@ -216,7 +216,7 @@ func fwknopText(folder, access, options string, free func(name string) bool) (te
 }
 
 // takeOver adds the doors of an fwknopd to a configuration.
-func (o *initOptions) takeOver(e env, rest []string) error {
+func (o *initOptions) takeOver(e env, rest []string, links map[int]*Link) error {
 	file, _ := o.file()
 	switch {
 	case len(rest) > 0 || o.key+o.ports+o.to != "":
@@ -235,16 +235,12 @@ func (o *initOptions) takeOver(e env, rest []string) error {
 			return err
 		}
 	}
-	text := string(was)
-	c, err := parseConfig(file, strings.NewReader(text+"\n[options]\n")) // which may be all
+	text := beforeDoors(string(was), links)
+	c, err := parseConfig(file, strings.NewReader(text))
 	if err != nil {
 		return err
 	}
 	taken, doors := fwknopText(o.from, string(access), string(options), func(name string) bool { return c.lastDoor(name) == nil })
-	if strings.TrimSpace(text) == "" {
-		text = "[options]\n\tUseSyslog"
-	}
-	text = strings.TrimRight(text, "\n") + "\n\n"
 	if c, err = parseConfig(file, strings.NewReader(text+taken)); err != nil {
 		return withoutSecrets(err)
 	}

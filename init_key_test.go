@@ -122,11 +122,11 @@ func TestInitFrom(t *testing.T) {
 				}
 				got := runProgram("sesame", "init", "-c", file, "--from", dir)
 				text, _ := os.ReadFile(file)
-				if was == "" {
-					was = "[options]\n\tUseSyslog\n"
+				links, err := readLinks(true)
+				if err != nil {
+					t.Fatal(err)
 				}
-				was += "\n"
-				if want := was + strings.ReplaceAll(tt.want, "DIR", dir); got.status != 0 || got.stdout != "" || string(text) != want {
+				if want := beforeDoors(was, links) + strings.ReplaceAll(tt.want, "DIR", dir); got.status != 0 || got.stdout != "" || string(text) != want {
 					t.Errorf("got %+v\n%s\nwant\n%s", got, text, want)
 				}
 				if strings.Contains(got.stderr, aliceSecret[:9]) {
