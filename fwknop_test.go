@@ -46,7 +46,7 @@ systemctl enable --now fwknop-server`)
 	sends()
 	w.awaitPort(0, hostSSH, reached)
 	w.wantPort(1, hostSSH, hidden)
-	if got := m.run("journalctl -o cat -t knockd"); !strings.Contains(got, "10.9.0.2: fwknop: OPEN SESAME by the key of fwknop") {
+	if got := m.run("journalctl -o cat -t knockd"); !strings.Contains(got, "10.9.0.2: fwknop1: OPEN SESAME by the key of fwknop") {
 		t.Errorf("the log has %s", got)
 	}
 	for _, text := range blocks(t, "docs/fwknop.md", "ini") {

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,202 +15,150 @@ import (
 )
 
 // fwknopLine is one of fwknopd's configuration: NAME VALUE, up to a semicolon.
-type fwknopLine struct {
-	number      int
-	name, value string
-}
+type fwknopLine struct{ at, name, value string }
 
-func fwknopLines(text string) (lines []fwknopLine) {
+func fwknopLines(folder, file string) (lines []fwknopLine, err error) {
+	file = filepath.Join(folder, file)
+	text, err := os.ReadFile(file)
 	number := 0
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(string(text)) {
 		number++
-		if line = strings.TrimSpace(line); line == "" || line[0] == '#' || line[0] == ';' {
-			continue
+		line, _, _ = strings.Cut(strings.TrimSpace(line), ";")
+		if fields := strings.Fields(line); len(fields) > 0 && line[0] != '#' {
+			value := strings.TrimSpace(strings.TrimPrefix(line, fields[0]))
+			lines = append(lines, fwknopLine{fmt.Sprint(file, ":", number), strings.TrimSuffix(fields[0], ":"), value})
 		}
-		line, _, _ = strings.Cut(line, ";")
-		fields := append(strings.Fields(line), "")
-		value := strings.TrimSpace(strings.TrimPrefix(line, fields[0]))
-		lines = append(lines, fwknopLine{number, strings.TrimSuffix(fields[0], ":"), value})
 	}
-	return lines
+	return lines, err
 }
 
-// notTaken says why a line of access.conf has no place in a door; "": it has one, or means nothing here.
-func (l fwknopLine) notTaken() string {
-	on := !strings.EqualFold(l.value, "N")
-	switch name := l.name; {
-	case strings.HasPrefix(name, "GPG_") || name == "GPG_ALLOW_NO_PW":
-		return "packets by GnuPG are not read"
-	case strings.HasPrefix(name, "CMD_") || strings.HasPrefix(name, "ENABLE_CMD") && on:
-		return "no packet runs a command: Start_Command and Stop_Command are run when the door opens and closes"
-	case strings.HasPrefix(name, "%include"):
-		return "it is not followed: run sesame init --from for it, too, or copy its lines here"
-	case name == "DESTINATION" && !strings.EqualFold(l.value, "ANY"):
-		return "Target and Interface say where a door listens"
-	case name == "REQUIRE_USERNAME":
-		return "the key alone tells who it is: its name is taken from here"
-	case strings.HasPrefix(name, "ACCESS_EXPIRE"):
-		return "a key has no end: delete its line then"
-	case strings.HasPrefix(name, "FORCE_SNAT"), name == "FORCE_MASQUERADE" && on:
-		return "masquerade after a port's arrow is the like"
-	case name == "FORWARD_ALL" && on, name == "DISABLE_DNAT" && on:
-		return "ports are forwarded one by one"
-	case name == "MAX_FW_TIMEOUT":
-		return "clients may ask for up to Cmd_Timeout"
+// fwknopLost has, by how names begin, why lines have no place here. After a name with a blank, only that value has none.
+var fwknopLost = map[string]string{
+	"GPG_":                      "packets by GnuPG are not read",
+	"CMD_":                      "no packet runs a command: Start_Command is run when the door opens",
+	"ENABLE_CMD_EXEC Y":         "no packet runs a command: Start_Command is run when the door opens",
+	"ENABLE_CMD_SUDO_EXEC Y":    "no packet runs a command: Start_Command is run when the door opens",
+	"%include":                  "it is not followed: copy its lines into this file, and run sesame init --from once more",
+	"DESTINATION":               "Target and Interface say where a door listens",
+	"REQUIRE_USERNAME":          "the key alone tells who it is, and has this name",
+	"ACCESS_EXPIRE":             "a key has no end: delete its line then",
+	"FORCE_SNAT":                "masquerade after a port's arrow is the like",
+	"FORCE_MASQUERADE Y":        "masquerade after a port's arrow is the like",
+	"FORWARD_ALL Y":             "ports are forwarded one by one",
+	"DISABLE_DNAT Y":            "ports are forwarded one by one",
+	"MAX_FW_TIMEOUT":            "clients may ask for up to Cmd_Timeout",
+	"PCAP_INTF":                 "Interface in [options], or in a door, says where to listen",
+	"MAX_SPA_PACKET_AGE":        "clocks may differ by 120 s",
+	"ENABLE_SPA_PACKET_AGING N": "clocks may differ by 120 s",
+	"ENABLE_SPA_OVER_HTTP Y":    "packets come over UDP alone",
+	"ENABLE_TCP_SERVER Y":       "packets come over UDP alone",
+}
+
+// lost is a comment for a line that has no place here, or "".
+func (l fwknopLine) lost() string {
+	for begin, why := range fwknopLost {
+		if strings.HasPrefix(l.name+" "+strings.ToUpper(l.value), begin) {
+			return fmt.Sprintf("# %s: %s: %s\n", l.at, l.name, why)
+		}
 	}
 	return ""
 }
 
-// fwknopDoor is a SOURCE and what follows it, as a door of a name.
-func fwknopDoor(file, name string, stanza []fwknopLine) string {
+// fwknopDoor is a SOURCE and what follows it, as a door of a name; or as a comment that says why it is none, without a key.
+func fwknopDoor(name string, stanza []fwknopLine) (text string, err error) {
 	has, notes := map[string]string{}, ""
 	for _, l := range stanza {
 		has[l.name] = l.value
-		if why := l.notTaken(); why != "" {
-			notes += fmt.Sprintf("# %s:%d: %s: %s\n", file, l.number, l.name, why)
-		}
+		notes += l.lost()
 	}
 	if has["OPEN_PORTS"] == "" {
-		notes += fmt.Sprintf("# %s:%d: without OPEN_PORTS fwknopd opens whatever is asked for: name here what your clients ask for\n", file, stanza[0].number)
+		has["OPEN_PORTS"] = "tcp/22"
+		notes += fmt.Sprintf("# %s: without OPEN_PORTS fwknopd opens whatever is asked for: name here what your clients ask for\n", stanza[0].at)
 	}
-	body, err := fwknopBody(has)
-	if err != nil {
-		return fmt.Sprintf("# %s:%d: no door: %v\n%s\n", file, stanza[0].number, err, notes)
-	}
-	return fmt.Sprintf("# %s:%d\n%s[%s]\n%s\n", file, stanza[0].number, notes, name, body)
-}
-
-// fwknopBody are a door's directives. An error has no key in it.
-func fwknopBody(has map[string]string) (string, error) {
-	key := func(name string) (string, error) {
-		switch text := has[name+"_BASE64"]; {
-		case has[name] == "__CHANGEME__" || text == "__CHANGEME__":
-			return "", fmt.Errorf("its %s is still to be chosen", name)
-		case text != "":
-			return text, nil
-		case has[name] != "":
-			return base64.StdEncoding.EncodeToString([]byte(has[name])), nil
-		case name == "KEY":
-			return "", errors.New("it has no KEY: packets by GnuPG are not read")
+	for _, key := range []string{"KEY", "HMAC_KEY"} {
+		if has[key] != "" && has[key+"_BASE64"] == "" {
+			has[key+"_BASE64"] = base64.StdEncoding.EncodeToString([]byte(has[key]))
 		}
-		return "", fmt.Errorf("it has no %s, without which anybody could change packets: sesame init --key makes a key with one", name)
 	}
-	secret, err := key("KEY")
-	auth, authErr := key("HMAC_KEY")
-	mode, digest := strings.ToUpper(cmp.Or(has["ENCRYPTION_MODE"], "CBC")), strings.ToUpper(cmp.Or(has["HMAC_DIGEST_TYPE"], "SHA256"))
-	switch {
-	case err != nil || authErr != nil:
-		return "", cmp.Or(err, authErr)
-	case mode != "CBC":
-		return "", fmt.Errorf("ENCRYPTION_MODE is %s, and CBC alone is read", mode)
-	case digest != "SHA256":
-		return "", fmt.Errorf("HMAC_DIGEST_TYPE is %s, and SHA256 alone is read", digest)
+	words := func(name string) []string {
+		return strings.FieldsFunc(has[name], func(r rune) bool { return r == ',' || r == ' ' || r == '\t' })
 	}
-	words := func(list string) []string {
-		return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' })
-	}
-	target, ports, allow := "", []string{}, []string{}
-	if to := words(has["FORCE_NAT"]); len(to) == 2 {
+	target := ""
+	if to := words("FORCE_NAT"); len(to) == 2 {
 		target = " -> " + to[0] + ":" + to[1]
 	}
-	for _, item := range words(cmp.Or(has["OPEN_PORTS"], "tcp/22")) {
+	var ports []string
+	for _, item := range words("OPEN_PORTS") {
 		proto, port, _ := strings.Cut(strings.ToLower(item), "/")
-		if slices.ContainsFunc(words(has["RESTRICT_PORTS"]), func(r string) bool { return strings.EqualFold(r, item) }) {
-			continue
-		}
 		ports = append(ports, strings.TrimSuffix(port+":"+proto, ":tcp")+target)
 	}
-	for _, item := range words(has["SOURCE"]) {
-		if strings.EqualFold(item, "ANY") {
-			allow = nil
-			break
-		}
-		if network, mask, ok := strings.Cut(item, "/"); ok && strings.Contains(mask, ".") {
-			bits := 0
-			for m, _ := netip.ParseAddr(mask); bits < 32 && m.IsValid() && m.As4()[bits/8]>>(7-bits%8)&1 == 1; bits++ {
-			}
-			item = network + "/" + strconv.Itoa(bits)
-		}
-		allow = append(allow, item)
-	}
-	name := strings.Map(func(r rune) rune {
-		if strings.ContainsRune(plainLetters, r|0x20) {
-			return r
-		}
-		return '-'
-	}, cmp.Or(has["REQUIRE_USERNAME"], "fwknop"))
 	strict := ""
 	if strings.EqualFold(cmp.Or(has["REQUIRE_SOURCE_ADDRESS"], has["REQUIRE_SOURCE"]), "Y") {
 		strict = " strict"
 	}
-	body := fmt.Sprintf("\tKey         = %s %s %s%s\n\tOpen_Ports  = %s\n\tCmd_Timeout = %s\n", name, secret, auth, strict,
-		strings.Join(ports, ", "), cmp.Or(has["FW_ACCESS_TIMEOUT"], "30"))
-	if allow != nil {
-		body += "\tAllow       = " + strings.Join(allow, ", ") + "\n"
+	person := strings.Join(strings.Fields(cmp.Or(has["REQUIRE_USERNAME"], "fwknop")), "-")
+	text = fmt.Sprintf("[%s]\n\tKey         = %s %s %s%s\n\tOpen_Ports  = %s\n\tCmd_Timeout = %s\n", name, person, has["KEY_BASE64"], has["HMAC_KEY_BASE64"],
+		strict, strings.Join(ports, ", "), cmp.Or(has["FW_ACCESS_TIMEOUT"], "30"))
+	if sources := words("SOURCE"); !slices.ContainsFunc(sources, func(s string) bool { return strings.EqualFold(s, "ANY") }) {
+		text += "\tAllow       = " + strings.Join(sources, ", ") + "\n"
 	}
-	if _, err := parseConfig("", strings.NewReader("[x]\n"+body)); err != nil {
-		text := err.(configErrors)[0].text
-		return "", fmt.Errorf("it would not do as one: %s", text[strings.Index(text, ": ")+2:])
+	switch _, err = parseConfig("", strings.NewReader(text)); {
+	case has["KEY_BASE64"] == "":
+		err = errors.New("it has no KEY, and packets by GnuPG are not read")
+	case has["HMAC_KEY_BASE64"] == "":
+		err = errors.New("it has no HMAC_KEY, without which anybody could change packets: sesame init --key makes a key with one")
+	case !strings.EqualFold(cmp.Or(has["ENCRYPTION_MODE"], "CBC"), "CBC"), !strings.EqualFold(cmp.Or(has["HMAC_DIGEST_TYPE"], "SHA256"), "SHA256"):
+		err = errors.New("its ENCRYPTION_MODE is not CBC, or its HMAC_DIGEST_TYPE is not SHA256")
+	case has["RESTRICT_PORTS"] != "":
+		err = errors.New("it has RESTRICT_PORTS: leave those out of OPEN_PORTS")
+	case err != nil:
+		_, what, _ := strings.Cut(err.(configErrors)[0].text, ": door ")
+		err = errors.New("as one it would be wrong: " + what)
 	}
-	return body, nil
+	if err != nil {
+		return fmt.Sprintf("# %s: no door: %v\n%s\n", stanza[0].at, err, notes), err
+	}
+	return fmt.Sprintf("# %s\n%s%s\n", stanza[0].at, notes, text), nil
 }
 
-// fwknopText are the doors of an access.conf, and the options of an fwknopd.conf, as a part of our configuration. free says
-// whether a name is.
-func fwknopText(folder, access, options string, free func(name string) bool) (text string, doors int) {
-	file := filepath.Join(folder, "fwknopd.conf")
+// fwknopText is an fwknopd's configuration as a part of ours, and how many doors there are in it. free says whether a name
+// is.
+func fwknopText(access, options []fwknopLine, free func(name string) bool) (text string, doors int) {
 	port := ""
-	for _, l := range fwknopLines(options) {
-		switch {
-		case l.name == "UDPSERV_PORT" && port == "":
-			port = l.value
-		case l.name == "PCAP_FILTER":
-			if words := strings.Fields(l.value); len(words) > 0 {
-				port = words[len(words)-1]
-			}
-		case l.name == "MAX_SPA_PACKET_AGE" && l.value != strconv.Itoa(keyWindow), l.name == "ENABLE_SPA_PACKET_AGING" && l.value == "N":
-			text += fmt.Sprintf("# %s:%d: %s: clocks may differ by %d s\n", file, l.number, l.name, keyWindow)
-		case l.name == "ENABLE_SPA_OVER_HTTP" && l.value == "Y", l.name == "ENABLE_TCP_SERVER" && l.value == "Y":
-			text += fmt.Sprintf("# %s:%d: %s: packets come over UDP alone\n", file, l.number, l.name)
-		case l.name == "PCAP_INTF":
-			text += fmt.Sprintf("# %s:%d: %s %s: Interface in [options], or in a door, says where to listen\n", file, l.number, l.name, l.value)
+	for _, l := range options {
+		if fields := strings.Fields("- " + l.value); l.name == "PCAP_FILTER" || l.name == "UDPSERV_PORT" {
+			port = fields[len(fields)-1]
 		}
+		text += l.lost()
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err == nil && n != defaultKeyPort && n != 0 {
+	if n, err := strconv.ParseUint(port, 10, 16); err == nil && n != defaultKeyPort {
 		text += fmt.Sprintf("[options]\n\tKey_Port = %d\n\n", n)
 	}
-	file = filepath.Join(folder, "access.conf")
-	var stanza []fwknopLine
-	number := 0
-	finish := func() {
-		if stanza == nil {
-			return
-		}
-		name := "fwknop"
-		for n := number; n > 0 || !free(name); n++ {
-			if name = fmt.Sprint("fwknop", n+1); free(name) {
-				break
+	isSource := func(l fwknopLine) bool { return l.name == "SOURCE" }
+	next := func() (name string) {
+		for n := 1; ; n++ {
+			if name = fmt.Sprint("fwknop", n); free(name) && !strings.Contains(text, "\n["+name+"]\n") {
+				return name
 			}
 		}
-		door := fwknopDoor(file, name, stanza)
-		if strings.Contains(door, "\n[") {
-			doors, number = doors+1, number+1
-		}
-		text += door
 	}
-	for _, l := range fwknopLines(access) {
-		if l.name == "SOURCE" {
-			finish()
-			stanza = nil
-		} else if stanza == nil {
-			if why := l.notTaken(); why != "" {
-				text += fmt.Sprintf("# %s:%d: %s: %s\n", file, l.number, l.name, why)
+	for len(access) > 0 {
+		n := slices.IndexFunc(access[1:], isSource) + 1
+		if n == 0 {
+			n = len(access)
+		}
+		if isSource(access[0]) {
+			door, err := fwknopDoor(next(), access[:n])
+			if text += door; err == nil {
+				doors++
 			}
-			continue
+		} else { // before the first one
+			for _, l := range access[:n] {
+				text += l.lost()
+			}
 		}
-		stanza = append(stanza, l)
+		access = access[n:]
 	}
-	finish()
 	return text, doors
 }
 
@@ -224,14 +171,11 @@ func (o *initOptions) takeOver(e env, rest []string, links map[int]*Link) error 
 	case file == uciFile:
 		return usageError("on OpenWrt, -c names the file to write the doors to, which is config_file then")
 	}
-	access, err := os.ReadFile(filepath.Join(o.from, "access.conf"))
-	if err != nil {
-		return err
-	}
-	options, err := os.ReadFile(filepath.Join(o.from, "fwknopd.conf"))
+	access, err := fwknopLines(o.from, "access.conf")
+	options, optionsErr := fwknopLines(o.from, "fwknopd.conf")
 	was, wasErr := os.ReadFile(file)
-	for _, err := range []error{err, wasErr} {
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+	for i, err := range []error{err, optionsErr, wasErr} {
+		if err != nil && (i == 0 || !errors.Is(err, os.ErrNotExist)) {
 			return err
 		}
 	}
@@ -240,27 +184,20 @@ func (o *initOptions) takeOver(e env, rest []string, links map[int]*Link) error 
 	if err != nil {
 		return err
 	}
-	taken, doors := fwknopText(o.from, string(access), string(options), func(name string) bool { return c.lastDoor(name) == nil })
-	if c, err = parseConfig(file, strings.NewReader(text+taken)); err != nil {
+	added, doors := fwknopText(access, options, func(name string) bool { return c.lastDoor(name) == nil })
+	text += added
+	if c, err = parseConfig(file, strings.NewReader(text)); err != nil {
 		return withoutSecrets(err)
 	}
-	if _, err := writeFile(file, []byte(text+taken), nil, notWritten(file, was)); err != nil {
+	if _, err := writeFile(file, []byte(text), nil, notWritten(file, was)); err != nil {
 		return err
 	}
 	say := func(format string, a ...any) { fmt.Fprintf(e.stderr, format+"\n", a...) }
-	say("%s now has %d %s of %s, which %s not in force yet. Read the lines there that begin with # %[4]s: they have what could not be taken over.",
-		file, doors, plural(doors, "door"), o.from, map[bool]string{true: "is", false: "are"}[doors == 1])
-	if fwknopdRuns() {
-		say("fwknopd still runs, and opens its ports, too. When you are in by sesame: systemctl disable --now fwknop-server")
+	say("%s now has %d %s of %s, not in force yet. Lines there that begin with # have what could not be taken over.", file, doors, plural(doors, "door"), o.from)
+	names, _ := filepath.Glob("/proc/[0-9]*/comm")
+	if slices.ContainsFunc(names, func(name string) bool { return hasText(name, []byte("fwknopd\n")) }) {
+		say("fwknopd still runs, and opens its ports, too. Before the last session ends: systemctl disable --now fwknop-server")
 	}
 	o.tellNext(e, c, say)
 	return nil
-}
-
-func fwknopdRuns() bool {
-	names, _ := filepath.Glob("/proc/[0-9]*/comm")
-	return slices.ContainsFunc(names, func(name string) bool {
-		text, _ := os.ReadFile(name)
-		return string(text) == "fwknopd\n"
-	})
 }

@@ -89,24 +89,24 @@ func TestInitFrom(t *testing.T) {
 	const open = "\tKey         = fwknop " + aliceSecret + " " + aliceAuth
 	for _, tt := range []struct{ name, access, options, want string }{
 		{"of a tutorial", "SOURCE                  ANY\nREQUIRE_SOURCE_ADDRESS  Y\n" + keys, "PCAP_FILTER                 udp port 12345;\nPCAP_DISPATCH_COUNT            1;\n",
-			"[options]\n\tKey_Port = 12345\n\n# DIR/access.conf:1\n# DIR/access.conf:1: without OPEN_PORTS fwknopd opens whatever is asked for: name here what your clients ask for\n[fwknop]\n" + open + " strict\n\tOpen_Ports  = 22\n\tCmd_Timeout = 30\n\n"},
+			"[options]\n\tKey_Port = 12345\n\n# DIR/access.conf:1\n# DIR/access.conf:1: without OPEN_PORTS fwknopd opens whatever is asked for: name here what your clients ask for\n[fwknop1]\n" + open + " strict\n\tOpen_Ports  = 22\n\tCmd_Timeout = 30\n\n"},
 		{"several ports", "SOURCE ANY\n" + keys + "OPEN_PORTS  tcp/22, tcp/80, udp/53;\nFW_ACCESS_TIMEOUT       60\nMAX_FW_TIMEOUT 60\n", "",
-			"# DIR/access.conf:1\n# DIR/access.conf:6: MAX_FW_TIMEOUT: clients may ask for up to Cmd_Timeout\n[fwknop]\n" + open + "\n\tOpen_Ports  = 22, 80, 53:udp\n\tCmd_Timeout = 60\n\n"},
+			"# DIR/access.conf:1\n# DIR/access.conf:6: MAX_FW_TIMEOUT: clients may ask for up to Cmd_Timeout\n[fwknop1]\n" + open + "\n\tOpen_Ports  = 22, 80, 53:udp\n\tCmd_Timeout = 60\n\n"},
 		{"of Debian's package", "# comment\n\n; another\nSOURCE              ANY\nKEY_BASE64          __CHANGEME__\nHMAC_KEY_BASE64     __CHANGEME__\n", "",
-			"# DIR/access.conf:4: no door: its KEY is still to be chosen\n# DIR/access.conf:4: without OPEN_PORTS fwknopd opens whatever is asked for: name here what your clients ask for\n\n"},
-		{"passphrases, networks, a forward", "SOURCE: 192.168.0.0/255.255.0.0,10.1.2.3;\nKEY: testtest\nHMAC_KEY: hmactest\nREQUIRE_USERNAME An Other\nFORCE_NAT 10.0.0.5 443\nOPEN_PORTS tcp/8443,tcp/9000\nRESTRICT_PORTS TCP/9000\n", "PCAP_INTF eth1;\nMAX_SPA_PACKET_AGE 300;\nENABLE_SPA_OVER_HTTP Y;\nUDPSERV_PORT 62201;\n",
-			"# DIR/fwknopd.conf:1: PCAP_INTF eth1: Interface in [options], or in a door, says where to listen\n# DIR/fwknopd.conf:2: MAX_SPA_PACKET_AGE: clocks may differ by 120 s\n# DIR/fwknopd.conf:3: ENABLE_SPA_OVER_HTTP: packets come over UDP alone\n" +
-				"# DIR/access.conf:1\n# DIR/access.conf:4: REQUIRE_USERNAME: the key alone tells who it is: its name is taken from here\n[fwknop]\n\tKey         = An-Other dGVzdHRlc3Q= aG1hY3Rlc3Q=\n\tOpen_Ports  = 8443 -> 10.0.0.5:443\n\tCmd_Timeout = 30\n\tAllow       = 192.168.0.0/16, 10.1.2.3\n\n"},
+			"# DIR/access.conf:4: no door: as one it would be wrong: \"fwknop1\": Key fwknop: the first key: it is 1 to 32 bytes in base64\n# DIR/access.conf:4: without OPEN_PORTS fwknopd opens whatever is asked for: name here what your clients ask for\n\n"},
+		{"passphrases, networks, a forward", "SOURCE: 192.168.0.0/16,10.1.2.3;\nKEY: testtest\nHMAC_KEY: hmactest\nREQUIRE_USERNAME An Other\nFORCE_NAT 10.0.0.5 443\nOPEN_PORTS tcp/8443\n", "PCAP_INTF eth1;\nMAX_SPA_PACKET_AGE 300;\nENABLE_SPA_OVER_HTTP Y;\nUDPSERV_PORT 62201;\n",
+			"# DIR/fwknopd.conf:1: PCAP_INTF: Interface in [options], or in a door, says where to listen\n# DIR/fwknopd.conf:2: MAX_SPA_PACKET_AGE: clocks may differ by 120 s\n# DIR/fwknopd.conf:3: ENABLE_SPA_OVER_HTTP: packets come over UDP alone\n" +
+				"# DIR/access.conf:1\n# DIR/access.conf:4: REQUIRE_USERNAME: the key alone tells who it is, and has this name\n[fwknop1]\n\tKey         = An-Other dGVzdHRlc3Q= aG1hY3Rlc3Q=\n\tOpen_Ports  = 8443 -> 10.0.0.5:443\n\tCmd_Timeout = 30\n\tAllow       = 192.168.0.0/16, 10.1.2.3\n\n"},
 		{"what cannot be", "%include /etc/more\nSOURCE ANY\nKEY x\nOPEN_PORTS tcp/22\nSOURCE ANY\nGPG_REMOTE_ID x\nOPEN_PORTS tcp/22\nSOURCE ANY\nENCRYPTION_MODE legacy\n" + keys + "OPEN_PORTS tcp/22\nSOURCE ANY\nHMAC_DIGEST_TYPE sha512\n" + keys + "OPEN_PORTS tcp/22\nSOURCE ANY\n" + keys + "ENABLE_CMD_EXEC Y\nCMD_CYCLE_OPEN /x $IP\nOPEN_PORTS ANY\n", "",
-			"# DIR/access.conf:1: %include: it is not followed: run sesame init --from for it, too, or copy its lines here\n" +
+			"# DIR/access.conf:1: %include: it is not followed: copy its lines into this file, and run sesame init --from once more\n" +
 				"# DIR/access.conf:2: no door: it has no HMAC_KEY, without which anybody could change packets: sesame init --key makes a key with one\n\n" +
-				"# DIR/access.conf:5: no door: it has no KEY: packets by GnuPG are not read\n# DIR/access.conf:6: GPG_REMOTE_ID: packets by GnuPG are not read\n\n" +
-				"# DIR/access.conf:8: no door: ENCRYPTION_MODE is LEGACY, and CBC alone is read\n\n" +
-				"# DIR/access.conf:13: no door: HMAC_DIGEST_TYPE is SHA512, and SHA256 alone is read\n\n" +
-				"# DIR/access.conf:18: no door: it would not do as one: door \"x\": Open_Ports: ports are numbers from 1 to 65535 with commas between them, each optionally followed by :tcp or :udp, not \":any\"\n" +
-				"# DIR/access.conf:21: ENABLE_CMD_EXEC: no packet runs a command: Start_Command and Stop_Command are run when the door opens and closes\n# DIR/access.conf:22: CMD_CYCLE_OPEN: no packet runs a command: Start_Command and Stop_Command are run when the door opens and closes\n\n"},
+				"# DIR/access.conf:5: no door: it has no KEY, and packets by GnuPG are not read\n# DIR/access.conf:6: GPG_REMOTE_ID: packets by GnuPG are not read\n\n" +
+				"# DIR/access.conf:8: no door: its ENCRYPTION_MODE is not CBC, or its HMAC_DIGEST_TYPE is not SHA256\n\n" +
+				"# DIR/access.conf:13: no door: its ENCRYPTION_MODE is not CBC, or its HMAC_DIGEST_TYPE is not SHA256\n\n" +
+				"# DIR/access.conf:18: no door: as one it would be wrong: \"fwknop1\": Open_Ports: ports are numbers from 1 to 65535 with commas between them, each optionally followed by :tcp or :udp, not \":any\"\n" +
+				"# DIR/access.conf:21: ENABLE_CMD_EXEC: no packet runs a command: Start_Command is run when the door opens\n# DIR/access.conf:22: CMD_CYCLE_OPEN: no packet runs a command: Start_Command is run when the door opens\n\n"},
 		{"two, and one of that name", "SOURCE ANY\n" + keys + "OPEN_PORTS tcp/22\nSOURCE 10.0.0.0/8\n" + keys + "OPEN_PORTS tcp/23\n", "",
-			"# DIR/access.conf:1\n[fwknop]\n" + open + "\n\tOpen_Ports  = 22\n\tCmd_Timeout = 30\n\n# DIR/access.conf:5\n[fwknop2]\n" + open + "\n\tOpen_Ports  = 23\n\tCmd_Timeout = 30\n\tAllow       = 10.0.0.0/8\n\n"},
+			"# DIR/access.conf:1\n[fwknop1]\n" + open + "\n\tOpen_Ports  = 22\n\tCmd_Timeout = 30\n\n# DIR/access.conf:5\n[fwknop2]\n" + open + "\n\tOpen_Ports  = 23\n\tCmd_Timeout = 30\n\tAllow       = 10.0.0.0/8\n\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()

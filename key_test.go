@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -280,4 +281,54 @@ func TestKeyFwknopd(t *testing.T) {
 		t.Errorf("got %+v\nfwknopd: %s", got, said())
 	}
 	w.wantPort(1, hostSSH, hidden)
+}
+
+// junkKeys are frames with packets of the right shape, that no key has made.
+func (x *wire) junkKeys(n int) (packets [][]byte) {
+	stranger := &Key{Secret: []byte("x"), Auth: []byte("x")}
+	for i := range n {
+		data := stranger.seal(clientPackets[0].plain, [8]byte{byte(i), byte(i >> 8)})
+		p := testPacket{from: "10.9.0.3", to: hostAddr, fromPort: uint16(1024 + i), knock: Knock{defaultKeyPort, udp}, data: len(data)}
+		b := p.bytes()
+		copy(b[len(b)-len(data):], data)
+		packets = append(packets, b)
+	}
+	return packets
+}
+
+// TestKeyFlood has a stranger send packets of the right shape as fast as he can: of three real ones, one opens the door, and
+// sequences are knocked as ever.
+func TestKeyFlood(t *testing.T) {
+	n := newNativeTest(t, firewallHosts[0], strings.Replace(keyDoor, ", 8443 -> 10.9.0.3:443", "", 1)+"[web]\n\tsequence = 7000,9000:udp,8000\n\topen_ports = 80\n\tcmd_timeout = 60\n")
+	d := n.serve()
+	x, stop, ended := n.wire(1), make(chan struct{}), make(chan int)
+	packets := x.junkKeys(500)
+	go func() {
+		for sent := 0; ; sent++ {
+			select {
+			case <-stop:
+				ended <- sent
+				return
+			default:
+				x.send(packets[sent%len(packets)])
+			}
+		}
+	}()
+	began := time.Now()
+	for range 3 {
+		n.fwknop(0, "-A tcp/22 -a 10.9.0.2")
+	}
+	d.await("ssh: open for")
+	n.eventually("the sequence", func() bool {
+		n.knock(0, "-d20", hostAddr, "7000", "9000:udp", "8000")
+		return strings.Contains(d.logged(), "web: open for")
+	})
+	took := time.Since(began)
+	close(stop)
+	sent := <-ended
+	t.Logf("%.0f packets a second, for %v", float64(sent)/took.Seconds(), took)
+	if strings.Contains(d.logged(), "10.9.0.3") {
+		t.Error("the log has the stranger's packets")
+	}
+	d.stop()
 }
