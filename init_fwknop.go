@@ -195,7 +195,7 @@ func (o *initOptions) takeOver(e env, rest []string, links map[int]*Link) error 
 	say := func(format string, a ...any) { fmt.Fprintf(e.stderr, format+"\n", a...) }
 	say("%s now has %d %s of %s, not in force yet. Lines there that begin with # have what could not be taken over.", file, doors, plural(doors, "door"), o.from)
 	names, _ := filepath.Glob("/proc/[0-9]*/comm")
-	if slices.ContainsFunc(names, func(name string) bool { return hasText(name, []byte("fwknopd\n")) }) {
+	if slices.ContainsFunc(names, func(name string) bool { text, _ := os.ReadFile(name); return string(text) == "fwknopd\n" }) {
 		say("fwknopd still runs, and opens its ports, too. Before the last session ends: systemctl disable --now fwknop-server")
 	}
 	o.tellNext(e, c, say)

@@ -41,10 +41,11 @@
 //
 //	main.go                                                                  the commands
 //	serve.go serve_trial.go serve_config.go                                  the daemon's life; what is in force
-//	init.go init_key.go init_fwknop.go try.go install.go flush.go check.go demo_linux.go daemon_other.go the tools
+//	init_command.go init_fwknop.go init_key.go init.go*                      the tools
+//	try.go install.go flush.go check.go demo_linux.go daemon_other.go
 //	install_init.go install_item.go completion.go* manual.go*
 //	ping.go ping_linux.go ping_other.go ping_run.go                          ping
-//	add.go* knock.go knock_connect.go knock_profiles.go knock_key.go           the client
+//	add.go* knock.go knock_connect.go knock_profiles.go knock_key.go         the client
 //	knock_options.go*
 //	knock_send_unix.go knock_send_windows.go knock_raw_linux.go              how a knock is sent
 //	knock_socket_unix.go knock_send_linux.go knock_other.go
