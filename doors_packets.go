@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 //	TIME HMAC<tab>SUM
 //	end 1<tab>SUM
 //
-// with a line for each, its own time in Unix seconds and its HMAC in hexadecimal; SUM is the journal's checksum. FLOOR is a
+// with a line for each, its own time in Unix seconds and its HMAC in base64; SUM is the journal's checksum. FLOOR is a
 // time: no packet of it, or from before it, counts any more. It goes up, so that also after a clock was set back nothing
 // counts whose line was forgotten. Without the file it is the boot's time plus the window: where StateDir is in memory, what
 // came before the boot is not known.
@@ -149,7 +150,7 @@ func (s *spentPackets) recall(now, boot int64) error {
 func (s *spentPackets) text() []byte {
 	lines := []string{}
 	for tag, t := range s.times {
-		lines = append(lines, sealed(fmt.Sprintf("%d %x", t, tag)))
+		lines = append(lines, sealed(fmt.Sprintf("%d %s", t, keyBase64.EncodeToString(tag[:]))))
 	}
 	slices.Sort(lines)
 	text := sealed(fmt.Sprint(packetsHead, s.floor)) + strings.Join(lines, "")
@@ -160,13 +161,14 @@ func (s *spentPackets) text() []byte {
 func parsePackets(text []byte) (floor int64, times map[[32]byte]int64, ok bool) {
 	s := spentPackets{times: map[[32]byte]int64{}}
 	for line := range strings.Lines(string(text)) {
-		var tag []byte
-		var t int64
-		switch n, _ := fmt.Sscanf(line, "%d %x\t", &t, &tag); {
-		case n == 2 && len(tag) == len([32]byte{}):
-			s.times[[32]byte(tag)] = t
-		case strings.HasPrefix(line, packetsHead):
-			_, _ = fmt.Sscanf(line, packetsHead+"%d", &s.floor)
+		line, _, _ = strings.Cut(line, "\t")
+		if head, ok := strings.CutPrefix(line, packetsHead); ok {
+			s.floor, _ = strconv.ParseInt(head, 10, 64)
+		} else if number, text, _ := strings.Cut(line, " "); len(text) == keyTagLen {
+			tag, _ := keyBase64.DecodeString(text)
+			if t, err := strconv.ParseInt(number, 10, 64); err == nil && len(tag) == len([32]byte{}) {
+				s.times[[32]byte(tag)] = t
+			}
 		}
 	}
 	return s.floor, s.times, string(s.text()) == string(text) && len(s.times) <= maxPackets

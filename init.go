@@ -109,13 +109,13 @@ func plainKnocks(sequence []Knock) string {
 // draw makes a sequence that goes up and down, over ports that Linux gives to no program, and near none of others.
 func draw(random io.Reader, others []Knock) ([]Knock, error) {
 	for range initDraws {
-		var ports [initKnocks]uint16
-		if err := binary.Read(random, binary.NativeEndian, &ports); err != nil {
+		var drawn [2 * initKnocks]byte
+		if _, err := io.ReadFull(random, drawn[:]); err != nil {
 			return nil, fmt.Errorf("drawing a sequence: %w", err)
 		}
 		sequence, taken, ups := []Knock(nil), slices.Clone(others), 0
-		for i, n := range ports {
-			k := Knock{n % firstEphemeral, tcp}
+		for i := range initKnocks {
+			k := Knock{binary.NativeEndian.Uint16(drawn[2*i:]) % firstEphemeral, tcp}
 			near := func(o Knock) bool { // no port is a decoy of two knocks
 				return o.Proto == k.Proto && max(o.Port, k.Port)-min(o.Port, k.Port) <= 2*decoyReach
 			}
