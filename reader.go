@@ -59,6 +59,8 @@ type Reader struct {
 	steps     Throttle
 	refused   Throttle // authentic packets; how many more there were is told with the next one
 	opened    Throttles
+	tried     time.Duration           // until when trying packets with keys takes half of the time
+	tryCost   time.Duration           // what it takes for one; 0: not measured yet in this batch
 	granted   map[[32]byte]bool       // packets that were read before, so that the doors need not see each copy
 	served    func() ([]Knock, error) // where something on this host listens, now
 	servedAt  time.Duration           // not asked before
@@ -165,7 +167,7 @@ const maxSlew = 5 * time.Millisecond
 // begin asks what time it is, for a batch of packets.
 func (r *Reader) begin() {
 	r.hit.When = r.batchTime // nothing that comes was there at the batch before
-	r.batchTime = r.now()
+	r.batchTime, r.tryCost = r.now(), 0
 	ahead := r.wall() - r.batchTime
 	r.stepped = (ahead - r.ahead).Abs() > maxSlew
 	r.ahead = ahead
@@ -390,6 +392,10 @@ func (r *Reader) grant(g Grant) {
 	}
 }
 
+// tryBurst is for how long at once packets are tried with keys, and half of all time is: in a flood on a slow machine others
+// are passed over, so that sequences are knocked as ever.
+const tryBurst = 50 * time.Millisecond
+
 // maxGranted bounds the packets that are known again. The doors know all that have opened one.
 const maxGranted = 4096
 
@@ -399,6 +405,14 @@ func (r *Reader) unlock(f *Frame) (authentic bool) {
 	datagram := udpData(f.Bytes)
 	if !keyShaped(datagram) {
 		return false
+	}
+	if r.tried-r.batchTime > tryBurst {
+		r.ignored(f, "there are too many packets to try them all with keys")
+		return false
+	}
+	began := r.batchTime
+	if r.tryCost == 0 { // it is measured once a batch
+		began = r.now()
 	}
 	var by *keyTry
 	var refusal error
@@ -433,6 +447,10 @@ func (r *Reader) unlock(f *Frame) (authentic bool) {
 			r.grant(g)
 		}
 	}
+	if r.tryCost == 0 {
+		r.tryCost = max(r.now()-began, 1)
+	}
+	r.tried = max(r.tried, r.batchTime) + 2*r.tryCost
 	switch {
 	case by == nil:
 		r.ignored(f, "no key has made it")

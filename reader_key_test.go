@@ -95,4 +95,21 @@ func TestReaderKeys(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { r.receive(junk) }); n != 0 {
 		t.Errorf("got %v allocations for a packet of nobody", n)
 	}
+
+	// Where trying takes half of the time, packets are passed over, and after a while tried again.
+	at2 := time.Duration(0)
+	r.now = func() time.Duration { at2 += 10 * time.Millisecond; return at2 }
+	r.tryCost, r.tried = 0, 0
+	for range 3 {
+		r.receive(junk)
+	}
+	r.receive(keyFrame(testSYN4, 62201, packet(at, 22)))
+	if len(grants) != 0 {
+		t.Error("in a flood that takes all of the time, a packet is tried")
+	}
+	r.batchTime += tryBurst
+	r.receive(keyFrame(testSYN4, 62201, packet(at, 22)))
+	if len(grants) != 1 {
+		t.Error("after the flood, a packet does not open")
+	}
 }
