@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"math/rand/v2"
@@ -212,6 +214,21 @@ func TestKeyAllocations(t *testing.T) {
 	try, wire := newKeyTry(nil, &Key{Auth: []byte("another")}), []byte(clientPackets[0].wire)
 	if n := testing.AllocsPerRun(100, func() { _ = keyShaped(wire) && try.fits(wire) }); n != 0 {
 		t.Errorf("got %v allocations a packet, want none", n)
+	}
+}
+
+// TestKeyHMAC compares the HMAC with the standard library's, for keys and texts around the length of a block.
+func TestKeyHMAC(t *testing.T) {
+	for key := range 140 {
+		for _, text := range []int{0, 1, 55, 56, 63, 64, 65, 171, 400} {
+			k, b := bytes.Repeat([]byte{byte(key), 1}, key)[:key], bytes.Repeat([]byte("text"), 100)[:text]
+			want := hmac.New(sha256.New, k)
+			_, _ = want.Write(b)
+			h := newKeyHMAC(k)
+			if got := h.sum(nil, b[:text/2], b[text/2:]); !bytes.Equal(got[:], want.Sum(nil)) {
+				t.Fatalf("a key of %d and a text of %d bytes: got %x", key, text, got)
+			}
+		}
 	}
 }
 
