@@ -332,3 +332,43 @@ func TestKeyFlood(t *testing.T) {
 	}
 	d.stop()
 }
+
+// TestKeyKnockReload has a key come with a reload, and go with another one: the captures stay, whose slots are short.
+func TestKeyKnockReload(t *testing.T) {
+	n := newNativeTest(t, firewallHosts[0], strings.Replace(nativeDoor, "%d", "60", 1))
+	d := n.serve()
+	without, _ := os.ReadFile(d.config)
+	n.fwknop(0, "-A tcp/22 -a 10.9.0.2")
+	reload := func(config string) {
+		was := strings.Count(d.logged(), "re-reading config file")
+		d.write(config)
+		d.signal(unix.SIGHUP)
+		n.eventually("the reload", func() bool { return strings.Count(d.logged(), "re-reading config file") > was })
+	}
+	reload(strings.Replace(string(without), "[ssh]\n", "[ssh]\n"+keyLine, 1))
+	n.eventually("the key opens the door", func() bool {
+		n.fwknop(0, "-A tcp/22 -a 10.9.0.2")
+		return strings.Contains(d.logged(), "ssh: open for 1m0s: 22:tcp")
+	})
+	n.awaitPort(0, hostSSH, reached)
+	if out, status := n.tool("close", "-s", n.socket, "--all"); status != 0 {
+		t.Fatal(out)
+	}
+	d.await("ssh: closed\n")
+	reload(strings.Replace(string(without), "7000,9000,8000", "7001,9001,8001", 1))
+	opened := strings.Count(d.logged(), "OPEN SESAME by the key")
+	knock := func(i int, source string) { // it opens once the reload is in force, and all that came before was looked at
+		n.eventually("the new sequence", func() bool {
+			n.knock(i, "-d20", hostAddr, "7001", "9001", "8001")
+			return strings.Contains(d.logged(), source+": ssh: OPEN SESAME\n")
+		})
+	}
+	knock(0, "10.9.0.2")
+	n.fwknop(0, "-A tcp/22 -a 10.9.0.3")
+	knock(1, "10.9.0.3")
+	if got := strings.Count(d.logged(), "OPEN SESAME by the key"); got != opened {
+		t.Error("a key opens that is not there any more")
+	}
+	d.stop()
+	n.flushed()
+}
