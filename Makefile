@@ -31,7 +31,7 @@ quick:
 	@go run .ci/progress.go -count=1 -tags pure -short ./...
 
 test:
-	@sh needs.sh iptables ipset nft ip knockd knock nmap hping3 tcpdump nc curl oathtool telnet ssh ssh-keygen sysctl bash zsh fish busybox mandoc xz shellcheck systemd-analyze logrotate python3 || [ "$$(id -u)" != 0 ]
+	@sh needs.sh iptables ipset nft ip knockd knock nmap hping3 tcpdump nc curl oathtool telnet ssh ssh-keygen sysctl bash zsh fish busybox mandoc xz shellcheck fwknop fwknopd systemd-analyze logrotate python3 || [ "$$(id -u)" != 0 ]
 	@go run .ci/progress.go -count=1 -parallel 4 -timeout 30m ./...
 
 # Which kinds of links the tests try on this kernel, and what tries the others.

@@ -18,9 +18,12 @@ import (
 //
 //	sesame://192.0.2.1/ssh?sequence=7000,18000:udp,9000&verify=22
 //	sesame://192.0.2.1/ssh?sequence=7000,9000,totp&totp=SECRET,30000&verify=22
+//	sesame://192.0.2.1/ssh?key=KEY_BASE64.HMAC_KEY_BASE64&open=22&verify=22
 type clientLine struct {
 	name, host, sequence string
 	totp                 TOTP
+	key, open            string // with a blank between the two keys; or ""
+	keyPort              uint16 // 0: the usual one
 	verify               uint16 // a TCP port that opens; 0: none
 }
 
@@ -34,6 +37,12 @@ func (l clientLine) String() string {
 	s += "/" + l.name + "?sequence=" + l.sequence
 	if l.totp.secret != "" {
 		s += "&totp=" + strings.ReplaceAll(l.totp.String(), " ", ",")
+	}
+	if l.key != "" {
+		s = strings.TrimSuffix(s, "sequence=") + "key=" + strings.Replace(l.key, " ", ".", 1) + "&open=" + l.open
+	}
+	if l.keyPort != 0 {
+		s += "&key_port=" + strconv.Itoa(int(l.keyPort))
 	}
 	if l.verify != 0 {
 		s += "&verify=" + strconv.Itoa(int(l.verify))
@@ -60,17 +69,25 @@ func parseLine(text string) (l clientLine, err error) {
 			if l.totp, err = parseTOTP(strings.ReplaceAll(value, ",", " ")); err != nil {
 				return l, broken
 			}
-		case key == "verify":
+		case key == "key" && strings.Count(value, ".") == 1:
+			l.key = strings.Replace(value, ".", " ", 1)
+		case key == "open" && strings.Trim(value, "0123456789,:tcpud") == "":
+			l.open = value
+		case key == "verify", key == "key_port":
 			port, err := strconv.ParseUint(value, 10, 16)
 			if err != nil {
 				return l, broken
 			}
-			l.verify = uint16(port)
+			if key == "verify" {
+				l.verify = uint16(port)
+			} else {
+				l.keyPort = uint16(port)
+			}
 		default:
 			return l, broken
 		}
 	}
-	if l.sequence == "" {
+	if _, err := parseKeyKnock(l.key, l.open); (l.sequence == "") != (err == nil) {
 		return l, broken
 	}
 	return l, nil
@@ -99,6 +116,12 @@ func (l clientLine) section() string {
 	s := fmt.Sprintf("[%s]\n\thost     = %s\n\tsequence = %s\n", l.name, l.host, l.sequence)
 	if l.totp.secret != "" {
 		s += fmt.Sprintf("\ttotp     = %v\n", l.totp)
+	}
+	if l.key != "" {
+		s = fmt.Sprintf("[%s]\n\thost     = %s\n\tkey      = %s\n\topen     = %s\n", l.name, l.host, l.key, l.open)
+	}
+	if l.keyPort != 0 {
+		s += fmt.Sprintf("\tkey_port = %d\n", l.keyPort)
 	}
 	if l.verify != 0 {
 		s += fmt.Sprintf("\tverify   = %d\n", l.verify)

@@ -30,12 +30,15 @@ import (
 //	tcp:  ldb  [x+13]; jset rst,ack     for a strict door alone: what has neither counts at all ports
 //	      and; jeq ...                  flags that at least one door asks for
 //	      ldh  [x+2]                    the destination port, searched by halving in sorted intervals
-//	udp:  ldh  [x+2]                    the same in those of UDP
+//	udp:  ldh  [x+2]; jeq #KEY, keys    where there are keys
+//	      ldh  [x+2]                    the same in those of UDP
+//	keys: ldh  [x+4]; ldb [x+8]         a length that a key packet can have, and its first character; else to the ports
 //	long: ret  #snapLong
 const (
 	// snapShort holds an IPv4 header with all options and a TCP header; snapLong IPv6 with extension headers.
 	snapShort = 60 + tcpMinLen
 	snapLong  = ipv6Len + ipv6MaxExtensionLen + tcpMinLen
+	snapKey   = 60 + udpLen + keyMaxLen // a whole key packet
 
 	maxFilterLen   = 4096 // BPF_MAXINSNS in linux/bpf_common.h
 	minFilterLen   = 128  // enough for any filter at its coarsest
@@ -57,7 +60,8 @@ type FilterSpec struct {
 	Flags              []TCPFlags // a TCP packet fits at least one of them
 	Addresses          []netip.Addr
 	OnlyIPv4           bool
-	NotOn              int // index of a link that shall not even wake the reader; 0: none
+	NotOn              int    // index of a link that shall not even wake the reader; 0: none
+	KeyPort            uint16 // of UDP, where key packets come; 0: none do
 }
 
 // filterSpec says what doors listen to.
@@ -271,6 +275,28 @@ func assembleFilter(spec FilterSpec) ([]bpf.Instruction, error) {
 	}
 	a.searchPorts(spec.TCP)
 	a.label("udp")
+	if spec.KeyPort != 0 {
+		a.add(bpf.LoadIndirect{Off: portOffDestination, Size: 2})
+		a.jump(bpf.JumpNotEqual, uint32(spec.KeyPort), "udp ports", "")
+		a.add(bpf.LoadIndirect{Off: udpOffLen, Size: 2})
+		a.jump(bpf.JumpLessThan, udpLen+keyMinLen, "udp ports", "")
+		a.jump(bpf.JumpGreaterThan, udpLen+keyMaxLen, "udp ports", "")
+		a.add(bpf.ALUOpConstant{Op: bpf.ALUOpSub, Val: udpLen})
+		a.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 63})
+		for _, n := range keyLengths {
+			a.jump(bpf.JumpEqual, uint32(n), "key", "")
+		}
+		a.jumpTo("udp ports")
+		a.label("key")
+		a.add(bpf.LoadIndirect{Off: udpLen, Size: 1})
+		for _, first := range keyFirsts {
+			a.jump(bpf.JumpEqual, uint32(first), "whole", "")
+		}
+		a.jumpTo("udp ports")
+		a.label("whole")
+		a.ret(snapKey)
+	}
+	a.label("udp ports")
 	if len(spec.UDP) > 0 {
 		a.add(bpf.LoadIndirect{Off: portOffDestination, Size: 2})
 	}

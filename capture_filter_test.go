@@ -259,21 +259,21 @@ func TestFilterSpec(t *testing.T) {
 		doors []*Door
 		want  string
 	}{
-		{"no door", nil, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
-		{"ports", []*Door{{Sequence: sequence, Flags: syn}}, "{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2}] Addresses:[] OnlyIPv4:true NotOn:0}"},
+		{"no door", nil, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 KeyPort:0}"},
+		{"ports", []*Door{{Sequence: sequence, Flags: syn}}, "{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2}] Addresses:[] OnlyIPv4:true NotOn:0 KeyPort:0}"},
 		{"decoys", []*Door{{Sequence: sequence, Decoys: true}, {Sequence: []Knock{{65530, tcp}, {40, tcp}, {20, udp}}, Decoys: true, Strict: true}},
 			"{TCP:[{lo:40 hi:40} {lo:8000 hi:8001} {lo:65530 hi:65530}] UDP:[{lo:20 hi:20} {lo:7000 hi:7000}] " +
 				"DecoyTCP:[{lo:8 hi:72} {lo:7968 hi:8033} {lo:65498 hi:65535}] DecoyUDP:[{lo:0 hi:52} {lo:6968 hi:7032}] " +
-				"Strict:true Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
+				"Strict:true Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 KeyPort:0}"},
 		{"decoys that nobody needs", []*Door{{Sequence: sequence, Decoys: true, Allow: []netip.Prefix{{}}}},
-			"{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
+			"{TCP:[{lo:8000 hi:8001}] UDP:[{lo:7000 hi:7000}] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 KeyPort:0}"},
 		{"nor one knock", []*Door{{Sequence: sequence[:1], Decoys: true}},
-			"{TCP:[{lo:8001 hi:8001}] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
+			"{TCP:[{lo:8001 hi:8001}] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 KeyPort:0}"},
 		{"a code", []*Door{{Sequence: []Knock{{7000, tcp}, {0, udp}, {0, udp}, {9000, tcp}}, CodeAt: 1, TOTP: TOTP{"secret", 64536}, Decoys: true}},
-			"{TCP:[{lo:7000 hi:7000} {lo:9000 hi:9000}] UDP:[{lo:64536 hi:65535}] DecoyTCP:[{lo:6968 hi:7032} {lo:8968 hi:9032}] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
-		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true NotOn:0}"},
-		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
-		{"too many flags", many, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0}"},
+			"{TCP:[{lo:7000 hi:7000} {lo:9000 hi:9000}] UDP:[{lo:64536 hi:65535}] DecoyTCP:[{lo:6968 hi:7032} {lo:8968 hi:9032}] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 KeyPort:0}"},
+		{"flags once", []*Door{{Flags: syn}, {Flags: synAck}, {Flags: syn}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[{Mask:2 Value:2} {Mask:18 Value:18}] Addresses:[] OnlyIPv4:true NotOn:0 KeyPort:0}"},
+		{"a door that takes any flags", []*Door{{Flags: syn}, {}}, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 KeyPort:0}"},
+		{"too many flags", many, "{TCP:[] UDP:[] DecoyTCP:[] DecoyUDP:[] Strict:false Served:[] Flags:[] Addresses:[] OnlyIPv4:true NotOn:0 KeyPort:0}"},
 	}
 	for _, test := range tests {
 		spec := filterSpec(test.doors, nil, true)

@@ -22,6 +22,8 @@ const (
 	// net/packet/af_packet.c), and what each knock without extension headers fits into. The whole ring counts as memory that
 	// is used, so slots are small. Of a longer packet that is let through, a copy of the whole waits in the socket's queue.
 	slotSize = 80 + snapShort
+	// Where there are keys, a slot holds a packet of the usual lengths, up to 247 bytes.
+	keySlotSize = 80 + 288
 )
 
 // Offsets in a slot, of struct tpacket2_hdr and of struct sockaddr_ll behind it (linux/if_packet.h;
@@ -45,10 +47,11 @@ const (
 type Capture struct {
 	fd    int
 	ring  []byte
+	size  int // of a slot, in bytes
 	slots int
-	slot  int            // the next one to come
-	long  [snapLong]byte // what read gives of a packet that is longer than a slot
-	frame Frame          // the one that read gives
+	slot  int           // the next one to come
+	long  [snapKey]byte // what read gives of a packet that is longer than a slot
+	frame Frame         // the one that read gives
 }
 
 // openCapture listens on the interface with that index, or on all of them for 0. No packet is queued before the filter
@@ -58,7 +61,10 @@ func openCapture(index int, spec FilterSpec, ring int) (_ *Capture, err error) {
 	if err != nil {
 		return nil, noSocket(err)
 	}
-	c := &Capture{fd: fd}
+	c := &Capture{fd: fd, size: slotSize}
+	if spec.KeyPort != 0 {
+		c.size = keySlotSize
+	}
 	defer func() {
 		if err != nil {
 			c.close()
@@ -76,8 +82,8 @@ func openCapture(index int, spec FilterSpec, ring int) (_ *Capture, err error) {
 	}
 	page := os.Getpagesize() // the kernel demands blocks of whole pages
 	pages := max(ring/page, minRing)
-	ring, c.slots = pages*page, pages*(page/slotSize)
-	req := unix.TpacketReq{Block_size: uint32(page), Block_nr: uint32(pages), Frame_size: slotSize, Frame_nr: uint32(c.slots)}
+	ring, c.slots = pages*page, pages*(page/c.size)
+	req := unix.TpacketReq{Block_size: uint32(page), Block_nr: uint32(pages), Frame_size: uint32(c.size), Frame_nr: uint32(c.slots)}
 	if err := unix.SetsockoptTpacketReq(fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &req); err != nil {
 		return nil, fmt.Errorf("making a ring of %d bytes: %w", ring, err)
 	}
@@ -113,6 +119,10 @@ func networkOrder(n uint16) uint16 {
 // attach puts a filter in place, also instead of one that is there: the kernel swaps them, and no packet passes
 // unfiltered. Where it has no room for the exact program (net.core.optmem_max), it gets a coarser one.
 func (c *Capture) attach(spec FilterSpec) error {
+	// A key packet may be longer than a slot: in a flood, as many wait as there are in a pause of the reader's.
+	if spec.KeyPort != 0 && unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, ringSize) != nil {
+		_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, ringSize)
+	}
 	for limit := maxFilterLen; ; limit /= 2 {
 		limit = max(limit, minFilterLen)
 		prog, err := buildFilter(spec, limit)
@@ -143,8 +153,8 @@ func attachFilter(fd int, program []bpf.RawInstruction) error {
 func (c *Capture) read(take func(*Frame)) (n int) {
 	f, page := &c.frame, os.Getpagesize()
 	for ; n < c.slots; n++ {
-		inPage := page / slotSize
-		slot := c.ring[c.slot/inPage*page+c.slot%inPage*slotSize:][:slotSize]
+		inPage := page / c.size
+		slot := c.ring[c.slot/inPage*page+c.slot%inPage*c.size:][:c.size]
 		status := (*uint32)(unsafe.Pointer(&slot[slotOffStatus]))
 		have := atomic.LoadUint32(status)
 		if have&unix.TP_STATUS_USER == 0 {

@@ -192,6 +192,25 @@ func parseIPv6(b []byte, length int, hit *Hit) error {
 	return errExtension
 }
 
+// udpData is the data of a whole UDP packet that parsePacket has read; nil of a fragment, of one that was cut, and of one
+// with IPv6 extension headers.
+func udpData(b []byte) []byte {
+	head := ipv6Len
+	switch {
+	case b[ipv4OffVersion]>>4 == 4:
+		if head = int(b[ipv4OffVersion]&0xf) * 4; binary.BigEndian.Uint16(b[ipv4OffFragment:])&^ipv4DontFragment != 0 {
+			return nil
+		}
+	case b[ipv6OffNextHeader] != byte(udp):
+		return nil
+	}
+	b = b[head:]
+	if n := int(binary.BigEndian.Uint16(b[udpOffLen:])); n <= len(b) {
+		return b[udpLen:n]
+	}
+	return nil
+}
+
 // parsePorts reads a TCP or UDP header. length is what the IP header says there is of it and its data.
 func parsePorts(proto Protocol, b []byte, length int, hit *Hit) error {
 	hit.Flags, hit.Seq = 0, 0

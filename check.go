@@ -157,12 +157,19 @@ func describeDoor(d *Door, unused int, secrets bool) string {
 	switch {
 	case d.OneTime != "":
 		fmt.Fprintf(&s, "%s: %d one-time %s left in %s,", d.Name, unused, plural(unused, "sequence"), d.OneTime)
+	case d.Sequence == nil: // it has keys
+		fmt.Fprintf(&s, "%s:", d.Name)
 	case secrets:
 		fmt.Fprintf(&s, "%s: %s", d.Name, d.sequence())
 	default:
 		fmt.Fprintf(&s, "%s: %d %s", d.Name, len(d.Sequence), plural(len(d.Sequence), "knock"))
 	}
-	fmt.Fprintf(&s, " within %v", d.SeqTimeout)
+	if d.Sequence != nil || d.OneTime != "" {
+		fmt.Fprintf(&s, " within %v", d.SeqTimeout)
+	}
+	for i, k := range d.Keys {
+		s.WriteString([]string{" by the key of ", ", "}[min(i, 1)] + k.Name)
+	}
 	if d.Strict {
 		s.WriteString(", strictly")
 	}

@@ -32,6 +32,7 @@ type Config struct {
 	Firewall     string
 	FirewallMark uint32
 	StateDir     string  // absolute, or ""
+	KeyPort      uint16  // of UDP, where key packets come
 	IgnorePorts  []Knock // that are no decoys, and no stray ones for Strict
 	RingSize     int     // of all captures together, in bytes
 	// Warnings are about what is accepted and will surprise, each "file:line: ...", without the secret.
@@ -42,6 +43,9 @@ type Config struct {
 // forwarded to another host.
 func (c *Config) noDecoys() []Knock {
 	ports := slices.Clone(c.IgnorePorts)
+	if hasKeys(c.Doors) {
+		ports = append(ports, Knock{c.KeyPort, udp})
+	}
 	for _, d := range c.Doors {
 		ports = append(ports, d.OpenPorts...)
 		for _, b := range d.Behind {
@@ -50,6 +54,11 @@ func (c *Config) noDecoys() []Knock {
 		}
 	}
 	return ports
+}
+
+// hasKeys reports whether one of the doors is opened by packets.
+func hasKeys(doors []*Door) bool {
+	return slices.ContainsFunc(doors, func(d *Door) bool { return d.Keys != nil })
 }
 
 // native reports whether there is a door that needs the firewall.
@@ -75,6 +84,7 @@ const (
 	maxHideExcept  = 64
 	maxAllow       = 64
 	maxIgnorePorts = 1000
+	maxKeys        = 256 // of a door: each packet is tried with all
 	defaultMaxOpen = 256
 	maxMaxOpen     = 4096
 	maxRingMB      = 64
@@ -89,7 +99,7 @@ const (
 // nil.
 func parseConfig(name string, r io.Reader) (*Config, error) {
 	p := configParser{ini: ini{file: name}, config: &Config{File: name, Firewall: "auto", FirewallMark: defaultMark,
-		Interfaces: []string{everyInterface}, RingSize: ringSize}}
+		Interfaces: []string{everyInterface}, RingSize: ringSize, KeyPort: defaultKeyPort}}
 	if err := p.read(r, p.start, p.set); err != nil {
 		return nil, err
 	}
@@ -145,7 +155,7 @@ func (p *configParser) set(key, value string, hasValue bool) {
 		p.fail("%s belongs in [options]", d.name)
 	default:
 		switch before := p.note(d.name); {
-		case before == 0 || d.name == "TCPFlags" || d.name == "UseSyslog": // flags add up
+		case before == 0 || d.name == "TCPFlags" || d.name == "Key" || d.name == "UseSyslog": // flags and keys add up
 			d.set(p, value)
 		case d.name == "Interface": // as in knockd
 			p.warn("Interface is already on line %d: that line holds", before)
@@ -181,6 +191,13 @@ var directives = []directive{
 		}
 	}},
 	{"One_Time_Sequences", "", true, false, (*configParser).setOneTime},
+	{"Key", "", true, false, (*configParser).setKey},
+	{"Key_Port", "", false, true, func(p *configParser, v string) {
+		k, err := parseKnock(withoutComment(v))
+		if p.config.KeyPort = k.Port; err != nil || k.Proto != tcp {
+			p.fail("Key_Port is a UDP port from 1 to 65535, such as %d, not %q", defaultKeyPort, v)
+		}
+	}},
 	{"Seq_Timeout", "Timeout", true, false, func(p *configParser, v string) { p.setSeconds(&p.door.SeqTimeout, v) }},
 	{"TCPFlags", "", true, false, (*configParser).setFlags},
 	{"Target", "", true, false, (*configParser).setTarget},
@@ -296,6 +313,30 @@ func (p *configParser) setOneTime(value string) {
 	p.setPath(&p.door.OneTime, value)
 	if value == "" {
 		p.fail("One_Time_Sequences needs a file")
+	}
+}
+
+// setKey tells what is wrong without the value, which is secret.
+func (p *configParser) setKey(value string) {
+	words := strings.Fields(withoutComment(value))
+	strict := len(words) == 4 && strings.EqualFold(words[3], "strict")
+	if len(words) != 3 && !strict {
+		p.fail("Key is a name and two keys in base64, and strict after them if you like: Key = alice KEY_BASE64 HMAC_KEY_BASE64")
+		return
+	}
+	secret, err := decodeKey(words[1], maxSecret)
+	auth, authErr := decodeKey(words[2], maxAuth)
+	switch {
+	case err != nil:
+		p.fail("Key %s: the first key: %v", words[0], err)
+	case authErr != nil:
+		p.fail("Key %s: the second key, for the HMAC: %v", words[0], authErr)
+	case bytes.Equal(secret, auth):
+		p.fail("Key %s: both keys are the same one: sesame init --key makes two", words[0])
+	case len(p.door.Keys) == maxKeys:
+		p.fail("Key: a door has at most %d of them", maxKeys)
+	default:
+		p.door.Keys = append(p.door.Keys, Key{words[0], secret, auth, strict})
 	}
 }
 
@@ -487,8 +528,8 @@ func (p *configParser) finish() {
 		wrong := s.wrong
 		p.checkPorts(s, d)
 		p.at(s, "")
-		if d.Sequence == nil && !wrong && d.OneTime == "" { // else Sequence may be the line that is wrong
-			p.fail("a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000")
+		if d.Sequence == nil && !wrong && d.OneTime == "" && d.Keys == nil { // else Sequence may be the line that is wrong
+			p.fail("a door needs a Sequence, or One_Time_Sequences, or a Key: Sequence = 7000,8000:udp,9000")
 		}
 		d.CodeAt = max(slices.IndexFunc(d.Sequence, Knock.half), 0)
 		switch has := d.TOTP.secret != ""; {
@@ -505,6 +546,9 @@ func (p *configParser) finish() {
 	for i, d := range p.config.Doors {
 		s, texts := p.doors[i], []string{prefixes[i], names[i]}
 		if !s.wrong { // else what surprises may come of that
+			if k := (Knock{p.config.KeyPort, udp}); slices.Contains(d.Sequence, k) && hasKeys(p.config.Doors) {
+				texts = append(texts, fmt.Sprintf("a knock is Key_Port, %v, which anybody may know: take another one", k))
+			}
 			texts = append(d.surprises(s.seen["Cmd_Timeout"] != 0), texts...)
 		}
 		for _, text := range texts {
@@ -534,6 +578,8 @@ func (p *configParser) checkPorts(s *section, d *Door) {
 		p.at(s, "Hide").fail(hides, "Hide")
 	case except && !ports:
 		p.at(s, "Hide_Except").fail(hides, "Hide_Except")
+	case d.Keys != nil && !ports:
+		p.at(s, "Key").fail("Key without Open_Ports opens nothing: a packet names ports, which must be among them: Open_Ports = 22")
 	case except && !d.Hide:
 		p.at(s, "Hide_Except").fail("Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line")
 	}

@@ -35,6 +35,10 @@ func (d *Door) commandSurprises(timed bool) []string {
 // knockSurprises are about knocks that cannot count, and about those that programs make without knowing.
 func (d *Door) knockSurprises() (texts []string) {
 	has := func(kind func(k Knock) bool) bool { return slices.ContainsFunc(d.Sequence, kind) }
+	if d.Keys != nil && (d.Sequence != nil || d.OneTime != "") {
+		texts = append(texts, "it has a Key and a sequence: it opens by either, so it is as safe as the weaker one, the sequence: "+
+			"have two doors, or leave one out")
+	}
 	if d.SeqTimeout == 0 && len(d.Sequence) > 1 {
 		texts = append(texts, "Seq_Timeout = 0 leaves no time: the sequence can never be completed")
 	}

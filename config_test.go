@@ -357,7 +357,7 @@ func TestMistakes(t *testing.T) {
 		{"ports of others among codes", "[a]\nSequence = 7000, totp:udp\nTOTP = " + testSecret + "\n[b]\nSequence = 20000\nOpen_Ports = 20000:udp\n[c]\nSequence = 1\nOpen_Ports = 20500:udp -> 10.0.0.1:22",
 			`knockd.conf:3: door "a": TOTP: a knock or one of Open_Ports of door "b" is among the ports of its codes, 20000 to 20999: write another base: TOTP = SECRET 30000` + "\n" +
 				`knockd.conf:3: door "a": TOTP: a knock or one of Open_Ports of door "c" is among the ports of its codes, 20000 to 20999: write another base: TOTP = SECRET 30000`},
-		{"no sequence", "[a]\nCommand = open\n[b]\nSequence = 1", `knockd.conf:1: door "a": a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000`},
+		{"no sequence", "[a]\nCommand = open\n[b]\nSequence = 1", `knockd.conf:1: door "a": a door needs a Sequence, or One_Time_Sequences, or a Key: Sequence = 7000,8000:udp,9000`},
 
 		{"misspelt directive", "[a]\nSequence = 1\nCmd_Timout = 5", `knockd.conf:3: door "a": unknown directive "Cmd_Timout" (did you mean Cmd_Timeout?)`},
 		{"unknown directive", "[options]\nColour = red", `knockd.conf:2: unknown directive "Colour"`},
@@ -436,7 +436,7 @@ func TestMistakes(t *testing.T) {
 		{"open ports for no time", native + "Cmd_Timeout = 0",
 			`knockd.conf:4: door "a": Cmd_Timeout = 0 closes Open_Ports at once: write how many seconds they are to be open, from 1 to 2147483647`},
 		{"all that does not go together", "[a]\nCmd_Timeout = 0\nTarget = 192.0.2.7\nHide_Except = 10.0.0.7\nOpen_Ports = 22",
-			`knockd.conf:1: door "a": a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000` + "\n" +
+			`knockd.conf:1: door "a": a door needs a Sequence, or One_Time_Sequences, or a Key: Sequence = 7000,8000:udp,9000` + "\n" +
 				`knockd.conf:2: door "a": Cmd_Timeout = 0 closes Open_Ports at once: write how many seconds they are to be open, from 1 to 2147483647` + "\n" +
 				`knockd.conf:4: door "a": Hide_Except without Hide = yes: nothing is hidden: write Hide = yes, or delete this line` + "\n" +
 				`knockd.conf:5: door "a": Open_Ports opens ports of this host, and Target is for another one: write that one's address before its ports: Open_Ports = 192.0.2.7:443:tcp`},
@@ -497,7 +497,7 @@ func TestMistakes(t *testing.T) {
 				`knockd.conf:4: door "a": Sequence: a port is a number from 1 to 65535, not "x"` + "\n" +
 				`knockd.conf:4: door "a": Sequence: a port is a number from 1 to 65535, not "y"` + "\n" +
 				`knockd.conf:5: door "a": TCPFlags: "z"` + isFlag + "\n" +
-				`knockd.conf:6: door "b": a door needs a Sequence, or One_Time_Sequences: Sequence = 7000,8000:udp,9000` + "\n" +
+				`knockd.conf:6: door "b": a door needs a Sequence, or One_Time_Sequences, or a Key: Sequence = 7000,8000:udp,9000` + "\n" +
 				`knockd.conf:9: door "c": Seq_Timeout` + seconds + `"x"`},
 	}
 	for _, test := range tests {

@@ -153,6 +153,7 @@ type Door struct {
 	OneTime  string     // file of one-time sequences, or ""
 	TOTP     TOTP       // of the code in the sequence
 	CodeAt   int        // the place of its first half there; 0: there is none
+	Keys     []Key      // of people who open it by one packet
 	Target   netip.Addr // the address knocked on, or the zero Addr: this host's own
 	// Interfaces are those that it may be knocked on from; none: those of the configuration. List is the number of
 	// that list in Config.lists.
@@ -163,6 +164,14 @@ type Door struct {
 	// Decoys has a hit near a knock count as a scan, and Strict has a stray TCP packet end an attempt.
 	Decoys, Strict bool
 	MaxOpen        int // sources that it is open for at once; 0: defaultMaxOpen
+}
+
+// Key is one person's key to a door: it is in fwknop's packets that open it, and in no log.
+type Key struct {
+	Name   string
+	Secret []byte // what they are encrypted with
+	Auth   []byte // the key of their HMAC
+	Strict bool   // they must say for which address
 }
 
 // hears reports whether the door listens to the source, to the address that was knocked on, and to the link.
@@ -416,6 +425,15 @@ type Grant struct {
 	When   time.Duration // monotonic, of the last knock
 	Hit    uint64        // the number of the last knock among all hits
 	Step   uint32        // of the code, if the door has one
+	User   string        // whose key has opened it, or ""
+	Packet *KeyPacket    // that has, or nil
+}
+
+// KeyPacket is one that was read, and may open a door once.
+type KeyPacket struct {
+	Tag  [32]byte      // its HMAC, which tells it from all others
+	Time int64         // Unix, by its sender's clock
+	Wall time.Duration // since 1970 by this host's clock, when it came
 }
 
 // Hit is a packet that may be a knock.

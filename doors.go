@@ -45,6 +45,7 @@ type doorSettings struct {
 	work      func(task firewallTask, done func(error))
 	report    func() firewallReport
 	save      func([]Entry) error
+	packets   string // with save: the file of the packets that are used
 	recovered Recovered
 	watched   bool
 	built     func() // told when the firewall is as it says; may be nil
@@ -197,6 +198,7 @@ func (d *Doors) configure(now time.Duration, s doorSettings) {
 	d.setRules(*s.rules, s.reload, s.built)
 	if s.save != nil {
 		d.journal.configure(s.save)
+		d.packets.configure(s.packets)
 		d.journal.touch()
 		d.resume(now, s.recovered)
 	}

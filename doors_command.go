@@ -41,10 +41,14 @@ func doorCommand(line string, g Grant) Command {
 	if g.Source.Is6() {
 		family = "6"
 	}
-	return Command{
+	c := Command{
 		Line: strings.ReplaceAll(line, "%IP%", ip),
 		Env:  []string{"KNOCK_IP=" + ip, "KNOCK_DOOR=" + g.Door.Name, "KNOCK_FAMILY=" + family, "KNOCK_INTERFACE=" + g.Link},
 	}
+	if g.User != "" {
+		c.Env = append(c.Env, "KNOCK_USER="+g.User)
+	}
+	return c
 }
 
 // Outcome is how a command ended.

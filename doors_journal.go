@@ -375,7 +375,7 @@ func removeLeftovers(dir string) {
 	files, _ := filepath.Glob(filepath.Join(dir, "*.[0-9]*"))
 	for _, f := range files {
 		switch strings.TrimRight(filepath.Base(f), "0123456789") {
-		case "journal.", "journal.damaged.", "firewall.", "good.conf.", "codes.":
+		case "journal.", "journal.damaged.", "firewall.", "good.conf.", "codes.", "packets.":
 			_ = os.Remove(f)
 		}
 	}

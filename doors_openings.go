@@ -28,6 +28,7 @@ type openings struct {
 	closing  bool    // the daemon stops
 	rules    Ruleset // Hidden and Kept
 	oneTime  oneTimeUses
+	packets  spentPackets
 	commands commandQueue
 	firewall firewallQueue
 	journal  journalWriter
@@ -66,7 +67,15 @@ func (d *openings) grant(now time.Duration, g Grant) {
 	if d.closing {
 		return
 	}
-	if err := d.oneTime.useUp(g); err != nil {
+	var err error
+	if g.Packet != nil {
+		d.crash("packet begins")
+		err = d.packets.spend(g)
+		d.crash("packet written")
+	} else {
+		err = d.oneTime.useUp(g)
+	}
+	if err != nil {
 		d.say(now, newOpening(g, now, now), fmt.Sprintf("not opened: %v", err))
 		return
 	}

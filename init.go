@@ -38,6 +38,8 @@ type initOptions struct {
 	name, config, ports, to, host string
 	totp                          bool
 	code                          TOTP    // drawn, if totp
+	key, from                     string  // whose key is to be added; a folder of fwknopd's; or ""
+	keyLine                       string  // the key as the door has it
 	outside                       []Knock // the ports that a client asks for
 	near                          []Knock // these and what listens here: no knock is near one
 }
@@ -48,47 +50,10 @@ func (o *initOptions) options() []option {
 		stringOption(0, "port", "PORTS", "what the door opens, such as 443,51820:udp (default 22 for a door called ssh)", &o.ports),
 		stringOption(0, "to", "ADDRESS:PORT", "where the opened port leads to, on another host", &o.to),
 		flagOption(0, "totp", "let the knocks end in the code of an authenticator app, which nobody can repeat", &o.totp),
+		stringOption(0, "key", "NAME", "add a key, in the place of a sequence: fwknop's packets open the door", &o.key),
+		stringOption(0, "from", "DIR", "write the doors of an fwknopd, whose access.conf is in DIR", &o.from),
 		stringOption(0, "host", "ADDRESS", "where the client finds this host (default: the address of this host)", &o.host),
 	}, helpOptions()...)
-}
-
-// initDoor writes a door with a sequence of its own, of which nothing is in force yet. Standard output has one line, for
-// the client; words for people are on standard error.
-func initDoor(e env, args []string) error {
-	var o initOptions
-	rest, err := getopt(args, o.options())
-	if err != nil {
-		return err
-	}
-	if len(rest) > 1 {
-		return usageError(fmt.Sprintf("unexpected argument %q", rest[1]))
-	}
-	o.name = strings.Join(append(rest, "ssh")[:1], "")
-	if err := o.check(); err != nil {
-		return err
-	}
-	links, err := readLinks(true)
-	if err != nil {
-		return err
-	}
-	o.host = cmp.Or(o.host, ownAddress(links))
-	if err := checkHost(o.host); err != nil {
-		return usageError("option --host: " + err.Error())
-	}
-	random, err := os.Open("/dev/urandom") // crypto/rand would make the file 200 KB larger, and reads nothing else
-	if err != nil {
-		return err
-	}
-	defer random.Close()
-	write := o.writeConfig
-	if o.config == "" && hasUCI() {
-		write = o.writeUCI
-	}
-	c, err := write(random, links)
-	if err != nil {
-		return err
-	}
-	return o.tell(e, c, links)
 }
 
 // check fills in what the door opens. What the configuration's parser says against that comes later.
@@ -136,12 +101,14 @@ func (o *initOptions) section(sequence []Knock) string {
 	if sequence == nil {
 		sequence = []Knock{{1, tcp}, {3, tcp}, {2, tcp}}
 	}
-	code := ""
-	if o.code.secret != "" {
-		code = fmt.Sprintf("\tTOTP        = %v\n", o.code)
+	by := "Sequence    = " + plainKnocks(sequence)
+	if o.key != "" {
+		by = "Key         = " + o.keyLine
+	} else if o.code.secret != "" {
+		by += fmt.Sprintf("\n\tTOTP        = %v", o.code)
 	}
-	return fmt.Sprintf("[%s]\n\tSequence    = %s\n%s\tOpen_Ports  = %s\n\tCmd_Timeout = %d\n\tHide        = yes\n",
-		o.name, plainKnocks(sequence), code, o.ports, initSeconds)
+	return fmt.Sprintf("[%s]\n\t%s\n\tOpen_Ports  = %s\n\tCmd_Timeout = %d\n\tHide        = yes\n",
+		o.name, by, o.ports, initSeconds)
 }
 
 func plainKnocks(sequence []Knock) string {
@@ -166,13 +133,13 @@ func (o *initOptions) drawCode(random io.Reader, others []Knock) error {
 // draw makes a sequence of n knocks that goes up and down, over ports that Linux gives to no program, and near none of others.
 func draw(random io.Reader, n int, others []Knock) ([]Knock, error) {
 	for range initDraws {
-		ports := make([]uint16, n)
-		if err := binary.Read(random, binary.NativeEndian, ports); err != nil {
+		drawn := make([]byte, 2*n)
+		if _, err := io.ReadFull(random, drawn); err != nil {
 			return nil, fmt.Errorf("drawing a sequence: %w", err)
 		}
 		sequence, taken, ups := []Knock(nil), slices.Clone(others), 0
-		for i, n := range ports {
-			k := Knock{n % firstEphemeral, tcp}
+		for i := range initKnocks {
+			k := Knock{binary.NativeEndian.Uint16(drawn[2*i:]) % firstEphemeral, tcp}
 			near := func(o Knock) bool { // no port is a decoy of two knocks
 				return o.Proto == k.Proto && max(o.Port, k.Port)-min(o.Port, k.Port) <= 2*decoyReach
 			}
@@ -214,6 +181,9 @@ func (o *initOptions) choose(random io.Reader, file, text string) (c *Config, er
 	if i := slices.IndexFunc(c.Warnings, func(w string) bool { return strings.Contains(w, about) }); i >= 0 {
 		return nil, errors.New(c.Warnings[i])
 	}
+	if o.key != "" {
+		return c, nil
+	}
 	if !o.totp {
 		c.Doors[last].Sequence, err = draw(random, initKnocks, others)
 		return c, err
@@ -238,7 +208,17 @@ func (o *initOptions) writeConfig(random io.Reader, links map[int]*Link) (*Confi
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	text := string(was)
+	text := beforeDoors(string(was), links)
+	c, err := o.choose(random, o.config, text)
+	if err != nil {
+		return nil, err
+	}
+	_, err = writeFile(o.config, []byte(text+o.section(c.Doors[len(c.Doors)-1].Sequence)), nil, notWritten(o.config, was))
+	return c, err
+}
+
+// beforeDoors is what stands before new doors: a configuration without the doors of an example, or install's options.
+func beforeDoors(text string, links map[int]*Link) string {
 	if first := strings.Index(text, "[openSSH]"); first >= 0 && strings.TrimSpace(checksum(text[first:])) == knockdExample {
 		text = text[:first]
 	}
@@ -252,25 +232,29 @@ func (o *initOptions) writeConfig(random io.Reader, links map[int]*Link) (*Confi
 	for !strings.HasSuffix(text, "\n\n") {
 		text += "\n"
 	}
-	c, err := o.choose(random, o.config, text)
-	if err != nil {
-		return nil, err
+	return text
+}
+
+func uci(input string, args ...string) (string, error) {
+	out, _, err := execute(append([]string{uciProgram, "-q"}, args...), input, inspectLimit)
+	return strings.TrimSpace(out), err
+}
+
+func uciCommitted() error {
+	changes, err := uci("", "changes", "sesame")
+	if err == nil && changes != "" {
+		err = errors.New("there are changes that nobody has committed: uci commit sesame, or uci revert sesame")
 	}
-	_, err = writeFile(o.config, []byte(text+o.section(c.Doors[len(c.Doors)-1].Sequence)), nil, notWritten(o.config, was))
-	return c, err
+	return err
 }
 
 // writeUCI adds the door to OpenWrt's configuration. It takes the place of install's example, and of no other section.
 func (o *initOptions) writeUCI(random io.Reader, _ map[int]*Link) (*Config, error) {
-	uci := func(input string, args ...string) (string, error) {
-		out, _, err := execute(append([]string{uciProgram, "-q"}, args...), input, inspectLimit)
-		return strings.TrimSpace(out), err
-	}
 	if strings.Contains(o.name, "-") {
 		return nil, usageError("on OpenWrt a door's name is made of letters, digits and _ alone")
 	}
-	if changes, err := uci("", "changes", "sesame"); err != nil || changes != "" {
-		return nil, cmp.Or(err, errors.New("there are changes that nobody has committed: uci commit sesame, or uci revert sesame"))
+	if err := uciCommitted(); err != nil {
+		return nil, err
 	}
 	section, batch := "sesame."+o.name, ""
 	if was, err := uci("", "show", section); err == nil {
@@ -288,7 +272,11 @@ func (o *initOptions) writeUCI(random io.Reader, _ map[int]*Link) (*Config, erro
 	batch += "set " + section + "=door\n"
 	set := func(how, option, value string) { batch += how + " " + section + "." + option + "='" + value + "'\n" }
 	set("set", "enabled", "1")
-	set("set", "sequence", sequence)
+	how, by, value := "set", "sequence", sequence
+	if o.key != "" {
+		how, by, value = "add_list", "key", o.keyLine
+	}
+	set(how, by, value)
 	if o.totp {
 		set("set", "totp", o.code.String())
 	}
@@ -298,7 +286,7 @@ func (o *initOptions) writeUCI(random io.Reader, _ map[int]*Link) (*Config, erro
 	set("set", "cmd_timeout", fmt.Sprint(initSeconds))
 	set("set", "hide", "1")
 	_, err = uci(batch+"commit sesame\n", "batch")
-	if text, _ := uci("", "get", section+".sequence"); err == nil && text != sequence {
+	if text, _ := uci("", "get", section+"."+by); err == nil && text != value {
 		err = errors.New("uci has not written the door")
 	}
 	if err != nil {

@@ -97,6 +97,7 @@ func knock(e env, args []string) error {
 	if k.sequence, err = p.use(&o); err != nil {
 		return err
 	}
+	k.key = p.key
 	if err = k.visit(); err != nil && p.oneTime != "" && !k.opened {
 		fmt.Fprintf(e.stderr, "%s: its line is marked as used: if the daemon has not heard it, take the # away\n", p.oneTime)
 	}
@@ -159,6 +160,7 @@ type knockClient struct {
 	addresses []netip.Addr  // to knock on
 	sequence  []sentKnock   // with totp, if it has a code
 	step      uint32        // of the code that was knocked last
+	key       *keyKnock     // what the sequence's only knock carries, or nil
 	to        []netip.Addr  // to connect to, at port
 	say       io.Writer     // for what is no error
 	opened    bool          // the port was seen open
@@ -181,6 +183,9 @@ func (k *knockClient) send(delay time.Duration) error {
 			time.Sleep(delay)
 		}
 		for j, addr := range k.addresses {
+			if k.key != nil {
+				knock.data = k.key.packet(k.date())
+			}
 			if k.verbose {
 				fmt.Fprintf(k.say, "hitting %v %v:%d\n", knock.Proto, addr, knock.Port)
 			}
@@ -263,7 +268,9 @@ func (k *knockClient) open() (opened *connection, err error) {
 	if near {
 		fmt.Fprintf(k.stderr, "port %d is near a knock, so that the daemon may take connections to it for a scan: Ignore_Ports or Decoys = no there\n", k.port)
 	}
-	if !k.quiet {
+	if !k.quiet && k.key != nil {
+		fmt.Fprintf(k.stderr, "port %d stayed shut: check the keys, the ports and both clocks, which may differ by %d s: the daemon's log says why it refused a packet\n", k.port, keyWindow)
+	} else if !k.quiet {
 		fmt.Fprintf(k.stderr, "port %d stayed shut: check the sequence and the port; after wrong knocks, the daemon ignores an address for a while, "+
 			"%.0f s by default; knocks may be lost on the way, or overtake each other (try -d 500): its log shows those that came\n", k.port, defaultSeqTimeout.Seconds())
 		if k.profile.totp.secret != "" {

@@ -188,7 +188,7 @@ func (o *knockOptions) contradictions(host string, sequence []sentKnock, command
 		return errors.New("-q and -v exclude each other")
 	case o.stdio != "" && command != nil:
 		return errors.New("-W and a command exclude each other: both want standard input and output")
-	case port != 0 && slices.ContainsFunc(sequence, func(k sentKnock) bool { return k == sentKnock{Knock{port, tcp}, flagSYN} }):
+	case port != 0 && slices.ContainsFunc(sequence, func(k sentKnock) bool { return k == sentKnock{Knock: Knock{port, tcp}, Flags: flagSYN} }):
 		return errors.New("the port that is to open is one of the knocks: to connect to it, and see whether it opens, would be a knock too")
 	}
 	return nil
@@ -266,9 +266,9 @@ func (o *knockOptions) sent(k Knock) sentKnock {
 		k.Proto = udp
 	}
 	if k.Proto == udp {
-		return sentKnock{k, 0}
+		return sentKnock{Knock: k}
 	}
-	return sentKnock{k, o.flags}
+	return sentKnock{Knock: k, Flags: o.flags}
 }
 
 // parseSentKnock reads PORT, PORT:PROTOCOL or PORT:tcp/FLAGS, with + between the flags; the name of a service stands for

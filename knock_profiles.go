@@ -25,6 +25,10 @@ type profile struct {
 	sequence []sentKnock
 	oneTime  string // path of a file of one-time sequences, which hold instead, or ""
 	totp     TOTP   // for totp in the sequence
+	keys     string // the same: a key, as it is written, or ""
+	open     string // what it asks for
+	keyPort  uint16
+	key      *keyKnock
 }
 
 // parseProfiles reads profiles in knockd's syntax. name stands in messages. The error is a configErrors with everything
@@ -60,7 +64,7 @@ func (p *profileParser) start(name string) *section {
 			p.fail("there is a profile %q on line %d already: give one of them another name", name, other.line)
 		}
 	}
-	to := &profile{name: name, line: p.line}
+	to := &profile{name: name, line: p.line, keyPort: defaultKeyPort}
 	opts := to.options()
 	p.keys = append([]option{
 		stringOption(0, "host", "HOST", "", &to.host),
@@ -70,6 +74,9 @@ func (p *profileParser) start(name string) *section {
 			to.totp, err = parseTOTP(v)
 			return err
 		}},
+		stringOption(0, "key", "KEYS", "", &to.keys),
+		stringOption(0, "open", "PORTS", "", &to.open),
+		numberOption(0, "key_port", "PORT", "", "", 1, 65535, func(n int) { to.keyPort = uint16(n) }),
 		{long: "tcpflags", arg: "FLAGS", set: to.setFlags}, // as in knockd.conf
 	}, opts[:len(opts)-4]...) // without list, show, version and help
 	p.profiles, p.sections = append(p.profiles, to), append(p.sections, p.newSection(fmt.Sprintf("profile %q: ", name)))
@@ -121,6 +128,13 @@ func (p *profileParser) finish(s *section, to *profile) {
 		to.sequence = readSequence(&p.ini, to.ports, to.parseSentKnock)
 	}
 	p.at(s, "")
+	if to.keys != "" {
+		key, err := parseKeyKnock(to.keys, to.open)
+		if err != nil {
+			p.fail("%v", err)
+		}
+		to.key, to.sequence = &key, []sentKnock{{Knock: Knock{to.keyPort, udp}}}
+	}
 	to.host = strings.TrimSuffix(strings.TrimPrefix(to.host, "["), "]")
 	_, notPort := parseKnock(to.host)
 	err := to.contradictions(to.host, to.sequence, nil)
@@ -128,10 +142,12 @@ func (p *profileParser) finish(s *section, to *profile) {
 	case wrong || to.ports != "" && to.sequence == nil: // what is missing may be the line that is
 	case to.host == "" || strings.ContainsAny(to.host, " \t,") || notPort == nil:
 		p.failSecret(to.host, "one host is needed: host = 192.0.2.1")
-	case (to.ports == "") == (to.oneTime == ""):
-		p.fail("one of sequence and one_time_sequences is needed, and not both: sequence = 7000, 8000:udp, 9000")
+	case len(slices.DeleteFunc([]string{to.ports, to.oneTime, to.keys}, func(s string) bool { return s == "" })) != 1:
+		p.fail("one of sequence, one_time_sequences and key is needed, and no other: sequence = 7000, 8000:udp, 9000")
 	case slices.ContainsFunc(to.sequence, sentKnock.half) != (to.totp.secret != ""):
 		p.fail("totp = SECRET and totp in the sequence need each other: sequence = 7000, totp")
+	case to.keys == "" && to.open != "":
+		p.fail("open is what a key asks for, and there is none: key = KEY_BASE64 HMAC_KEY_BASE64")
 	case err != nil:
 		p.fail("%v", err)
 	}

@@ -70,13 +70,13 @@ func TestParseProfiles(t *testing.T) {
 		{"two of one name", "[a]\n" + least + "[a]\n" + least, `/etc/p:4: there is a profile "a" on line 1 already: give one of them another name`},
 		{"no host", "[a]\nsequence = 7", `/etc/p:1: profile "a": one host is needed: host = 192.0.2.1`},
 		{"nothing in it", "\n[a]\n", `/etc/p:2: profile "a": one host is needed: host = 192.0.2.1`},
-		{"no sequence", "[a]\nhost = h\nsequence =\n", `/etc/p:1: profile "a": one of sequence and one_time_sequences is needed, and not both: sequence = 7000, 8000:udp, 9000`},
+		{"no sequence", "[a]\nhost = h\nsequence =\n", `/etc/p:1: profile "a": one of sequence, one_time_sequences and key is needed, and no other: sequence = 7000, 8000:udp, 9000`},
 		{"both", "[a]\n" + least + "one_time_sequences = o\n",
-			`/etc/p:1: profile "a": one of sequence and one_time_sequences is needed, and not both: sequence = 7000, 8000:udp, 9000`},
+			`/etc/p:1: profile "a": one of sequence, one_time_sequences and key is needed, and no other: sequence = 7000, 8000:udp, 9000`},
 		{"host that is ports", "[a]\nhost = 7000\nsequence = 7", `/etc/p:1: profile "a": one host is needed: host = 192.0.2.1, not "7000"`},
 		{"host with ports", "[a]\nhost = h 7000 8000\nsequence = 7", `/etc/p:1: profile "a": one host is needed: host = 192.0.2.1, not "h 7000 8000"`},
 		{"empty host", "[a]\nhost =\nsequence = 7", `/etc/p:1: profile "a": one host is needed: host = 192.0.2.1`},
-		{"empty file", "[a]\nhost = h\none_time_sequences = # c", `/etc/p:1: profile "a": one of sequence and one_time_sequences is needed, and not both: sequence = 7000, 8000:udp, 9000`},
+		{"empty file", "[a]\nhost = h\none_time_sequences = # c", `/etc/p:1: profile "a": one of sequence, one_time_sequences and key is needed, and no other: sequence = 7000, 8000:udp, 9000`},
 		{"sequence", "[a]\nhost = h\nsequence = 7000, 0, , shh, 8:icmp", `/etc/p:3: profile "a": Sequence: a port is a number from 1 to 65535, not "0"` + "\n" +
 			`/etc/p:3: profile "a": Sequence: an item is empty: a port is a number from 1 to 65535, and commas only go between ports` + "\n" +
 			`/etc/p:3: profile "a": Sequence: a port is a number from 1 to 65535, not "shh"` + "\n" +

@@ -31,6 +31,7 @@ type route struct {
 type sentKnock struct {
 	Knock
 	Flags uint8
+	data  string // of a UDP knock; "": one byte
 }
 
 // zoneID is the index of an interface, by its name or, as Windows has people write it, by its number.

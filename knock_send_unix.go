@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"net/netip"
 	"os"
 	"time"
@@ -47,7 +48,7 @@ func sendKnock(addr netip.Addr, k sentKnock, from route) (keep func(), err error
 		return nil, err
 	}
 	if k.Proto == udp {
-		return nil, os.NewSyscallError("sendto", unix.Sendto(fd, []byte{0}, 0, to))
+		return nil, os.NewSyscallError("sendto", unix.Sendto(fd, []byte(cmp.Or(k.data, "\x00")), 0, to))
 	}
 	switch err := unix.Connect(fd, to); err {
 	case unix.ECONNREFUSED: // sent, and on loopback answered at once

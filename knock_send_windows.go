@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -68,7 +69,7 @@ func sendKnock(addr netip.Addr, k sentKnock, from route) (keep func(), err error
 		}
 	}
 	if k.Proto == udp {
-		return nil, os.NewSyscallError("sendto", windows.Sendto(s, []byte{0}, 0, to))
+		return nil, os.NewSyscallError("sendto", windows.Sendto(s, []byte(cmp.Or(k.data, "\x00")), 0, to))
 	}
 	on, done := uint32(1), uint32(0)
 	err = windows.WSAIoctl(s, fionbio, (*byte)(unsafe.Pointer(&on)), uint32(unsafe.Sizeof(on)), nil, 0, &done, nil, 0)

@@ -41,17 +41,19 @@
 //
 //	main.go                                                                  the commands
 //	serve.go serve_trial.go serve_config.go                                  the daemon's life; what is in force
-//	init.go try.go install.go flush.go check.go demo_linux.go daemon_other.go the tools
+//	init_command.go init_fwknop.go init_key.go init.go*                      the tools
+//	try.go install.go flush.go check.go demo_linux.go daemon_other.go
 //	install_init.go install_item.go completion.go* manual.go*
 //	ping.go ping_linux.go ping_other.go ping_run.go                          ping
-//	add.go* knock.go knock_connect.go knock_profiles.go knock_options.go*    the client
+//	add.go* knock.go knock_connect.go knock_profiles.go knock_key.go         the client
+//	knock_options.go*
 //	knock_send_unix.go knock_send_windows.go knock_raw_linux.go              how a knock is sent
 //	knock_socket_unix.go knock_send_linux.go knock_other.go
 //	knock_icmp_linux.go knock_segment.go* knock_outcome.go* knock_send.go*   and what comes back
 //	serve_state.go serve_folder.go serve_listener.go serve_logs.go           the daemon's parts
 //	serve_options.go serve_detach.go serve_notify.go serve_capability.go
 //	doors.go doors_openings.go doors_firewall.go doors_queue.go              what is open
-//	doors_opening.go doors_onetime.go doors_codes.go doors_journal.go doors_log.go doors_command.go
+//	doors_opening.go doors_onetime.go doors_packets.go doors_codes.go doors_journal.go doors_log.go doors_command.go
 //	control.go                                                               status and close ask here
 //	firewall_apply.go firewall_choose.go firewall_ending.go                  what is done to the firewall
 //	firewall_bans.go firewall_host.go firewall_watch_linux.go
@@ -62,7 +64,7 @@
 //	pidfile.go
 //	config.go* config_lint.go onetime.go ini.go*                             what is read
 //	status.go* log.go* log_names.go log_syslog.go                            what is said
-//	door.go* totp.go*                                                        the words
+//	key_packet.go* door.go* totp.go*                                         the words
 //	exec.go exec_windows.go file.go file_unix.go file_windows.go             the ground
 //	netns_linux.go cli.go*
 //

@@ -328,7 +328,7 @@ func TestManProfiles(t *testing.T) {
 	for _, head := range items(lines, "Ic") {
 		listed = append(listed, strings.Split(head, " , ")...)
 	}
-	names := append([]string{"host", "sequence", "one_time_sequences", "tcpflags"}, listed...)
+	names := append([]string{"host", "sequence", "one_time_sequences", "key", "open", "key_port", "tcpflags"}, listed...)
 	for _, o := range new(knockOptions).options() {
 		names = append(names, o.long)
 	}
@@ -353,7 +353,7 @@ func TestManProfiles(t *testing.T) {
 func TestManCommands(t *testing.T) {
 	lines := readManPage(t, "knockd.conf.5").under(t, "COMMANDS")
 	command := func(line string) Command {
-		return doorCommand(line, Grant{Door: &Door{Name: "ssh"}, Source: netip.MustParseAddr("192.0.2.7")})
+		return doorCommand(line, Grant{Door: &Door{Name: "ssh"}, Source: netip.MustParseAddr("192.0.2.7"), User: "alice"})
 	}
 	var want []string
 	for _, v := range slices.Concat(command("").Env, inherited(nil)) {
@@ -450,6 +450,9 @@ func TestManFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	j.keepTable("table inet sesame {\n}\n")
+	if err := os.WriteFile(j.packetsFile(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	folder := t.TempDir()
 	lock, err := lockFirewall(folder)
 	if err != nil {

@@ -22,6 +22,9 @@ package() { # the package of a program, by package manager
 	apt-get:qemu-system-mipsel | dnf:qemu-system-mipsel) echo qemu-system-mips ;;
 	apt-get:qemu-* | dnf:qemu-*) echo qemu-user ;;
 	*:modprobe) echo kmod ;;
+	apt-get:fwknop) echo fwknop-client ;;
+	apt-get:fwknopd) echo fwknop-server ;;
+	*:fwknopd) echo fwknop ;;
 	apk:telnet) echo busybox-extras ;;
 	apk:oathtool) echo oath-toolkit-oathtool ;;
 	*) echo "$2" ;;

@@ -44,14 +44,16 @@ func parseOneTime(name string, text []byte) (unused []oneTimeLine, mistakes conf
 }
 
 // inForce returns the doors with their sequences: those of one-time files as copies with the line in force, and apart
-// the ones that have no line left.
+// the ones that have no line left. These are among both where they have a Key.
 func inForce(doors []*Door, unused map[string][]oneTimeLine) (on, off []*Door) {
 	for _, d := range doors {
 		switch lines := unused[d.OneTime]; {
 		case d.OneTime == "":
 			on = append(on, d)
 		case len(lines) == 0:
-			off = append(off, d)
+			if off = append(off, d); d.Keys != nil {
+				on = append(on, d)
+			}
 		default:
 			copied := *d
 			copied.Sequence = lines[0].sequence

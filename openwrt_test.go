@@ -302,6 +302,8 @@ func TestOpenwrtConfig(t *testing.T) {
 		{"config sesame\n\toption enabled 'yes'\n\toption network 'wan'\nconfig door\n\toption name 'my-door.2'\n\toption sequence '7000 18000:udp, 9000'\n\tlist open_ports '22 80'\n\tlist open_ports 443\n" +
 			"\toption network 'wan'\n\toption hide on\n\toption cmd_timeout 9\n",
 			options + "Interface = pppoe-wan\n\n[my-door.2]\nsequence = 7000,18000:udp,9000\nopen_ports = 22,80,443\nhide = on\ncmd_timeout = 9\nInterface = pppoe-wan\n"},
+		{uciMain + "\toption key_port '7777'\n" + "config door 'a'\n\tlist key 'alice " + aliceSecret + " " + aliceAuth + "'\n\tlist key 'bob dGVzdHRlc3Q= aG1hY3Rlc3Q= strict'\n\tlist open_ports '22'\n\toption cmd_timeout '9'\n",
+			options + "key_port = 7777\n\n[a]\nkey = alice " + aliceSecret + " " + aliceAuth + "\nkey = bob dGVzdHRlc3Q= aG1hY3Rlc3Q= strict\nopen_ports = 22\ncmd_timeout = 9\n"},
 		{uciMain + uciShort + "\toption decoys off\n\toption start_command_6 'true'\n", options + rendered + "decoys = off\nstart_command_6 = true\n"},
 		{strings.Replace(uciMain, "1", "0", 1) + uciShort, ""},
 	} {
@@ -653,6 +655,17 @@ func TestInitOpenwrt(t *testing.T) {
 	if got := o.run("cat /var/etc/sesame.conf"); !strings.Contains(got, "\n[code]\nsequence = "+code.sequence+"\ntotp = "+code.totp.String()+"\n") {
 		t.Errorf("with a code: got %s", got)
 	}
+	// A key for the door that is there, and one for a new one.
+	for _, name := range []string{"ssh", "vpn --port 51820:udp"} {
+		keyed, err := parseLine(o.run("/machine/sesame init " + name + " --key alice --host 192.0.2.1 2>/dev/null"))
+		section := strings.Fields(name)[0]
+		if got, want := o.run("uci get sesame."+section+".key"), "alice "+keyed.key+"\n"; err != nil || got != want {
+			t.Errorf("%s: got %s, want %s, %v", name, got, want, err)
+		}
+	}
+	o.run("PATH=/router; export PATH; /etc/init.d/sesame reload")
+	o.want("the doors", strings.ReplaceAll(o.run("/machine/sesame check -c /var/etc/sesame.conf 2>/dev/null | grep -o '.*by the key of alice'"), " ", "_"),
+		"ssh:_4_knocks_within_25s_by_the_key_of_alice\nvpn:_by_the_key_of_alice\n")
 	// A file that is named is written as anywhere, and is not what the daemon has.
 	o.run("/machine/sesame init -c /tmp/c --host 192.0.2.1 2>/tmp/said && /machine/sesame check -c /tmp/c")
 	if said := o.run("cat /tmp/said"); !strings.Contains(said, "\nThe daemon here runs with /var/etc/sesame.conf, and not with this file: -c names another one.\n") {

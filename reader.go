@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -28,6 +29,7 @@ type Plan struct {
 	ignored  []Knock    // Ignore_Ports, and ports of doors
 	wide     bool       // the filter lets more through, for -D
 	matcher  *Matcher   // nil: the one it has
+	keys     []*keyTry  // of all doors, in their order
 	links    map[int]*Link
 	// addresses that may be knocked on: true for this host's own, false for others that are a door's Target.
 	addresses map[[16]byte]bool
@@ -55,7 +57,11 @@ type Reader struct {
 	wake      int           // an eventfd that is written to after each send on plans
 	ended     chan struct{} // closed at the end
 	steps     Throttle
+	refusals  Throttle // authentic packets; how many more there were is told with the next one
 	opened    Throttles
+	tried     time.Duration           // until when trying packets with keys takes half of the time
+	tryCost   time.Duration           // what it takes for one; 0: not measured yet in this batch
+	granted   map[[32]byte]bool       // packets that were read before, so that the doors need not see each copy
 	served    func() ([]Knock, error) // where something on this host listens, now
 	servedAt  time.Duration           // not asked before
 	servedNow map[Knock]bool          // the latest answer, as far as it is near knocks, and Ignore_Ports
@@ -85,6 +91,7 @@ func (r *Reader) run() {
 	defer close(r.grants)
 	defer func() {
 		r.steps.finish()
+		r.refusals.finish()
 		r.drops.finish()
 		r.opened.finish()
 		for _, c := range r.plan.captures {
@@ -163,7 +170,7 @@ const maxSlew = 5 * time.Millisecond
 // begin asks what time it is, for a batch of packets.
 func (r *Reader) begin() {
 	r.hit.When = r.batchTime // nothing that comes was there at the batch before
-	r.batchTime = r.now()
+	r.batchTime, r.tryCost = r.now(), 0
 	wall := r.wall()
 	ahead := wall - r.batchTime
 	r.step = codeStep(wall)
@@ -332,6 +339,9 @@ func (r *Reader) receive(f *Frame) {
 		r.ignored(f, "its source is a loopback address, and it came by wire")
 		return
 	}
+	if r.hit.Knock == (Knock{r.plan.spec.KeyPort, udp}) && r.unlock(f) {
+		return
+	}
 	verdict, steps := r.plan.matcher.Observe(&r.hit, r.isServed)
 	switch verdict {
 	case Counted:
@@ -385,17 +395,90 @@ func (r *Reader) report(steps []Step) {
 				continue
 			}
 			opened.printfNamed(r.batchTime, "%v: %s: OPEN SESAME", s.source(), s.Door.Name)
-			grant := Grant{Door: s.Door, Source: s.source(), Link: r.plan.links[r.hit.Link].input(r.plan.links).Name, When: r.batchTime, Hit: s.Hit, Step: s.Code}
-			select {
-			case r.grants <- grant:
-				r.sent++
-			default:
-				// The doors are busy with hundreds of grants; to wait would lose packets.
-				r.refused.add(r.batchTime, s.Door.Name, s.source(), "too many are waiting")
-				opened.printfNamed(r.batchTime, "%v: %s: not opened: too many are waiting", s.source(), s.Door.Name)
-			}
+			r.grant(Grant{Door: s.Door, Source: s.source(), Hit: s.Hit, Step: s.Code})
 		}
 	}
+}
+
+// grant sends a grant to the doors.
+func (r *Reader) grant(g Grant) {
+	g.Link, g.When = r.plan.links[r.hit.Link].input(r.plan.links).Name, r.batchTime
+	select {
+	case r.grants <- g:
+		r.sent++
+	default:
+		// The doors are busy with hundreds of grants; to wait would lose packets.
+		r.refused.add(r.batchTime, g.Door.Name, g.Source, "too many are waiting")
+		r.opened.of(g.Door.Name).printfNamed(r.batchTime, "%v: %s: not opened: too many are waiting", g.Source, g.Door.Name)
+	}
+}
+
+// tryBurst is for how long at once packets are tried with keys, and half of all time is: in a flood on a slow machine others
+// are passed over, so that sequences are knocked as ever.
+const tryBurst = 50 * time.Millisecond
+
+// maxGranted bounds the packets that are known again. The doors know all that have opened one.
+const maxGranted = 4096
+
+// unlock takes a packet to Key_Port, and reports whether it is a key's. The first door that it can open is opened. It is
+// tried with all keys, so that how long it takes says nothing.
+func (r *Reader) unlock(f *Frame) (authentic bool) {
+	datagram := udpData(f.Bytes)
+	if !keyShaped(datagram) {
+		return false
+	}
+	if r.tried-r.batchTime > tryBurst {
+		r.ignored(f, "there are too many packets to try them all with keys")
+		return false
+	}
+	began := r.batchTime
+	if r.tryCost == 0 { // it is measured once a batch
+		began = r.now()
+	}
+	var by *keyTry
+	var refusal error
+	var source netip.Addr
+	for _, t := range r.plan.keys {
+		if !t.fits(datagram) || by != nil && refusal == nil {
+			continue
+		}
+		by, refusal, source = t, nil, r.hit.source()
+		request, err := t.key.open(datagram)
+		g := Grant{User: t.key.Name, Packet: &KeyPacket{Tag: t.sum, Time: request.time, Wall: r.batchTime + r.ahead}}
+		if err == nil {
+			g.Door, g.Source, err = t.door.admit(t.key, request, source, g.Packet.Wall)
+		}
+		switch {
+		case !t.door.hears(&r.hit):
+			refusal = errors.New("it is to another address than this door's, or on another interface, or its source is not in Allow")
+		case err != nil:
+			refusal = err
+		case r.granted[t.sum]:
+			refusal = errSpent
+		case g.Source == source:
+			refusal = r.forged()
+		}
+		if refusal == nil {
+			if len(r.granted) == maxGranted {
+				clear(r.granted)
+			}
+			r.granted[t.sum] = true
+			r.hits++
+			r.opened.of(t.door.Name).printfNamed(r.batchTime, "%v: %s: OPEN SESAME by the key of %s (packet from %v, user %q)", g.Source, t.door.Name, t.key.Name, source, request.user)
+			r.grant(g)
+		}
+	}
+	if r.tryCost == 0 {
+		r.tryCost = max(r.now()-began, 1)
+	}
+	r.tried = max(r.tried, r.batchTime) + 2*r.tryCost
+	switch {
+	case by == nil:
+		r.ignored(f, "no key has made it")
+	case refusal != nil:
+		r.refusals.printf(r.batchTime, "%v: %s: packet by the key of %s refused: %v", source, by.door.Name, by.key.Name, refusal)
+	}
+	return by != nil
 }
 
 // forged says why the kernel does not take the last hit's source for one that can be at its link, or returns nil. It

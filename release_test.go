@@ -128,7 +128,7 @@ func TestRelease(t *testing.T) {
 			t.Errorf("%s, with mode %o, is no program of Windows", h.Name, h.Mode)
 		}
 	}
-	if want := []string{"", "CHANGELOG.md", "LICENSE", "README.md", "docs/", "docs/demo.svg", "docs/firewall.md", "docs/knockd.md", "docs/router.md", "docs/why.md", "knock.1", "sesame.exe"}; !slices.Equal(inClient, want) {
+	if want := []string{"", "CHANGELOG.md", "LICENSE", "README.md", "docs/", "docs/demo.svg", "docs/firewall.md", "docs/fwknop.md", "docs/knockd.md", "docs/router.md", "docs/why.md", "knock.1", "sesame.exe"}; !slices.Equal(inClient, want) {
 		t.Errorf("the client's archive has %q, want %q", inClient, want)
 	}
 }

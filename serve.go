@@ -193,6 +193,9 @@ func (d *daemon) setUpDoors(next *Setup) error {
 	d.doors.oneTime.configure(useOneTime, next.state.codes.use, d.used)
 	d.doors.tellPoints(d.crash)
 	state := next.state
+	if state.journal != nil {
+		d.doors.packets.configure(state.journal.packetsFile())
+	}
 	state.resume(d.doors, d.now())
 	d.doors.setRules(next.listener.rules(), false, nil)
 	if err := state.buildFirewall(d.env, d.logs.log, next.listener, d.doors.ruleset(d.now())); err != nil {

@@ -70,15 +70,16 @@ func (s *Setup) close(inForce *Setup) {
 // settings are what changes for the doors when s comes into force after another one.
 func (s *Setup) settings(before *Setup) doorSettings {
 	var (
-		rules = s.listener.rules()
-		state = s.state
-		save  func([]Entry) error
+		rules   = s.listener.rules()
+		state   = s.state
+		save    func([]Entry) error
+		packets string
 	)
 	if state.journal != before.state.journal {
-		save = state.journal.write
+		save, packets = state.journal.write, state.journal.packetsFile()
 	}
 	settings := doorSettings{
-		reload: true, about: s.status(), rules: &rules, watched: state.told, save: save, recovered: state.recovered,
+		reload: true, about: s.status(), rules: &rules, watched: state.told, save: save, packets: packets, recovered: state.recovered,
 	}
 	if state.applier != before.state.applier {
 		settings.work, settings.report = state.applier.inBackground, state.applier.report

@@ -102,10 +102,11 @@ func (l *Listener) start(now func() time.Duration, date func() time.Time, codesW
 	reader := &Reader{
 		plan: l.plan(l.newMatcher()), now: now, log: log, debug: debug, grants: grants, plans: l.plans, wake: l.wake, ended: l.ended,
 		opened: newThrottles(log, grantBurst, grantInterval), meter: meter, codesWait: codesWait,
-		steps:   Throttle{log: log, burst: stepBurst, interval: stepInterval},
-		drops:   Throttle{log: log, burst: dropBurst, interval: dropInterval},
-		served:  func() ([]Knock, error) { return servedPorts(procNet) },
-		sources: l.sources, translations: newTranslations(), servedNow: map[Knock]bool{},
+		steps:    Throttle{log: log, burst: stepBurst, interval: stepInterval},
+		refusals: Throttle{log: log, burst: 1, interval: time.Second},
+		drops:    Throttle{log: log, burst: dropBurst, interval: dropInterval},
+		served:   func() ([]Knock, error) { return servedPorts(procNet) },
+		sources:  l.sources, translations: newTranslations(), servedNow: map[Knock]bool{}, granted: map[[32]byte]bool{},
 		wall: func() time.Duration { return time.Duration(date().UnixNano()) },
 	}
 	go reader.run()
@@ -158,9 +159,14 @@ func (l *Listener) wakeReader() {
 }
 
 func (l *Listener) newMatcher() *Matcher {
-	m := newMatcher(l.doors, maxAttempts)
+	m := newMatcher(l.knocked(), maxAttempts)
 	m.onlyChanges = !l.debug
 	return m
+}
+
+// knocked are the doors that have a sequence.
+func (l *Listener) knocked() []*Door {
+	return slices.DeleteFunc(slices.Clone(l.doors), func(d *Door) bool { return d.Sequence == nil })
 }
 
 // lists are the lists of interfaces that the configuration's doors have.
@@ -246,7 +252,13 @@ func (l *Listener) plan(m *Matcher) Plan {
 			add(door.Target, false)
 		}
 	}
-	spec := filterSpec(l.doors, addresses, l.onlyIPv4)
+	spec := filterSpec(l.knocked(), addresses, l.onlyIPv4)
+	var keys []*keyTry
+	for _, door := range l.doors {
+		for i := range door.Keys {
+			keys, spec.KeyPort = append(keys, newKeyTry(door, &door.Keys[i])), l.config.KeyPort
+		}
+	}
 	spec.Served = l.config.noDecoys()
 	for _, link := range l.links {
 		// Whoever sends packets on this host sees in /proc how often the daemon wakes up.
@@ -259,7 +271,7 @@ func (l *Listener) plan(m *Matcher) Plan {
 		captures = append(captures, l.captures[index])
 	}
 	return Plan{
-		captures: captures, spec: spec, ignored: l.config.noDecoys(), wide: l.debug, matcher: m, links: l.links, addresses: known,
+		captures: captures, spec: spec, ignored: l.config.noDecoys(), wide: l.debug, matcher: m, links: l.links, addresses: known, keys: keys,
 	}
 }
 

@@ -19,7 +19,7 @@ list() {
 	local varname=$1 value=$2 len
 	config_get len "$CONFIG_SECTION" "${varname}_LENGTH" 0
 	len=$((len + 1))
-	eval "CONFIG_${CONFIG_SECTION}_${varname}_LENGTH=$len"
+	eval "CONFIG_${CONFIG_SECTION}_${varname}_LENGTH=$len CONFIG_${CONFIG_SECTION}_${varname}_ITEM$len=\$value"
 	eval "CONFIG_${CONFIG_SECTION}_$varname=\"\${CONFIG_${CONFIG_SECTION}_$varname:+\$CONFIG_${CONFIG_SECTION}_$varname }\$value\""
 	list_cb "$varname" "$value"
 }
@@ -31,3 +31,13 @@ config_load() {
 	${CONFIG_SECTION:+config_cb}
 }
 config_get() { eval "$1=\${CONFIG_$2_$3:-\$4}"; }
+config_list_foreach() {
+	local section=$1 option=$2 function=$3 i=1 len val
+	config_get len "$section" "${option}_LENGTH"
+	[ -z "$len" ] && return 0
+	while [ $i -le "$len" ]; do
+		config_get val "$section" "${option}_ITEM$i"
+		eval "$function \"\$val\""
+		i=$((i + 1))
+	done
+}
