@@ -25,9 +25,10 @@ import (
 //	"DOOR"<tab>SOURCE<tab>"LINK"<tab>STATE<tab>SINCE<tab>UNTIL<tab>"START"<tab>"STOP"<tab>PORTS<tab>TRIES<tab>PID<tab>BEGAN<tab>SUM
 //	end 1<tab>SUM
 //
-// with a line for each entry: strings as strconv.Quote writes them, times in nanoseconds, ports as 22:tcp, or as
-// Behind prints them with ; for blanks, with blanks between them, numbers decimal. SUM is the line's checksum, so that damage to one line leaves the others readable. The
-// last line has how many entries there are; its checksum is that of the whole file before it.
+// with a line for each entry: strings as strconv.Quote writes them, times in nanoseconds, ports as 22:tcp, or as Behind
+// prints them with ; for blanks, with blanks between them, numbers decimal. SUM is the line's checksum, so that damage to
+// one line leaves the others readable. The last line has how many entries there are; its checksum is that of the whole
+// file before it.
 
 const (
 	journalVersion = 1
